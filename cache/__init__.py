@@ -1,0 +1,1 @@
+"""The clip store: layout, codecs, durable writing, reading, verification."""

@@ -1,0 +1,1 @@
+"""Videos to frames: data sets and splits, ffmpeg decoding, the Dask job."""

@@ -1,0 +1,60 @@
+"""Every error that a user can meet, in one tree.
+
+    ResactError                  the work cannot be done; the message says got / expected / what to run next
+    ├── UsageError (ValueError)  an argument is wrong or arguments contradict each other
+    ├── SourceError              the videos or lists that a data set needs are missing or not what they should be
+    ├── DecodeError              ffmpeg gave no usable frames for one video
+    ├── ToolError                ffmpeg or a codec library is missing, or not the version the store was made with
+    ├── DiskFullError            the store's file system has no room left
+    └── StoreError               the store itself
+        ├── StoreNotFoundError   nothing at that path
+        ├── StoreLockedError     another prep is writing to it
+        ├── SettingsError        it was made with other settings
+        └── DamagedError         its bytes are not those that were written
+
+Command-line exit codes: UsageError 2, every other one 1.
+"""
+
+
+class ResactError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+class UsageError(ResactError, ValueError):
+    """An argument of a command or a public function is wrong."""
+
+
+class SourceError(ResactError):
+    """The source videos or split lists are missing or not what they should be."""
+
+
+class DecodeError(ResactError):
+    """ffmpeg gave no usable frames for one video."""
+
+
+class ToolError(ResactError):
+    """ffmpeg or a codec library is missing, or differs from the one the store was made with."""
+
+
+class DiskFullError(ResactError):
+    """The store's file system has no room left."""
+
+
+class StoreError(ResactError):
+    """Something is wrong with a clip store."""
+
+
+class StoreNotFoundError(StoreError):
+    """There is no clip store at that path."""
+
+
+class StoreLockedError(StoreError):
+    """Another prep is writing to the store."""
+
+
+class SettingsError(StoreError):
+    """The store was made with other settings."""
+
+
+class DamagedError(StoreError):
+    """Bytes of the store are not those that were written."""

@@ -1,0 +1,1 @@
+"""Clips to networks to metrics to report."""
