@@ -6,22 +6,27 @@
     ├── DecodeError              ffmpeg gave no usable frames for one video
     ├── ToolError                ffmpeg or a codec library is missing, or not the version the store was made with
     ├── DiskFullError            the store's file system has no room left
+    ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command goes on from here
     └── StoreError               the store itself
         ├── StoreNotFoundError   nothing at that path
         ├── StoreLockedError     another prep is writing to it
         ├── SettingsError        it was made with other settings
         └── DamagedError         its bytes are not those that were written
 
-Command-line exit codes: UsageError 2, every other one 1.
+Command-line exit codes: UsageError 2, Interrupted 130, every other one 1.
 """
 
 
 class ResactError(Exception):
     """Base of all errors raised on purpose."""
 
+    exit_code = 1
+
 
 class UsageError(ResactError, ValueError):
     """An argument of a command or a public function is wrong."""
+
+    exit_code = 2
 
 
 class SourceError(ResactError):
@@ -38,6 +43,12 @@ class ToolError(ResactError):
 
 class DiskFullError(ResactError):
     """The store's file system has no room left."""
+
+
+class Interrupted(ResactError):  # noqa: N818 - not a fault
+    """Stopped on request; the same command goes on from here."""
+
+    exit_code = 130
 
 
 class StoreError(ResactError):
