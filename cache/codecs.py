@@ -1,0 +1,135 @@
+"""How one frame becomes bytes and back. Shapes: H, W, C = 3 (RGB); everything uint8.
+
+| codec | pixels | what it is |
+|---|---|---|
+| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with the accurate DCT and smooth chroma upsampling |
+| zstd | exact | Blosc, Zstandard level 1, no shuffle (interleaved RGB packs worse with one) |
+| lz4 | exact | Blosc, LZ4 level 5, no shuffle |
+
+Speeds and sizes that led to these parameters: docs/performance.md.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from numcodecs import blosc
+
+from resact.errors import DamagedError, UsageError
+
+Frame = npt.NDArray[np.uint8]
+
+
+class FrameCodec(Protocol):
+    """One frame to bytes and back; threads may share an instance."""
+
+    name: str
+
+    def zarr_codecs(self) -> list[dict[str, Any]]:
+        """The codec as Zarr v3 metadata, array-to-bytes codec first."""
+
+    def library(self) -> str:
+        """Name and version of the library whose bytes end up in the store."""
+
+    def encode(self, frame_HWC: Frame) -> bytes:
+        """Bytes of one RGB frame."""
+
+    def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
+        """Fill `out_HWC` (contiguous) with the frame.
+
+        Raises:
+            DamagedError: the bytes are no frame of that shape.
+        """
+
+
+@dataclass(frozen=True)
+class JpegFrames:
+    """JPEG through libjpeg-turbo."""
+
+    quality: int = 95
+    name = "jpeg"
+
+    def zarr_codecs(self) -> list[dict[str, Any]]:
+        """Our own Zarr codec, registered as an entry point."""
+        configuration = {"quality": self.quality, "subsampling": "4:2:0"}
+        return [{"name": "resact.jpeg", "configuration": configuration}]
+
+    def library(self) -> str:
+        """simplejpeg brings its own libjpeg-turbo."""
+        return f"simplejpeg {version('simplejpeg')}"
+
+    def encode(self, frame_HWC: Frame) -> bytes:
+        """Bytes of one RGB frame; prep itself hands over planes instead."""
+        return bytes(simplejpeg.encode_jpeg(frame_HWC, self.quality, "RGB", "420"))
+
+    def encode_planes(self, y_HW: Frame, u_hw: Frame, v_hw: Frame) -> bytes:
+        """Bytes of one full-range BT.601 4:2:0 frame, the colours that JFIF fixes: no detour over RGB."""
+        return bytes(simplejpeg.encode_jpeg_yuv_planes(y_HW, u_hw, v_hw, self.quality))
+
+    def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
+        """Decode without holding the GIL."""
+        try:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            if (height, width, 3) != out_HWC.shape:
+                raise DamagedError(f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored")
+            simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
+        except ValueError as error:
+            raise DamagedError(f"not a JPEG: {error}") from None
+
+
+@dataclass(frozen=True)
+class BloscFrames:
+    """Lossless: Blosc with one of its compressors."""
+
+    name: str
+    level: int
+
+    def zarr_codecs(self) -> list[dict[str, Any]]:
+        """Zarr's own `bytes` and `blosc`: readable without resact."""
+        blosc_configuration = {
+            "cname": self.name,
+            "clevel": self.level,
+            "shuffle": "noshuffle",
+            "typesize": 1,
+            "blocksize": 0,
+        }
+        return [{"name": "bytes"}, {"name": "blosc", "configuration": blosc_configuration}]
+
+    def library(self) -> str:
+        """numcodecs brings its own Blosc."""
+        return f"numcodecs {version('numcodecs')}"
+
+    def encode(self, frame_HWC: Frame) -> bytes:
+        """Bytes of one RGB frame."""
+        flat = frame_HWC.reshape(-1)
+        return bytes(blosc.compress(flat, self.name.encode(), self.level, blosc.NOSHUFFLE, 0, 1))
+
+    def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
+        """Decompress in place."""
+        try:
+            blosc.decompress(data, out_HWC)
+        except (RuntimeError, ValueError) as error:
+            raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
+
+
+_CODECS: dict[str, Callable[[], FrameCodec]] = {
+    "jpeg": JpegFrames,
+    "zstd": lambda: BloscFrames("zstd", 1),
+    "lz4": lambda: BloscFrames("lz4", 5),
+}
+CODEC_NAMES = tuple(_CODECS)
+
+
+def build_codec(name: str) -> FrameCodec:
+    """The codec of that name with the parameters of store format 1.
+
+    Raises:
+        UsageError: no such codec.
+    """
+    if name not in _CODECS:
+        raise UsageError(f"got codec {name!r}, expected one of {', '.join(_CODECS)}")
+    return _CODECS[name]()

@@ -1,0 +1,228 @@
+"""Writing that survives a kill or a power cut at any moment.
+
+A file is written under a name unique to the attempt, synced, and renamed into place; then its folder is synced, so
+that the new name is on the disk before anything that relies on it is written.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.layout import (
+    CRC_BYTES,
+    DOCUMENT,
+    FAILED,
+    INDEX,
+    PARTIAL,
+    SHARD,
+    VideoRecord,
+    array_name,
+    crc32c,
+    group_document,
+    seal,
+    shard_index,
+    video_document,
+)
+from resact.cache.settings import StoreSettings
+from resact.errors import DiskFullError, StoreError, StoreLockedError, UsageError
+
+
+@contextmanager
+def disk_full_as_error(store: Path) -> Iterator[None]:
+    """Turn "no space left" into one clear error.
+
+    Raises:
+        DiskFullError: the file system, or the user's quota on it, is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        free = shutil.disk_usage(store).free
+        raise DiskFullError(
+            f"no room left for {store} ({free:,} bytes free): everything committed is intact; "
+            "make room and run the same command again"
+        ) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the folder's names durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        path.unlink(missing_ok=True)  # on a full disk every byte counts
+        raise
+
+
+def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
+    """Write a whole file of the store or nothing; an existing one is replaced unless `publish` is `os.link`."""
+    attempt = _attempt(store, Path(name).name)
+    _write_synced(attempt, data)
+    path = store / name
+    try:
+        publish(attempt, path)
+    finally:
+        attempt.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def _attempt(store: Path, name: str) -> Path:
+    """Where an attempt writes before it commits: a name that no other attempt has."""
+    return store / PARTIAL / f"{name[:180]}.{uuid4().hex}"
+
+
+def _discard(store: Path, folder: Path) -> None:
+    """Remove a folder in one step as others see it: killed half-way, or with a process still writing there."""
+    doomed = store / INDEX / f"discarded.{uuid4().hex}"
+    folder.rename(doomed)
+    sync_folder(folder.parent)
+    shutil.rmtree(doomed)
+
+
+class ShardWriter:
+    """Writes one video's frames, as they come, to a partial file. A context manager: left early, it leaves nothing."""
+
+    def __init__(self, store: Path, video_id: str) -> None:
+        self.path = _attempt(store, array_name(video_id))
+        self._file = self.path.open("wb", buffering=1 << 20)
+        self._frame_bytes: list[int] = []
+        self._kept = False
+
+    def append(self, frame: bytes) -> None:
+        """One frame's encoded bytes; its checksum is added here."""
+        self._file.write(frame)
+        self._file.write(crc32c(frame).to_bytes(CRC_BYTES, "little"))
+        self._frame_bytes.append(len(frame) + CRC_BYTES)
+
+    def finish(self) -> npt.NDArray[np.uint32]:
+        """Append the shard index and sync. From here on the partial file is `commit_video`'s.
+
+        Returns:
+            (T,) stored bytes of each frame.
+        """
+        frame_bytes = np.array(self._frame_bytes, np.uint32)
+        self._file.write(shard_index(frame_bytes))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._kept = True
+        return frame_bytes
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._kept:
+            self._file.close()
+            return
+        self.path.unlink(missing_ok=True)
+        with suppress(OSError):  # what the buffer still holds is not wanted, so that failing to write it is no loss
+            self._file.close()
+
+
+def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, shard: Path | None) -> None:
+    """Put a finished video in its place: shard, then metadata. Doing it twice gives the same bytes.
+
+    Args:
+        store: local path of the store.
+        record: the video; with status `failed` it is noted under `failed/` and has no shard.
+        settings: the job's settings.
+        shard: partial file from `ShardWriter`; None for a failed video.
+
+    Raises:
+        StoreError: the store at that path is no longer the one that the job began with.
+    """
+    # A worker that outlived its prep must not write into a store that has since been made anew.
+    if (store / DOCUMENT).read_bytes() != settings.to_document():
+        raise StoreError(f"{store} was replaced by another store while this video was decoded")
+    name = f"{FAILED}/{array_name(record.video_id)}" if shard is None else array_name(record.video_id)
+    node = store / name
+    node.mkdir(exist_ok=True)
+    if shard is not None:
+        shard.replace(node / SHARD)
+        sync_folder(node)
+    write_file(store, f"{name}/{DOCUMENT}", seal(video_document(record, settings.frame_codec)))
+    sync_folder(node.parent)
+
+
+def forget_failure(store: Path, video_id: str) -> None:
+    """Remove the note of an earlier failure, now that the video is in the store."""
+    node = store / FAILED / array_name(video_id)
+    if node.exists():
+        _discard(store, node)
+
+
+def create_store(store: Path, settings: StoreSettings) -> None:
+    """Make an empty store, unless there is one. The root's document is linked into place last, so that of two
+    processes that create at once one wins, whole.
+
+    Raises:
+        UsageError: the path holds something else.
+    """
+    if (store / DOCUMENT).exists():
+        return
+    if store.exists():
+        foreign = sorted({entry.name for entry in store.iterdir()} - {INDEX, FAILED}) if store.is_dir() else ["a file"]
+        if foreign:
+            raise UsageError(f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store")
+    for folder in (store / FAILED, store / PARTIAL):
+        folder.mkdir(parents=True, exist_ok=True)
+    write_file(store, f"{FAILED}/{DOCUMENT}", seal(group_document({})))
+    with suppress(FileExistsError, FileNotFoundError):  # another process was first, and may have cleaned up since
+        write_file(store, DOCUMENT, settings.to_document(), publish=os.link)
+    if not (store / DOCUMENT).exists():
+        raise StoreError(f"{store} disappeared while it was being made")
+    sync_folder(store.parent)
+
+
+@contextmanager
+def store_lock(store: Path) -> Iterator[None]:
+    """Hold the store for writing; the kernel lets go when the process ends, however it ends.
+
+    Inside, `index/partial` is there for uncommitted files, emptied first of what killed attempts left.
+
+    Raises:
+        StoreLockedError: another process holds it.
+    """
+    with (store / DOCUMENT).open("r+b") as file:  # opened for writing, because NFS grants exclusive locks only then
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreLockedError(
+                f"another prep or repair is writing to {store}: wait for it or stop it "
+                "(the lock ends with the process that holds it)"
+            ) from None
+        _clear_partial(store)
+        (store / PARTIAL).mkdir()
+        try:
+            yield
+        finally:
+            _clear_partial(store)
+
+
+def _clear_partial(store: Path) -> None:
+    for killed_midway in (store / INDEX).glob("discarded.*"):
+        shutil.rmtree(killed_midway)
+    if (store / PARTIAL).exists():
+        _discard(store, store / PARTIAL)

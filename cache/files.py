@@ -1,0 +1,143 @@
+"""Reading a store's files, from a local path or from any fsspec URL."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.errors import DamagedError
+
+
+class Files(Protocol):
+    """Names are relative to the store, with forward slashes; `str()` gives its address."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) in one request; fewer where the file ends earlier."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+
+    def list(self, name: str) -> "list[str]":
+        """Names in a folder, sorted."""
+
+    def map(
+        self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int
+    ) -> tuple[npt.NDArray[Any], bytes]:
+        """A file of `length` numbers as a read-only array, memory-mapped where it can be, and its last bytes.
+
+        Raises:
+            DamagedError: the file has another size.
+        """
+
+
+def _require_size(name: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise DamagedError(f"{name}: {got} bytes, expected {expected}: run `resact verify STORE --rebuild-index`")
+
+
+class LocalFiles:
+    """Files below a local folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.root / name).exists()
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        return (self.root / name).read_bytes()
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """One `pread`."""
+        descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY)
+        try:
+            return os.pread(descriptor, stop - start, start)
+        finally:
+            os.close(descriptor)
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return (self.root / name).stat().st_size
+
+    def list(self, name: str) -> "list[str]":
+        """Names in a folder."""
+        return sorted(os.listdir(self.root / name))
+
+    def map(
+        self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int
+    ) -> tuple[npt.NDArray[Any], bytes]:
+        """Memory-mapped."""
+        path = self.root / name
+        expected = length * dtype.itemsize + tail_bytes
+        _require_size(name, path.stat().st_size, expected)
+        with path.open("rb") as file:
+            tail = os.pread(file.fileno(), tail_bytes, expected - tail_bytes)
+        return np.memmap(path, dtype, "r", shape=(length,)), tail
+
+
+class RemoteFiles:
+    """Files below an fsspec URL, such as `s3://bucket/ucf101.zarr`."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._system, self._root = fsspec.core.url_to_fs(self.url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return bool(self._system.exists(f"{self._root}/{name}"))
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        return bytes(self._system.cat_file(f"{self._root}/{name}"))
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """One range request."""
+        return bytes(self._system.cat_file(f"{self._root}/{name}", start=start, end=stop))
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return int(self._system.size(f"{self._root}/{name}"))
+
+    def list(self, name: str) -> "list[str]":
+        """Names in a folder."""
+        entries = self._system.ls(f"{self._root}/{name}".rstrip("/"), detail=False)
+        return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
+
+    def map(
+        self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int
+    ) -> tuple[npt.NDArray[Any], bytes]:
+        """Fetched whole."""
+        data = self.read(name)
+        _require_size(name, len(data), length * dtype.itemsize + tail_bytes)
+        return np.frombuffer(data, dtype, length), data[len(data) - tail_bytes :]
+
+
+def open_files(path: str | os.PathLike[str]) -> Files:
+    """Local for a path or a `file://` URL, remote for every other URL."""
+    text = os.fspath(path)
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme != "file":
+        return RemoteFiles(text)
+    return LocalFiles(Path(rest if separator else text))

@@ -1,0 +1,259 @@
+"""The store's format, version 1. This module is the one place that knows it; docs/store.md says it in prose.
+
+    NAME.zarr/
+      zarr.json                    group; its attributes are the settings; written once, never changed
+      <array name>/zarr.json       one array a video: uint8 (time, y, x, channel)
+      <array name>/c.0.0.0.0       its only shard: the frames' chunks, then the shard index
+      failed/<array name>/         a group a video that gave no usable frames; its attributes say why
+      index/zarr.json              names the current generation of the index
+      index/<generation>/<column>  derived columns, each a one-chunk array of raw little-endian numbers
+      index/journal.jsonl          while a prep is under way: what was committed since that generation
+      index/partial/               while a prep is under way: files not yet committed
+
+A chunk is one frame: the codec's bytes, then their crc32c. Every `zarr.json` is canonical JSON which carries a crc32c
+of itself, so that a flip of any of its bits shows. All numbers are little-endian.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import quote, unquote
+
+import google_crc32c
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.codecs import FrameCodec
+from resact.errors import DamagedError, UsageError
+
+FORMAT_VERSION = 1
+DOCUMENT = "zarr.json"
+SHARD = "c.0.0.0.0"
+INDEX = "index"
+FAILED = "failed"
+JOURNAL = f"{INDEX}/journal.jsonl"
+PARTIAL = f"{INDEX}/partial"
+
+CRC_BYTES = 4
+_SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
+_RESERVED = {INDEX, FAILED}
+_MAX_NAME_BYTES = 240  # under the 255 that file systems allow, with room for a partial file's suffix
+
+Status = Literal["ok", "damaged", "failed"]
+STATUSES: tuple[Status, ...] = ("ok", "damaged", "failed")
+MEMBERSHIPS = ("none", "train", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The file that a video came from."""
+
+    name: str
+    """Path below the data set's root, with forward slashes."""
+    bytes: int
+    """Size of the file; 0 where it could not be read."""
+    sha256: str | None
+    """None where the file could not be read."""
+    fps: str | None
+    """Frames a second as an exact fraction such as `30000/1001`; None where ffmpeg found no video."""
+    height: int
+    """Pixels before scaling; 0 where ffmpeg found no video."""
+    width: int
+    """Pixels before scaling; 0 where ffmpeg found no video."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class VideoRecord:
+    """All that the store knows of one video, apart from its pixels."""
+
+    video_id: str
+    class_name: str
+    label: int
+    group: str
+    """Videos of one group are alike (same scene, same people) and stay on one side of every split."""
+    splits: dict[str, str]
+    """Split name -> `train` or `test`; a split without this video is absent."""
+    status: Status
+    problem: str | None
+    """What was wrong, in ffmpeg's words where they are its; None when status is `ok`."""
+    source: Source
+    arguments: list[str]
+    """ffmpeg's arguments, the source's path replaced by its name; empty where ffmpeg was not run."""
+    height: int
+    width: int
+    frame_bytes: npt.NDArray[np.uint32]
+    """(T,) stored bytes of each frame, crc32c included."""
+
+    @property
+    def num_frames(self) -> int:
+        """T, the number of stored frames."""
+        return len(self.frame_bytes)
+
+
+def crc32c(data: bytes | memoryview) -> int:
+    """CRC-32C (Castagnoli) of bytes."""
+    # The library takes arrays but no memoryviews.
+    return int(google_crc32c.value(data if isinstance(data, bytes) else np.frombuffer(data, np.uint8)))
+
+
+def array_name(video_id: str) -> str:
+    """The node's name for a video: its id, with bytes that are unsafe in a path or in Zarr percent-encoded.
+
+    Raises:
+        UsageError: the name would be longer than file systems allow.
+    """
+    name = quote(video_id.encode("utf-8", "surrogateescape"), safe=" !()+,-.=@[]_")
+    if name in _RESERVED or name.startswith((".", "__")):
+        name = f"%{ord(name[0]):02X}{name[1:]}"
+    if not name or len(name) > _MAX_NAME_BYTES:
+        raise UsageError(
+            f"video id {video_id!r} makes a file name of {len(name)} bytes, expected 1 to {_MAX_NAME_BYTES}: "
+            "rename the video"
+        )
+    return name
+
+
+def video_id_of(name: str) -> str:
+    """The inverse of `array_name`."""
+    return unquote(name, encoding="utf-8", errors="surrogateescape")
+
+
+# Documents ----------------------------------------------------------------------------------------------------------
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode("ascii") + b"\n"
+
+
+def seal(document: dict[str, Any]) -> bytes:
+    """A Zarr document as canonical JSON with its own crc32c among its attributes."""
+    attributes = {k: v for k, v in document["attributes"].items() if k != "crc32c"}
+    checksum = crc32c(_canonical({**document, "attributes": attributes}))
+    return _canonical({**document, "attributes": {**attributes, "crc32c": f"{checksum:08x}"}})
+
+
+def unseal(data: bytes, where: str) -> dict[str, Any]:
+    """Parse a sealed document.
+
+    Raises:
+        DamagedError: any byte differs from what `seal` wrote.
+    """
+    try:
+        document = json.loads(data)
+        intact = isinstance(document, dict) and seal(document) == data
+    except (ValueError, KeyError, AttributeError, TypeError):
+        intact = False
+    if not intact:
+        raise DamagedError(f"{where}: its bytes are not those that were written (checksum of the document)")
+    return document  # type: ignore[no-any-return]
+
+
+def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
+    """A Zarr v3 group."""
+    return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:
+    """The array of one video, or the group that stands for a failed one."""
+    attributes = {
+        "video_id": record.video_id,
+        "class_name": record.class_name,
+        "label": record.label,
+        "group": record.group,
+        "splits": record.splits,
+        "status": record.status,
+        "problem": record.problem,
+        "source": vars(record.source),
+        "arguments": record.arguments,
+    }
+    if record.status == "failed":
+        return group_document(attributes)
+    frame = [1, record.height, record.width, 3]
+    shape = [record.num_frames, *frame[1:]]
+    sharding = {
+        "chunk_shape": frame,
+        "codecs": [*codec.zarr_codecs(), {"name": "crc32c"}],
+        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "index_location": "end",
+    }
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": shape,
+        "data_type": "uint8",
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0,
+        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
+        "dimension_names": ["time", "y", "x", "channel"],
+        "storage_transformers": [],
+        "attributes": attributes,
+    }
+
+
+def video_record(document: dict[str, Any], frame_bytes: npt.NDArray[np.uint32]) -> VideoRecord:
+    """The inverse of `video_document`; `frame_bytes` comes from the shard's index."""
+    attributes = {k: v for k, v in document["attributes"].items() if k != "crc32c"}
+    source = Source(**attributes.pop("source"))
+    height, width = document["shape"][1:3] if document["node_type"] == "array" else (0, 0)
+    return VideoRecord(**attributes, source=source, height=height, width=width, frame_bytes=frame_bytes)
+
+
+def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:
+    """A one-chunk array of one column of the index: raw numbers, then their crc32c."""
+    return {
+        "zarr_format": 3,
+        "node_type": "array",
+        "shape": [length],
+        "data_type": dtype.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(length, 1)]}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "fill_value": 0,
+        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "storage_transformers": [],
+        "attributes": {},
+    }
+
+
+# Shards -------------------------------------------------------------------------------------------------------------
+
+
+def shard_index(frame_bytes: npt.NDArray[np.uint32]) -> bytes:
+    """The tail of a shard: (offset, length) of each chunk, then their crc32c."""
+    slots = np.empty((len(frame_bytes), 2), "<u8")
+    slots[:, 1] = frame_bytes
+    slots[:, 0] = np.cumsum(slots[:, 1]) - slots[:, 1]
+    table = slots.tobytes()
+    return table + crc32c(table).to_bytes(CRC_BYTES, "little")
+
+
+def shard_index_bytes(num_frames: int) -> int:
+    """Length of a shard's tail."""
+    return num_frames * _SLOT_BYTES + CRC_BYTES
+
+
+def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[np.uint32]:
+    """Stored bytes of each frame, from a shard's tail.
+
+    Raises:
+        DamagedError: wrong checksum, or the chunks do not fill the shard one behind the other.
+    """
+    table, checksum = tail[:-CRC_BYTES], tail[-CRC_BYTES:]
+    if crc32c(table) != int.from_bytes(checksum, "little"):
+        raise DamagedError(f"{where}: checksum of the shard index does not match")
+    frame_bytes = np.frombuffer(table, "<u8").reshape(-1, 2)[:, 1].astype(np.uint32)
+    if shard_index(frame_bytes) != tail or int(frame_bytes.sum(dtype=np.uint64)) + len(tail) != shard_bytes:
+        raise DamagedError(f"{where}: {shard_bytes} bytes, not the size that its index says")
+    return frame_bytes
+
+
+_FRACTION = re.compile(r"(\d+)(?:/(\d+))?")
+
+
+def fps_value(fps: str) -> float:
+    """Frames a second from an exact fraction such as `25/1` or `30000/1001`."""
+    match = _FRACTION.fullmatch(fps)
+    if match is None:
+        raise UsageError(f"got frame rate {fps!r}, expected a fraction such as 15 or 30000/1001")
+    return int(match[1]) / int(match[2] or 1)

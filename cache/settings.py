@@ -1,0 +1,107 @@
+"""What decides a store's bytes, apart from the videos themselves: fixed when the store is made."""
+
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from typing import Any, Self
+
+from resact.cache.codecs import FrameCodec, build_codec
+from resact.cache.layout import FORMAT_VERSION, group_document, seal
+from resact.errors import DamagedError, SettingsError, StoreError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """The data set, and what part of it the store is meant to hold."""
+
+    name: str
+    videos: int
+    """Videos in the whole data set, whatever part of it is at hand."""
+    all_classes: int
+    """Classes in the whole data set."""
+    classes: tuple[str, ...]
+    """The classes of this store; a video's label is its class's place here."""
+    splits: tuple[str, ...]
+    flip_safe: bool
+    """Whether a mirrored video keeps its class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeSettings:
+    """How a video becomes frames."""
+
+    fps: str
+    """Exact fraction such as `15` or `30000/1001`, or `source` for the video's own rate."""
+    short_side: int
+    """Pixels; even. The other side keeps the aspect ratio and is rounded to an even number."""
+    max_seconds: float | None
+    """Only the first so many seconds of each video; None for all of it."""
+    scaler: str = "bicubic"
+    """ffmpeg's `scale` algorithm."""
+    ffmpeg: str
+    """Version of the ffmpeg that decodes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """All settings of a store."""
+
+    dataset: DatasetSettings
+    decode: DecodeSettings
+    codec: str
+    library: str
+    """Name and version of the library that encodes frames."""
+
+    @property
+    def frame_codec(self) -> FrameCodec:
+        """The codec named."""
+        return build_codec(self.codec)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the settings, in hex: equal fingerprints make equal bytes of equal videos."""
+        return sha256(self.to_document()).hexdigest()
+
+    def to_document(self) -> bytes:
+        """The root group's sealed document."""
+        return seal(group_document({"format": FORMAT_VERSION, **asdict(self)}))
+
+    @classmethod
+    def from_document(cls, document: dict[str, Any], where: str) -> Self:
+        """From the root group's unsealed document.
+
+        Raises:
+            StoreError: not a store of this format.
+        """
+        attributes = dict(document.get("attributes", {}))
+        version = attributes.pop("format", None)
+        if version != FORMAT_VERSION:
+            raise StoreError(f"{where}: store format {version}, this resact reads format {FORMAT_VERSION}")
+        attributes.pop("crc32c", None)
+        try:
+            dataset = attributes.pop("dataset")
+            dataset |= {key: tuple(dataset[key]) for key in ("classes", "splits")}
+            decode = DecodeSettings(**attributes.pop("decode"))
+            return cls(dataset=DatasetSettings(**dataset), decode=decode, **attributes)
+        except (KeyError, TypeError) as error:
+            raise DamagedError(f"{where}: settings incomplete: {error}") from None
+
+    def require_same(self, wanted: Self, where: str) -> None:
+        """Refuse to mix settings in one store.
+
+        Raises:
+            SettingsError: names each setting that differs, both values side by side.
+        """
+        ours, theirs = _flat(asdict(self)), _flat(asdict(wanted))
+        differing = [f"{key}: store {ours[key]!r}, asked for {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+        if differing:
+            raise SettingsError(
+                f"{where} was made with other settings ({'; '.join(differing)}): "
+                "ask for the store's settings, or choose another --store"
+            )
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,125 @@
+"""`ClipStore`: a store opened for reading. Shapes: T frames, H height, W width, C = 3 (RGB)."""
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.codecs import CODEC_NAMES
+from resact.cache.files import Files, open_files
+from resact.cache.index import Index, read_index
+from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, crc32c, unseal
+from resact.cache.settings import StoreSettings
+from resact.errors import DamagedError, StoreNotFoundError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipStore:
+    """A clip store; made by `open_store`. Threads may share it."""
+
+    files: Files
+    settings: StoreSettings
+    index: Index
+    """One row a video; see `Index` for the columns."""
+    _codec: Any = field(repr=False)
+
+    @property
+    def partial(self) -> str | None:
+        """What is missing from the whole data set, in words; None when the store holds all of it."""
+        whole = self.settings.dataset
+        if len(self.index) >= whole.videos and len(whole.classes) == whole.all_classes:
+            return None
+        return (
+            f"not the whole of {whole.name}: {len(self.index):,} of {whole.videos:,} videos, "
+            f"{len(whole.classes)} of {whole.all_classes} classes"
+        )
+
+    def read(
+        self, video_id: str, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Frames [start, stop) of a video, in one ranged read; each frame's checksum is tested.
+
+        Args:
+            video_id: as in `index.video_id`.
+            start: first frame.
+            stop: one past the last frame.
+            out: C-contiguous uint8 (stop - start, H, W, 3) to fill instead of a new array.
+
+        Returns:
+            uint8 (stop - start, H, W, 3), RGB.
+
+        Raises:
+            UsageError: no such video, a range that leaves the video, or an unfit `out`.
+            DamagedError: bytes are missing or are not those that were written.
+        """
+        row = self.index.row_of(video_id)
+        num_frames = int(self.index.num_frames[row])
+        if not 0 <= start < stop <= num_frames:
+            raise UsageError(
+                f"got frames [{start}, {stop}) of {video_id!r}, expected 0 <= start < stop <= {num_frames}"
+                + (f" (it failed: {self.index.problem[row]})" if not num_frames else "")
+            )
+        shape = (stop - start, int(self.index.height[row]), int(self.index.width[row]), 3)
+        if out is None:
+            out = np.empty(shape, np.uint8)
+        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.c_contiguous:
+            raise UsageError(f"got out of {out.dtype} {out.shape}, expected C-contiguous uint8 {shape}")
+        if self._codec is None:
+            return self._read_with_zarr(video_id, start, stop, out)
+        ends = np.cumsum(self.index.frame_bytes_of(row), dtype=np.int64)
+        begin = int(ends[start - 1]) if start else 0
+        try:
+            data = memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", begin, int(ends[stop - 1])))
+        except FileNotFoundError:
+            raise DamagedError(f"{video_id}: its shard is missing: run `resact verify {self.files}`") from None
+        for i in range(stop - start):
+            frame = data[(int(ends[start + i - 1]) if start + i else 0) - begin : int(ends[start + i]) - begin]
+            if crc32c(frame[:-CRC_BYTES]) != int.from_bytes(frame[-CRC_BYTES:], "little"):
+                raise DamagedError(
+                    f"{video_id}: frame {start + i} does not match its checksum: run `resact verify {self.files}`"
+                )
+            self._codec.decode_into(frame[:-CRC_BYTES], out[i])
+        return out
+
+    def _read_with_zarr(
+        self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """For codecs that this version does not know but the installed zarr does."""
+        import zarr
+
+        array = zarr.open_array(f"{self.files}/{array_name(video_id)}", mode="r")
+        out[:] = array[start:stop]
+        return out
+
+
+def open_store(path: str | os.PathLike[str]) -> ClipStore:
+    """Open a clip store for reading, finished or still growing.
+
+    Args:
+        path: a local path or an fsspec URL.
+
+    Raises:
+        StoreNotFoundError: nothing there.
+        DamagedError: its root document or its index is not what was written.
+    """
+    files = open_files(path)
+    settings = read_settings(files)
+    codec = settings.frame_codec if settings.codec in CODEC_NAMES else None
+    index = read_index(files, settings.dataset.classes, settings.dataset.splits)
+    return ClipStore(files=files, settings=settings, index=index, _codec=codec)
+
+
+def read_settings(files: Files) -> StoreSettings:
+    """The settings that a store was made with.
+
+    Raises:
+        StoreNotFoundError: nothing there.
+        DamagedError: the root document is not what was written.
+    """
+    try:
+        data = files.read(DOCUMENT)
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreNotFoundError(f"no clip store at {files}: make one with `resact prep DATASET --store {files}`") from None
+    return StoreSettings.from_document(unseal(data, f"{files}/{DOCUMENT}"), str(files))

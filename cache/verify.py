@@ -1,0 +1,219 @@
+"""Checking every byte of a local store, and making its index again from the arrays."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.durable import store_lock
+from resact.cache.files import LocalFiles
+from resact.cache.index import Index, index_files, pointer_document, read_index, write_index
+from resact.cache.layout import (
+    CRC_BYTES,
+    DOCUMENT,
+    FAILED,
+    INDEX,
+    JOURNAL,
+    SHARD,
+    VideoRecord,
+    array_name,
+    crc32c,
+    group_document,
+    parse_shard_index,
+    seal,
+    shard_index_bytes,
+    unseal,
+    video_document,
+    video_id_of,
+    video_record,
+)
+from resact.cache.settings import StoreSettings
+from resact.cache.store import read_settings
+from resact.errors import DamagedError, ResactError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that is not as it was written."""
+
+    video_id: str | None
+    """None where it concerns the store as a whole."""
+    problem: str
+
+
+Nodes = dict[str, bool]
+"""Array name -> whether it stands for a failed video."""
+Progress = Callable[[int, int], None]
+"""Called with the number of videos checked and their total."""
+
+
+def verify_store(path: Path, *, threads: int, progress: Progress = lambda done, total: None) -> tuple[int, list[Problem]]:
+    """Read the whole store: every document, every shard index, every frame's checksum, every frame decoded.
+
+    Args:
+        path: local path of the store.
+        threads: videos checked at a time.
+        progress: see `Progress`.
+
+    Returns:
+        How many videos were checked, and all that is wrong.
+
+    Raises:
+        StoreNotFoundError: nothing there.
+    """
+    files = LocalFiles(path)
+    problems: list[Problem] = []
+    try:
+        settings = read_settings(files)
+    except DamagedError as error:
+        return 0, [Problem(None, f"{error}; without its settings nothing else can be checked")]
+    nodes, stray = _nodes(files)
+    problems += stray
+    problems += _check_index_files(files, settings)
+    try:
+        index = read_index(files, settings.dataset.classes, settings.dataset.splits)
+        listed = {index.video_id[row]: row for row in range(len(index))}
+    except ResactError as error:
+        problems.append(Problem(None, str(error)))
+        index, listed = None, {}
+    present = {video_id_of(name) for name in nodes}
+    problems += [Problem(v, "in the index, but its array is gone") for v in listed if v not in present]
+
+    def check(name: str) -> list[Problem]:
+        video_id = video_id_of(name)
+        try:
+            record = read_record(files, settings, name, failed=nodes[name])
+            _check_frames(files, settings, record)
+            if index is None:
+                return []
+            if video_id not in listed:
+                return [Problem(video_id, "an array that the index does not list: run prep again, or --rebuild-index")]
+            _check_row(index, listed[video_id], record)
+        except (ResactError, OSError) as error:
+            return [Problem(video_id, str(error))]
+        return []
+
+    with ThreadPoolExecutor(threads) as pool:
+        for done, found in enumerate(pool.map(check, nodes), start=1):
+            problems += found
+            progress(done, len(nodes))
+    return len(nodes), problems
+
+
+def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
+    """Make the index again from the arrays; what is damaged is left out, so that prep does it again.
+
+    Returns:
+        How many videos the new index lists, and what was left out.
+
+    Raises:
+        StoreNotFoundError, StoreLockedError, DamagedError: no store, a busy one, or one whose settings are lost.
+    """
+    files = LocalFiles(path)
+    settings = read_settings(files)
+    with store_lock(path):
+        nodes, problems = _nodes(files)
+        records = []
+        for name, failed in nodes.items():
+            try:
+                records.append(read_record(files, settings, name, failed=failed))
+            except (ResactError, OSError) as error:
+                problems.append(Problem(video_id_of(name), str(error)))
+        write_index(path, Index.of(records, settings.dataset.classes, settings.dataset.splits))
+    return len(records), problems
+
+
+def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed: bool) -> VideoRecord:
+    """One video's record from its own node, checksums tested.
+
+    Raises:
+        DamagedError: its document or its shard index is not what was written.
+    """
+    node = f"{FAILED}/{name}" if failed else name
+    where = f"{files}/{node}/{DOCUMENT}"
+    document = unseal(files.read(f"{node}/{DOCUMENT}"), where)
+    frame_bytes: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
+    try:
+        if not failed:
+            size, tail = files.size(f"{node}/{SHARD}"), shard_index_bytes(document["shape"][0])
+            if size < tail:
+                raise DamagedError(f"{node}/{SHARD}: {size} bytes, too short for its index")
+            frame_bytes = parse_shard_index(files.read_range(f"{node}/{SHARD}", size - tail, size), size, f"{node}/{SHARD}")
+        record = video_record(document, frame_bytes)
+    except FileNotFoundError:
+        raise DamagedError(f"{node}/{SHARD}: missing") from None
+    except (KeyError, TypeError) as error:
+        raise DamagedError(f"{where}: incomplete: {error}") from None
+    if seal(video_document(record, settings.frame_codec)) != seal(document) or array_name(record.video_id) != name:
+        raise DamagedError(f"{where}: not what this store's settings give")
+    return record
+
+
+def _nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
+    """The videos that have a node, and what lies about that is none. A video that succeeded after all may still have
+    its note of failure, if prep was killed at that moment: the array counts."""
+    nodes: Nodes = {}
+    problems = []
+    for folder, failed in ((FAILED, True), ("", False)):
+        prefix = f"{folder}/" if folder else ""
+        for name in files.list(folder) if files.exists(folder) else []:
+            if name == DOCUMENT or (not folder and name in (INDEX, FAILED)):
+                continue
+            if files.exists(f"{prefix}{name}/{DOCUMENT}"):
+                nodes[name] = failed
+            else:
+                problems.append(Problem(None, f"{prefix}{name}: not part of the store (a killed prep's; run prep again)"))
+    return nodes, problems
+
+
+def _check_frames(files: LocalFiles, settings: StoreSettings, record: VideoRecord) -> None:
+    if record.status == "failed":
+        return
+    name = f"{array_name(record.video_id)}/{SHARD}"
+    frame = np.empty((record.height, record.width, 3), np.uint8)
+    start = 0
+    for number, size in enumerate(record.frame_bytes.tolist()):
+        data = files.read_range(name, start, start + size)
+        if crc32c(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
+            raise DamagedError(f"frame {number} does not match its checksum")
+        settings.frame_codec.decode_into(data[:-CRC_BYTES], frame)
+        start += size
+
+
+def _check_row(index: Index, row: int, record: VideoRecord) -> None:
+    """The index's row has to be the one that the array gives."""
+    fresh = Index.of([record], index.classes, tuple(index.splits))
+    for name, values in _row(fresh, 0).items():
+        if values != _row(index, row)[name]:
+            raise DamagedError(f"the index's {name} differs from the array's: run with --rebuild-index")
+    if not np.array_equal(index.frame_bytes_of(row), record.frame_bytes):
+        raise DamagedError("the index's frame_bytes differs from the shard's: run with --rebuild-index")
+
+
+def _row(index: Index, row: int) -> dict[str, object]:
+    numbers = ("label", "status_code", "num_frames", "height", "width", "source_bytes", "frames_crc32c")
+    values: dict[str, object] = {name: int(getattr(index, name)[row]) for name in numbers}
+    values |= {"group": index.group[row], "problem": index.problem[row], "source_fps": repr(float(index.source_fps[row]))}
+    return values | {f"split {name}": int(codes[row]) for name, codes in index.splits.items()}
+
+
+def _check_index_files(files: LocalFiles, settings: StoreSettings) -> Iterator[Problem]:
+    """Byte by byte what `write_index` writes, where no prep is under way."""
+    root_of_failed = f"{FAILED}/{DOCUMENT}"
+    if not files.exists(root_of_failed) or files.read(root_of_failed) != seal(group_document({})):
+        yield Problem(None, f"{root_of_failed}: missing or changed")
+    if files.exists(JOURNAL):
+        yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
+        return
+    try:
+        index = read_index(files, settings.dataset.classes, settings.dataset.splits)
+    except ResactError:
+        return  # reported where it is read for use
+    generation, expected = index_files(index)
+    expected[f"{INDEX}/{DOCUMENT}"] = pointer_document(generation, index)
+    for name, data in expected.items():
+        if not files.exists(name) or files.read(name) != data:
+            yield Problem(None, f"{name}: missing or changed: run with --rebuild-index")

@@ -1,0 +1,195 @@
+"""What a worker does with one video: decode, encode, commit. It returns a small record and never raises."""
+
+import errno
+import traceback
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from resact.cache.codecs import FrameCodec, JpegFrames
+from resact.cache.durable import ShardWriter, commit_video, disk_full_as_error
+from resact.cache.layout import Source, VideoRecord
+from resact.cache.settings import StoreSettings
+from resact.errors import DecodeError, DiskFullError, ResactError, ToolError
+from resact.pipeline.datasets import SourceVideo
+from resact.pipeline.decode import Pixels, SourceProperties, VideoDecoder, _Killed, decode_arguments, find_ffmpeg, retry_if_killed
+
+_MAX_COMPLAINTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepJob:
+    """What is the same for all videos of a prep."""
+
+    store: Path
+    """Absolute, on a file system that all workers share."""
+    settings: StoreSettings
+    ffmpeg: str | None
+    """Path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel."""
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a task stopped the job, as text, because not every exception can travel between processes."""
+
+    kind: Literal["disk full", "tool", "bug", "worker"]
+    message: str
+
+
+def prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord | Trouble:
+    """Put one video into the store, or note there why it has no frames.
+
+    Returns:
+        The record that the driver has to write to the journal, or what stops the job.
+    """
+    try:
+        with disk_full_as_error(job.store):
+            return _prep_video(job, video)
+    except DiskFullError as error:
+        return Trouble("disk full", str(error))
+    except ResactError as error:
+        return Trouble("tool", str(error))
+    except Exception:  # noqa: BLE001 - a bug of ours: the driver raises it again, with the trace
+        return Trouble("bug", f"{video.video_id}: {traceback.format_exc()}")
+
+
+def _prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord:
+    binary, version = find_ffmpeg(job.ffmpeg)
+    codec = job.settings.frame_codec
+    for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
+        if ours != here:
+            raise ToolError(f"a worker has {here} where the store is made with {ours}: give all hosts the same versions")
+    source, problem = _look_at(video)
+    failed = VideoRecord(
+        video_id=video.video_id,
+        class_name=video.class_name,
+        label=video.label,
+        group=video.group,
+        splits=video.splits,
+        status="failed",
+        problem=problem,
+        source=source,
+        arguments=[],
+        height=0,
+        width=0,
+        frame_bytes=np.empty(0, np.uint32),
+    )
+    if problem is None:
+        try:
+            return _decode_and_commit(job, video, failed, codec, binary)
+        except DecodeError as error:
+            failed = replace(failed, problem=str(error))
+    commit_video(job.store, failed, job.settings, shard=None)
+    return failed
+
+
+def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
+    """Size and checksum of the file, and what rules it out before ffmpeg sees it."""
+    unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
+    try:
+        with video.path.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+            file.seek(0)
+            head = file.read(12)
+    except FileNotFoundError:
+        link = video.path.is_symlink()
+        return unread, "a link to a file that is not there" if link else "the file is gone"
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return unread, f"the file cannot be read: {error.strerror}"
+    source = replace(unread, bytes=size, sha256=digest)
+    if video.problem or not head:
+        return source, video.problem or "the file is empty"
+    return source, None
+
+
+def _announced_bytes(path: Path) -> tuple[int, int]:
+    """An AVI's size as its header says, and as it is: ffmpeg takes one cut between two frames for whole."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        actual = file.seek(0, 2)
+    is_avi = head[:4] == b"RIFF" and head[8:] == b"AVI "
+    return (int.from_bytes(head[4:8], "little") + 8 if is_avi else 0), actual
+
+
+def _decode_and_commit(
+    job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str
+) -> VideoRecord:
+    for strict in (True, False):
+        for attempt in retry_if_killed():
+            try:
+                with ShardWriter(job.store, video.video_id) as shard:
+                    finished = _decode_into(shard, job, video, record, codec, binary, strict=strict)
+                    if finished is not None:
+                        commit_video(job.store, finished, job.settings, shard=shard.path)
+                        return finished
+                break
+            except _Killed as killed:
+                if attempt + 1 == len(retry_if_killed()):
+                    raise DecodeError(f"ffmpeg was killed by {killed} each of {attempt + 1} times") from None
+    raise DecodeError("ffmpeg gives no frames")
+
+
+def _decode_into(
+    shard: ShardWriter,
+    job: PrepJob,
+    video: SourceVideo,
+    record: VideoRecord,
+    codec: FrameCodec,
+    binary: str,
+    *,
+    strict: bool,
+) -> VideoRecord | None:
+    """One run of ffmpeg; None where a strict one has to be followed by a forgiving one."""
+    pixels: Pixels = "yuvj420p" if isinstance(codec, JpegFrames) else "rgb24"
+    decode = job.settings.decode
+    with VideoDecoder(
+        video.path, decode, pixels, strict=strict, binary=binary, timeout_seconds=job.timeout_seconds
+    ) as decoder:
+        num_frames = 0
+        for frame in decoder:
+            shard.append(_encode(codec, frame, decoder))
+            num_frames += 1
+        properties, complaints = decoder.finish()
+        height, width = decoder.height, decoder.width
+    if strict and (complaints or not num_frames):
+        return None
+    announced, actual = _announced_bytes(video.path)
+    if actual < announced:
+        complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
+    if not num_frames or properties is None:
+        raise DecodeError(_words(complaints) or "ffmpeg finds no video in it")
+    return replace(
+        record,
+        status="ok" if strict and not complaints else "damaged",
+        problem=None if strict and not complaints else _words(complaints) or "strict decoding fails, plain decoding says nothing",
+        source=_with_properties(record.source, properties),
+        arguments=decode_arguments(video.name, decode, pixels, strict=strict),
+        height=height,
+        width=width,
+        frame_bytes=shard.finish(),
+    )
+
+
+def _encode(codec: FrameCodec, frame: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], decoder: VideoDecoder) -> bytes:
+    if not isinstance(codec, JpegFrames):
+        return codec.encode(frame)
+    h, w = decoder.height, decoder.width
+    luma, chroma = h * w, h * w // 4
+    u, v = frame[luma : luma + chroma], frame[luma + chroma :]
+    return codec.encode_planes(frame[:luma].reshape(h, w), u.reshape(h // 2, w // 2), v.reshape(h // 2, w // 2))
+
+
+def _with_properties(source: Source, properties: SourceProperties) -> Source:
+    return replace(source, fps=properties.fps, height=properties.height, width=properties.width)
+
+
+def _words(complaints: list[str]) -> str:
+    more = len(complaints) - _MAX_COMPLAINTS
+    return "; ".join(complaints[:_MAX_COMPLAINTS]) + (f"; and {more} more" if more > 0 else "")
