@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from resact.cache.codecs import FrameCodec, build_codec
 from resact.cache.layout import FORMAT_VERSION, group_document, seal
-from resact.errors import DamagedError, SettingsError, StoreError
+from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,12 @@ class DecodeSettings:
     """ffmpeg's `scale` algorithm."""
     ffmpeg: str
     """Version of the ffmpeg that decodes."""
+
+    def __post_init__(self) -> None:
+        if self.short_side < 2 or self.short_side % 2:
+            raise UsageError(f"got a short side of {self.short_side} pixels, expected an even number from 2 on")
+        if self.max_seconds is not None and not self.max_seconds > 0:
+            raise UsageError(f"got at most {self.max_seconds} seconds a video, expected more than 0")
 
 
 @dataclass(frozen=True, kw_only=True)

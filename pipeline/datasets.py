@@ -1,6 +1,5 @@
 """What a data set is to prep: videos on the disk with their class, group and split memberships."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,19 +33,9 @@ class Dataset:
     settings: DatasetSettings
     videos: tuple[SourceVideo, ...]
     missing: tuple[str, ...]
-    """Names that the lists have and the disk has not."""
+    """Ids of videos that the lists name and the disk has not."""
     notes: tuple[str, ...]
     """What a user should know of, such as folders that are no class."""
-
-
-def data_folder() -> Path:
-    """Where sources and stores are, unless said otherwise: `RESACT_DATA`, or `data` in the current folder."""
-    return Path(os.environ.get("RESACT_DATA", "data"))
-
-
-def default_store(dataset: str) -> Path:
-    """The store of a data set, beside its sources."""
-    return data_folder() / f"{dataset}.zarr"
 
 
 def load_dataset(
@@ -76,7 +65,8 @@ def load_dataset(
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
-    """The first `limit` videos, taken from each class in turn, so that a short trial sees all classes.
+    """`limit` videos, taken from each class and each of its groups in turn, so that a short trial sees all classes
+    and both sides of a split; a larger limit takes the same ones and more.
 
     Raises:
         UsageError: a limit under one.
@@ -85,9 +75,14 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
         return dataset
     if limit < 1:
         raise UsageError(f"got --limit {limit}, expected at least 1")
-    seen: dict[str, int] = {}
+    in_group: dict[str, int] = {}
+    in_class: dict[int, int] = {}
     turns = []
     for video in sorted(dataset.videos, key=lambda v: v.video_id):
-        turn = seen[video.class_name] = seen.get(video.class_name, 0) + 1
-        turns.append((turn, video.label, video.video_id, video))
-    return replace(dataset, videos=tuple(entry[-1] for entry in sorted(turns, key=lambda t: t[:3])[:limit]))
+        in_group[video.group] = in_group.get(video.group, 0) + 1
+        turns.append((in_group[video.group], video))
+    order = []
+    for _, video in sorted(turns, key=lambda turn: (turn[0], turn[1].video_id)):
+        in_class[video.label] = in_class.get(video.label, 0) + 1
+        order.append((in_class[video.label], video.label, video))
+    return replace(dataset, videos=tuple(v for *_, v in sorted(order, key=lambda entry: entry[:2])[:limit]))

@@ -10,8 +10,9 @@ import re
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from threading import Timer
@@ -30,9 +31,9 @@ Pixels = Literal["rgb24", "yuvj420p"]
 
 _PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in the middle of one
 _MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock writes tens of megabytes
-_KILLED_RETRIES = 3
 
 _GRAPH_INPUT = re.compile(r"graph \S+ input from stream \S+ .*?w:(\d+) h:(\d+) .*?fr:(\d+)/(\d+)")
+_DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
 _COMPLAINT = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 
@@ -45,10 +46,12 @@ class SourceProperties:
     height: int
     fps: str
     """Exact fraction, such as `30000/1001`."""
+    duration_seconds: float | None
+    """As the container says; None where it does not."""
 
 
-class _Killed(Exception):  # noqa: N818 - says what happened to ffmpeg, not what is wrong with the video
-    """ffmpeg ended by a signal that was not ours."""
+class FfmpegKilledError(Exception):
+    """A signal that was not ours ended ffmpeg: nothing that the video is to blame for."""
 
 
 @lru_cache
@@ -234,7 +237,7 @@ class VideoDecoder:
         if self._timed_out:
             raise DecodeError(f"not decoded within {self._timeout_seconds:g} s (--timeout)")
         if code < 0:
-            raise _Killed(signal.Signals(-code).name)
+            raise FfmpegKilledError(signal.Signals(-code).name)
         self._log.seek(0)
         log = self._log.read(_MAX_LOG_BYTES).decode("utf-8", "replace")
         complaints = {self._anonymous(match[0]) for match in map(_COMPLAINT.search, log.splitlines()) if match}
@@ -248,7 +251,12 @@ class VideoDecoder:
         if not inputs:
             return None, sorted(complaints)
         width, height, numerator, denominator = (int(number) for number in inputs[0])
-        return SourceProperties(width=width, height=height, fps=f"{numerator}/{denominator}"), sorted(complaints)
+        duration = _DURATION.search(log)
+        seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
+        properties = SourceProperties(
+            width=width, height=height, fps=f"{numerator}/{denominator}", duration_seconds=seconds
+        )
+        return properties, sorted(complaints)
 
     def _anonymous(self, words: str) -> str:
         """Without addresses and folders, which differ from run to run and from host to host."""
@@ -263,19 +271,12 @@ def _widen(pipe: IO[bytes]) -> None:
         pass  # over the user's limit for pipes: the same bytes come through in smaller pieces
 
 
-def retry_if_killed(attempts: int = _KILLED_RETRIES) -> Sequence[int]:
-    """How often a video is tried whose ffmpeg was killed from outside (out of memory, say)."""
-    return range(attempts)
-
-
 def parse_fps(text: str) -> str:
     """`15`, `29.97`, `30000/1001` or `source`, in the form that `DecodeSettings.fps` has.
 
     Raises:
         UsageError: not a rate between 0 and 1000.
     """
-    from fractions import Fraction
-
     if text == "source":
         return text
     try:

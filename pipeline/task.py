@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from resact.cache.codecs import FrameCodec, JpegFrames
 from resact.cache.durable import ShardWriter, commit_video, disk_full_as_error
@@ -15,9 +16,10 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
 from resact.errors import DecodeError, DiskFullError, ResactError, ToolError
 from resact.pipeline.datasets import SourceVideo
-from resact.pipeline.decode import Pixels, SourceProperties, VideoDecoder, _Killed, decode_arguments, find_ffmpeg, retry_if_killed
+from resact.pipeline.decode import FfmpegKilledError, Pixels, VideoDecoder, decode_arguments, find_ffmpeg
 
 _MAX_COMPLAINTS = 3
+_TRIES_WHEN_KILLED = 3  # of a video whose ffmpeg is killed from outside, by the kernel out of memory, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +124,7 @@ def _decode_and_commit(
     job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str
 ) -> VideoRecord:
     for strict in (True, False):
-        for attempt in retry_if_killed():
+        for tries in range(1, _TRIES_WHEN_KILLED + 1):
             try:
                 with ShardWriter(job.store, video.video_id) as shard:
                     finished = _decode_into(shard, job, video, record, codec, binary, strict=strict)
@@ -130,9 +132,9 @@ def _decode_and_commit(
                         commit_video(job.store, finished, job.settings, shard=shard.path)
                         return finished
                 break
-            except _Killed as killed:
-                if attempt + 1 == len(retry_if_killed()):
-                    raise DecodeError(f"ffmpeg was killed by {killed} each of {attempt + 1} times") from None
+            except FfmpegKilledError as killed:
+                if tries == _TRIES_WHEN_KILLED:
+                    raise DecodeError(f"ffmpeg was killed by {killed} each of {tries} times") from None
     raise DecodeError("ffmpeg gives no frames")
 
 
@@ -147,14 +149,14 @@ def _decode_into(
     strict: bool,
 ) -> VideoRecord | None:
     """One run of ffmpeg; None where a strict one has to be followed by a forgiving one."""
-    pixels: Pixels = "yuvj420p" if isinstance(codec, JpegFrames) else "rgb24"
+    pixels = pixels_of(codec)
     decode = job.settings.decode
     with VideoDecoder(
         video.path, decode, pixels, strict=strict, binary=binary, timeout_seconds=job.timeout_seconds
     ) as decoder:
         num_frames = 0
         for frame in decoder:
-            shard.append(_encode(codec, frame, decoder))
+            shard.append(encode_frame(codec, frame, decoder))
             num_frames += 1
         properties, complaints = decoder.finish()
         height, width = decoder.height, decoder.width
@@ -165,11 +167,12 @@ def _decode_into(
         complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
     if not num_frames or properties is None:
         raise DecodeError(_words(complaints) or "ffmpeg finds no video in it")
+    problem = _words(complaints) or (None if strict else "strict decoding fails, plain decoding says nothing")
     return replace(
         record,
-        status="ok" if strict and not complaints else "damaged",
-        problem=None if strict and not complaints else _words(complaints) or "strict decoding fails, plain decoding says nothing",
-        source=_with_properties(record.source, properties),
+        status="damaged" if problem else "ok",
+        problem=problem,
+        source=replace(record.source, fps=properties.fps, height=properties.height, width=properties.width),
         arguments=decode_arguments(video.name, decode, pixels, strict=strict),
         height=height,
         width=width,
@@ -177,17 +180,19 @@ def _decode_into(
     )
 
 
-def _encode(codec: FrameCodec, frame: np.ndarray[tuple[int, ...], np.dtype[np.uint8]], decoder: VideoDecoder) -> bytes:
+def pixels_of(codec: FrameCodec) -> Pixels:
+    """What the codec takes without a detour: JPEG stores planes, the lossless codecs RGB."""
+    return "yuvj420p" if isinstance(codec, JpegFrames) else "rgb24"
+
+
+def encode_frame(codec: FrameCodec, frame: npt.NDArray[np.uint8], decoder: VideoDecoder) -> bytes:
+    """One frame as `decoder` gave it, for a codec that takes `pixels_of`."""
     if not isinstance(codec, JpegFrames):
         return codec.encode(frame)
     h, w = decoder.height, decoder.width
     luma, chroma = h * w, h * w // 4
     u, v = frame[luma : luma + chroma], frame[luma + chroma :]
     return codec.encode_planes(frame[:luma].reshape(h, w), u.reshape(h // 2, w // 2), v.reshape(h // 2, w // 2))
-
-
-def _with_properties(source: Source, properties: SourceProperties) -> Source:
-    return replace(source, fps=properties.fps, height=properties.height, width=properties.width)
 
 
 def _words(complaints: list[str]) -> str:

@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from resact.cache.places import data_folder
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets import Dataset, SourceVideo, data_folder
+from resact.pipeline.datasets import Dataset, SourceVideo
 
 VIDEOS = 13_320
 CLASSES = 101
@@ -124,7 +125,7 @@ def load_layout(
                 )
             )
     have = {f"{v.class_name}/{v.path.name}".lower() for v in found}
-    missing = tuple(sorted(key for key in wanted if key not in have))
+    missing = tuple(sorted(video_id for key, (video_id, _) in wanted.items() if key not in have))
     if missing and not allow_partial:
         present_classes = len({v.label for v in found if v.problem is None})
         raise SourceError(

@@ -8,7 +8,9 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_HOMES: dict[str, str] = {}
+_HOMES: dict[str, str] = {
+    "open_store": "resact.cache.store",
+}
 """Public name -> the module that defines it."""
 
 __all__ = ["__version__", *_HOMES]

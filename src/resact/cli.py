@@ -4,7 +4,10 @@ Heavy packages are imported inside commands, so that `--help` stays quick.
 """
 
 import json
+import os
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +16,11 @@ from resact.errors import ResactError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from resact.pipeline.datasets import Dataset
+    from resact.pipeline.task import PrepJob
+
+DONE_WITH_FAILURES = 3
 
 app = typer.Typer(
     name="resact",
@@ -44,3 +52,177 @@ def _console(json_output: bool) -> "Console":
 
 def _print_json(payload: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(payload) + "\n")
+
+
+def _version(show: bool) -> None:
+    if show:
+        from resact import __version__
+
+        typer.echo(f"resact {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version_asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+# Options that several commands share -------------------------------------------------------------------------------
+
+DatasetArgument = Annotated[str, typer.Argument(help="ucf101, or sample: a small set made on the spot, offline.")]
+StoreArgument = Annotated[
+    str | None, typer.Argument(metavar="[STORE]", help="Clip store; left out, the only one in the data folder.")
+]
+RootOption = Annotated[
+    Path | None, typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data).")
+]
+ClassesOption = Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Only these classes.")]
+AllowPartialOption = Annotated[bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")]
+LimitOption = Annotated[int | None, typer.Option(metavar="N", help="At most N videos, taken from each class in turn.")]
+FpsOption = Annotated[str, typer.Option(help="Frames a second, such as 15 or 30000/1001, or source to keep each video's own.")]
+ShortSideOption = Annotated[int, typer.Option(metavar="PIXELS", help="Of the stored frames; even.")]
+FfmpegOption = Annotated[str | None, typer.Option(metavar="PATH", help="ffmpeg to use instead of the imageio-ffmpeg wheel's.")]
+WorkersOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Worker processes; left out, one a core; 0 works in this process.")
+]
+
+
+@app.command()
+def prep(
+    dataset: DatasetArgument,
+    root: RootOption = None,
+    store: Annotated[Path | None, typer.Option(help="Store to make or to go on with; left out, DATASET.zarr in the data folder.")] = None,
+    codec: Annotated[str, typer.Option(help="jpeg (small, lossy), zstd or lz4 (lossless).")] = "jpeg",
+    fps: FpsOption = "15",
+    short_side: ShortSideOption = 256,
+    max_seconds: Annotated[float | None, typer.Option(metavar="S", help="Only the first S seconds of each video.")] = None,
+    classes: ClassesOption = None,
+    allow_partial: AllowPartialOption = False,
+    limit: LimitOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed and damaged videos again.")] = False,
+    workers: WorkersOption = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here.")
+    ] = None,
+    ffmpeg: FfmpegOption = None,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Turn a folder of videos into a clip store. Stopped at any moment, the same command goes on from there."""
+    from functools import partial
+
+    from resact.cache.places import default_store
+    from resact.pipeline.executor import open_executor
+    from resact.pipeline.prep import prep as run_prep
+
+    console = _console(json_output)
+    executor = partial(open_executor, workers=_workers(workers), scheduler=scheduler)
+    videos = _load(dataset, root, classes, allow_partial, limit, console, executor)
+    job = _job(
+        videos, store or default_store(dataset), codec, fps=fps, short_side=short_side, max_seconds=max_seconds,
+        ffmpeg=ffmpeg, timeout=timeout,
+    )  # fmt: skip
+    result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
+    console.print(
+        f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} there already, "
+        f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, {result.bytes / 1e9:.2f} GB, "
+        f"{result.seconds:.1f} s",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if result.failed:
+        console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed does them again", highlight=False)
+    if json_output:
+        _print_json(asdict(result))
+    if result.failed:
+        raise typer.Exit(DONE_WITH_FAILURES)
+
+
+@app.command()
+def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
+    """Say what a clip store holds, and what is missing from it."""
+    from resact.cache.places import find_store
+    from resact.cache.store import open_store
+    from resact.cache.summary import summarise, summary_table
+
+    opened = open_store(store or find_store())
+    summary = summarise(opened)
+    _console(json_output).print(summary_table(str(opened.files), summary))
+    if json_output:
+        _print_json(summary)
+
+
+@app.command()
+def verify(
+    store: StoreArgument = None,
+    rebuild_index: Annotated[
+        bool, typer.Option("--rebuild-index", help="First make the index again from the arrays.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 when something is wrong."""
+    from rich.progress import Progress
+
+    from resact.cache.places import find_store
+    from resact.cache.verify import rebuild_index as run_rebuild
+    from resact.cache.verify import verify_store
+
+    path = Path(store or find_store())
+    console = _console(json_output)
+    if rebuild_index:
+        listed, left_out = run_rebuild(path)
+        console.print(f"{path}: index of {listed:,} videos made again from the arrays", highlight=False, soft_wrap=True)
+        for problem in left_out:
+            console.print(f"left out: {problem.video_id or path}: {problem.problem}", highlight=False, markup=False)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verify", total=None)
+        videos, problems = verify_store(
+            path, threads=_workers(None), progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    for problem in problems:
+        console.print(f"bad: {problem.video_id or path}: {problem.problem}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems", highlight=False, soft_wrap=True)
+    if json_output:
+        _print_json({"videos": videos, "bad": [asdict(problem) for problem in problems]})
+    if problems:
+        raise typer.Exit(1)
+
+
+def _workers(asked: int | None) -> int:
+    from resact.errors import UsageError
+
+    if asked is not None and asked < 0:
+        raise UsageError(f"got --workers {asked}, expected 0 or more")
+    return len(os.sched_getaffinity(0)) if asked is None else asked
+
+
+def _load(
+    name: str, root: Path | None, classes: str | None, allow_partial: bool, limit: int | None, console: "Console", executor: Any
+) -> "Dataset":
+    from resact.pipeline.datasets import limited, load_dataset
+
+    chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
+    dataset = limited(load_dataset(name, root=root and root.absolute(), classes=chosen, allow_partial=allow_partial), limit)
+    for note in dataset.notes:
+        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+    if dataset.missing:
+        console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there", highlight=False)
+    return dataset
+
+
+def _job(
+    dataset: "Dataset", store: Path, codec: str, *, fps: str, short_side: int, max_seconds: float | None,
+    ffmpeg: str | None, timeout: float,
+) -> "PrepJob":  # fmt: skip
+    from resact.cache.codecs import build_codec
+    from resact.cache.settings import DecodeSettings, StoreSettings
+    from resact.pipeline.decode import find_ffmpeg, parse_fps
+    from resact.pipeline.task import PrepJob
+
+    decode = DecodeSettings(fps=parse_fps(fps), short_side=short_side, max_seconds=max_seconds, ffmpeg=find_ffmpeg(ffmpeg)[1])
+    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=build_codec(codec).library())
+    return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)

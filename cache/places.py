@@ -1,0 +1,32 @@
+"""Where sources and stores are, unless a command is told otherwise."""
+
+import os
+from pathlib import Path
+
+from resact.errors import StoreNotFoundError, UsageError
+
+
+def data_folder() -> Path:
+    """`RESACT_DATA`, or `data` in the current folder."""
+    return Path(os.environ.get("RESACT_DATA") or "data")
+
+
+def default_store(dataset: str) -> Path:
+    """The store of a data set, beside its sources."""
+    return data_folder() / f"{dataset}.zarr"
+
+
+def find_store() -> Path:
+    """The store in the data folder, if there is exactly one.
+
+    Raises:
+        StoreNotFoundError: none.
+        UsageError: several.
+    """
+    folder = data_folder()
+    stores = sorted(path.parent for path in folder.glob("*.zarr/zarr.json"))
+    if not stores:
+        raise StoreNotFoundError(f"no clip store in {folder}: make one with `resact prep ucf101`, or name one")
+    if len(stores) > 1:
+        raise UsageError(f"{folder} holds several stores ({', '.join(map(str, stores))}): name one")
+    return stores[0]

@@ -1,0 +1,93 @@
+"""What `resact info` says of a store."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resact.cache.layout import fps_value
+from resact.cache.store import ClipStore
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CLIP_FRAMES = (33, 34, 36)
+"""Frames that a clip of 32 needs at residual steps 1, 2 and 4 (paper, sec. 2.1: T + s)."""
+
+
+def summarise(store: ClipStore) -> dict[str, Any]:
+    """Counts, sizes and what is wrong, as plain values.
+
+    Returns:
+        `videos, frames, bytes, codec, fps, short_side, classes` and more; sizes in bytes, `hours` of stored video.
+    """
+    index, settings = store.index, store.settings
+    status = np.asarray(index.status_code)
+    stored = status != 2
+    rates = np.asarray(index.source_fps) if settings.decode.fps == "source" else fps_value(settings.decode.fps)
+    frames = np.asarray(index.num_frames, np.int64)
+    raw = frames * np.asarray(index.height, np.int64) * np.asarray(index.width, np.int64) * 3
+    total = int(index.shard_bytes.sum())
+    source = int(np.asarray(index.source_bytes)[stored].sum())
+    problems = {
+        name: [{"video_id": index.video_id[r], "problem": index.problem[r]} for r in np.flatnonzero(status == code)]
+        for code, name in ((1, "damaged"), (2, "failed"))
+    }
+    return {
+        "dataset": settings.dataset.name,
+        "partial": store.partial,
+        "videos": len(index),
+        "frames": int(frames.sum()),
+        "hours": float(np.nansum(frames / rates) / 3600),
+        "bytes": total,
+        "raw_bytes": int(raw.sum()),
+        "source_bytes": source,
+        "codec": settings.codec,
+        "fps": _number(settings.decode.fps),
+        "short_side": settings.decode.short_side,
+        "classes": len(settings.dataset.classes),
+        "splits": {
+            name: {side: len(index.rows(name, side)) for side in ("train", "test")} for name in settings.dataset.splits
+        },
+        "source_fps": {f"{rate:g}": int(count) for rate, count in zip(*np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True)},
+        "shorter_than": {str(n): int((stored & (frames < n)).sum()) for n in CLIP_FRAMES},
+        **problems,
+        "flip_safe": settings.dataset.flip_safe,
+        "fingerprint": settings.fingerprint,
+    }
+
+
+def summary_table(where: str, summary: dict[str, Any]) -> "Table":
+    """The summary for people; problems are listed below it, one line a video."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False, box=None, title=where, title_justify="left")
+    gb = {key: summary[key] / 1e9 for key in ("bytes", "raw_bytes", "source_bytes")}
+    size = f"{gb['bytes']:.3f} GB as {summary['codec']}"
+    if summary["bytes"] and summary["source_bytes"]:
+        size += (
+            f": 1/{gb['raw_bytes'] / gb['bytes']:.1f} of the raw frames ({gb['raw_bytes']:.2f} GB), "
+            f"{gb['bytes'] / gb['source_bytes']:.1f} times the source files ({gb['source_bytes']:.3f} GB)"
+        )
+    rows = {
+        "data set": summary["dataset"] + (f": {summary['partial']}" if summary["partial"] else ", whole"),
+        "videos": f"{summary['videos']:,} in {summary['classes']} classes",
+        "frames": f"{summary['frames']:,} at {summary['fps']} a second ({summary['hours']:.2f} h), short side {summary['short_side']}",
+        "size": size,
+        "splits": "; ".join(f"{name}: {s['train']:,} train, {s['test']:,} test" for name, s in summary["splits"].items()),
+        "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),
+        "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items()),
+        "flip-safe": "yes" if summary["flip_safe"] else "no",
+    }
+    for status in ("damaged", "failed"):
+        rows[status] = f"{len(summary[status]):,}" + "".join(f"\n{v['video_id']}: {v['problem']}" for v in summary[status])
+    for name, value in rows.items():
+        table.add_row(name, Text(value))
+    return table
+
+
+def _number(fps: str) -> int | float | str:
+    if fps == "source":
+        return fps
+    value = fps_value(fps)
+    return int(value) if value.is_integer() else value

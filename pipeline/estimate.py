@@ -1,0 +1,68 @@
+"""How large a store will be, measured on a few of its videos before prep begins."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from resact.cache.layout import CRC_BYTES, fps_value
+from resact.errors import ResactError
+from resact.pipeline.datasets import SourceVideo
+from resact.pipeline.decode import VideoDecoder
+from resact.pipeline.task import PrepJob, encode_frame, pixels_of
+
+_SAMPLE_VIDEOS = 12
+_SAMPLE_SECONDS = 1.0
+_SLOT_BYTES = 16  # of a frame in the shard index
+
+
+def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> int | None:
+    """Bytes that these videos will take in the store.
+
+    A dozen of them, evenly spread, are decoded for a second each: that gives bytes a frame, and, with the frames
+    that so many bytes of source hold, bytes a byte of source.
+
+    Returns:
+        None where none of those could be decoded.
+    """
+    sample = videos[:: max(1, len(videos) // _SAMPLE_VIDEOS)][:_SAMPLE_VIDEOS]
+    with ThreadPoolExecutor(2) as pool:
+        measured = [m for m in pool.map(lambda video: _measure(job, video, binary), sample) if m is not None]
+    if not measured:
+        return None
+    ratio = sum(stored for stored, _ in measured) / sum(source for _, source in measured)
+    return round(ratio * sum(_size(video.path) for video in videos))
+
+
+def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int] | None:
+    """Bytes that a video will take in the store, and that its source has; None where it cannot be told."""
+    decode = job.settings.decode
+    codec = job.settings.frame_codec
+    seconds = min(_SAMPLE_SECONDS, decode.max_seconds or _SAMPLE_SECONDS)
+    sizes = []
+    try:
+        with VideoDecoder(
+            video.path,
+            replace(decode, max_seconds=seconds),
+            pixels_of(codec),
+            strict=False,
+            binary=binary,
+            timeout_seconds=job.timeout_seconds,
+        ) as decoder:
+            for frame in decoder:
+                sizes.append(len(encode_frame(codec, frame, decoder)) + CRC_BYTES + _SLOT_BYTES)
+            properties, _ = decoder.finish()
+    except (ResactError, OSError):
+        return None  # prep itself will say what is wrong with it
+    if properties is None or properties.duration_seconds is None or not sizes:
+        return None
+    length = min(properties.duration_seconds, decode.max_seconds or properties.duration_seconds)
+    fps = fps_value(properties.fps if decode.fps == "source" else decode.fps)
+    return length * fps * sum(sizes) / len(sizes), _size(video.path)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0  # prep lists it as failed

@@ -1,0 +1,146 @@
+"""Where tasks run: in this process, or on Dask. Both give results as they come, with a bounded number in flight."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+from resact.errors import ToolError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_IN_FLIGHT_PER_THREAD = 3  # one at work, two waiting, so that a worker never waits for the scheduler
+_ALLOWED_WORKER_DEATHS = 5  # of a task, before it is taken for the cause
+
+
+class WorkerLostError(Exception):
+    """Workers died again and again while they had this task."""
+
+
+class Executor(Protocol):
+    """Runs a picklable function over items."""
+
+    address: str | None
+    """Of the dashboard; None where there is none."""
+
+    def map_unordered(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
+        """Each item with its result, in the order in which they finish."""
+
+    def peak_bytes(self) -> int:
+        """Largest resident memory that any worker has had."""
+
+
+def _peak_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class SerialExecutor:
+    """One task after the other in this process: the plain twin of `DaskExecutor`."""
+
+    address = None
+
+    def map_unordered(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
+        """In order."""
+        for item in items:
+            yield item, function(item)
+
+    def peak_bytes(self) -> int:
+        """Of this process."""
+        return _peak_bytes()
+
+
+class DaskExecutor:
+    """Tasks on a Dask cluster, through an open client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.address = client.dashboard_link
+
+    def map_unordered(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
+        """As they finish; a lost worker's tasks are given to others."""
+        from distributed import as_completed
+        from distributed.scheduler import KilledWorker
+
+        waiting = iter(items)
+        running: dict[str, Item] = {}  # by key, because a cluster's futures do not hold what they were made of
+
+        def submit(count: int) -> Iterator[Any]:
+            for item in islice(waiting, count):
+                future = self._client.submit(function, item, pure=False)
+                running[future.key] = item
+                yield future
+
+        finished = as_completed(list(submit(self._room())), loop=self._client.loop)
+        for future in finished:
+            item = running.pop(future.key)
+            error = future.exception()
+            if error is None:
+                yield item, future.result()
+            elif isinstance(error, KilledWorker):
+                yield item, WorkerLostError(f"{_ALLOWED_WORKER_DEATHS} workers died while they had it")
+            else:
+                raise error
+            future.release()
+            finished.update(list(submit(max(1, self._room() - len(running)))))
+
+    def _room(self) -> int:
+        threads = sum(self._client.nthreads().values())
+        return max(1, threads) * _IN_FLIGHT_PER_THREAD
+
+    def peak_bytes(self) -> int:
+        """Of the workers that are there now."""
+        return max(self._client.run(_peak_bytes).values())
+
+
+@contextmanager
+def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Executor]:
+    """Start what runs tasks, and stop it afterwards, running tasks included.
+
+    Args:
+        workers: processes on this machine; 0 for none but this one.
+        scheduler: address of a Dask scheduler that is already there, instead.
+
+    Raises:
+        ToolError: nobody answers at that address.
+    """
+    if not workers and scheduler is None:
+        yield SerialExecutor()
+        return
+    import dask
+    from distributed import Client, LocalCluster
+
+    settings = {
+        "distributed.scheduler.allowed-failures": _ALLOWED_WORKER_DEATHS,
+        "distributed.worker.daemon": True,  # local workers end with the driver
+        "distributed.admin.large-graph-warning-threshold": "1GB",
+    }
+    with dask.config.set(settings):
+        if scheduler is not None:
+            try:
+                client = Client(scheduler, timeout=10, set_as_default=False)
+            except (OSError, TimeoutError, ValueError) as error:
+                raise ToolError(f"no Dask scheduler answers at {scheduler} ({error}): start one, or leave out --scheduler") from None
+            with client:
+                yield DaskExecutor(client)
+            return
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # a task's memory is bounded by design; Dask's own limit only pauses workers
+                dashboard_address="127.0.0.1:0",
+                silence_logs=50,
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
+            yield DaskExecutor(client)

@@ -1,0 +1,224 @@
+"""The driver of `resact prep`: decides what is missing, lets workers do it, keeps the journal and the index."""
+
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
+from resact.cache.files import LocalFiles
+from resact.cache.index import Index, Journal, read_index, write_index
+from resact.cache.layout import DOCUMENT, FAILED, Source, VideoRecord, array_name, video_id_of
+from resact.cache.store import read_settings
+from resact.errors import DiskFullError, Interrupted, ToolError, UsageError
+from resact.pipeline.datasets import Dataset, SourceVideo
+from resact.pipeline.decode import find_ffmpeg
+from resact.pipeline.estimate import estimate_bytes
+from resact.pipeline.executor import Executor, WorkerLostError
+from resact.pipeline.progress import PrepProgress
+from resact.pipeline.task import PrepJob, Trouble, prep_video
+
+_COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepResult:
+    """What a prep did, and what the store then holds."""
+
+    videos: int
+    """Videos in the store, failed ones included."""
+    written: int
+    """Put into the store by this prep, damaged ones included."""
+    skipped: int
+    """There already."""
+    damaged: int
+    """In the store, of which ffmpeg recovered only a part."""
+    failed: int
+    """In the store's list, without frames."""
+    frames: int
+    """In the store."""
+    bytes: int
+    """Of all shards in the store."""
+    seconds: float
+    """From the first task to the finished index."""
+
+
+def prep(
+    dataset: Dataset,
+    job: PrepJob,
+    *,
+    open_executor: Callable[[], AbstractContextManager[Executor]],
+    console: Console,
+    retry_failed: bool = False,
+) -> PrepResult:
+    """Put every video of a data set into a store that may hold some of them already.
+
+    Args:
+        dataset: what to prep.
+        job: where to, and how.
+        open_executor: starts what runs the tasks; called only if there is something to do.
+        console: for people.
+        retry_failed: do failed and damaged videos again.
+
+    Raises:
+        UsageError: the store's path holds something else, or two ids differ only in case.
+        SettingsError: the store was made with other settings.
+        StoreLockedError: another prep is at it.
+        DiskFullError: the store cannot fit, or the disk filled up; all that was committed is intact.
+        ToolError: ffmpeg or a library is missing or differs between hosts.
+        Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
+    """
+    store, settings = job.store, job.settings
+    _require_distinct(dataset)
+    with disk_full_as_error(store.parent):
+        create_store(store, settings)
+    read_settings(LocalFiles(store)).require_same(settings, str(store))
+    with _sigterm_as_interrupt(), disk_full_as_error(store), store_lock(store):
+        index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
+        _forget_stale_failures(store)
+        status = {index.video_id[row]: index.status[row] for row in range(len(index))}
+        again = ("failed", "damaged") if retry_failed else ()
+        todo = [v for v in dataset.videos if status.get(v.video_id) in (None, *again)]
+        _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
+        journal = Journal(store)
+        with PrepProgress(console, len(todo)) as progress:
+            try:
+                if todo:
+                    with open_executor() as executor:
+                        if executor.address:
+                            console.print(f"dashboard: {executor.address}", highlight=False)
+                        index = _run(job, todo, executor, journal, index, progress)
+            except KeyboardInterrupt:
+                raise Interrupted(
+                    f"stopped; {store} is intact and holds {len(index) + progress.videos:,} videos or more: "
+                    "the same command goes on from here"
+                ) from None
+            finally:
+                journal.close()
+            write_index(store, index)
+            return PrepResult(
+                videos=len(index),
+                written=progress.videos - progress.failed,
+                skipped=len(dataset.videos) - len(todo),
+                damaged=index.status.count("damaged"),
+                failed=index.status.count("failed"),
+                frames=int(index.num_frames.sum()),
+                bytes=int(index.shard_bytes.sum()),
+                seconds=round(progress.seconds, 3),
+            )
+
+
+def _run(
+    job: PrepJob,
+    todo: list[SourceVideo],
+    executor: Executor,
+    journal: Journal,
+    index: Index,
+    progress: PrepProgress,
+) -> Index:
+    """Do the videos; the index returned lists them."""
+    dataset = job.settings.dataset
+    fresh: list[VideoRecord] = []
+    for video, outcome in executor.map_unordered(partial(prep_video, job), todo):
+        if isinstance(outcome, WorkerLostError):
+            outcome = _note_failure(job, video, str(outcome))
+        if isinstance(outcome, Trouble):
+            raise _as_error(outcome)
+        if outcome.status != "failed":
+            forget_failure(job.store, video.video_id)
+        journal.append([outcome])
+        fresh.append(outcome)
+        progress.add(outcome)
+        if len(fresh) >= max(_COMPACT_AT_LEAST, len(index) // 4):
+            index = index.merged(Index.of(fresh, dataset.classes, dataset.splits))
+            journal.close()
+            write_index(job.store, index)
+            fresh.clear()
+    return index.merged(Index.of(fresh, dataset.classes, dataset.splits))
+
+
+def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord:
+    """For a video that took its workers with it."""
+    record = VideoRecord(
+        **{name: value for name, value in vars(video).items() if name not in ("path", "name", "problem")},
+        status="failed",
+        problem=problem,
+        source=Source(name=video.name, bytes=video.path.stat().st_size, sha256=None, fps=None, height=0, width=0),
+        arguments=[],
+        height=0,
+        width=0,
+        frame_bytes=np.empty(0, np.uint32),
+    )
+    commit_video(job.store, record, job.settings, shard=None)
+    return record
+
+
+def _as_error(trouble: Trouble) -> Exception:
+    kinds: dict[str, type[Exception]] = {"disk full": DiskFullError, "tool": ToolError}
+    return kinds.get(trouble.kind, RuntimeError)(trouble.message)
+
+
+def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: Console) -> None:
+    """Print what will be done, how large it will be and what room there is.
+
+    Raises:
+        DiskFullError: it cannot fit.
+    """
+    binary, _ = find_ffmpeg(job.ffmpeg)
+    there = f", {skipped:,} are there already" if skipped else ""
+    if not todo:
+        console.print(f"{job.store}: nothing to do{there}", highlight=False, soft_wrap=True)
+        return
+    free = shutil.disk_usage(job.store).free
+    estimate = estimate_bytes(job, todo, binary=binary)
+    size = "of a size that cannot be told beforehand" if estimate is None else f"about {estimate / 1e9:.2f} GB"
+    console.print(
+        f"{job.store}: {len(todo):,} videos to do{there}; {size} as {job.settings.codec}, {free / 1e9:.1f} GB free",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if estimate is not None and estimate > free:
+        raise DiskFullError(
+            f"{job.store} needs about {estimate:,} bytes and {free:,} are free: make room, choose another --store, "
+            "or a smaller --codec, --short-side or --fps"
+        )
+
+
+def _forget_stale_failures(store: Path) -> None:
+    """A kill between a success and the end of its earlier failure's note leaves both; the array counts."""
+    for node in (store / FAILED).iterdir():
+        if node.is_dir() and (store / node.name / DOCUMENT).exists():
+            forget_failure(store, video_id_of(node.name))
+
+
+def _require_distinct(dataset: Dataset) -> None:
+    seen: dict[str, str] = {}
+    for video in dataset.videos:
+        folded = array_name(video.video_id).casefold()
+        if folded in seen:
+            raise UsageError(f"two videos share the id {video.video_id!r} (but for case): {seen[folded]} and {video.name}: rename one")
+        seen[folded] = video.name
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends prep as ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
