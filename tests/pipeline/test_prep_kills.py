@@ -1,0 +1,202 @@
+"""`kill -9` of the driver, of a worker and of ffmpeg, at random moments: the store opens, holds only whole videos, and
+prep ends with the bytes that an undisturbed one gives."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+import zarr
+
+from resact.cache.store import open_store
+from tests.conftest import GAUNTLET
+from tests.pipeline.conftest import Tree, prep_arguments, resact, tree_of
+
+KILLS = 200 if GAUNTLET else 20
+VIDEOS = 32
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200 if GAUNTLET else 400)]
+
+
+@contextmanager
+def running_prep(root: Path, store: Path) -> Iterator[psutil.Popen]:
+    """A prep under way, two workers."""
+    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(root, store, "--workers", 2))]
+    with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def journal_lines(store: Path) -> int:
+    journal = store / "index" / "journal.jsonl"
+    return journal.read_bytes().count(b"\n") if journal.exists() else 0
+
+
+def done(store: Path) -> int:
+    """Committed videos, as the store's files say."""
+    return len(open_store(store).index) if (store / "zarr.json").exists() else 0
+
+
+def wait_until_at_work(process: psutil.Popen, store: Path, already: int, rng: random.Random) -> None:
+    """Until a few more videos are committed, and then a moment longer."""
+    wanted = already + rng.randint(1, 4)
+    while already + journal_lines(store) < wanted:
+        assert process.poll() is None, f"ended before it could be struck: {process.stderr.read()}"
+        time.sleep(0.002)
+    time.sleep(rng.random() * 0.05)
+
+
+def kill_frozen(process: psutil.Process) -> bool:
+    """SIGKILL a process after freezing it, so that it was surely alive and at work when it was struck."""
+    try:
+        process.send_signal(signal.SIGSTOP)
+        for _ in range(500):
+            if process.status() == psutil.STATUS_STOPPED:
+                process.kill()
+                return True
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            time.sleep(0.001)
+    except psutil.NoSuchProcess:
+        pass
+    return False
+
+
+def strike(process: psutil.Popen, what: str, rng: random.Random) -> bool:
+    """Kill the driver, a worker or an ffmpeg; False where none could be caught any more."""
+    if what == "driver":
+        return kill_frozen(process)
+    for _ in range(4000):
+        if process.poll() is not None:
+            return False
+        try:
+            children = process.children(recursive=True)
+            names = {child: child.name() for child in children}
+            workers = [c for c in children if any(names[g].startswith("ffmpeg") for g in c.children() if g in names)]
+        except psutil.NoSuchProcess:
+            continue
+        targets = workers if what == "worker" else [c for c in children if names[c].startswith("ffmpeg")]
+        if targets and kill_frozen(rng.choice(targets)):
+            return True
+    return False
+
+
+def assert_only_whole_videos(store: Path, undisturbed: Tree) -> None:
+    """Plain zarr opens the store, and each array that it shows is whole, to the byte."""
+    for name, array in zarr.open_group(str(store), mode="r").arrays():
+        assert array.shape[0] > 0
+        for file in ("zarr.json", "c.0.0.0.0"):
+            assert tree_of(store / name)[file] == undisturbed[f"{name}/{file}"]
+    index = open_store(store).index
+    for row in range(len(index)):
+        assert (store / index.video_id[row] / "c.0.0.0.0").stat().st_size == index.shard_bytes[row]
+
+
+def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    seed = random.SystemRandom().randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    store = tmp_path / "ucf101.zarr"
+    struck = dict.fromkeys(("driver", "worker", "ffmpeg"), 0)
+    while sum(struck.values()) < KILLS:
+        what = min(struck, key=lambda kind: struck[kind])
+        already = done(store)
+        if already > VIDEOS - 6:
+            assert resact(*prep_arguments(ucf101, store)).returncode == 0
+            assert tree_of(store) == undisturbed
+            subprocess.run(["rm", "-r", store], check=True)
+            already = 0
+        with running_prep(ucf101, store) as process:
+            wait_until_at_work(process, store, already, rng)
+            for _ in range(1 if what == "driver" else 3):
+                struck[what] += strike(process, what, rng)
+            if what == "driver":
+                process.wait()
+                assert 0 < journal_lines(store)
+                assert done(store) < VIDEOS, "the kill came after the work"
+            else:
+                # Each strike froze a process with a video in hand, so that it was mid-work; prep has to cope alone.
+                _, errors = process.communicate(timeout=120)
+                assert process.returncode == 0, errors
+                assert tree_of(store) == undisturbed
+        assert_only_whole_videos(store, undisturbed)
+    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert tree_of(store) == undisturbed
+
+
+def test_a_worker_left_behind_by_a_killed_driver_does_no_harm(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
+    rng = random.Random(0)
+    store = tmp_path / "ucf101.zarr"
+    with running_prep(ucf101, store) as process:
+        wait_until_at_work(process, store, 0, rng)
+        left_behind = []
+        for _ in range(4000):
+            children = process.children(recursive=True)
+            busy = [c for c in children if any(g.name().startswith("ffmpeg") for g in c.children())]
+            if busy:
+                busy[0].send_signal(signal.SIGSTOP)
+                left_behind.append(busy[0])
+                break
+        assert left_behind
+        process.kill()
+        process.wait()
+    assert done(store) < VIDEOS
+    try:
+        with running_prep(ucf101, store) as second:
+            wait_until_at_work(second, store, done(store), rng)
+            assert left_behind[0].status() == psutil.STATUS_STOPPED, "it did not outlive its driver"
+            left_behind[0].send_signal(signal.SIGCONT)  # goes on with its video, beside the new prep's workers
+            _, errors = second.communicate(timeout=120)
+            assert second.returncode == 0, errors
+        left_behind[0].wait(timeout=60)
+    finally:
+        if left_behind[0].is_running():
+            left_behind[0].kill()
+    assert tree_of(store) == undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_leaves_a_resumable_store_and_no_process(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree, number: signal.Signals
+) -> None:
+    store = tmp_path / "ucf101.zarr"
+    with running_prep(ucf101, store) as process:
+        wait_until_at_work(process, store, 0, random.Random(1))
+        children = process.children(recursive=True)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"the same command goes on from here" in errors
+    assert 0 < done(store) < VIDEOS
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert tree_of(store) == undisturbed
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_still_ends_cleanly(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    store = tmp_path / "ucf101.zarr"
+    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 2))]
+    with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as process:
+        wait_until_at_work(process, store, 0, random.Random(2))
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+    assert 0 < done(store) < VIDEOS
+    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert tree_of(store) == undisturbed
