@@ -1,7 +1,6 @@
 """Where tasks run: in this process, or on Dask. Both give results as they come, with a bounded number in flight."""
 
 import logging
-import signal
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -118,7 +117,7 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
         yield SerialExecutor()
         return
     import dask
-    from distributed import Client
+    from distributed import Client, LocalCluster
 
     settings = {
         "distributed.scheduler.allowed-failures": _ALLOWED_WORKER_DEATHS,
@@ -134,24 +133,16 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
             with client:
                 yield DaskExecutor(client)
             return
-        with _local_cluster(workers) as cluster, Client(cluster, set_as_default=False) as client:
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                memory_limit=0,  # a task's memory is bounded by design; Dask's own limit only pauses workers
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+                preload="resact.pipeline.worker",
+            ) as cluster,
+            Client(cluster, set_as_default=False) as client,
+        ):
             yield DaskExecutor(client)
-
-
-def _local_cluster(workers: int) -> Any:
-    """One process a worker. Ctrl-C in a terminal goes to the whole process group, but is for the driver alone to act
-    on: Dask's threads start with SIGINT blocked, and hand that on to every worker that they start, now or later."""
-    from distributed import LocalCluster
-
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        return LocalCluster(
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            memory_limit=0,  # a task's memory is bounded by design; Dask's own limit only pauses workers
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

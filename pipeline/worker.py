@@ -1,0 +1,8 @@
+"""What a local Dask worker does when it starts."""
+
+import signal
+
+
+def dask_setup(_worker: object) -> None:
+    """Leave ctrl-C, which a terminal sends to the whole process group, to the driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
