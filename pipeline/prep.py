@@ -25,6 +25,7 @@ from resact.pipeline.executor import Executor, WorkerLostError
 from resact.pipeline.progress import PrepProgress
 from resact.pipeline.task import PrepJob, Trouble, prep_video
 
+_ESTIMATE_MARGIN = 1.25  # a dozen videos speak for the rest, so that a job that just fits is not refused
 _COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
 
 
@@ -184,11 +185,13 @@ def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: C
         highlight=False,
         soft_wrap=True,
     )
-    if estimate is not None and estimate > free:
+    if estimate is not None and estimate > free * _ESTIMATE_MARGIN:
         raise DiskFullError(
             f"{job.store} needs about {estimate:,} bytes and {free:,} are free: make room, choose another --store, "
             "or a smaller --codec, --short-side or --fps"
         )
+    if estimate is not None and estimate > free:
+        console.print("warning: it may not fit; if it does not, make room and run the same command again")
 
 
 def _forget_stale_failures(store: Path) -> None:

@@ -1,6 +1,7 @@
 """What a worker does with one video: decode, encode, commit. It returns a small record and never raises."""
 
 import errno
+import re
 import traceback
 from dataclasses import dataclass, replace
 from hashlib import file_digest
@@ -19,6 +20,7 @@ from resact.pipeline.datasets import SourceVideo
 from resact.pipeline.decode import FfmpegKilledError, Pixels, VideoDecoder, decode_arguments, find_ffmpeg
 
 _MAX_COMPLAINTS = 3
+_NUMBERS = re.compile(r"\d+")
 _TRIES_WHEN_KILLED = 3  # of a video whose ffmpeg is killed from outside, by the kernel out of memory, say
 
 
@@ -196,5 +198,10 @@ def encode_frame(codec: FrameCodec, frame: npt.NDArray[np.uint8], decoder: Video
 
 
 def _words(complaints: list[str]) -> str:
-    more = len(complaints) - _MAX_COMPLAINTS
-    return "; ".join(complaints[:_MAX_COMPLAINTS]) + (f"; and {more} more" if more > 0 else "")
+    """A few of ffmpeg's complaints; those that differ in numbers alone are counted, not repeated."""
+    alike: dict[str, list[str]] = {}
+    for complaint in complaints:
+        alike.setdefault(_NUMBERS.sub("", complaint), []).append(complaint)
+    words = [same[0] + (f" ({len(same) - 1} more like it)" if len(same) > 1 else "") for same in alike.values()]
+    more = len(words) - _MAX_COMPLAINTS
+    return "; ".join(words[:_MAX_COMPLAINTS]) + (f"; {more} other complaints" if more > 0 else "")

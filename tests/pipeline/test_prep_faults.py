@@ -1,0 +1,190 @@
+"""What prep survives besides kills: a full disk, and every kind of broken video."""
+
+import ctypes
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import zarr
+
+from resact.cache.store import open_store
+from tests.pipeline.conftest import FFMPEG, Tree, last_json, prep_arguments, resact, tree_of
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 MB, of which the store needs less than half."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small file system needs root")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_a_disk_that_fills_up_stops_prep_with_one_error_and_resume_works(
+    ucf101: Path, small_disk: Path, undisturbed: Tree
+) -> None:
+    store, filler = small_disk / "ucf101.zarr", small_disk / "filler"
+    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 2))]
+    with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        journal = store / "index" / "journal.jsonl"
+        while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.002)
+        with filler.open("wb", buffering=0) as file:  # another program takes the rest of the disk
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+            except OSError:
+                pass
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.count("no room left") == 1
+    assert "Traceback" not in errors
+    assert 0 < len(open_store(store).index) < 32
+    for name, _ in zarr.open_group(str(store), mode="r").arrays():
+        assert tree_of(store / name)["c.0.0.0.0"] == undisturbed[f"{name}/c.0.0.0.0"]
+    filler.unlink()
+    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert tree_of(store) == undisturbed
+
+
+def test_a_store_that_cannot_fit_is_refused_before_it_starts(ucf101: Path, small_disk: Path) -> None:
+    (small_disk / "filler").write_bytes(bytes(56 << 20))
+    run = resact(*prep_arguments(ucf101, small_disk / "ucf101.zarr"))
+    assert run.returncode == 1
+    assert "are free: make room" in run.stderr
+    assert "dashboard" not in run.stderr
+
+
+def cut_between_frames(avi: bytes) -> bytes:
+    """Half an AVI, cut exactly where a chunk ends, which ffmpeg by itself takes for a whole file."""
+    position = avi.index(b"movi") + 4
+    while position < len(avi) // 2:
+        (size,) = struct.unpack("<I", avi[position + 4 : position + 8])
+        position += 8 + size + size % 2
+    return avi[:position]
+
+
+@pytest.fixture
+def broken(ucf101: Path, tmp_path: Path) -> Path:
+    """The small data set, with one video of each kind of damage."""
+    root = tmp_path / "broken"
+    shutil.copytree(ucf101, root)
+    folder = root / "UCF-101" / "Biking"
+    videos = sorted(folder.iterdir())
+    whole = videos[0].read_bytes()
+    videos[1].write_bytes(b"")
+    videos[2].write_bytes(os.urandom(50_000))
+    videos[3].unlink()
+    videos[3].symlink_to(root / "nowhere.avi")
+    videos[4].write_bytes(whole[: len(whole) // 2 + 11])
+    videos[5].write_bytes(cut_between_frames(whole))
+    hurt = bytearray(whole)
+    for position in range(len(hurt) // 3, len(hurt) // 2, 997):
+        hurt[position] ^= 0x55
+    videos[6].write_bytes(hurt)
+    videos[7].unlink()
+    videos[7].mkdir()
+    videos[8].chmod(0)
+    shutil.copy(videos[0], folder / "v_Biking_g99_c01.avi")
+    shutil.copy(videos[0], folder / "holiday.avi")
+    videos[9].write_text("#EXTM3U\nhttp://localhost/video.ts\n")
+    subprocess.run(
+        [FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", "sine=duration=2", "-f", "avi", videos[10]], check=True
+    )
+    return root
+
+
+def without_root_privilege() -> None:
+    """Root reads files whatever their mode; a process that has dropped this capability does not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        assert libc.prctl(24, capability, 0, 0, 0) == 0  # PR_CAPBSET_DROP
+
+
+def test_every_kind_of_broken_video_is_listed_and_the_others_are_unharmed(
+    broken: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    store = tmp_path / "broken.zarr"
+    options = {"preexec_fn": without_root_privilege} if os.geteuid() == 0 else {}
+    run = resact(*prep_arguments(broken, store, "--workers", 2), **options)
+    assert run.returncode == 3, run.stderr
+    index = open_store(store).index
+    status = {index.video_id[row]: (index.status[row], index.problem[row]) for row in range(len(index))}
+    expected = {
+        "v_Biking_g01_c02": ("failed", "the file is empty"),
+        "v_Biking_g01_c03": ("failed", "Invalid data found"),
+        "v_Biking_g01_c04": ("failed", "a link to a file that is not there"),
+        "v_Biking_g02_c01": ("damaged", "bytes that its header announces"),
+        "v_Biking_g02_c02": ("damaged", "bytes that its header announces"),
+        "v_Biking_g02_c03": ("damaged", "damaged"),
+        "v_Biking_g02_c04": ("failed", "Is a directory"),
+        "v_Biking_g03_c01": ("failed", "Permission denied"),
+        "v_Biking_g03_c02": ("failed", ""),
+        "v_Biking_g03_c03": ("failed", ""),
+        "Biking/v_Biking_g99_c01.avi": ("failed", "no video of this name"),
+        "Biking/holiday.avi": ("failed", "no video of this name"),
+    }
+    for video_id, (kind, words) in expected.items():
+        assert status[video_id][0] == kind, status[video_id]
+        assert words in status[video_id][1]
+        assert status[video_id][1]
+        assert video_id in run.stderr
+    assert {v for v, (kind, _) in status.items() if kind != "ok"} == set(expected)
+    summary = last_json(run)
+    assert (summary["videos"], summary["failed"], summary["damaged"]) == (34, 9, 3)
+    frames = {v: n for v, n in zip(index.video_id, index.num_frames, strict=True)}
+    assert frames["v_Biking_g01_c01"] == 45
+    assert 15 < frames["v_Biking_g02_c01"] < 30
+    assert 15 < frames["v_Biking_g02_c02"] < 30
+    unharmed = [v for v, (kind, _) in status.items() if kind == "ok"]
+    for name in unharmed:
+        assert tree_of(store / name)["c.0.0.0.0"] == undisturbed[f"{name}/c.0.0.0.0"]
+
+    verified = resact("verify", store, "--json")
+    assert last_json(verified) == {"videos": 34, "bad": []}
+    info = last_json(resact("info", store, "--json"))
+    assert len(info["failed"]) == 9
+    assert len(info["damaged"]) == 3
+
+    again = tmp_path / "again.zarr"
+    resact(*prep_arguments(broken, again, "--workers", 0), **options)
+    assert tree_of(again) == tree_of(store)
+
+
+def test_retry_failed_does_a_mended_video_and_gives_the_undisturbed_bytes(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    root, store = tmp_path / "root", tmp_path / "ucf101.zarr"
+    shutil.copytree(ucf101, root)
+    video = root / "UCF-101" / "Carphone" / "v_Carphone_g02_c02.avi"
+    whole = video.read_bytes()
+    video.write_bytes(b"")
+    assert resact(*prep_arguments(root, store, "--workers", 0)).returncode == 3
+    video.write_bytes(whole)
+    skipped = resact(*prep_arguments(root, store, "--workers", 0))
+    assert skipped.returncode == 3
+    assert last_json(skipped)["written"] == 0
+    assert resact(*prep_arguments(root, store, "--workers", 0, "--retry-failed")).returncode == 0
+    assert tree_of(store) == undisturbed
+
+
+def test_a_video_that_takes_too_long_is_failed_and_ffmpeg_is_gone(ucf101: Path, tmp_path: Path) -> None:
+    before = {p.pid for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ffmpeg")}
+    run = resact(*prep_arguments(ucf101, tmp_path / "s.zarr", "--workers", 0, "--limit", 2, "--timeout", "0.001"))
+    assert run.returncode == 3
+    assert "not decoded within 0.001 s" in run.stderr
+    after = {p.pid for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ffmpeg")}
+    assert after <= before
