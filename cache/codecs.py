@@ -11,7 +11,8 @@ Speeds and sizes that led to these parameters: docs/performance.md.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
+from functools import lru_cache
+from importlib import metadata
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,6 +23,8 @@ from numcodecs import blosc
 from resact.errors import DamagedError, UsageError
 
 Frame = npt.NDArray[np.uint8]
+
+_version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
 
 
 class FrameCodec(Protocol):
@@ -60,7 +63,7 @@ class JpegFrames:
 
     def library(self) -> str:
         """simplejpeg brings its own libjpeg-turbo."""
-        return f"simplejpeg {version('simplejpeg')}"
+        return f"simplejpeg {_version('simplejpeg')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
         """Bytes of one RGB frame; prep itself hands over planes instead."""
@@ -101,7 +104,7 @@ class BloscFrames:
 
     def library(self) -> str:
         """numcodecs brings its own Blosc."""
-        return f"numcodecs {version('numcodecs')}"
+        return f"numcodecs {_version('numcodecs')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
         """Bytes of one RGB frame."""

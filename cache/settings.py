@@ -1,6 +1,7 @@
 """What decides a store's bytes, apart from the videos themselves: fixed when the store is made."""
 
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Self
 
@@ -67,6 +68,7 @@ class StoreSettings:
         """sha256 of the settings, in hex: equal fingerprints make equal bytes of equal videos."""
         return sha256(self.to_document()).hexdigest()
 
+    @lru_cache  # noqa: B019 - a handful of instances in a process, and every commit asks
     def to_document(self) -> bytes:
         """The root group's sealed document."""
         return seal(group_document({"format": FORMAT_VERSION, **asdict(self)}))

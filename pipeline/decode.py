@@ -33,6 +33,7 @@ _PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in th
 _MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock writes tens of megabytes
 
 _GRAPH_INPUT = re.compile(r"graph \S+ input from stream \S+ .*?w:(\d+) h:(\d+) .*?fr:(\d+)/(\d+)")
+_SCALED = re.compile(r"Parsed_scale_\d+ .*-> w:(\d+) h:(\d+)")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
 _COMPLAINT = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
@@ -172,49 +173,46 @@ class VideoDecoder:
         return self._planes() if self._pixels == "yuvj420p" else self._rgb()
 
     def _rgb(self) -> Iterator[npt.NDArray[np.uint8]]:
-        frame = np.empty((0, 0, 3), np.uint8)
-        while header := self._read_lines(3):
-            self._set_size(*(int(number) for number in header[1].split()))
-            if frame.shape[:2] != (self.height, self.width):
-                frame = np.empty((self.height, self.width, 3), np.uint8)
-            if not self._fill(memoryview(frame).cast("B")):
-                return
-            yield frame
+        """PPM images, one behind the other: three lines, then the pixels."""
+        header = self._read_lines(3)
+        if header:
+            self.width, self.height = (int(number) for number in header.split()[1:3])
+            shape = (self.height, self.width, 3)
+            yield from (frame.reshape(shape) for frame in self._frames(header, self.height * self.width * 3, read=True))
 
     def _planes(self) -> Iterator[npt.NDArray[np.uint8]]:
-        if not (header := self._read_lines(1)):
+        """YUV4MPEG2: a line for the stream, then for each frame a line and its planes."""
+        header = self._read_lines(1)
+        if header:
+            fields = {text[:1]: text[1:] for text in header.decode("ascii").split()[1:]}
+            self.width, self.height = int(fields["W"]), int(fields["H"])
+            yield from self._frames(b"FRAME\n", self.height * self.width * 3 // 2, read=False)
+
+    def _frames(self, header: bytes, size: int, *, read: bool) -> Iterator[npt.NDArray[np.uint8]]:
+        """Frames of `size` bytes, each behind the same header; `read` says that the first one's has been read."""
+        buffer = np.empty(len(header) + size, np.uint8)
+        frame = buffer[len(header) :]
+        if read and not self._fill(memoryview(frame)):
             return
-        fields = {text[:1]: text[1:] for text in header[0].decode("ascii").split()[1:]}
-        self._set_size(int(fields["W"]), int(fields["H"]))
-        planes = np.empty(self.height * self.width * 3 // 2, np.uint8)
-        while self._read_lines(1):
-            if not self._fill(memoryview(planes)):
-                return
-            yield planes
+        if read:
+            yield frame
+        while self._fill(memoryview(buffer)):
+            if buffer[: len(header)].tobytes() != header:
+                raise ToolError("this ffmpeg writes frames in a form unknown to resact: use ffmpeg 5.1 to 7")
+            yield frame
 
-    def _set_size(self, width: int, height: int) -> None:
-        if self.width and (width, height) != (self.width, self.height):
-            raise DecodeError(
-                f"its picture changes from {self.width}x{self.height} to {width}x{height} pixels midway; "
-                "cut it there, or re-encode it to one size"
-            )
-        self.width, self.height = width, height
-
-    def _read_lines(self, count: int) -> list[bytes]:
-        """The next header; empty at the end, which may come anywhere."""
-        lines: list[bytes] = []
-        line = bytearray()
-        while len(lines) < count:
+    def _read_lines(self, count: int) -> bytes:
+        """The stream's first lines; empty where it ends before."""
+        lines = bytearray()
+        while lines.count(b"\n") < count:
             byte = self._pipe.read(1)
             if not byte:
-                return []
-            line += byte
-            if byte == b"\n":
-                lines.append(bytes(line))
-                line.clear()
-        return lines
+                return b""
+            lines += byte
+        return bytes(lines)
 
     def _fill(self, buffer: memoryview) -> bool:
+        """Read as many bytes as fit; False where the stream ends before."""
         done = 0
         while done < len(buffer):
             count = self._pipe.readinto(buffer[done:])  # type: ignore[attr-defined]
@@ -230,22 +228,24 @@ class VideoDecoder:
             None where ffmpeg found no video, and complaints, sorted because ffmpeg's threads log in any order.
 
         Raises:
-            DecodeError: out of time.
+            DecodeError: out of time, or frames of more than one size.
+            FfmpegKilledError: a signal ended ffmpeg.
             ToolError: a log that says nothing of the source, of an ffmpeg too unlike those we know.
         """
         code = self._process.wait()
         if self._timed_out:
             raise DecodeError(f"not decoded within {self._timeout_seconds:g} s (--timeout)")
-        if code < 0:
-            raise FfmpegKilledError(signal.Signals(-code).name)
         self._log.seek(0)
         log = self._log.read(_MAX_LOG_BYTES).decode("utf-8", "replace")
+        sizes = list(dict.fromkeys(f"{width}x{height}" for width, height in _SCALED.findall(log)))
+        if len(sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
+            raise DecodeError(f"its frames change from {sizes[0]} to {sizes[1]} midway: cut it there, or re-encode it to one size")
+        if code < 0:
+            raise FfmpegKilledError(signal.Signals(-code).name)
         complaints = {self._anonymous(match[0]) for match in map(_COMPLAINT.search, log.splitlines()) if match}
         inputs = _GRAPH_INPUT.findall(log)
         if not inputs and self.width:
             raise ToolError("this ffmpeg does not log what it decodes in a form known to resact: use ffmpeg 5.1 to 7")
-        if len({tuple(entry[:2]) for entry in inputs}) > 1:
-            complaints.add("the picture changes its size midway")
         if code > 0:
             complaints.add(f"ffmpeg ended with exit code {code}")
         if not inputs:

@@ -80,16 +80,18 @@ class DaskExecutor:
                 running[future.key] = item
                 yield future
 
-        finished = as_completed(list(submit(self._room())), loop=self._client.loop)
-        for future in finished:
+        # Results come along with the news that they are there: asking for each one costs a round trip.
+        finished = as_completed(
+            list(submit(self._room())), loop=self._client.loop, with_results=True, raise_errors=False
+        )
+        for future, result in finished:
             item = running.pop(future.key)
-            error = future.exception()
-            if error is None:
-                yield item, future.result()
-            elif isinstance(error, KilledWorker):
+            if future.status != "error":
+                yield item, result
+            elif isinstance(result[1], KilledWorker):
                 yield item, WorkerLostError(f"{_ALLOWED_WORKER_DEATHS} workers died while they had it")
             else:
-                raise error
+                raise result[1]
             future.release()
             finished.update(list(submit(max(1, self._room() - len(running)))))
 

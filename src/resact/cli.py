@@ -5,6 +5,7 @@ Heavy packages are imported inside commands, so that `--help` stays quick.
 
 import json
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -190,6 +191,67 @@ def verify(
         _print_json({"videos": videos, "bad": [asdict(problem) for problem in problems]})
     if problems:
         raise typer.Exit(1)
+
+
+bench = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
+app.add_typer(bench, name="bench")
+
+OutputOption = Annotated[Path | None, typer.Option(help="Write the result here too, such as benchmarks/results/NAME.json.")]
+
+
+@bench.command("prep")
+def bench_prep(
+    dataset: DatasetArgument = "sample",
+    root: RootOption = None,
+    classes: ClassesOption = None,
+    allow_partial: AllowPartialOption = False,
+    limit: LimitOption = None,
+    fps: FpsOption = "15",
+    short_side: ShortSideOption = 256,
+    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")] = "jpeg,zstd,lz4",
+    rounds: Annotated[int, typer.Option(min=1, help="Parts that the videos are dealt into.")] = 3,
+    workers: WorkersOption = None,
+    ffmpeg: FfmpegOption = None,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Prep beside bare ffmpeg: videos a second and memory."""
+    from functools import partial
+    from tempfile import TemporaryDirectory
+
+    from rich.table import Table
+
+    from resact.pipeline.bench import bench_prep as run_bench
+    from resact.pipeline.executor import open_executor
+
+    console = _console(json_output)
+    executor = partial(open_executor, workers=_workers(workers))
+    videos = _load(dataset, root, classes, allow_partial, limit, console, executor)
+    with TemporaryDirectory(prefix="resact-bench-") as folder, executor() as running:
+        job = _job(
+            videos, Path(folder) / "store", "jpeg", fps=fps, short_side=short_side, max_seconds=None, ffmpeg=ffmpeg,
+            timeout=600.0,
+        )  # fmt: skip
+        result = run_bench(
+            videos, job, running, codecs=codecs.split(","), workers=max(1, _workers(workers)), rounds=rounds, console=console
+        )
+    for pixels, command in result["commands"].items():
+        console.print(f"ffmpeg {pixels}: {shlex.join(command)}", highlight=False, markup=False, emoji=False, soft_wrap=True)
+    table = Table("", "videos/s", "to ffmpeg (RGB frames)", "to ffmpeg (same graph)", "peak worker memory")
+    for row in result["rows"]:
+        spreads = [f"{row[r]:.2f} ({row[r + '_min']:.2f} to {row[r + '_max']:.2f})" for r in ("ratio_to_ffmpeg", "ratio_to_same_graph")]
+        memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
+        table.add_row(row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory)
+    console.print(table)
+    _finish_bench(result, output, json_output)
+
+
+def _finish_bench(result: dict[str, Any], output: Path | None, json_output: bool) -> None:
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    if json_output:
+        _print_json(result)
 
 
 def _workers(asked: int | None) -> int:
