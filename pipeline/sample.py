@@ -142,8 +142,8 @@ def _encode(frames: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
             words.seek(0)
             reason = words.read().decode(errors="replace").strip()[-2000:] or "it gave no reason"
             raise SourceError(
-                f"could not write a sample video in {path.parent}: got exit code {code} from ffmpeg ({reason}), "
-                "expected 0. Mend that (is the disk full?) and run the same command again."
+                f"could not write a sample video in {path.parent}: got exit code {code} from ffmpeg "
+                f"({reason}), expected 0. Mend that (is the disk full?) and run the same command again."
             )
 
 

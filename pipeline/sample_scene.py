@@ -19,7 +19,7 @@ Appearance depends on the group alone; length, speed and shake are drawn alike f
 the same distribution in all classes, and so has any function of it, such as a frame encoded on its own.
 
 Frames are equal on all machines: of PCG64 only `integers` and `random` are used; sines and powers are Python
-scalars, rounded to fixed point; arrays meet only exactly rounded operations (+ - * / sqrt floor) and integers.
+scalars, rounded to fixed point; arrays meet only integers and exactly rounded operations (+ - * / sqrt).
 
 Shapes: `T` frames, `H` 240, `W` 320, `C` channels (RGB), `N` side of a texture tile in texels.
 """
