@@ -183,8 +183,8 @@ def test_ffmpegs_failure_is_told_in_its_own_words(tmp_path, monkeypatch):
 
 
 def affine_flow(first_HWC, second_HWC, centre):
-    """Least squares of the optical flow equation inside the window: (right, down, turn, growth) from one frame
-    to the other, in pixels, pixels, radians clockwise, and natural log of the scale."""
+    """Least squares of the optical flow equation inside the window: (right, down, turn, growth) from one
+    frame to the other, in pixels, pixels, radians clockwise, and natural log of the scale."""
 
     def blurred(frame_HWC):
         gray = frame_HWC.mean(2, dtype=np.float64)
