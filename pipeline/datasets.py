@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from resact.cache.places import data_folder
 from resact.cache.settings import DatasetSettings
 from resact.errors import UsageError
 
@@ -60,8 +61,13 @@ def load_dataset(
     if name == "sample":
         from resact.pipeline.sample import load_sample
 
-        return load_sample(root, classes=classes)
+        return load_sample(root or sample_folder(), classes=classes)
     raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASET_NAMES)}")
+
+
+def sample_folder() -> Path:
+    """Where the sample is made, unless said otherwise."""
+    return data_folder() / "sample"
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:

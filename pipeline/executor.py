@@ -122,6 +122,10 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
     from distributed import Client, LocalCluster
 
     settings = {
+        # Dask asks malloc to give memory back at once; a frame's worth of it, taken and given back for each frame,
+        # then costs more time in the kernel than encoding the frame.
+        "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 << 20,
+        "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,
         "distributed.scheduler.allowed-failures": _ALLOWED_WORKER_DEATHS,
         "distributed.worker.daemon": True,  # local workers end with the driver
         "distributed.admin.large-graph-warning-threshold": "1GB",

@@ -265,10 +265,15 @@ def _workers(asked: int | None) -> int:
 def _load(
     name: str, root: Path | None, classes: str | None, allow_partial: bool, limit: int | None, console: "Console", executor: Any
 ) -> "Dataset":
-    from resact.pipeline.datasets import limited, load_dataset
+    from resact.pipeline.datasets import limited, load_dataset, sample_folder
 
+    root = root and root.absolute()
+    if name == "sample":
+        from resact.pipeline.sample import make_sample
+
+        make_sample(root or sample_folder(), open_executor=executor, console=console)
     chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
-    dataset = limited(load_dataset(name, root=root and root.absolute(), classes=chosen, allow_partial=allow_partial), limit)
+    dataset = limited(load_dataset(name, root=root, classes=chosen, allow_partial=allow_partial), limit)
     for note in dataset.notes:
         console.print(f"note: {note}", highlight=False, soft_wrap=True)
     if dataset.missing:
