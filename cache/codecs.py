@@ -2,7 +2,7 @@
 
 | codec | pixels | what it is |
 |---|---|---|
-| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with the accurate DCT and smooth chroma upsampling |
+| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and smooth chroma upsampling |
 | zstd | exact | Blosc, Zstandard level 1, no shuffle (interleaved RGB packs worse with one) |
 | lz4 | exact | Blosc, LZ4 level 5, no shuffle |
 
@@ -27,7 +27,9 @@ Frame = npt.NDArray[np.uint8]
 class FrameCodec(Protocol):
     """One frame to bytes and back; threads may share an instance."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As in `CODEC_NAMES`."""
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """The codec as Zarr v3 metadata, array-to-bytes codec first."""
@@ -59,7 +61,7 @@ class JpegFrames:
         return [{"name": "resact.jpeg", "configuration": configuration}]
 
     def library(self) -> str:
-        """simplejpeg brings its own libjpeg-turbo."""
+        """Simplejpeg brings its own libjpeg-turbo."""
         return f"simplejpeg {version('simplejpeg')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
@@ -75,7 +77,9 @@ class JpegFrames:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             if (height, width, 3) != out_HWC.shape:
-                raise DamagedError(f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored")
+                raise DamagedError(
+                    f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored"
+                )
             simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
@@ -100,7 +104,7 @@ class BloscFrames:
         return [{"name": "bytes"}, {"name": "blosc", "configuration": blosc_configuration}]
 
     def library(self) -> str:
-        """numcodecs brings its own Blosc."""
+        """Numcodecs brings its own Blosc."""
         return f"numcodecs {version('numcodecs')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:

@@ -10,8 +10,8 @@
       index/journal.jsonl          while a prep is under way: what was committed since that generation
       index/partial/               while a prep is under way: files not yet committed
 
-A chunk is one frame: the codec's bytes, then their crc32c. Every `zarr.json` is canonical JSON which carries a crc32c
-of itself, so that a flip of any of its bits shows. All numbers are little-endian.
+A chunk is one frame: the codec's bytes, then their crc32c. Each `zarr.json` is canonical JSON that carries a
+crc32c of itself, so that a flip of any of its bits shows. All numbers are little-endian.
 """
 
 import json
@@ -119,7 +119,7 @@ def video_id_of(name: str) -> str:
     return unquote(name, encoding="utf-8", errors="surrogateescape")
 
 
-# Documents ----------------------------------------------------------------------------------------------------------
+# Documents --------------------------------------------------------------------------------------------------
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
@@ -216,7 +216,7 @@ def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:
     }
 
 
-# Shards -------------------------------------------------------------------------------------------------------------
+# Shards -----------------------------------------------------------------------------------------------------
 
 
 def shard_index(frame_bytes: npt.NDArray[np.uint32]) -> bytes:

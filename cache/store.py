@@ -71,14 +71,21 @@ class ClipStore:
         ends = np.cumsum(self.index.frame_bytes_of(row), dtype=np.int64)
         begin = int(ends[start - 1]) if start else 0
         try:
-            data = memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", begin, int(ends[stop - 1])))
+            data = memoryview(
+                self.files.read_range(f"{array_name(video_id)}/{SHARD}", begin, int(ends[stop - 1]))
+            )
         except FileNotFoundError:
-            raise DamagedError(f"{video_id}: its shard is missing: run `resact verify {self.files}`") from None
+            raise DamagedError(
+                f"{video_id}: its shard is missing: run `resact verify {self.files}`"
+            ) from None
         for i in range(stop - start):
-            frame = data[(int(ends[start + i - 1]) if start + i else 0) - begin : int(ends[start + i]) - begin]
+            frame = data[
+                (int(ends[start + i - 1]) if start + i else 0) - begin : int(ends[start + i]) - begin
+            ]
             if crc32c(frame[:-CRC_BYTES]) != int.from_bytes(frame[-CRC_BYTES:], "little"):
                 raise DamagedError(
-                    f"{video_id}: frame {start + i} does not match its checksum: run `resact verify {self.files}`"
+                    f"{video_id}: frame {start + i} does not match its checksum: "
+                    f"run `resact verify {self.files}`"
                 )
             self._codec.decode_into(frame[:-CRC_BYTES], out[i])
         return out
@@ -121,5 +128,7 @@ def read_settings(files: Files) -> StoreSettings:
     try:
         data = files.read(DOCUMENT)
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreNotFoundError(f"no clip store at {files}: make one with `resact prep DATASET --store {files}`") from None
+        raise StoreNotFoundError(
+            f"no clip store at {files}: make one with `resact prep DATASET --store {files}`"
+        ) from None
     return StoreSettings.from_document(unseal(data, f"{files}/{DOCUMENT}"), str(files))
