@@ -37,7 +37,7 @@ PARTIAL = f"{INDEX}/partial"
 
 CRC_BYTES = 4
 _SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
-_RESERVED = {INDEX, FAILED}
+_RESERVED = {INDEX, FAILED, DOCUMENT}
 _MAX_NAME_BYTES = 240  # under the 255 that file systems allow, with room for a partial file's suffix
 
 Status = Literal["ok", "damaged", "failed"]
@@ -248,7 +248,7 @@ def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[
     return frame_bytes
 
 
-_FRACTION = re.compile(r"(\d+)(?:/(\d+))?")
+_FRACTION = re.compile(r"(\d+)(?:/(\d*[1-9]\d*))?")
 
 
 def fps_value(fps: str) -> float:
