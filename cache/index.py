@@ -309,8 +309,8 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
     """
     where = f"{files}/{INDEX}"
     journal = read_journal(files)
+    head = _read_pointer(files)
     try:
-        head = unseal(files.read(f"{INDEX}/{DOCUMENT}"), f"{where}/{DOCUMENT}")["attributes"]
         if "generation" not in head:  # a prep that has not got that far yet
             return Index.of(journal, classes, splits)
         base = f"{INDEX}/{head['generation']}"
@@ -343,12 +343,21 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         )
     except FileNotFoundError as error:
         # Unless a prep has just replaced the generation.
-        if unseal(files.read(f"{INDEX}/{DOCUMENT}"), where)["attributes"] != head:
+        if _read_pointer(files) != head:
             return read_index(files, classes, splits)
         raise DamagedError(f"{where}: {error.filename} is missing: {_REBUILD}") from None
     except KeyError as error:
         raise DamagedError(f"{where}: {error} is missing: {_REBUILD}") from None
     return index.merged(Index.of(journal, classes, splits))
+
+
+def _read_pointer(files: Files) -> dict[str, Any]:
+    name = f"{INDEX}/{DOCUMENT}"
+    try:
+        attributes: dict[str, Any] = unseal(files.read(name), f"{files}/{name}")["attributes"]
+    except FileNotFoundError:
+        raise DamagedError(f"{files}/{name} is missing: {_REBUILD}") from None
+    return attributes
 
 
 # Journal ----------------------------------------------------------------------------------------------------
@@ -402,10 +411,11 @@ def read_journal(files: Files) -> Iterator[VideoRecord]:
     Raises:
         DamagedError: a line does not match its checksum.
     """
-    if not files.exists(JOURNAL):
+    try:
+        lines = files.read(JOURNAL).split(b"\n")
+    except FileNotFoundError:  # no prep is under way, or it has this moment put the rows into the index
         return iter(())
     records = {}
-    lines = files.read(JOURNAL).split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         checksum, _, text = line.partition(b" ")
         if checksum != f"{crc32c(text):08x}".encode():
