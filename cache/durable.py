@@ -6,6 +6,7 @@ then the folder above is synced, so that the new name is on the disk before what
 
 import errno
 import fcntl
+import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -170,10 +171,16 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
             raise
         # Committed before, by a prep that was killed before it wrote the journal, or by a worker left behind:
         # the same source gives the same bytes, and only another source's are replaced.
-        if (node / DOCUMENT).read_bytes() != (attempt / DOCUMENT).read_bytes():
+        # A shard whose bytes have changed on the disk is replaced as well.
+        if not _same_files(node, attempt):
             _discard(store, node)
             attempt.rename(node)
     sync_folder(node.parent)
+
+
+def _same_files(node: Path, attempt: Path) -> bool:
+    names = [path.name for path in attempt.iterdir()]
+    return not any(filecmp.cmpfiles(node, attempt, names, shallow=False)[1:])
 
 
 def forget_failure(store: Path, video_id: str) -> None:
