@@ -191,8 +191,9 @@ def forget_failure(store: Path, video_id: str) -> None:
 
 
 def create_store(store: Path, settings: StoreSettings) -> None:
-    """Make an empty store, unless there is one. The root's document is linked into place last, so that of two
-    processes that create at once one wins, whole.
+    """Make an empty store, unless there is one.
+
+    The root's document is linked into place last, so that of two processes that create at once one wins, whole.
 
     Raises:
         UsageError: the path holds something else.
@@ -211,12 +212,16 @@ def create_store(store: Path, settings: StoreSettings) -> None:
             )
     for folder in (store / FAILED, store / PARTIAL):
         folder.mkdir(parents=True, exist_ok=True)
-    for name in (FAILED, INDEX):
-        write_file(store, f"{name}/{DOCUMENT}", seal(group_document({})))
-    with suppress(
-        FileExistsError, FileNotFoundError
-    ):  # another process was first, and may have cleaned up since
-        write_file(store, DOCUMENT, settings.to_document(), publish=os.link)
+    empty = seal(group_document({}))
+    documents = {
+        f"{FAILED}/{DOCUMENT}": empty,
+        f"{INDEX}/{DOCUMENT}": empty,
+        DOCUMENT: settings.to_document(),
+    }
+    for name, data in documents.items():
+        # Another process was first, and may have written its index or cleaned up since: replace nothing of it.
+        with suppress(FileExistsError, FileNotFoundError):
+            write_file(store, str(Path(folder_name) / DOCUMENT), data, publish=os.link)
     if not (store / DOCUMENT).exists():
         raise StoreError(f"{store} disappeared while it was being made")
     sync_folder(store.parent)
