@@ -114,10 +114,18 @@ class BloscFrames:
 
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
         """Decompress in place."""
+        # Blosc trusts its header: it would read past the end of cut data, and leave the rest of a larger `out` be.
+        if len(data) < 16 or _blosc_sizes(data) != (out_HWC.nbytes, len(data)):
+            raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: its header gives other sizes")
         try:
             blosc.decompress(data, out_HWC)
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
+
+
+def _blosc_sizes(data: bytes | memoryview) -> tuple[int, int]:
+    """Bytes raw and compressed, from the 16-byte header that Blosc 1 documents."""
+    return int.from_bytes(data[4:8], "little"), int.from_bytes(data[12:16], "little")
 
 
 _CODECS: dict[str, Callable[[], FrameCodec]] = {

@@ -142,7 +142,7 @@ def unseal(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
         intact = isinstance(document, dict) and seal(document) == data
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:
         raise DamagedError(f"{where}: its bytes are not those that were written (checksum of the document)")
