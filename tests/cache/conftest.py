@@ -18,7 +18,7 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 
 Frames = npt.NDArray[np.uint8]
 
-# (video id, status, frames, height, width): names that need escaping, one frame, odd sizes, a failure named `index`
+# (video id, status, frames, height, width): names to escape, one frame, odd sizes, a failure named `index`
 VIDEOS = (
     ("Jump/v_Jump_g01_c01", "ok", 12, 24, 32),
     ("one frame", "ok", 1, 24, 32),

@@ -76,8 +76,8 @@ def draw(all_places: list[Place], flips: int, seed: int) -> Iterator[tuple[Place
         yield place, int(random.integers(place.start, place.stop)), int(random.integers(8))
 
 
-# zarr-python 3.1.6 takes an array whose chunk key encoding has lost its configuration, or whose separator became a
-# slash: it then looks for the shard elsewhere and gives fill values. Plain zarr alone cannot see that; `verify` does.
+# zarr-python 3.1.6 takes an array whose chunk key encoding has lost its configuration, or has a slash for a
+# separator: it looks for the shard elsewhere and gives fill values. Plain zarr cannot see that; `verify` does.
 def blinds_plain_zarr(place: Place, offset: int) -> bool:
     data = place.path.read_bytes()
     key = data.index(b'"chunk_key_encoding"')
