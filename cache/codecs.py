@@ -114,7 +114,7 @@ class BloscFrames:
 
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
         """Decompress in place."""
-        # Blosc trusts its header: it would read past the end of cut data, and leave the rest of a larger `out` be.
+        # Blosc trusts its header: it would read past the end of cut data, and fill only a part of `out`.
         if len(data) < 16 or _blosc_sizes(data) != (out_HWC.nbytes, len(data)):
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: its header gives other sizes")
         try:

@@ -193,7 +193,7 @@ def forget_failure(store: Path, video_id: str) -> None:
 def create_store(store: Path, settings: StoreSettings) -> None:
     """Make an empty store, unless there is one.
 
-    The root's document is linked into place last, so that of two processes that create at once one wins, whole.
+    The root's document is linked into place last: of two processes that create at once, one wins, whole.
 
     Raises:
         UsageError: the path holds something else.
@@ -219,9 +219,9 @@ def create_store(store: Path, settings: StoreSettings) -> None:
         DOCUMENT: settings.to_document(),
     }
     for name, data in documents.items():
-        # Another process was first, and may have written its index or cleaned up since: replace nothing of it.
+        # Another process was first, and may have written its index or cleaned up since: keep its files.
         with suppress(FileExistsError, FileNotFoundError):
-            write_file(store, str(Path(folder_name) / DOCUMENT), data, publish=os.link)
+            write_file(store, name, data, publish=os.link)
     if not (store / DOCUMENT).exists():
         raise StoreError(f"{store} disappeared while it was being made")
     sync_folder(store.parent)

@@ -77,7 +77,7 @@ def draw(all_places: list[Place], flips: int, seed: int) -> Iterator[tuple[Place
 
 
 # zarr-python 3.1.6 takes an array whose chunk key encoding has lost its configuration, or has a slash for a
-# separator: it looks for the shard elsewhere and gives fill values. Plain zarr cannot see that; `verify` does.
+# separator: it looks for the shard elsewhere and gives fill values. Only `verify` sees that.
 def blinds_plain_zarr(place: Place, offset: int) -> bool:
     data = place.path.read_bytes()
     key = data.index(b'"chunk_key_encoding"')
