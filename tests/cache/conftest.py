@@ -1,7 +1,7 @@
 """Small stores made with the store's own primitives, and ways to damage them."""
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,11 @@ def scratch(stores: dict[str, Built], tmp_path: Path) -> Built:
 
 
 @pytest.fixture(scope="session")
+def build_store() -> Callable[[Path, str], Built]:
+    return _build
+
+
+@pytest.fixture(scope="session")
 def make_settings() -> Callable[..., StoreSettings]:
     return _settings
 
@@ -182,20 +187,3 @@ def snapshot() -> Callable[[Path], dict[str, bytes]]:
         return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
     return take
-
-
-@pytest.fixture
-def flipped() -> Iterator[Callable[[Path, int, int], None]]:
-    """Flip one bit of one byte of a file; undone when the test ends."""
-    changed: list[tuple[Path, bytes]] = []
-
-    def flip(path: Path, offset: int, bit: int) -> None:
-        data = path.read_bytes()
-        changed.append((path, data))
-        mutable = bytearray(data)
-        mutable[offset] ^= 1 << bit
-        path.write_bytes(mutable)
-
-    yield flip
-    for path, data in reversed(changed):
-        path.write_bytes(data)
