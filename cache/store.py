@@ -109,7 +109,7 @@ class ClipStore:
         try:
             unseal(self.files.read(f"{array_name(video_id)}/{DOCUMENT}"), f"{node}/{DOCUMENT}")
             self.files.size(f"{array_name(video_id)}/{SHARD}")
-            frames = zarr.open_array(node, mode="r")[start:stop]
+            frames = np.asarray(zarr.open_array(node, mode="r")[start:stop])
         except FileNotFoundError as error:
             raise DamagedError(
                 f"{video_id}: its array is incomplete ({error}): run `resact verify {self.files}`"
