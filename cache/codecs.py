@@ -2,7 +2,7 @@
 
 | codec | pixels | what it is |
 |---|---|---|
-| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with the accurate DCT and smooth chroma upsampling |
+| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and smooth chroma upsampling |
 | zstd | exact | Blosc, Zstandard level 1, no shuffle (interleaved RGB packs worse with one) |
 | lz4 | exact | Blosc, LZ4 level 5, no shuffle |
 
@@ -30,7 +30,9 @@ _version = lru_cache(metadata.version)  # parsing a package's metadata takes mil
 class FrameCodec(Protocol):
     """One frame to bytes and back; threads may share an instance."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As in `CODEC_NAMES`."""
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """The codec as Zarr v3 metadata, array-to-bytes codec first."""
@@ -62,7 +64,7 @@ class JpegFrames:
         return [{"name": "resact.jpeg", "configuration": configuration}]
 
     def library(self) -> str:
-        """simplejpeg brings its own libjpeg-turbo."""
+        """The wheel brings its own libjpeg-turbo."""
         return f"simplejpeg {_version('simplejpeg')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
@@ -78,7 +80,9 @@ class JpegFrames:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             if (height, width, 3) != out_HWC.shape:
-                raise DamagedError(f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored")
+                raise DamagedError(
+                    f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored"
+                )
             simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
@@ -103,7 +107,7 @@ class BloscFrames:
         return [{"name": "bytes"}, {"name": "blosc", "configuration": blosc_configuration}]
 
     def library(self) -> str:
-        """numcodecs brings its own Blosc."""
+        """The wheel brings its own Blosc."""
         return f"numcodecs {_version('numcodecs')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
@@ -113,10 +117,18 @@ class BloscFrames:
 
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
         """Decompress in place."""
+        # Blosc trusts its header: it would read past the end of cut data, and fill only a part of `out`.
+        if len(data) < 16 or _blosc_sizes(data) != (out_HWC.nbytes, len(data)):
+            raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: its header gives other sizes")
         try:
             blosc.decompress(data, out_HWC)
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
+
+
+def _blosc_sizes(data: bytes | memoryview) -> tuple[int, int]:
+    """Bytes raw and compressed, from the 16-byte header that Blosc 1 documents."""
+    return int.from_bytes(data[4:8], "little"), int.from_bytes(data[12:16], "little")
 
 
 _CODECS: dict[str, Callable[[], FrameCodec]] = {

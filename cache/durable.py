@@ -1,11 +1,12 @@
 """Writing that survives a kill or a power cut at any moment.
 
-A file, or a video's folder, is written under a name unique to the attempt, synced, and renamed into place; then the
-folder above is synced, so that the new name is on the disk before anything that relies on it is written.
+A file, or a video's folder, is written under a name unique to the attempt, synced, and renamed into place;
+then the folder above is synced, so that the new name is on the disk before what relies on it is written.
 """
 
 import errno
 import fcntl
+import filecmp
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -75,8 +76,10 @@ def _write_synced(path: Path, data: bytes) -> None:
         raise
 
 
-def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write a whole file of the store or nothing; an existing one is replaced unless `publish` is `os.link`."""
+def write_file(
+    store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace
+) -> None:
+    """Write a whole file or nothing; an existing one is replaced, unless `publish` is `os.link`."""
     attempt = _attempt(store, Path(name).name)
     _write_synced(attempt, data)
     path = store / name
@@ -93,7 +96,7 @@ def _attempt(store: Path, name: str) -> Path:
 
 
 def _discard(store: Path, folder: Path) -> None:
-    """Remove a folder in one step as others see it: killed half-way, or with a process still writing there."""
+    """Remove a folder in one step as others see it: killed half-way, or with others still writing there."""
     doomed = store / INDEX / f"discarded.{uuid4().hex}"
     folder.rename(doomed)
     sync_folder(folder.parent)
@@ -141,7 +144,7 @@ class ShardWriter:
 
 
 def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, shard: Path | None) -> None:
-    """Put a finished video in its place: one rename of a folder that holds its shard and its metadata, both synced.
+    """Put a finished video in its place: one rename of a folder with its shard and metadata, both synced.
 
     Args:
         store: local path of the store.
@@ -166,12 +169,18 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
-        # Committed before, by a prep that was killed before it wrote the journal, or by a worker left behind: the
-        # same source gives the same bytes, and only another source's are replaced.
-        if (node / DOCUMENT).read_bytes() != (attempt / DOCUMENT).read_bytes():
+        # Committed before, by a prep that was killed before it wrote the journal, or by a worker left behind:
+        # the same source gives the same bytes, and only another source's are replaced.
+        # A shard whose bytes have changed on the disk is replaced as well.
+        if not _same_files(node, attempt):
             _discard(store, node)
             attempt.rename(node)
     sync_folder(node.parent)
+
+
+def _same_files(node: Path, attempt: Path) -> bool:
+    names = [path.name for path in attempt.iterdir()]
+    return not any(filecmp.cmpfiles(node, attempt, names, shallow=False)[1:])
 
 
 def forget_failure(store: Path, video_id: str) -> None:
@@ -182,8 +191,9 @@ def forget_failure(store: Path, video_id: str) -> None:
 
 
 def create_store(store: Path, settings: StoreSettings) -> None:
-    """Make an empty store, unless there is one. The root's document is linked into place last, so that of two
-    processes that create at once one wins, whole.
+    """Make an empty store, unless there is one.
+
+    The root's document is linked into place last: of two processes that create at once, one wins, whole.
 
     Raises:
         UsageError: the path holds something else.
@@ -191,15 +201,23 @@ def create_store(store: Path, settings: StoreSettings) -> None:
     if (store / DOCUMENT).exists():
         return
     if store.exists():
-        foreign = sorted({entry.name for entry in store.iterdir()} - {INDEX, FAILED}) if store.is_dir() else ["a file"]
-        if foreign:
-            raise UsageError(f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store")
+        names = {entry.name for entry in store.iterdir()} if store.is_dir() else {"a file"}
+        if foreign := sorted(names - {INDEX, FAILED}):
+            raise UsageError(
+                f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store"
+            )
     for folder in (store / FAILED, store / PARTIAL):
         folder.mkdir(parents=True, exist_ok=True)
-    for name in (FAILED, INDEX):
-        write_file(store, f"{name}/{DOCUMENT}", seal(group_document({})))
-    with suppress(FileExistsError, FileNotFoundError):  # another process was first, and may have cleaned up since
-        write_file(store, DOCUMENT, settings.to_document(), publish=os.link)
+    empty = seal(group_document({}))
+    documents = {
+        f"{FAILED}/{DOCUMENT}": empty,
+        f"{INDEX}/{DOCUMENT}": empty,
+        DOCUMENT: settings.to_document(),
+    }
+    for name, data in documents.items():
+        # Another process was first, and may have written its index or cleaned up since: keep its files.
+        with suppress(FileExistsError, FileNotFoundError):
+            write_file(store, name, data, publish=os.link)
     if not (store / DOCUMENT).exists():
         raise StoreError(f"{store} disappeared while it was being made")
     sync_folder(store.parent)
@@ -214,7 +232,8 @@ def store_lock(store: Path) -> Iterator[None]:
     Raises:
         StoreLockedError: another process holds it.
     """
-    with (store / DOCUMENT).open("r+b") as file:  # opened for writing, because NFS grants exclusive locks only then
+    # Opened for writing, because NFS grants exclusive locks only then.
+    with (store / DOCUMENT).open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -44,7 +44,9 @@ class Files(Protocol):
 
 def _require_size(name: str, got: int, expected: int) -> None:
     if got != expected:
-        raise DamagedError(f"{name}: {got} bytes, expected {expected}: run `resact verify STORE --rebuild-index`")
+        raise DamagedError(
+            f"{name}: {got} bytes, expected {expected}: run `resact verify STORE --rebuild-index`"
+        )
 
 
 class LocalFiles:
@@ -78,7 +80,7 @@ class LocalFiles:
 
     def list(self, name: str) -> "list[str]":
         """Names in a folder."""
-        return sorted(os.listdir(self.root / name))
+        return sorted(path.name for path in (self.root / name).iterdir())
 
     def map(
         self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int

@@ -1,8 +1,8 @@
 """The index: one row a video, as columns that are memory-mapped, and the journal of what came since.
 
-All of it is derived from the arrays (`verify --rebuild-index`). A generation of columns is written whole beside the
-current one; replacing `index/zarr.json`, which names it, is the moment of change. Until then the journal holds the
-same rows, so that a kill at any point loses nothing.
+All of it is derived from the arrays (`verify --rebuild-index`). A generation of columns is written whole
+beside the current one; replacing `index/zarr.json`, which names it, is the moment of change. Until then the
+journal holds the same rows, so that a kill at any point loses nothing.
 """
 
 import json
@@ -117,7 +117,9 @@ class Index:
         """(N,) size of each video's shard file; 0 where failed."""
         ends = np.concatenate(([0], np.cumsum(self.frame_bytes, dtype=np.uint64)))
         frames = ends[self.first_frame + self.num_frames] - ends[self.first_frame]
-        tails = np.where(self.num_frames > 0, shard_index_bytes(0) + 16 * self.num_frames.astype(np.uint64), 0)
+        tails = np.where(
+            self.num_frames > 0, shard_index_bytes(0) + 16 * self.num_frames.astype(np.uint64), 0
+        )
         return np.asarray(frames + tails, np.uint64)
 
     def rows(self, split: str, membership: str) -> npt.NDArray[np.intp]:
@@ -128,7 +130,8 @@ class Index:
         """
         if split not in self.splits or membership not in MEMBERSHIPS:
             raise UsageError(
-                f"got split {split!r} and {membership!r}, expected one of {', '.join(self.splits)} and train or test"
+                f"got split {split!r} and {membership!r}, "
+                f"expected one of {', '.join(self.splits)} and train or test"
             )
         member = self.splits[split] == MEMBERSHIPS.index(membership)
         return np.flatnonzero(member & (self.num_frames > 0))
@@ -148,7 +151,9 @@ class Index:
             else:
                 high = middle
         if low == len(self) or self.video_id.encoded(low) != wanted:
-            raise UsageError(f"no video {video_id!r} in the store: `store.index.video_id` lists what it holds")
+            raise UsageError(
+                f"no video {video_id!r} in the store: `store.index.video_id` lists what it holds"
+            )
         return low
 
     def frame_bytes_of(self, row: int) -> npt.NDArray[np.uint32]:
@@ -177,12 +182,17 @@ class Index:
             num_frames=num_frames,
             height=np.array([r.height for r in rows], np.uint32),
             width=np.array([r.width for r in rows], np.uint32),
-            source_fps=np.array([fps_value(r.source.fps) if r.source.fps else np.nan for r in rows], np.float64),
+            source_fps=np.array(
+                [fps_value(r.source.fps) if r.source.fps else np.nan for r in rows], np.float64
+            ),
             source_bytes=np.array([r.source.bytes for r in rows], np.uint64),
             first_frame=np.cumsum(num_frames, dtype=np.uint64) - num_frames,
             frames_crc32c=np.array([crc32c(r.frame_bytes.tobytes()) for r in rows], np.uint32),
             frame_bytes=np.concatenate([np.empty(0, np.uint32), *(r.frame_bytes for r in rows)]),
-            splits={s: np.array([MEMBERSHIPS.index(r.splits.get(s, "none")) for r in rows], np.uint8) for s in splits},
+            splits={
+                s: np.array([MEMBERSHIPS.index(r.splits.get(s, "none")) for r in rows], np.uint8)
+                for s in splits
+            },
             classes=classes,
         )
 
@@ -191,8 +201,12 @@ class Index:
         if not len(newer):
             return self
         replaced = {newer.video_id.encoded(row) for row in range(len(newer))}
-        kept = np.array([row for row in range(len(self)) if self.video_id.encoded(row) not in replaced], np.intp)
-        ids = [self.video_id.encoded(r) for r in kept] + [newer.video_id.encoded(r) for r in range(len(newer))]
+        kept = np.array(
+            [row for row in range(len(self)) if self.video_id.encoded(row) not in replaced], np.intp
+        )
+        ids = [self.video_id.encoded(r) for r in kept] + [
+            newer.video_id.encoded(r) for r in range(len(newer))
+        ]
         order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.intp)
 
         def join(name: str) -> Any:
@@ -202,7 +216,9 @@ class Index:
                 return TextColumn.of(texts[i] for i in order)
             return np.concatenate([old[kept], new])[order]
 
-        columns = {f.name: join(f.name) for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")}
+        columns = {
+            f.name: join(f.name) for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")
+        }
         parts = [self._part(r) for r in kept] + [newer._part(r) for r in range(len(newer))]
         columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
         return Index(
@@ -221,7 +237,11 @@ class Index:
         flat: dict[str, npt.NDArray[Any]] = {}
         for name in (f.name for f in fields(self) if f.name not in ("splits", "classes")):
             value = getattr(self, name)
-            flat |= {f"{name}_utf8": value.utf8, f"{name}_ends": value.ends} if isinstance(value, TextColumn) else {name: value}
+            flat |= (
+                {f"{name}_utf8": value.utf8, f"{name}_ends": value.ends}
+                if isinstance(value, TextColumn)
+                else {name: value}
+            )
         return flat | {f"split_{name}": codes for name, codes in self.splits.items()}
 
 
@@ -289,8 +309,8 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
     """
     where = f"{files}/{INDEX}"
     journal = read_journal(files)
+    head = _read_pointer(files)
     try:
-        head = unseal(files.read(f"{INDEX}/{DOCUMENT}"), f"{where}/{DOCUMENT}")["attributes"]
         if "generation" not in head:  # a prep that has not got that far yet
             return Index.of(journal, classes, splits)
         base = f"{INDEX}/{head['generation']}"
@@ -298,26 +318,32 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         def column(name: str, dtype: Any, length: int, *, check: bool = True) -> npt.NDArray[Any]:
             if not length:
                 return np.empty(0, dtype)
-            values, checksum = files.map(f"{base}/{name}/c.0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES)
-            if check and crc32c(memoryview(values)) != int.from_bytes(checksum, "little"):
+            values, checksum = files.map(
+                f"{base}/{name}/c.0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES
+            )
+            if check and crc32c(values.data) != int.from_bytes(checksum, "little"):
                 raise DamagedError(f"{where}: column {name} does not match its checksum: {_REBUILD}")
             return values
 
         n = head["videos"]
+        texts: dict[str, Any] = {
+            name: TextColumn(
+                column(f"{name}_utf8", np.uint8, head["text_bytes"][name]),
+                column(f"{name}_ends", np.uint64, n),
+            )
+            for name in _TEXT
+        }
+        numbers: dict[str, Any] = {name: column(name, dtype, n) for name, dtype in _NUMBERS.items()}
         index = Index(
-            **{
-                name: TextColumn(
-                    column(f"{name}_utf8", np.uint8, head["text_bytes"][name]), column(f"{name}_ends", np.uint64, n)
-                )
-                for name in _TEXT
-            },
-            **{name: column(name, dtype, n) for name, dtype in _NUMBERS.items()},
+            **texts,
+            **numbers,
             frame_bytes=column("frame_bytes", np.uint32, head["frames"], check=False),
             splits={name: column(f"split_{name}", np.uint8, n) for name in splits},
             classes=classes,
         )
     except FileNotFoundError as error:
-        if unseal(files.read(f"{INDEX}/{DOCUMENT}"), where)["attributes"] != head:  # a prep has just replaced it
+        # Unless a prep has just replaced the generation.
+        if _read_pointer(files) != head:
             return read_index(files, classes, splits)
         raise DamagedError(f"{where}: {error.filename} is missing: {_REBUILD}") from None
     except KeyError as error:
@@ -325,11 +351,20 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
     return index.merged(Index.of(journal, classes, splits))
 
 
-# Journal ------------------------------------------------------------------------------------------------------------
+def _read_pointer(files: Files) -> dict[str, Any]:
+    name = f"{INDEX}/{DOCUMENT}"
+    try:
+        attributes: dict[str, Any] = unseal(files.read(name), f"{files}/{name}")["attributes"]
+    except FileNotFoundError:
+        raise DamagedError(f"{files}/{name} is missing: {_REBUILD}") from None
+    return attributes
+
+
+# Journal ----------------------------------------------------------------------------------------------------
 
 
 class Journal:
-    """What was committed since the current generation: one checksummed JSON line a video, appended by the driver."""
+    """What was committed since the last generation: one checksummed JSON line a video, the driver's work."""
 
     def __init__(self, store: Path) -> None:
         self._path = store / JOURNAL
@@ -376,10 +411,11 @@ def read_journal(files: Files) -> Iterator[VideoRecord]:
     Raises:
         DamagedError: a line does not match its checksum.
     """
-    if not files.exists(JOURNAL):
+    try:
+        lines = files.read(JOURNAL).split(b"\n")
+    except FileNotFoundError:  # no prep is under way, or it has this moment put the rows into the index
         return iter(())
     records = {}
-    lines = files.read(JOURNAL).split(b"\n")
     for number, line in enumerate(lines[:-1], start=1):
         checksum, _, text = line.partition(b" ")
         if checksum != f"{crc32c(text):08x}".encode():

@@ -10,8 +10,8 @@
       index/journal.jsonl          while a prep is under way: what was committed since that generation
       index/partial/               while a prep is under way: files not yet committed
 
-A chunk is one frame: the codec's bytes, then their crc32c. Every `zarr.json` is canonical JSON which carries a crc32c
-of itself, so that a flip of any of its bits shows. All numbers are little-endian.
+A chunk is one frame: the codec's bytes, then their crc32c. Each `zarr.json` is canonical JSON that carries a
+crc32c of itself, so that a flip of any of its bits shows. All numbers are little-endian.
 """
 
 import json
@@ -37,7 +37,7 @@ PARTIAL = f"{INDEX}/partial"
 
 CRC_BYTES = 4
 _SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
-_RESERVED = {INDEX, FAILED}
+_RESERVED = {INDEX, FAILED, DOCUMENT}
 _MAX_NAME_BYTES = 240  # under the 255 that file systems allow, with room for a partial file's suffix
 
 Status = Literal["ok", "damaged", "failed"]
@@ -119,7 +119,7 @@ def video_id_of(name: str) -> str:
     return unquote(name, encoding="utf-8", errors="surrogateescape")
 
 
-# Documents ----------------------------------------------------------------------------------------------------------
+# Documents --------------------------------------------------------------------------------------------------
 
 
 def _canonical(document: dict[str, Any]) -> bytes:
@@ -143,7 +143,7 @@ def unseal(data: bytes, where: str) -> dict[str, Any]:
     try:
         document = json.loads(data)
         intact = isinstance(document, dict) and seal(document) == data
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:
         raise DamagedError(f"{where}: its bytes are not those that were written (checksum of the document)")
@@ -217,7 +217,7 @@ def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:
     }
 
 
-# Shards -------------------------------------------------------------------------------------------------------------
+# Shards -----------------------------------------------------------------------------------------------------
 
 
 def shard_index(frame_bytes: npt.NDArray[np.uint32]) -> bytes:
@@ -249,7 +249,7 @@ def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[
     return frame_bytes
 
 
-_FRACTION = re.compile(r"(\d+)(?:/(\d+))?")
+_FRACTION = re.compile(r"(\d+)(?:/(\d*[1-9]\d*))?")
 
 
 def fps_value(fps: str) -> float:

@@ -43,7 +43,9 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
-            raise UsageError(f"got a short side of {self.short_side} pixels, expected an even number from 2 on")
+            raise UsageError(
+                f"got a short side of {self.short_side} pixels, expected an even number from 2 on"
+            )
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise UsageError(f"got at most {self.max_seconds} seconds a video, expected more than 0")
 
@@ -100,7 +102,11 @@ class StoreSettings:
             SettingsError: names each setting that differs, both values side by side.
         """
         ours, theirs = _flat(asdict(self)), _flat(asdict(wanted))
-        differing = [f"{key}: store {ours[key]!r}, asked for {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+        differing = [
+            f"{key}: store {ours[key]!r}, asked for {theirs[key]!r}"
+            for key in ours
+            if ours[key] != theirs[key]
+        ]
         if differing:
             raise SettingsError(
                 f"{where} was made with other settings ({'; '.join(differing)}): "
@@ -109,7 +115,7 @@ class StoreSettings:
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in tree.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

@@ -18,18 +18,23 @@ def summarise(store: ClipStore) -> dict[str, Any]:
     """Counts, sizes and what is wrong, as plain values.
 
     Returns:
-        `videos, frames, bytes, codec, fps, short_side, classes` and more; sizes in bytes, `hours` of stored video.
+        `videos, frames, bytes, codec, fps, short_side, classes` and more; sizes in bytes, `hours` of video.
     """
     index, settings = store.index, store.settings
     status = np.asarray(index.status_code)
     stored = status != 2
-    rates = np.asarray(index.source_fps) if settings.decode.fps == "source" else fps_value(settings.decode.fps)
+    rates = (
+        np.asarray(index.source_fps) if settings.decode.fps == "source" else fps_value(settings.decode.fps)
+    )
     frames = np.asarray(index.num_frames, np.int64)
     raw = frames * np.asarray(index.height, np.int64) * np.asarray(index.width, np.int64) * 3
     total = int(index.shard_bytes.sum())
     source = int(np.asarray(index.source_bytes)[stored].sum())
     problems = {
-        name: [{"video_id": index.video_id[r], "problem": index.problem[r]} for r in np.flatnonzero(status == code)]
+        name: [
+            {"video_id": index.video_id[r], "problem": index.problem[r]}
+            for r in np.flatnonzero(status == code)
+        ]
         for code, name in ((1, "damaged"), (2, "failed"))
     }
     return {
@@ -46,9 +51,15 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         "short_side": settings.decode.short_side,
         "classes": len(settings.dataset.classes),
         "splits": {
-            name: {side: len(index.rows(name, side)) for side in ("train", "test")} for name in settings.dataset.splits
+            name: {side: len(index.rows(name, side)) for side in ("train", "test")}
+            for name in settings.dataset.splits
         },
-        "source_fps": {f"{rate:g}": int(count) for rate, count in zip(*np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True)},
+        "source_fps": {
+            f"{rate:g}": int(count)
+            for rate, count in zip(
+                *np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True
+            )
+        },
         "shorter_than": {str(n): int((stored & (frames < n)).sum()) for n in CLIP_FRAMES},
         **problems,
         "flip_safe": settings.dataset.flip_safe,
@@ -72,15 +83,20 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
     rows = {
         "data set": summary["dataset"] + (f": {summary['partial']}" if summary["partial"] else ", whole"),
         "videos": f"{summary['videos']:,} in {summary['classes']} classes",
-        "frames": f"{summary['frames']:,} at {summary['fps']} a second ({summary['hours']:.2f} h), short side {summary['short_side']}",
+        "frames": f"{summary['frames']:,} at {summary['fps']} a second ({summary['hours']:.2f} h), "
+        f"short side {summary['short_side']}",
         "size": size,
-        "splits": "; ".join(f"{name}: {s['train']:,} train, {s['test']:,} test" for name, s in summary["splits"].items()),
+        "splits": "; ".join(
+            f"{name}: {s['train']:,} train, {s['test']:,} test" for name, s in summary["splits"].items()
+        ),
         "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),
         "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items()),
         "flip-safe": "yes" if summary["flip_safe"] else "no",
     }
     for status in ("damaged", "failed"):
-        rows[status] = f"{len(summary[status]):,}" + "".join(f"\n{v['video_id']}: {v['problem']}" for v in summary[status])
+        rows[status] = f"{len(summary[status]):,}" + "".join(
+            f"\n{v['video_id']}: {v['problem']}" for v in summary[status]
+        )
     for name, value in rows.items():
         table.add_row(name, Text(value))
     return table

@@ -50,7 +50,9 @@ Progress = Callable[[int, int], None]
 """Called with the number of videos checked and their total."""
 
 
-def verify_store(path: Path, *, threads: int, progress: Progress = lambda done, total: None) -> tuple[int, list[Problem]]:
+def verify_store(
+    path: Path, *, threads: int, progress: Progress = lambda *_: None
+) -> tuple[int, list[Problem]]:
     """Read the whole store: every document, every shard index, every frame's checksum, every frame decoded.
 
     Args:
@@ -90,7 +92,11 @@ def verify_store(path: Path, *, threads: int, progress: Progress = lambda done, 
             if index is None:
                 return []
             if video_id not in listed:
-                return [Problem(video_id, "an array that the index does not list: run prep again, or --rebuild-index")]
+                return [
+                    Problem(
+                        video_id, "an array that the index does not list: run prep again, or --rebuild-index"
+                    )
+                ]
             _check_row(index, listed[video_id], record)
         except (ResactError, OSError) as error:
             return [Problem(video_id, str(error))]
@@ -110,7 +116,7 @@ def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
         How many videos the new index lists, and what was left out.
 
     Raises:
-        StoreNotFoundError, StoreLockedError, DamagedError: no store, a busy one, or one whose settings are lost.
+        StoreNotFoundError, StoreLockedError, DamagedError: no store, a busy one, or its settings are lost.
     """
     files = LocalFiles(path)
     settings = read_settings(files)
@@ -141,20 +147,28 @@ def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed
             size, tail = files.size(f"{node}/{SHARD}"), shard_index_bytes(document["shape"][0])
             if size < tail:
                 raise DamagedError(f"{node}/{SHARD}: {size} bytes, too short for its index")
-            frame_bytes = parse_shard_index(files.read_range(f"{node}/{SHARD}", size - tail, size), size, f"{node}/{SHARD}")
+            frame_bytes = parse_shard_index(
+                files.read_range(f"{node}/{SHARD}", size - tail, size), size, f"{node}/{SHARD}"
+            )
         record = video_record(document, frame_bytes)
     except FileNotFoundError:
         raise DamagedError(f"{node}/{SHARD}: missing") from None
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{where}: incomplete: {error}") from None
-    if seal(video_document(record, settings.frame_codec)) != seal(document) or array_name(record.video_id) != name:
+    if (
+        seal(video_document(record, settings.frame_codec)) != seal(document)
+        or array_name(record.video_id) != name
+    ):
         raise DamagedError(f"{where}: not what this store's settings give")
     return record
 
 
 def _nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
-    """The videos that have a node, and what lies about that is none. A video that succeeded after all may still have
-    its note of failure, if prep was killed at that moment: the array counts."""
+    """The videos that have a node, and what lies about that is none.
+
+    A video that succeeded after all may still have its note of failure, if prep was killed at that moment:
+    the array counts.
+    """
     nodes: Nodes = {}
     problems = []
     for folder, failed in ((FAILED, True), ("", False)):
@@ -165,7 +179,9 @@ def _nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
             if files.exists(f"{prefix}{name}/{DOCUMENT}"):
                 nodes[name] = failed
             else:
-                problems.append(Problem(None, f"{prefix}{name}: not part of the store (a killed prep's; run prep again)"))
+                problems.append(
+                    Problem(None, f"{prefix}{name}: not part of the store (a killed prep's; run prep again)")
+                )
     return nodes, problems
 
 
@@ -196,7 +212,11 @@ def _check_row(index: Index, row: int, record: VideoRecord) -> None:
 def _row(index: Index, row: int) -> dict[str, object]:
     numbers = ("label", "status_code", "num_frames", "height", "width", "source_bytes", "frames_crc32c")
     values: dict[str, object] = {name: int(getattr(index, name)[row]) for name in numbers}
-    values |= {"group": index.group[row], "problem": index.problem[row], "source_fps": repr(float(index.source_fps[row]))}
+    values |= {
+        "group": index.group[row],
+        "problem": index.problem[row],
+        "source_fps": repr(float(index.source_fps[row])),
+    }
     return values | {f"split {name}": int(codes[row]) for name, codes in index.splits.items()}
 
 

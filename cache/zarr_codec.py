@@ -1,4 +1,4 @@
-"""The JPEG codec as zarr-python sees it, found through the entry point `resact.jpeg` of the group `zarr.codecs`."""
+"""The JPEG codec as zarr-python sees it, found through the entry point `resact.jpeg` in `zarr.codecs`."""
 
 import asyncio
 from dataclasses import dataclass
@@ -40,7 +40,10 @@ class JpegCodec(ArrayBytesCodec):
 
     def to_dict(self) -> dict[str, Any]:
         """To Zarr metadata."""
-        return {"name": "resact.jpeg", "configuration": {"quality": self.quality, "subsampling": self.subsampling}}
+        return {
+            "name": "resact.jpeg",
+            "configuration": {"quality": self.quality, "subsampling": self.subsampling},
+        }
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         """One RGB frame a chunk.
@@ -67,6 +70,6 @@ class JpegCodec(ArrayBytesCodec):
     async def _encode_single(self, chunk_data: NDBuffer, chunk_spec: ArraySpec) -> Buffer:
         return await asyncio.to_thread(self._encode_sync, chunk_data, chunk_spec)
 
-    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:
+    def compute_encoded_size(self, input_byte_length: int, chunk_spec: ArraySpec) -> int:  # noqa: ARG002
         """Not known before encoding."""
         raise UsageError("the size of a JPEG is not known before it is encoded")

@@ -1,0 +1,429 @@
+"""Whole or not at all: commits, locks, and processes killed in the middle of them."""
+
+import errno
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import resact.cache.durable as durable_module
+from resact.cache.durable import (
+    ShardWriter,
+    commit_video,
+    create_store,
+    disk_full_as_error,
+    forget_failure,
+    store_lock,
+    write_file,
+)
+from resact.cache.files import LocalFiles
+from resact.cache.index import Index, write_index
+from resact.cache.layout import JOURNAL, PARTIAL, array_name
+from resact.cache.store import open_store
+from resact.cache.verify import read_record, rebuild_index, verify_store
+from resact.errors import DiskFullError, StoreError, StoreLockedError, UsageError
+
+KILLS = 200 if os.environ.get("RESACT_GAUNTLET") else 20
+
+HELPERS = """
+import importlib.util, os, signal, sys, time
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("helpers", sys.argv[1])
+helpers = sys.modules["helpers"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(helpers)
+store = Path(sys.argv[2])
+"""
+# A prep in miniature: goes on where the last one was killed, and compacts the index after every third video.
+# It runs in forks of one process that has imported everything, because a kill during imports proves nothing.
+PREP = (
+    HELPERS
+    + """
+from resact.cache.durable import create_store, forget_failure, store_lock
+from resact.cache.files import LocalFiles
+from resact.cache.index import Index, Journal, read_index, write_index
+settings = helpers._settings("lz4")
+videos = [(f"v{i}", "failed" if i % 5 == 4 else "ok", i % 4 + 1) for i in range(12)]
+images = [helpers._frames(frames, 16, 24, seed) for seed, (_, _, frames) in enumerate(videos)]
+
+def prep(store):
+    create_store(store, settings)
+    with store_lock(store):
+        classes, splits = settings.dataset.classes, settings.dataset.splits
+        index = read_index(LocalFiles(store), classes, splits)
+        there, fresh, journal = set(index.video_id), [], Journal(store)
+        for seed, (video_id, status, frames) in enumerate(videos):
+            if video_id in there:
+                continue
+            fresh.append(helpers._put(store, settings, helpers._record(video_id, status), images[seed]))
+            journal.append(fresh[-1:])
+            if len(fresh) == 3:
+                index = index.merged(Index.of(fresh, classes, splits))
+                journal.close()
+                write_index(store, index)
+                fresh = []
+        journal.close()
+        write_index(store, index.merged(Index.of(fresh, classes, splits)))
+
+for line in sys.stdin:
+    path, kill_after = line[:-1].split("\\t")
+    child = os.fork()
+    if not child:
+        prep(Path(path))
+        os._exit(0)
+    if kill_after:
+        time.sleep(float(kill_after))
+        os.kill(child, signal.SIGKILL)  # not yet waited for, so that the number is still the child's
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+)
+
+
+@pytest.fixture
+def forks() -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-c", PREP, str(Path(__file__).with_name("conftest.py")), "unused"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as process:
+        yield process
+        process.stdin.close()
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A kill, unlike a power cut, is the same wherever the files are: in memory, syncing costs nothing."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        yield Path(folder)
+
+
+def run_prep(forks: subprocess.Popen, store: Path, *, kill_after: float | None = None) -> bool:
+    """Whether it was killed before it was done."""
+    forks.stdin.write(f"{store}\t{'' if kill_after is None else kill_after}\n")
+    forks.stdin.flush()
+    status = int(forks.stdout.readline())
+    assert status == 0 or (kill_after is not None and status == -signal.SIGKILL)
+    return status != 0
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(3600)
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(forks, in_memory: Path, snapshot) -> None:
+    undisturbed = in_memory / "undisturbed.zarr"
+    began = time.monotonic()
+    run_prep(forks, undisturbed)
+    seconds = time.monotonic() - began
+    expected, everything = snapshot(undisturbed), read_all(undisturbed)
+    assert len(everything) == 12
+
+    draw = random.Random(1)
+    stores = (in_memory / f"killed{number}.zarr" for number in itertools.count())
+    store, kills, midway = next(stores), 0, 0
+    while kills < KILLS:
+        if not run_prep(forks, store, kill_after=draw.uniform(0, seconds / 2)):  # too late to disturb it
+            assert snapshot(store) == expected
+            store = next(stores)
+            continue
+        kills += 1
+        if not (store / "zarr.json").exists():
+            continue
+        rows = read_all(store)
+        midway += 0 < len(rows) < 12
+        assert rows.items() <= everything.items()
+        if draw.random() < 0.3:
+            run_prep(forks, store)
+            assert snapshot(store) == expected
+            assert verify_store(store, threads=1) == (12, [])
+            store = next(stores)
+    assert midway >= KILLS // 4
+    run_prep(forks, store)
+    assert snapshot(store) == expected
+
+
+def read_all(path: Path) -> dict[str, bytes]:
+    """Every listed video's pixels, by resact and by zarr, and only whole arrays beside them."""
+    store, group = open_store(path), zarr.open_group(path, mode="r")
+    for name, array in group.arrays():
+        read_record(LocalFiles(path), store.settings, name, failed=False)
+        assert array[:].any()
+    rows = {}
+    for row, video_id in enumerate(store.index.video_id):
+        num_frames = int(store.index.num_frames[row])
+        if num_frames:
+            frames = store.read(video_id, 0, num_frames)
+            assert np.array_equal(frames, group[array_name(video_id)][:])
+            rows[video_id] = frames.tobytes()
+        else:
+            read_record(LocalFiles(path), store.settings, array_name(video_id), failed=True)
+            rows[video_id] = store.index.problem[row].encode()
+    return rows
+
+
+def test_the_store_does_not_depend_on_the_order_of_videos(
+    stores, tmp_path: Path, put_video, snapshot
+) -> None:
+    built = stores["zstd"]
+    path = tmp_path / "other.zarr"
+    create_store(path, built.settings)
+    with store_lock(path):
+        for video_id in reversed(built.records):
+            frames = built.frames.get(video_id, np.empty((0, 0, 0, 3), np.uint8))
+            put_video(path, built.settings, built.records[video_id], frames)
+        rows = reversed(built.records.values())
+        write_index(path, Index.of(rows, built.settings.dataset.classes, built.settings.dataset.splits))
+    assert snapshot(path) == snapshot(built.path)
+
+
+def test_nothing_of_this_machine_is_in_the_store(built, snapshot) -> None:
+    for name, data in snapshot(built.path).items():
+        assert str(built.path).encode() not in data, name
+        assert not (os.uname().nodename.encode() in data and len(os.uname().nodename) > 4), name
+
+
+def test_create_is_repeatable_and_leaves_no_partial_files(scratch, snapshot) -> None:
+    before = snapshot(scratch.path)
+    create_store(scratch.path, scratch.settings)
+    assert snapshot(scratch.path) == before
+    assert not (scratch.path / PARTIAL).exists()
+
+
+def test_a_late_second_creator_replaces_nothing(
+    scratch, tmp_path: Path, make_settings, monkeypatch, snapshot
+) -> None:
+    """It looked before the store was there, and writes after the first one has finished."""
+    before = snapshot(scratch.path)
+    real_exists, asked = Path.exists, []
+
+    def not_yet(path: Path) -> bool:
+        asked.append(path)
+        return len(asked) > 2 and real_exists(path)
+
+    monkeypatch.setattr(Path, "exists", not_yet)
+    create_store(scratch.path, make_settings("lz4"))
+    monkeypatch.undo()
+    with store_lock(scratch.path):
+        pass
+    assert snapshot(scratch.path) == before
+
+
+@pytest.mark.parametrize("content", ["folder", "file", "zarr v2"])
+def test_create_refuses_what_is_no_store(content: str, tmp_path: Path, make_settings) -> None:
+    path = tmp_path / "x.zarr"
+    if content == "file":
+        path.write_text("thesis")
+    else:
+        path.mkdir()
+        (path / {"folder": "thesis.tex", "zarr v2": ".zgroup"}[content]).write_text("{}")
+    with pytest.raises(
+        UsageError, match=r"x\.zarr is not a clip store \(it holds .*\): choose another --store"
+    ):
+        create_store(path, make_settings())
+    assert not (tmp_path / "x.zarr" / "index").exists()
+
+
+def test_create_goes_on_where_one_was_killed(tmp_path: Path, make_settings, snapshot) -> None:
+    create_store(tmp_path / "a.zarr", make_settings())
+    (tmp_path / "b.zarr" / PARTIAL).mkdir(parents=True)
+    (tmp_path / "b.zarr" / PARTIAL / "zarr.json.torn").write_bytes(b"{")
+    create_store(tmp_path / "b.zarr", make_settings())
+    for name in ("a", "b"):
+        with store_lock(tmp_path / f"{name}.zarr"):
+            pass
+    assert snapshot(tmp_path / "a.zarr") == snapshot(tmp_path / "b.zarr")
+
+
+def test_four_creators_at_once_make_one_store(tmp_path: Path, make_settings, snapshot) -> None:
+    create = HELPERS + (
+        "from resact.cache.durable import create_store\n"
+        "sys.stdin.read()\ncreate_store(store, helpers._settings())\n"
+    )
+    path = tmp_path / "x.zarr"
+    helpers = Path(__file__).with_name("conftest.py")
+    command = [sys.executable, "-c", create, str(helpers), str(path)]
+    creators = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+    errors = [creator.communicate()[1] for creator in creators]
+    assert [creator.returncode for creator in creators] == [0] * 4, errors
+    create_store(tmp_path / "alone.zarr", make_settings())
+    for store in (path, tmp_path / "alone.zarr"):
+        with store_lock(store):
+            pass
+    assert snapshot(path) == snapshot(tmp_path / "alone.zarr")
+
+
+def test_only_one_process_writes(scratch) -> None:
+    hold = HELPERS + (
+        "from resact.cache.durable import store_lock\n"
+        "with store_lock(store):\n    print('held', flush=True)\n    sys.stdin.read()\n"
+    )
+    helpers = Path(__file__).with_name("conftest.py")
+    command = [sys.executable, "-c", hold, str(helpers), str(scratch.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        (scratch.path / PARTIAL / "theirs").write_bytes(b"in use")
+        for attempt in (lambda: store_lock(scratch.path).__enter__(), lambda: rebuild_index(scratch.path)):
+            with pytest.raises(StoreLockedError, match="another prep or repair is writing to"):
+                attempt()
+        assert (scratch.path / PARTIAL / "theirs").exists()
+        holder.kill()
+    with store_lock(scratch.path):  # the kernel let go
+        assert list((scratch.path / PARTIAL).iterdir()) == []
+    assert not (scratch.path / PARTIAL).exists()
+
+
+def test_the_lock_sweeps_up_what_killed_attempts_left(scratch, snapshot) -> None:
+    before = snapshot(scratch.path)
+    for folder in ("partial/wide.0123", "discarded.0123/wide", "discarded.4567"):
+        (scratch.path / "index" / folder).mkdir(parents=True)
+        (scratch.path / "index" / folder / "c.0.0.0.0").write_bytes(b"half")
+    with store_lock(scratch.path):
+        pass
+    assert snapshot(scratch.path) == before
+
+
+def test_a_writer_left_early_leaves_nothing(scratch) -> None:
+    with store_lock(scratch.path):
+        with ShardWriter(scratch.path, "new") as writer:
+            writer.append(b"frame")
+            assert writer.path.exists()
+        assert list((scratch.path / PARTIAL).iterdir()) == []
+    assert not (scratch.path / "new").exists()
+
+
+def test_committing_twice_gives_the_same_bytes(scratch, put_video, snapshot) -> None:
+    before = snapshot(scratch.path)
+    with store_lock(scratch.path):
+        for video_id, record in scratch.records.items():
+            frames = scratch.frames.get(video_id, np.empty((0, 0, 0, 3), np.uint8))
+            put_video(scratch.path, scratch.settings, record, frames)
+    assert snapshot(scratch.path) == before
+
+
+@pytest.mark.parametrize(
+    "damage", ["shard byte", "document byte", "no shard", "no document", "extra nothing"]
+)
+def test_committing_again_repairs_a_damaged_video(damage: str, scratch, put_video, snapshot) -> None:
+    before = snapshot(scratch.path)
+    node = scratch.path / "wide"
+    victim = node / ("c.0.0.0.0" if "shard" in damage else "zarr.json")
+    if damage.endswith("byte"):
+        data = bytearray(victim.read_bytes())
+        data[100] ^= 1
+        victim.write_bytes(data)
+    elif damage.startswith("no"):
+        victim.unlink()
+    else:
+        victim.unlink()
+        (node / "c.0.0.0.0").unlink()
+    with store_lock(scratch.path):
+        put_video(scratch.path, scratch.settings, scratch.records["wide"], scratch.frames["wide"])
+    assert snapshot(scratch.path) == before
+
+
+def test_another_source_replaces_the_video_whole(scratch, put_video, make_frames) -> None:
+    frames = make_frames(7, 10, 12, 99)
+    with store_lock(scratch.path):
+        put_video(scratch.path, scratch.settings, scratch.records["wide"], frames)
+        assert list((scratch.path / PARTIAL).iterdir()) == []
+    rebuild_index(scratch.path)
+    assert np.array_equal(open_store(scratch.path).read("wide", 0, 7), frames)
+    assert verify_store(scratch.path, threads=1) == (5, [])
+
+
+def test_a_store_made_anew_is_not_written_to(scratch, put_video, make_settings, snapshot) -> None:
+    before = snapshot(scratch.path)
+    with store_lock(scratch.path), pytest.raises(StoreError, match="was replaced by another store"):
+        put_video(
+            scratch.path, make_settings("zstd", fps="25"), scratch.records["wide"], scratch.frames["wide"]
+        )
+    assert snapshot(scratch.path) == before
+
+
+def test_a_worker_left_behind_cannot_commit_after_the_sweep(scratch, make_record, snapshot) -> None:
+    before = snapshot(scratch.path)
+    with store_lock(scratch.path):
+        writer = ShardWriter(scratch.path, "late")
+        writer.append(b"frame")
+        frame_bytes = writer.finish()
+    record = make_record("late", height=2, width=2, frame_bytes=frame_bytes)
+    with pytest.raises(OSError, match="No such file"):
+        commit_video(scratch.path, record, scratch.settings, shard=writer.path)
+    writer.__exit__(None, None, None)
+    assert snapshot(scratch.path) == before
+
+
+def test_forget_failure(scratch) -> None:
+    forget_failure(scratch.path, "index")
+    forget_failure(scratch.path, "never failed")
+    assert sorted(p.name for p in (scratch.path / "failed").iterdir()) == ["zarr.json"]
+    assert not list((scratch.path / "index").glob("discarded.*"))
+
+
+def test_write_file_replaces_whole_or_links_once(scratch) -> None:
+    with store_lock(scratch.path):
+        write_file(scratch.path, "index/note", b"one")
+        write_file(scratch.path, "index/note", b"two")
+        with pytest.raises(FileExistsError):
+            write_file(scratch.path, "index/note", b"three", publish=os.link)
+        assert (scratch.path / "index/note").read_bytes() == b"two"
+        assert list((scratch.path / PARTIAL).iterdir()) == []
+
+
+def test_every_file_is_synced_before_its_name_and_its_folder_after(scratch, put_video, monkeypatch) -> None:
+    """Without the right order of fsync and rename, a power cut leaves names without bytes."""
+    events: list[tuple[str, str]] = []
+    real_fsync, real_rename, real_replace = os.fsync, Path.rename, os.replace
+
+    def fsync(descriptor: int) -> None:
+        events.append(("sync", Path(f"/proc/self/fd/{descriptor}").resolve().name))
+        real_fsync(descriptor)
+
+    def rename(self: Path, target: Path) -> Path:
+        events.append(("rename", Path(target).name))
+        return real_rename(self, target)
+
+    monkeypatch.setattr(durable_module.os, "fsync", fsync)
+    monkeypatch.setattr(Path, "rename", rename)
+    with store_lock(scratch.path):
+        events.clear()
+        put_video(scratch.path, scratch.settings, scratch.records["one frame"], scratch.frames["one frame"])
+        put_video(scratch.path, scratch.settings, scratch.records["wide"], scratch.frames["wide"])
+        (scratch.path / "wide").rename(scratch.path / "index" / "aside")
+        events.clear()
+        put_video(scratch.path, scratch.settings, scratch.records["wide"], scratch.frames["wide"])
+    assert real_replace is os.replace
+    kinds = [name if kind == "sync" else kind for kind, name in events[:5]]
+    assert kinds[:2] == ["c.0.0.0.0", "zarr.json"]
+    assert kinds[2].startswith("wide.")
+    assert events[3:5] == [("rename", "wide"), ("sync", scratch.path.name)]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_clear_error(number: int, tmp_path: Path) -> None:
+    message = r"no room left for .*: everything committed is intact; make room"
+    with pytest.raises(DiskFullError, match=message), disk_full_as_error(tmp_path):
+        raise OSError(number, "full")
+    with pytest.raises(PermissionError), disk_full_as_error(tmp_path):
+        raise PermissionError(errno.EACCES, "not yours")
+
+
+def test_a_full_disk_leaves_no_part_of_a_file(scratch, monkeypatch: pytest.MonkeyPatch, snapshot) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = snapshot(scratch.path)
+    with store_lock(scratch.path):
+        monkeypatch.setattr(durable_module.os, "fsync", full)
+        with pytest.raises(DiskFullError), disk_full_as_error(scratch.path):
+            write_file(scratch.path, "zarr.json", b"new")
+        assert list((scratch.path / PARTIAL).iterdir()) == []
+        monkeypatch.undo()
+    assert snapshot(scratch.path) == before
+    assert not (scratch.path / JOURNAL).exists()

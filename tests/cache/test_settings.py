@@ -1,0 +1,76 @@
+"""Settings: what may be mixed, and how a refusal reads."""
+
+from dataclasses import replace
+
+import pytest
+
+from resact.cache.layout import unseal
+from resact.cache.settings import StoreSettings
+from resact.errors import DamagedError, SettingsError, StoreError, UsageError
+
+
+def test_settings_survive_their_document(make_settings) -> None:
+    for settings in (make_settings(), make_settings("jpeg", fps="source", max_seconds=2.5)):
+        assert StoreSettings.from_document(unseal(settings.to_document(), "here"), "here") == settings
+
+
+def test_equal_settings_are_the_same(make_settings) -> None:
+    make_settings().require_same(make_settings(), "store.zarr")
+    assert make_settings().fingerprint == make_settings().fingerprint
+
+
+def test_other_settings_are_refused_with_both_values(make_settings) -> None:
+    settings = make_settings("zstd")
+    wanted = make_settings("lz4", fps="25", max_seconds=3.0)
+    with pytest.raises(SettingsError) as caught:
+        settings.require_same(wanted, "store.zarr")
+    message = str(caught.value)
+    assert "store.zarr was made with other settings" in message
+    assert "codec: store 'zstd', asked for 'lz4'" in message
+    assert "decode.fps: store '15', asked for '25'" in message
+    assert "decode.max_seconds: store None, asked for 3.0" in message
+    assert "short_side" not in message
+
+
+def test_every_setting_counts(make_settings) -> None:
+    settings = make_settings()
+    others = [
+        replace(settings, library="numcodecs 0"),
+        replace(settings, codec="lz4"),
+        replace(settings, dataset=replace(settings.dataset, classes=("Walk", "Jump"))),
+        replace(settings, dataset=replace(settings.dataset, flip_safe=True)),
+        replace(settings, decode=replace(settings.decode, scaler="lanczos")),
+        replace(settings, decode=replace(settings.decode, ffmpeg="8")),
+    ]
+    for other in others:
+        with pytest.raises(SettingsError, match="asked for"):
+            settings.require_same(other, "store.zarr")
+    assert len({s.fingerprint for s in [settings, *others]}) == len(others) + 1
+
+
+@pytest.mark.parametrize("short_side", [0, 1, 3, 255, -2])
+def test_an_odd_or_empty_short_side_is_refused(short_side: int, make_settings) -> None:
+    with pytest.raises(UsageError, match=f"got a short side of {short_side} pixels, expected an even number"):
+        make_settings(short_side=short_side)
+
+
+@pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
+def test_no_seconds_are_refused(seconds: float, make_settings) -> None:
+    with pytest.raises(UsageError, match="expected more than 0"):
+        make_settings(max_seconds=seconds)
+
+
+@pytest.mark.parametrize("version", [None, 0, 2])
+def test_another_format_is_refused(version: int | None, make_settings) -> None:
+    document = unseal(make_settings().to_document(), "here")
+    document["attributes"]["format"] = version
+    with pytest.raises(StoreError, match=f"here: store format {version}, this resact reads format 1"):
+        StoreSettings.from_document(document, "here")
+
+
+@pytest.mark.parametrize("key", ["dataset", "decode", "codec", "library"])
+def test_incomplete_settings_are_damage(key: str, make_settings) -> None:
+    document = unseal(make_settings().to_document(), "here")
+    del document["attributes"][key]
+    with pytest.raises(DamagedError, match="here: settings incomplete"):
+        StoreSettings.from_document(document, "here")

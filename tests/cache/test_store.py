@@ -1,0 +1,272 @@
+"""Reading: equal to zarr-python's for every codec and range, with or without resact, from any file system."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import zarr
+from zarr.codecs import BytesCodec
+from zarr.registry import register_codec
+
+import resact.cache.codecs as codecs_module
+import resact.cache.store as store_module
+from resact.cache.layout import DOCUMENT, array_name, seal, unseal
+from resact.cache.store import open_store
+from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
+
+PLAIN_ZARR = """
+import json, sys
+import numpy as np, zarr
+group = zarr.open_group(sys.argv[1], mode="r")
+for name, start, stop, out in json.load(sys.stdin):
+    np.save(out, group[name][start:stop])
+for resact in [module for module in sys.modules if module.partition(".")[0] == "resact"]:
+    print(resact)
+"""
+
+
+def ranges(num_frames: int, seed: int) -> list[tuple[int, int]]:
+    random = np.random.default_rng(seed)
+    some = [sorted(random.choice(num_frames + 1, 2, replace=False).tolist()) for _ in range(6)]
+    return [(0, 1), (num_frames - 1, num_frames), (0, num_frames), *((a, b) for a, b in some)]
+
+
+def test_every_range_equals_zarr_and_what_went_in(built) -> None:
+    store, group = open_store(built.path), zarr.open_group(built.path, mode="r")
+    assert list(store.index.video_id) == sorted(
+        built.records, key=lambda v: v.encode("utf-8", "surrogateescape")
+    )
+    for seed, (video_id, pixels) in enumerate(built.pixels.items()):
+        for start, stop in ranges(len(pixels), seed):
+            got = store.read(video_id, start, stop)
+            assert got.dtype == np.uint8
+            assert np.array_equal(got, pixels[start:stop])
+            assert np.array_equal(got, group[array_name(video_id)][start:stop])
+        if built.settings.codec != "jpeg":
+            assert np.array_equal(store.read(video_id, 0, len(pixels)), built.frames[video_id])
+
+
+def test_read_fills_a_given_buffer(built) -> None:
+    store = open_store(built.path)
+    out = np.zeros((3, 16, 50, 3), np.uint8)
+    assert store.read("wide", 0, 3, out=out) is out
+    assert np.array_equal(out, built.pixels["wide"])
+    rest = np.zeros((4, 16, 50, 3), np.uint8)
+    store.read("wide", 1, 3, out=rest[1:3])
+    assert np.array_equal(rest[1:3], built.pixels["wide"][1:])
+    assert not rest[[0, 3]].any()
+
+
+@pytest.mark.parametrize("codec", ["zstd", "lz4", "jpeg"])
+def test_plain_zarr_reads_it_in_a_process_of_its_own(codec: str, stores, tmp_path: Path) -> None:
+    built = stores[codec]
+    wanted = [
+        (array_name(video_id), 0, len(pixels), str(tmp_path / f"{i}.npy"))
+        for i, (video_id, pixels) in enumerate(built.pixels.items())
+    ]
+    command = [sys.executable, "-I", "-c", PLAIN_ZARR, str(built.path)]
+    run = subprocess.run(command, input=json.dumps(wanted), text=True, capture_output=True, check=True)
+    for (_, _, _, file), pixels in zip(wanted, built.pixels.values(), strict=True):
+        assert np.array_equal(np.load(file), pixels)
+    # The lossless codecs are Zarr's own; JPEG comes through the entry point, which nobody had to import.
+    assert ("resact.cache.zarr_codec" in run.stdout.split()) == (codec == "jpeg")
+    assert (run.stdout == "") == (codec != "jpeg")
+
+
+def test_a_group_walk_with_zarr_finds_every_video_and_failure(built) -> None:
+    group = zarr.open_group(built.path, mode="r")
+    arrays = {name for name, _ in group.arrays()}
+    assert arrays == {array_name(video_id) for video_id in built.pixels}
+    failed = group["failed"][array_name("index")]
+    assert failed.attrs["status"] == "failed"
+    assert "Invalid data" in failed.attrs["problem"]
+    assert group.attrs["codec"] == built.settings.codec
+
+
+@pytest.mark.parametrize("span", [(-1, 2), (0, 4), (3, 4), (2, 2), (2, 1), (3, 3), (0, 0)])
+def test_a_range_that_leaves_the_video_is_refused(span: tuple[int, int], built) -> None:
+    with pytest.raises(UsageError, match=r"of 'wide', expected 0 <= start < stop <= 3"):
+        open_store(built.path).read("wide", *span)
+
+
+def test_reading_a_failed_video_says_why_there_is_nothing(built) -> None:
+    with pytest.raises(UsageError, match="it failed: failed: Invalid data found"):
+        open_store(built.path).read("index", 0, 1)
+
+
+@pytest.mark.parametrize("video_id", ["nobody", "", "zzz", "wid", "wide "])
+def test_an_unknown_video_is_refused(video_id: str, built) -> None:
+    with pytest.raises(UsageError, match=r"no video .* in the store"):
+        open_store(built.path).read(video_id, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "out",
+    [
+        np.zeros((2, 16, 50, 3), np.uint8),
+        np.zeros((3, 16, 50, 3), np.int8),
+        np.zeros((3, 16, 50, 4), np.uint8)[..., :3],
+        np.zeros((3, 3, 16, 50), np.uint8).transpose(0, 2, 3, 1),
+        np.frombuffer(bytes(3 * 16 * 50 * 3), np.uint8).reshape(3, 16, 50, 3),
+    ],
+    ids=["shape", "dtype", "strided", "transposed", "read-only"],
+)
+def test_an_unfit_buffer_is_refused(out: np.ndarray, built) -> None:
+    with pytest.raises(UsageError, match=r"expected (writable )?C-contiguous uint8 \(3, 16, 50, 3\)"):
+        open_store(built.path).read("wide", 0, 3, out=out)
+
+
+def test_a_missing_shard_is_damage(built, tmp_path: Path) -> None:
+    built = built.copy(tmp_path / "store.zarr")
+    (built.path / "wide" / "c.0.0.0.0").unlink()
+    with pytest.raises(DamagedError, match="wide: its shard is missing"):
+        open_store(built.path).read("wide", 0, 1)
+
+
+def test_a_shard_cut_anywhere_gives_whole_frames_or_damage(built, tmp_path: Path) -> None:
+    built = built.copy(tmp_path / "store.zarr")
+    shard = built.path / "wide" / "c.0.0.0.0"
+    data = shard.read_bytes()
+    ends = np.cumsum(built.records["wide"].frame_bytes).tolist()
+    store = open_store(built.path)
+    for cut in [0, 1, *(end + by for end in ends[:2] for by in (-5, -4, -1, 0, 1)), ends[2] - 4, ends[2] - 1]:
+        shard.write_bytes(data[:cut])
+        for frame, end in enumerate(ends):
+            if end <= cut:
+                assert np.array_equal(store.read("wide", frame, frame + 1)[0], built.pixels["wide"][frame])
+            else:
+                with pytest.raises(DamagedError, match=rf"frame {frame} "):
+                    store.read("wide", frame, frame + 1)
+        with pytest.raises(DamagedError):
+            store.read("wide", 0, 3)
+
+
+@pytest.mark.parametrize("what", ["nothing", "empty folder", "folder", "file"])
+def test_no_store_there(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.zarr"
+    if what == "file":
+        path.write_text("hello")
+    elif what != "nothing":
+        path.mkdir()
+    if what == "folder":
+        (path / "holiday.avi").write_bytes(b"RIFF")
+    with pytest.raises(StoreNotFoundError, match=r"no clip store at .*x\.zarr: make one with `resact prep"):
+        open_store(path)
+
+
+def test_another_zarr_group_is_no_clip_store(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(StoreError, match=r"other\.zarr"):
+        open_store(tmp_path / "other.zarr")
+
+
+def test_another_format_is_refused_by_number(scratch) -> None:
+    document = unseal((scratch.path / DOCUMENT).read_bytes(), "root")
+    document["attributes"]["format"] = 2
+    (scratch.path / DOCUMENT).write_bytes(seal(document))
+    with pytest.raises(StoreError, match="store format 2, this resact reads format 1"):
+        open_store(scratch.path)
+
+
+def test_a_store_behind_a_url_gives_the_same_arrays(built) -> None:
+    url = f"memory://bucket/{built.settings.codec}.zarr"
+    system = fsspec.filesystem("memory")
+    try:
+        system.put(f"{built.path}/", f"/bucket/{built.settings.codec}.zarr", recursive=True)
+        local, remote = open_store(built.path), open_store(url)
+        assert list(remote.index.video_id) == list(local.index.video_id)
+        for video_id, pixels in built.pixels.items():
+            for start, stop in ranges(len(pixels), 7):
+                assert np.array_equal(remote.read(video_id, start, stop), pixels[start:stop])
+        with pytest.raises(UsageError, match="no video"):
+            remote.read("nobody", 0, 1)
+        system.rm(f"/bucket/{built.settings.codec}.zarr/wide/c.0.0.0.0")
+        with pytest.raises(DamagedError, match="shard is missing"):
+            remote.read("wide", 0, 1)
+    finally:
+        system.rm("/bucket", recursive=True)
+    with pytest.raises(StoreNotFoundError, match="memory://bucket"):
+        open_store(url)
+
+
+def test_partial_says_what_is_missing(built) -> None:
+    assert open_store(built.path).partial == "not the whole of sample: 5 of 9 videos, 2 of 3 classes"
+
+
+# A codec that only the installed zarr knows ----------------------------------------------------------------
+
+
+class InvertedCodec(BytesCodec):
+    """Stands for a codec of a later version: zarr finds it in its registry, resact knows no such name."""
+
+    @classmethod
+    def from_dict(cls, data):
+        return cls(**data["configuration"])
+
+    def to_dict(self):
+        return {"name": "test.inverted", "configuration": {"endian": "little"}}
+
+    async def _decode_single(self, chunk_bytes, chunk_spec):
+        plain = await super()._decode_single(chunk_bytes, chunk_spec)
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(255 - plain.as_numpy_array())
+
+
+class InvertedFrames:
+    name = "inverted"
+
+    def zarr_codecs(self):
+        return [{"name": "test.inverted", "configuration": {"endian": "little"}}]
+
+    def library(self):
+        return "tests 1"
+
+    def encode(self, frame):
+        return (255 - frame).tobytes()
+
+    def decode_into(self, data, out):
+        out[:] = 255 - np.frombuffer(data, np.uint8).reshape(out.shape)
+
+
+@pytest.fixture
+def unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build_store):
+    """A store in a codec that resact does not know by the time that it is opened."""
+    register_codec("test.inverted", InvertedCodec)
+    with monkeypatch.context() as patched:
+        patched.setitem(codecs_module._CODECS, "inverted", InvertedFrames)
+        return build_store(tmp_path / "unknown.zarr", "inverted")
+
+
+def test_an_unknown_codec_is_left_to_zarr(unknown) -> None:
+    store = open_store(unknown.path)
+    assert store._codec is None
+    for video_id, frames in unknown.frames.items():
+        for start, stop in ranges(len(frames), 3):
+            assert np.array_equal(store.read(video_id, start, stop), frames[start:stop])
+
+
+@pytest.mark.parametrize("victim", ["c.0.0.0.0", DOCUMENT])
+def test_the_way_through_zarr_finds_every_flip(victim: str, unknown) -> None:
+    path = unknown.path / "wide" / victim
+    data = path.read_bytes()
+    random = np.random.default_rng(0)
+    separator = data.find(b'"separator": "."') + len(b'"separator": "')
+    for at in [*random.integers(0, len(data), 20).tolist(), separator if victim == DOCUMENT else 0]:
+        damaged = bytearray(data)
+        damaged[at] ^= 1
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedError, match="wide"):
+            open_store(unknown.path).read("wide", 0, 3)
+    path.unlink()
+    with pytest.raises(DamagedError, match="wide"):
+        open_store(unknown.path).read("wide", 0, 3)
+
+
+def test_known_codecs_never_go_through_zarr(built, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        store_module.ClipStore, "_read_with_zarr", lambda *_: pytest.fail("read through zarr")
+    )
+    assert open_store(built.path).read("wide", 0, 1).any()
