@@ -1,5 +1,6 @@
 """What a network is: everything that fixes its layers and its first weights, checked, ready to be saved."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ from resact.errors import UsageError
 
 STREAMS = {"rgb": ("rgb",), "residual": ("residual",), "both": ("rgb", "residual")}
 """Modality -> its input streams, in the order in which conv1's features are concatenated."""
+
+CONV1_CHANNELS = 128
+"""Channels after conv1: 64 a stream for two (paper, table 1), doubled for one (sec. 3)."""
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 """Widths of res2 to res5 (paper, table 1)."""
@@ -65,21 +69,21 @@ class Architecture:
     """Whether the last norm of each module starts at zero, so that each module starts as its shortcut."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
+        if isinstance(self.depths, list):
+            object.__setattr__(self, "depths", tuple(self.depths))
         for field, choices in _CHOICES.items():
             _require(getattr(self, field) in choices, field, getattr(self, field), " or ".join(choices))
         for field in ("attention", "feature_residual", "zero_init"):
             _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "True or False")
         for field in ("num_classes", "stem_channels"):
             _require(_is_count(getattr(self, field)), field, getattr(self, field), "a whole number above 0")
+        for field in ("dropout", "width"):
+            _require(isinstance(getattr(self, field), int | float), field, getattr(self, field), "a number")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
-        _require(self.width > 0, "width", self.width, "a multiplier above 0")
-        _require(
-            len(self.depths) == len(STAGE_CHANNELS) and all(map(_is_count, self.depths)),
-            "depths",
-            self.depths,
-            "four whole numbers above 0, one for each of res2 to res5",
-        )
+        _require(0 < self.width < math.inf, "width", self.width, "a multiplier above 0")
+        counts = isinstance(self.depths, tuple) and all(map(_is_count, self.depths))
+        ok = counts and len(self.depths) == len(STAGE_CHANNELS)
+        _require(ok, "depths", self.depths, "four whole numbers above 0, one for each of res2 to res5")
         if self.network == "3d-resnet50":
             got = (self.conv, self.attention, self.feature_residual)
             if got != ("dense", False, False):

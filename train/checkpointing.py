@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint, noop_context_fn
+from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(module: nn.Module, x: Tensor) -> Tensor:
@@ -14,13 +14,15 @@ def checkpointed(module: nn.Module, x: Tensor) -> Tensor:
 
     `module` must draw no random numbers: the generator's state is not kept.
     """
+    # The compiler updates statistics once by itself, and does not take a `context_fn`.
+    if torch.compiler.is_compiling():
+        compiled: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
+        return compiled
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), _frozen_statistics(module)
 
-    # The compiler moves the statistics' update out of what it repeats, and does not take `context_fn`.
-    context_fn = noop_context_fn if torch.compiler.is_compiling() else contexts
-    y: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False, context_fn=context_fn)
+    y: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
     return y
 
 

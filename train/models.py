@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, T frames, H height, W width.
 """
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resact.errors import UsageError
-from resact.train.architecture import FC_CHANNELS, Architecture
+from resact.train.architecture import CONV1_CHANNELS, FC_CHANNELS, Architecture
 from resact.train.checkpointing import checkpointed
 from resact.train.initialisation import initialise
 from resact.train.modules import Bottleneck, Dense3D, Pseudo3D, Stem
@@ -52,8 +53,6 @@ def build_model(
 
     """
     pseudo = network != "3d-resnet50"
-    if stem_channels is None:
-        stem_channels = max(1, round((64 if modality == "both" else 128) * width))
     architecture = Architecture(
         network=network,
         modality=modality,
@@ -61,12 +60,15 @@ def build_model(
         conv=conv or ("separable" if pseudo else "dense"),
         attention=pseudo if attention is None else attention,
         feature_residual=pseudo if feature_residual is None else feature_residual,
-        stem_channels=stem_channels,
+        stem_channels=1 if stem_channels is None else stem_channels,
         dropout=dropout,
         width=width,
         depths=depths,
         zero_init=zero_init,
     )
+    if stem_channels is None:
+        conv1_channels = architecture.scaled(CONV1_CHANNELS // len(architecture.streams))
+        architecture = replace(architecture, stem_channels=conv1_channels)
     return ActionNetwork(architecture, checkpoint_activations=checkpoint_activations)
 
 
