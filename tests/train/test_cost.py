@@ -11,6 +11,7 @@ from resact.cli import app
 from resact.errors import UsageError
 from resact.train.cost import count_saved_bytes
 from resact.train.models import build_model
+from resact.train.variants import PAPER_VARIANTS
 
 
 def meta_model(*args, **options):
@@ -161,7 +162,7 @@ def test_saved_bytes_equal_those_of_a_real_step():
 
 @pytest.fixture(scope="module")
 def result():
-    return CliRunner().invoke(app, ["cost", "--json"])
+    return CliRunner(env={"COLUMNS": "80"}).invoke(app, ["cost", "--json"])
 
 
 @pytest.fixture(scope="module")
@@ -192,18 +193,23 @@ def test_rows_hold_every_variant_beside_the_paper(rows):
 def test_command_prints_json_alone_to_standard_output(result):
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) == 1
+
+
+def test_command_prints_a_table_that_fits_a_terminal(result):
     assert "multiply-adds of one 32x112x112 view (FLOPs are twice that)" in result.stderr
+    rows = [line.split() for line in result.stderr.splitlines()]
+    assert ["p3d-resnet50", "both", "separable", "yes", "yes", "64", "30.01", "30", "17.73"] in rows
+    assert ["p3d-resnet50", "both", "separable", "no", "yes", "64", "30.00", "-", "6.40"] in rows
+    assert "…" not in result.stderr
 
 
-def test_command_prints_a_table_that_fits_a_terminal(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
+def test_command_takes_frames_and_size(monkeypatch):
+    monkeypatch.setattr("resact.train.cost.PAPER_VARIANTS", PAPER_VARIANTS[:1])
+    monkeypatch.setattr("resact.train.cost.OTHER_READINGS", ())
     result = CliRunner().invoke(app, ["cost", "--frames", "8", "--size", "64"])
-    assert result.exit_code == 0
     assert "multiply-adds of one 8x64x64 view" in result.stdout
-    full = resact.count_cost(meta_model(), frames=8, size=64).multiply_adds / 1e9
-    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("p3d-resnet50")]
-    assert ["p3d-resnet50", "both", "separable", "yes", "yes", "64", f"{full:.2f}", "30", "17.73"] in rows
-    assert "…" not in result.stdout
+    billions = resact.count_cost(meta_model(modality="rgb"), frames=8, size=64).multiply_adds / 1e9
+    assert f" {billions:.2f} " in result.stdout
 
 
 def test_command_refuses_a_wrong_size():

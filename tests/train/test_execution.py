@@ -43,9 +43,10 @@ def test_bfloat16_autocast_agrees_with_float32(options, seed):
     with torch.autocast("cpu", torch.bfloat16):
         logits_bf16, gradients_bf16 = logits_and_gradients(again, clips)
     assert logits_bf16.dtype == torch.bfloat16
-    assert relative_error(logits_bf16, logits) < 0.06
-    # Gradients turn at each ReLU and abs whose argument bfloat16 moves across zero.
-    assert torch.cosine_similarity(gradients_bf16, gradients, dim=0) > 0.9
+    # Over 60 seeds: at most 0.042, and at least 0.937. Gradients turn at each ReLU and abs whose argument
+    # bfloat16 moves across zero.
+    assert relative_error(logits_bf16, logits) < 0.08
+    assert torch.cosine_similarity(gradients_bf16, gradients, dim=0) > 0.88
 
 
 @every_network
@@ -59,8 +60,9 @@ def test_channels_last_agrees_with_contiguous(options, seed):
     logits, gradients = logits_and_gradients(model, clips)
     last = {name: clip.to(memory_format=torch.channels_last_3d) for name, clip in clips.items()}
     logits_last, gradients_last = logits_and_gradients(again, last)
-    assert relative_error(logits_last, logits) < 1e-4
-    assert relative_error(gradients_last, gradients) < 1e-3
+    # Over 60 seeds: at most 2.2e-6 and 4.4e-3, the latter where an argument of ReLU or abs crosses zero.
+    assert relative_error(logits_last, logits) < 1e-5
+    assert relative_error(gradients_last, gradients) < 0.02
 
 
 @pytest.mark.parametrize("operation", [feature_residual, ChannelAttention(8)], ids=["residual", "attention"])
@@ -76,10 +78,9 @@ def test_compiles_without_graph_breaks(options):
     again, clips = copy.deepcopy(model), clips_of(model)
     torch._dynamo.reset()
     again.compile(fullgraph=True, backend="aot_eager")
-    for got, right in zip(
-        logits_and_gradients(again, clips), logits_and_gradients(model, clips), strict=True
-    ):
-        assert relative_error(got, right) < 1e-5
+    (logits, gradients), (right, right_gradients) = (logits_and_gradients(m, clips) for m in (again, model))
+    assert relative_error(logits, right) < 1e-5
+    assert relative_error(gradients, right_gradients) < 0.02
     assert torch._dynamo.utils.counters["graph_break"] == {}
 
 
