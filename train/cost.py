@@ -4,6 +4,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from rich.box import SIMPLE
+from rich.table import Table
 from torch import Tensor
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
@@ -103,3 +105,32 @@ def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:
             columns = {name: getattr(architecture, name) for name in _COLUMNS}
             rows[architecture] = columns | cost | {"paper_g": variant.paper_g}
     return list(rows.values())
+
+
+def cost_table(rows: list[dict[str, Any]], *, frames: int, size: int) -> Table:
+    """`cost_rows` for people, 80 columns wide."""
+    table = Table(
+        title=f"multiply-adds of one {frames}x{size}x{size} view (FLOPs are twice that)",
+        caption='paper: its "GFLOPs" at 32x112x112; fmres: the feature residual',
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for heading in ("network", "modality", "conv", "attention", "fmres"):
+        table.add_column(heading)
+    for heading in ("stem", "G", "paper", "M\nparam."):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            row["modality"],
+            row["conv"],
+            "yes" if row["attention"] else "no",
+            "yes" if row["feature_residual"] else "no",
+            str(row["stem_channels"]),
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            "-" if row["paper_g"] is None else str(row["paper_g"]),
+            f"{row['parameters'] / 1e6:.2f}",
+        )
+    return table

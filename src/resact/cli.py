@@ -297,36 +297,9 @@ def cost(
     json_output: JsonOption = False,
 ) -> None:
     """Count what each network of the paper's tables costs, beside the paper's figures."""
-    from rich.box import SIMPLE
-    from rich.table import Table
-
-    from resact.train.cost import cost_rows
+    from resact.train.cost import cost_rows, cost_table
 
     rows = cost_rows(frames=frames, size=size)
-    table = Table(
-        title=f"multiply-adds of one {frames}x{size}x{size} view (FLOPs are twice that)",
-        caption='paper: its "GFLOPs" at 32x112x112; fmres: the feature residual',
-        box=SIMPLE,
-        collapse_padding=True,
-        pad_edge=False,
-        show_edge=False,
-    )
-    for heading in ("network", "modality", "conv", "attention", "fmres"):
-        table.add_column(heading)
-    for heading in ("stem", "G", "paper", "M\nparam."):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(
-            row["network"],
-            row["modality"],
-            row["conv"],
-            "yes" if row["attention"] else "no",
-            "yes" if row["feature_residual"] else "no",
-            str(row["stem_channels"]),
-            f"{row['multiply_adds'] / 1e9:.2f}",
-            "-" if row["paper_g"] is None else str(row["paper_g"]),
-            f"{row['parameters'] / 1e6:.2f}",
-        )
-    _console(json_output).print(table)
+    _console(json_output).print(cost_table(rows, frames=frames, size=size))
     if json_output:
         _print_json({"rows": rows})
