@@ -99,7 +99,7 @@ class ParityReport:
 def probe_parity(
     model: ActionNetwork,
     *,
-    device: torch.device,
+    device: torch.device | str,
     batch: int = 8,
     frames: int = 32,
     size: int = 112,
@@ -121,6 +121,7 @@ def probe_parity(
         UsageError: `batch`, `frames` or `size` is no whole number above 0.
 
     """
+    device = torch.device(device)
     context = _Context(device, memory_format, convolve)
     found = network_convolutions(model, batch=batch, frames=frames, size=size)
     precisions: tuple[Precision, ...] = ("bfloat16", "autocast")

@@ -133,6 +133,6 @@ def test_a_device_that_is_always_wrong_is_given_up():
 def test_model_is_left_alone():
     model = build_model(**SMALL)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    probe_parity(model, device=torch.device("cpu"), batch=2, frames=2, size=16)
+    probe_parity(model, device="cpu", batch=2, frames=2, size=16)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in model.modules())
