@@ -13,7 +13,6 @@ import json
 import math
 import platform
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -80,7 +79,7 @@ def main() -> None:
     rows = []
     for learning_rate in LEARNING_RATES:
         for zero_init in (False, True):
-            runs, start = [], time.perf_counter()
+            runs = []
             for seed in range(arguments.seeds):
                 torch.manual_seed(seed)
                 model = build_model(**NETWORK, zero_init=zero_init)
@@ -95,7 +94,6 @@ def main() -> None:
                 "last_loss": statistics.mean(statistics.mean(losses[-tail:]) for losses, _ in runs),
                 "accuracies": accuracies,
                 "median_accuracy": statistics.median(accuracies),
-                "seconds": round(time.perf_counter() - start, 1),
             }
             rows.append(row)
             print(row, flush=True)
