@@ -293,3 +293,18 @@ def _job(
     decode = DecodeSettings(fps=parse_fps(fps), short_side=short_side, max_seconds=max_seconds, ffmpeg=find_ffmpeg(ffmpeg)[1])
     settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=build_codec(codec).library())
     return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)
+
+
+@app.command()
+def cost(
+    frames: Annotated[int, typer.Option(help="Frames of the view.")] = 32,
+    size: Annotated[int, typer.Option(help="Height and width of the view, in pixels.")] = 112,
+    json_output: JsonOption = False,
+) -> None:
+    """Count what each network of the paper's tables costs, beside the paper's figures."""
+    from resact.train.cost import cost_rows, cost_table
+
+    rows = cost_rows(frames=frames, size=size)
+    _console(json_output).print(cost_table(rows, frames=frames, size=size))
+    if json_output:
+        _print_json({"rows": rows})

@@ -1,0 +1,136 @@
+"""What a network costs, counted on the meta device: no memory, no arithmetic, any size."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.box import SIMPLE
+from rich.table import Table
+from torch import Tensor
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from resact.errors import UsageError
+from resact.train.architecture import Architecture
+from resact.train.models import ActionNetwork
+from resact.train.variants import OTHER_READINGS, PAPER_VARIANTS
+
+_COLUMNS = ("network", "modality", "conv", "attention", "feature_residual", "stem_channels")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one view: the forward pass of one clip."""
+
+    multiply_adds: int
+    """In convolutions and linear layers. FLOPs, which count multiplications and additions, are twice this."""
+
+    parameters: int
+    """Numbers that training learns."""
+
+
+def count_cost(model: ActionNetwork, *, frames: int = 32, size: int = 112) -> Cost:
+    """Multiply-adds and parameters of `model` for one view of `frames` x `size` x `size` pixels.
+
+    The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not
+    counted, as is the custom. The model, on whatever device, is left as it was, and nothing is allocated.
+
+    Raises:
+        UsageError: `frames` or `size` is no whole number above 0.
+
+    """
+    batch = 2  # batch norm refuses to train on a single value a channel, which one clip may come to
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward_on_meta(model, batch=batch, frames=frames, size=size)
+    multiply_adds = counter.get_total_flops() // (2 * batch)  # the counter has two for each
+    return Cost(multiply_adds, sum(parameter.numel() for parameter in model.parameters()))
+
+
+def count_saved_bytes(model: ActionNetwork, *, batch: int = 1, frames: int = 32, size: int = 112) -> int:
+    """Bytes that a step of a model in training mode keeps for its backward pass, weights and clips included.
+
+    Storage that several operations share counts once. With activation checkpointing, what the backward pass
+    computes again, one module at a time, comes on top.
+
+    Raises:
+        UsageError: `batch`, `frames` or `size` is no whole number above 0.
+
+    """
+    storages: dict[int, Any] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage  # held, so that no later storage gets the same address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward_on_meta(model, batch=batch, frames=frames, size=size)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def forward_on_meta(model: ActionNetwork, *, batch: int = 1, frames: int = 32, size: int = 112) -> Tensor:
+    """Logits (batch, num_classes) without values: the model's own code, run with weights that are shapes.
+
+    Raises:
+        UsageError: `batch`, `frames` or `size` is no whole number above 0.
+
+    """
+    for name, value in {"batch": batch, "frames": frames, "size": size}.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} got {value!r}, expected a whole number above 0; pass another {name}=")
+    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+    weights = {
+        name: torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
+        for name, tensor in tensors.items()
+    }
+    shape, dtype = (batch, 3, frames, size, size), model.fc2.weight.dtype
+    clips = {name: torch.empty(shape, dtype=dtype, device="meta") for name in model.architecture.streams}
+    logits: Tensor = functional_call(model, weights, kwargs=clips)
+    return logits
+
+
+def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:
+    """One row a distinct network of the paper's tables, then our other readings of them.
+
+    Each has network, modality, conv, attention, feature_residual, stem_channels, multiply_adds, parameters
+    and paper_g, the paper's figure for 32x112x112 in 10^9 multiply-adds, or None.
+    """
+    rows: dict[Architecture, dict[str, Any]] = {}
+    for variant in PAPER_VARIANTS + OTHER_READINGS:
+        with torch.device("meta"):
+            model = variant.build()
+        architecture = model.architecture
+        if architecture not in rows:  # table 3's rows differ in their step alone
+            cost = asdict(count_cost(model, frames=frames, size=size))
+            columns = {name: getattr(architecture, name) for name in _COLUMNS}
+            rows[architecture] = columns | cost | {"paper_g": variant.paper_g}
+    return list(rows.values())
+
+
+def cost_table(rows: list[dict[str, Any]], *, frames: int, size: int) -> Table:
+    """`cost_rows` for people, 80 columns wide."""
+    table = Table(
+        title=f"multiply-adds of one {frames}x{size}x{size} view (FLOPs are twice that)",
+        caption='paper: its "GFLOPs" at 32x112x112; fmres: the feature residual',
+        box=SIMPLE,
+        collapse_padding=True,
+        pad_edge=False,
+        show_edge=False,
+    )
+    for heading in ("network", "modality", "conv", "attention", "fmres"):
+        table.add_column(heading)
+    for heading in ("stem", "G", "paper", "M\nparam."):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        table.add_row(
+            row["network"],
+            row["modality"],
+            row["conv"],
+            "yes" if row["attention"] else "no",
+            "yes" if row["feature_residual"] else "no",
+            str(row["stem_channels"]),
+            f"{row['multiply_adds'] / 1e9:.2f}",
+            "-" if row["paper_g"] is None else str(row["paper_g"]),
+            f"{row['parameters'] / 1e6:.2f}",
+        )
+    return table

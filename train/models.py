@@ -1,0 +1,168 @@
+"""The networks of the paper's tables, built from an `Architecture`.
+
+Shapes: B batch, C channels, T frames, H height, W width.
+"""
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from resact.errors import UsageError
+from resact.train.architecture import CONV1_CHANNELS, FC_CHANNELS, Architecture
+from resact.train.checkpointing import checkpointed
+from resact.train.initialisation import initialise
+from resact.train.modules import Bottleneck, Dense3D, Pseudo3D, Stem
+
+
+def build_model(
+    network: Literal["p3d-resnet50", "3d-resnet50"] = "p3d-resnet50",
+    *,
+    modality: Literal["rgb", "residual", "both"] = "both",
+    num_classes: int = 101,
+    conv: Literal["separable", "dense"] | None = None,
+    attention: bool | None = None,
+    feature_residual: bool | None = None,
+    stem_channels: int | None = None,
+    dropout: float = 0.0,
+    width: float = 1.0,
+    depths: tuple[int, ...] = (3, 4, 6, 3),
+    zero_init: bool = False,
+    checkpoint_activations: bool = False,
+) -> "ActionNetwork":
+    """A network of the paper's family with fresh weights (paper, table 1 and sec. 2.2).
+
+    Args:
+        network: `p3d-resnet50`, or `3d-resnet50` with a dense 3x3x3 in each module.
+        modality: `rgb`, `residual` or `both`.
+        num_classes: width of the logits.
+        conv: `separable` (default: one filter a channel, as the paper's cost says) or `dense`.
+        attention: channel attention in each module; on by default. `3d-resnet50` has none and is dense.
+        feature_residual: likewise for the residual of features.
+        stem_channels: channels of each conv1 stream; `64 * width` for two streams, twice that for one.
+        dropout: before the last layer, in [0, 1).
+        width: multiplies all channels.
+        depths: modules in res2 to res5.
+        zero_init: start the last norm of each module at zero.
+        checkpoint_activations: keep one activation a module while training and compute the rest twice.
+
+    Raises:
+        UsageError: an option is wrong, or does not go with the network.
+
+    """
+    pseudo = network != "3d-resnet50"
+    architecture = Architecture(
+        network=network,
+        modality=modality,
+        num_classes=num_classes,
+        conv=conv or ("separable" if pseudo else "dense"),
+        attention=pseudo if attention is None else attention,
+        feature_residual=pseudo if feature_residual is None else feature_residual,
+        stem_channels=1 if stem_channels is None else stem_channels,
+        dropout=dropout,
+        width=width,
+        depths=depths,
+        zero_init=zero_init,
+    )
+    if stem_channels is None:
+        conv1_channels = architecture.scaled(CONV1_CHANNELS // len(architecture.streams))
+        architecture = replace(architecture, stem_channels=conv1_channels)
+    return ActionNetwork(architecture, checkpoint_activations=checkpoint_activations)
+
+
+class ActionNetwork(nn.Module):
+    """conv1, res2 to res5, pool, fc1, fc2 (paper, table 1).
+
+    T is kept to the pool; H and W are halved, rounded up, by conv1 and by the first module of res3 to res5.
+    """
+
+    def __init__(self, architecture: Architecture, *, checkpoint_activations: bool = False) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.checkpoint_activations = checkpoint_activations
+        separable = architecture.conv == "separable"
+        self.conv1 = nn.ModuleDict(
+            {stream: Stem(architecture.stem_channels, separable=separable) for stream in architecture.streams}
+        )
+        channels = architecture.stem_channels * len(architecture.streams)
+        stages = []
+        for number, stage_channels in enumerate(architecture.stage_channels):
+            modules = []
+            for position in range(architecture.depths[number]):
+                stride = 2 if number > 0 and position == 0 else 1
+                body = self._body(stage_channels)
+                modules.append(Bottleneck(channels, stage_channels, body, stride=stride))
+                channels = stage_channels
+            stages.append(nn.Sequential(*modules))
+        self.res2, self.res3, self.res4, self.res5 = stages
+        self.fc1 = nn.Linear(channels, architecture.scaled(FC_CHANNELS))
+        self.fc2 = nn.Linear(self.fc1.out_features, architecture.num_classes)
+        initialise(self, zero_init=architecture.zero_init)
+
+    def forward(self, *, rgb: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Logits of a batch of normalised clips.
+
+        Args:
+            rgb: (B, 3, T, H, W) in the weights' dtype (any floating dtype under autocast), any T, H, W.
+            residual: likewise, of the same shape as `rgb` where the network takes both.
+
+        Returns:
+            (B, num_classes), not yet softmaxed.
+
+        Raises:
+            UsageError: a modality is missing or superfluous, or has a wrong shape or dtype.
+
+        """
+        clips = {"rgb": rgb, "residual": residual}
+        inputs = self._checked({name: clip for name, clip in clips.items() if clip is not None})
+        x_BCTHW = torch.cat([stem(inputs[name]) for name, stem in self.conv1.items()], dim=1)
+        for stage in (self.res2, self.res3, self.res4, self.res5):
+            for module in stage:
+                x_BCTHW = self._run(module, x_BCTHW)
+        features_BC = functional.relu(self.fc1(x_BCTHW.mean(dim=(2, 3, 4))))
+        logits: Tensor = self.fc2(functional.dropout(features_BC, self.architecture.dropout, self.training))
+        return logits
+
+    def _body(self, channels: int) -> Pseudo3D | Dense3D:
+        architecture = self.architecture
+        if architecture.network == "3d-resnet50":
+            return Dense3D(channels)
+        return Pseudo3D(
+            channels,
+            separable=architecture.conv == "separable",
+            attention=architecture.attention,
+            feature_residual=architecture.feature_residual,
+        )
+
+    def _run(self, module: nn.Module, x_BCTHW: Tensor) -> Tensor:
+        if self.checkpoint_activations and self.training and torch.is_grad_enabled():
+            return checkpointed(module, x_BCTHW)
+        y_BCTHW: Tensor = module(x_BCTHW)
+        return y_BCTHW
+
+    def _checked(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        expected = self.architecture.streams
+        if tuple(inputs) != expected:
+            call = ", ".join(f"{name}=..." for name in expected)
+            raise UsageError(
+                f"the network got {' and '.join(inputs) or 'no clip'}, expected {' and '.join(expected)}, "
+                f"its modality being {self.architecture.modality!r}; call model({call})"
+            )
+        first = inputs[expected[0]]
+        weights = self.fc2.weight.dtype
+        kind = first.device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        for name, clip in inputs.items():
+            if clip.ndim != 5 or clip.shape[1] != 3 or 0 in clip.shape or clip.shape != first.shape:
+                raise UsageError(
+                    f"{name}= got shape {tuple(clip.shape)}, expected (B, 3, T, H, W), none of them 0, "
+                    "the same for each modality; permute the axes, or read clips of one size"
+                )
+            if not (clip.is_floating_point() if autocast else clip.dtype == weights):
+                raise UsageError(
+                    f"{name}= got dtype {clip.dtype}, expected {'floating point' if autocast else weights}; "
+                    f"normalise the clip and convert it with .to({weights})"
+                )
+        return inputs

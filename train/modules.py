@@ -1,0 +1,127 @@
+"""The building blocks of table 1 (paper, sec. 2.2, fig. 2); docs/networks.md has our readings of open points.
+
+Shapes: B batch, C channels, K concatenated channels (3C or 2C), T frames, H height, W width.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from resact.train.residual import feature_residual
+
+Triple = tuple[int, int, int]
+
+
+def convolution(
+    in_channels: int, out_channels: int, kernel: Triple, *, stride: int = 1, separable: bool = False
+) -> nn.Conv3d:
+    """A convolution that keeps T (and H, W at stride 1); without bias, since a norm follows each of them.
+
+    `stride` acts on space alone; `separable` gives each channel one filter of its own.
+    """
+    return nn.Conv3d(
+        in_channels,
+        out_channels,
+        kernel,
+        stride=(1, stride, stride),
+        padding=(kernel[0] // 2, kernel[1] // 2, kernel[2] // 2),
+        groups=in_channels if separable else 1,
+        bias=False,
+    )
+
+
+class ConvNorm(nn.Module):
+    """Convolution, then batch norm."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: Triple, *, stride: int = 1, separable: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = convolution(in_channels, out_channels, kernel, stride=stride, separable=separable)
+        self.norm = nn.BatchNorm3d(out_channels)
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, in_channels, T, H, W) -> (B, out_channels, T, H/stride, W/stride)."""
+        y_BCTHW: Tensor = self.norm(self.conv(x_BCTHW))
+        return y_BCTHW
+
+
+class Stem(nn.Module):
+    """One stream of conv1: 1x7x7 with stride 2 in space, 3x1x1, norm, ReLU (paper, table 1)."""
+
+    def __init__(self, channels: int, *, separable: bool) -> None:
+        super().__init__()
+        self.spatial = convolution(3, channels, (1, 7, 7), stride=2)
+        self.temporal = ConvNorm(channels, channels, (3, 1, 1), separable=separable)
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        """(B, 3, T, H, W) -> (B, channels, T, H/2, W/2)."""
+        return functional.relu(self.temporal(self.spatial(clip_BCTHW)))
+
+
+class ChannelAttention(nn.Module):
+    """`f * M + f`, where `M = sigmoid(W pool(f) + b)` is one mask a clip (paper, sec. 2.2)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, channels)
+
+    def mask(self, f_BKTHW: Tensor) -> Tensor:
+        """M, (B, K), each value in (0, 1)."""
+        return torch.sigmoid(self.linear(f_BKTHW.mean(dim=(2, 3, 4))))
+
+    def forward(self, f_BKTHW: Tensor) -> Tensor:
+        """(B, K, T, H, W) -> the same."""
+        return f_BKTHW * self.mask(f_BKTHW)[:, :, None, None, None] + f_BKTHW
+
+
+class Pseudo3D(nn.Module):
+    """1x3x3 (`fs`) beside 3x1x1 (`fm`), and `fmres` from `fm`; concatenated, recalibrated (paper, fig. 2)."""
+
+    def __init__(self, channels: int, *, separable: bool, attention: bool, feature_residual: bool) -> None:
+        super().__init__()
+        self.spatial = ConvNorm(channels, channels, (1, 3, 3), separable=separable)
+        self.temporal = ConvNorm(channels, channels, (3, 1, 1), separable=separable)
+        self.feature_residual = feature_residual
+        self.out_channels = channels * (3 if feature_residual else 2)
+        self.attention = ChannelAttention(self.out_channels) if attention else nn.Identity()
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> (B, K, T, H, W), K channels in the order fs, fm, fmres."""
+        features = [self.spatial(x_BCTHW), self.temporal(x_BCTHW)]
+        if self.feature_residual:
+            features.append(feature_residual(features[1]))
+        f_BKTHW: Tensor = self.attention(torch.cat(features, dim=1))
+        return f_BKTHW
+
+
+class Dense3D(nn.Module):
+    """What 3D-ResNet50 has in place of `Pseudo3D`: one dense 3x3x3, norm, ReLU."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.full = ConvNorm(channels, channels, (3, 3, 3))
+        self.out_channels = channels
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, C, T, H, W) -> the same."""
+        return functional.relu(self.full(x_BCTHW))
+
+
+class Bottleneck(nn.Module):
+    """Bottom 1x1x1 with the stride, `body`, top 1x1x1, and a shortcut, projected where the shape changes."""
+
+    def __init__(self, in_channels: int, channels: int, body: Pseudo3D | Dense3D, *, stride: int) -> None:
+        super().__init__()
+        self.bottom = ConvNorm(in_channels, channels, (1, 1, 1), stride=stride)
+        self.body = body
+        self.top = ConvNorm(body.out_channels, channels, (1, 1, 1))
+        same_shape = stride == 1 and in_channels == channels
+        self.shortcut = (
+            nn.Identity() if same_shape else ConvNorm(in_channels, channels, (1, 1, 1), stride=stride)
+        )
+
+    def forward(self, x_BCTHW: Tensor) -> Tensor:
+        """(B, in_channels, T, H, W) -> (B, channels, T, H/stride, W/stride)."""
+        y_BCTHW = self.top(self.body(functional.relu(self.bottom(x_BCTHW))))
+        return functional.relu(y_BCTHW + self.shortcut(x_BCTHW))

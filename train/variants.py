@@ -1,0 +1,47 @@
+"""The variants that the paper's tables compare, and what the paper says they cost."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from resact.train.models import ActionNetwork, build_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One network with its input, as a row of the paper's tables or as another reading of one."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    """What `build_model` is told; `{}` is the paper's full network."""
+
+    step: int | None = 1
+    """Frames between the two that a residual subtracts; None where no residual is taken."""
+
+    paper_g: int | None = None
+    """The paper's "GFLOPs", which are 10^9 multiply-adds; None where it gives none."""
+
+    def build(self, **options: Any) -> ActionNetwork:
+        """The network, with further options of `build_model`."""
+        return build_model(**self.options, **options)
+
+
+PAPER_VARIANTS = (
+    Variant(options={"modality": "rgb"}, step=None, paper_g=28),
+    Variant(options={"modality": "residual"}, paper_g=28),
+    Variant(options={"network": "3d-resnet50"}, paper_g=163),
+    Variant(paper_g=30),
+    Variant(options={"modality": "residual"}, step=2),
+    Variant(options={"modality": "residual"}, step=4),
+    Variant(options={"attention": False, "feature_residual": False}),
+    Variant(options={"attention": False}),
+    Variant(options={"feature_residual": False}),
+)
+"""The nine distinct rows of tables 2, 3 and 4, in the paper's order."""
+
+OTHER_READINGS = (
+    Variant(options={"modality": "rgb", "stem_channels": 64}, step=None, paper_g=28),
+    Variant(options={"modality": "residual", "stem_channels": 64}, paper_g=28),
+    Variant(options={"modality": "rgb", "conv": "dense"}, step=None, paper_g=28),
+    Variant(options={"modality": "residual", "conv": "dense"}, paper_g=28),
+    Variant(options={"conv": "dense"}, paper_g=30),
+)
+"""Readings of the same rows that we do not take by default: conv1 not doubled, dense convolutions."""
