@@ -40,9 +40,7 @@ def draw_clips(count: int, generator: torch.Generator) -> tuple[dict[str, Tensor
         one = torch.ones(count)
         affine = torch.stack([one, 0 * one, shift_x, 0 * one, one, shift_y], dim=1).reshape(count, 2, 3)
         grid = functional.affine_grid(affine, [count, 3, SIZE, SIZE], align_corners=False)
-        frames.append(
-            functional.grid_sample(texture_BCHW, grid, padding_mode="reflection", align_corners=False)
-        )
+        frames.append(functional.grid_sample(texture_BCHW, grid, padding_mode="reflection", align_corners=False))
     clip_BCTHW = torch.stack(frames, dim=2)
     residual_BCTHW = residual_frames(clip_BCTHW)
     return {"rgb": (clip_BCTHW[:, :, :FRAMES] - 0.5) / 0.25, "residual": residual_BCTHW / 0.1}, labels

@@ -80,9 +80,7 @@ class JpegFrames:
         try:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             if (height, width, 3) != out_HWC.shape:
-                raise DamagedError(
-                    f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored"
-                )
+                raise DamagedError(f"a JPEG of {width}x{height} where {out_HWC.shape[1]}x{out_HWC.shape[0]} was stored")
             simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None

@@ -76,9 +76,7 @@ def _write_synced(path: Path, data: bytes) -> None:
         raise
 
 
-def write_file(
-    store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace
-) -> None:
+def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
     """Write a whole file or nothing; an existing one is replaced, unless `publish` is `os.link`."""
     attempt = _attempt(store, Path(name).name)
     _write_synced(attempt, data)
@@ -203,9 +201,7 @@ def create_store(store: Path, settings: StoreSettings) -> None:
     if store.exists():
         names = {entry.name for entry in store.iterdir()} if store.is_dir() else {"a file"}
         if foreign := sorted(names - {INDEX, FAILED}):
-            raise UsageError(
-                f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store"
-            )
+            raise UsageError(f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store")
     for folder in (store / FAILED, store / PARTIAL):
         folder.mkdir(parents=True, exist_ok=True)
     empty = seal(group_document({}))

@@ -32,9 +32,7 @@ class Files(Protocol):
     def list(self, name: str) -> "list[str]":
         """Names in a folder, sorted."""
 
-    def map(
-        self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int
-    ) -> tuple[npt.NDArray[Any], bytes]:
+    def map(self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int) -> tuple[npt.NDArray[Any], bytes]:
         """A file of `length` numbers as a read-only array, memory-mapped where it can be, and its last bytes.
 
         Raises:
@@ -44,9 +42,7 @@ class Files(Protocol):
 
 def _require_size(name: str, got: int, expected: int) -> None:
     if got != expected:
-        raise DamagedError(
-            f"{name}: {got} bytes, expected {expected}: run `resact verify STORE --rebuild-index`"
-        )
+        raise DamagedError(f"{name}: {got} bytes, expected {expected}: run `resact verify STORE --rebuild-index`")
 
 
 class LocalFiles:
@@ -82,9 +78,7 @@ class LocalFiles:
         """Names in a folder."""
         return sorted(path.name for path in (self.root / name).iterdir())
 
-    def map(
-        self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int
-    ) -> tuple[npt.NDArray[Any], bytes]:
+    def map(self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int) -> tuple[npt.NDArray[Any], bytes]:
         """Memory-mapped."""
         path = self.root / name
         expected = length * dtype.itemsize + tail_bytes
@@ -127,9 +121,7 @@ class RemoteFiles:
         entries = self._system.ls(f"{self._root}/{name}".rstrip("/"), detail=False)
         return sorted(entry.rstrip("/").rpartition("/")[2] for entry in entries)
 
-    def map(
-        self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int
-    ) -> tuple[npt.NDArray[Any], bytes]:
+    def map(self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int) -> tuple[npt.NDArray[Any], bytes]:
         """Fetched whole."""
         data = self.read(name)
         _require_size(name, len(data), length * dtype.itemsize + tail_bytes)

@@ -117,9 +117,7 @@ class Index:
         """(N,) size of each video's shard file; 0 where failed."""
         ends = np.concatenate(([0], np.cumsum(self.frame_bytes, dtype=np.uint64)))
         frames = ends[self.first_frame + self.num_frames] - ends[self.first_frame]
-        tails = np.where(
-            self.num_frames > 0, shard_index_bytes(0) + 16 * self.num_frames.astype(np.uint64), 0
-        )
+        tails = np.where(self.num_frames > 0, shard_index_bytes(0) + 16 * self.num_frames.astype(np.uint64), 0)
         return np.asarray(frames + tails, np.uint64)
 
     def rows(self, split: str, membership: str) -> npt.NDArray[np.intp]:
@@ -130,8 +128,7 @@ class Index:
         """
         if split not in self.splits or membership not in MEMBERSHIPS:
             raise UsageError(
-                f"got split {split!r} and {membership!r}, "
-                f"expected one of {', '.join(self.splits)} and train or test"
+                f"got split {split!r} and {membership!r}, expected one of {', '.join(self.splits)} and train or test"
             )
         member = self.splits[split] == MEMBERSHIPS.index(membership)
         return np.flatnonzero(member & (self.num_frames > 0))
@@ -151,9 +148,7 @@ class Index:
             else:
                 high = middle
         if low == len(self) or self.video_id.encoded(low) != wanted:
-            raise UsageError(
-                f"no video {video_id!r} in the store: `store.index.video_id` lists what it holds"
-            )
+            raise UsageError(f"no video {video_id!r} in the store: `store.index.video_id` lists what it holds")
         return low
 
     def frame_bytes_of(self, row: int) -> npt.NDArray[np.uint32]:
@@ -182,17 +177,12 @@ class Index:
             num_frames=num_frames,
             height=np.array([r.height for r in rows], np.uint32),
             width=np.array([r.width for r in rows], np.uint32),
-            source_fps=np.array(
-                [fps_value(r.source.fps) if r.source.fps else np.nan for r in rows], np.float64
-            ),
+            source_fps=np.array([fps_value(r.source.fps) if r.source.fps else np.nan for r in rows], np.float64),
             source_bytes=np.array([r.source.bytes for r in rows], np.uint64),
             first_frame=np.cumsum(num_frames, dtype=np.uint64) - num_frames,
             frames_crc32c=np.array([crc32c(r.frame_bytes.tobytes()) for r in rows], np.uint32),
             frame_bytes=np.concatenate([np.empty(0, np.uint32), *(r.frame_bytes for r in rows)]),
-            splits={
-                s: np.array([MEMBERSHIPS.index(r.splits.get(s, "none")) for r in rows], np.uint8)
-                for s in splits
-            },
+            splits={s: np.array([MEMBERSHIPS.index(r.splits.get(s, "none")) for r in rows], np.uint8) for s in splits},
             classes=classes,
         )
 
@@ -201,12 +191,8 @@ class Index:
         if not len(newer):
             return self
         replaced = {newer.video_id.encoded(row) for row in range(len(newer))}
-        kept = np.array(
-            [row for row in range(len(self)) if self.video_id.encoded(row) not in replaced], np.intp
-        )
-        ids = [self.video_id.encoded(r) for r in kept] + [
-            newer.video_id.encoded(r) for r in range(len(newer))
-        ]
+        kept = np.array([row for row in range(len(self)) if self.video_id.encoded(row) not in replaced], np.intp)
+        ids = [self.video_id.encoded(r) for r in kept] + [newer.video_id.encoded(r) for r in range(len(newer))]
         order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.intp)
 
         def join(name: str) -> Any:
@@ -216,9 +202,7 @@ class Index:
                 return TextColumn.of(texts[i] for i in order)
             return np.concatenate([old[kept], new])[order]
 
-        columns = {
-            f.name: join(f.name) for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")
-        }
+        columns = {f.name: join(f.name) for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")}
         parts = [self._part(r) for r in kept] + [newer._part(r) for r in range(len(newer))]
         columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
         return Index(
@@ -318,9 +302,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         def column(name: str, dtype: Any, length: int, *, check: bool = True) -> npt.NDArray[Any]:
             if not length:
                 return np.empty(0, dtype)
-            values, checksum = files.map(
-                f"{base}/{name}/c.0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES
-            )
+            values, checksum = files.map(f"{base}/{name}/c.0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES)
             if check and crc32c(values.data) != int.from_bytes(checksum, "little"):
                 raise DamagedError(f"{where}: column {name} does not match its checksum: {_REBUILD}")
             return values

@@ -26,9 +26,7 @@ def find_store() -> Path:
     folder = data_folder()
     stores = sorted(path.parent for path in folder.glob("*.zarr/zarr.json"))
     if not stores:
-        raise StoreNotFoundError(
-            f"no clip store in {folder}: make one with `resact prep ucf101`, or name one"
-        )
+        raise StoreNotFoundError(f"no clip store in {folder}: make one with `resact prep ucf101`, or name one")
     if len(stores) > 1:
         raise UsageError(f"{folder} holds several stores ({', '.join(map(str, stores))}): name one")
     return stores[0]

@@ -7,7 +7,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("resact", "dask", "ffmpeg-python", "imageio-ffmpeg", "numcodecs", "numpy", "simplejpeg", "torch", "zarr")
+_PACKAGES = (
+    "resact",
+    "dask",
+    "ffmpeg-python",
+    "imageio-ffmpeg",
+    "numcodecs",
+    "numpy",
+    "simplejpeg",
+    "torch",
+    "zarr",
+)
 
 
 def provenance() -> dict[str, Any]:
@@ -19,10 +29,17 @@ def _machine() -> dict[str, Any]:
     cpu = platform.processor()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         cpu = names[0] if names else cpu
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "system": platform.platform()}
+    return {
+        "cpu": cpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": memory,
+        "system": platform.platform(),
+    }
 
 
 def _versions() -> dict[str, str]:
@@ -37,7 +54,15 @@ def _versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the source tree that this runs from, `-dirty` if it has changes; None outside of one."""
-    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=40", "--dirty"]
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).resolve().parent),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+    ]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -43,9 +43,7 @@ class DecodeSettings:
 
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
-            raise UsageError(
-                f"got a short side of {self.short_side} pixels, expected an even number from 2 on"
-            )
+            raise UsageError(f"got a short side of {self.short_side} pixels, expected an even number from 2 on")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise UsageError(f"got at most {self.max_seconds} seconds a video, expected more than 0")
 
@@ -103,9 +101,7 @@ class StoreSettings:
         """
         ours, theirs = _flat(asdict(self)), _flat(asdict(wanted))
         differing = [
-            f"{key}: store {ours[key]!r}, asked for {theirs[key]!r}"
-            for key in ours
-            if ours[key] != theirs[key]
+            f"{key}: store {ours[key]!r}, asked for {theirs[key]!r}" for key in ours if ours[key] != theirs[key]
         ]
         if differing:
             raise SettingsError(

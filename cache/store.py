@@ -65,32 +65,21 @@ class ClipStore:
         if out is None:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
-            raise UsageError(
-                f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}"
-            )
+            raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
         if self._codec is None:
             return self._read_with_zarr(video_id, start, stop, out)
         ends = np.cumsum(self.index.frame_bytes_of(row), dtype=np.int64)
         begin = int(ends[start - 1]) if start else 0
         try:
-            data = memoryview(
-                self.files.read_range(f"{array_name(video_id)}/{SHARD}", begin, int(ends[stop - 1]))
-            )
+            data = memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", begin, int(ends[stop - 1])))
         except FileNotFoundError:
-            raise DamagedError(
-                f"{video_id}: its shard is missing: run `resact verify {self.files}`"
-            ) from None
+            raise DamagedError(f"{video_id}: its shard is missing: run `resact verify {self.files}`") from None
         for i in range(stop - start):
-            frame = data[
-                (int(ends[start + i - 1]) if start + i else 0) - begin : int(ends[start + i]) - begin
-            ]
+            frame = data[(int(ends[start + i - 1]) if start + i else 0) - begin : int(ends[start + i]) - begin]
             # Nothing at all, where the shard is cut between two frames, would match its own checksum of 0.
-            if len(frame) <= CRC_BYTES or crc32c(frame[:-CRC_BYTES]) != int.from_bytes(
-                frame[-CRC_BYTES:], "little"
-            ):
+            if len(frame) <= CRC_BYTES or crc32c(frame[:-CRC_BYTES]) != int.from_bytes(frame[-CRC_BYTES:], "little"):
                 raise DamagedError(
-                    f"{video_id}: frame {start + i} does not match its checksum: "
-                    f"run `resact verify {self.files}`"
+                    f"{video_id}: frame {start + i} does not match its checksum: run `resact verify {self.files}`"
                 )
             self._codec.decode_into(frame[:-CRC_BYTES], out[i])
         return out

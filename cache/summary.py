@@ -23,18 +23,13 @@ def summarise(store: ClipStore) -> dict[str, Any]:
     index, settings = store.index, store.settings
     status = np.asarray(index.status_code)
     stored = status != 2
-    rates = (
-        np.asarray(index.source_fps) if settings.decode.fps == "source" else fps_value(settings.decode.fps)
-    )
+    rates = np.asarray(index.source_fps) if settings.decode.fps == "source" else fps_value(settings.decode.fps)
     frames = np.asarray(index.num_frames, np.int64)
     raw = frames * np.asarray(index.height, np.int64) * np.asarray(index.width, np.int64) * 3
     total = int(index.shard_bytes.sum())
     source = int(np.asarray(index.source_bytes)[stored].sum())
     problems = {
-        name: [
-            {"video_id": index.video_id[r], "problem": index.problem[r]}
-            for r in np.flatnonzero(status == code)
-        ]
+        name: [{"video_id": index.video_id[r], "problem": index.problem[r]} for r in np.flatnonzero(status == code)]
         for code, name in ((1, "damaged"), (2, "failed"))
     }
     return {
@@ -51,14 +46,11 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         "short_side": settings.decode.short_side,
         "classes": len(settings.dataset.classes),
         "splits": {
-            name: {side: len(index.rows(name, side)) for side in ("train", "test")}
-            for name in settings.dataset.splits
+            name: {side: len(index.rows(name, side)) for side in ("train", "test")} for name in settings.dataset.splits
         },
         "source_fps": {
             f"{rate:g}": int(count)
-            for rate, count in zip(
-                *np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True
-            )
+            for rate, count in zip(*np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True)
         },
         "shorter_than": {str(n): int((stored & (frames < n)).sum()) for n in CLIP_FRAMES},
         **problems,

@@ -50,9 +50,7 @@ Progress = Callable[[int, int], None]
 """Called with the number of videos checked and their total."""
 
 
-def verify_store(
-    path: Path, *, threads: int, progress: Progress = lambda *_: None
-) -> tuple[int, list[Problem]]:
+def verify_store(path: Path, *, threads: int, progress: Progress = lambda *_: None) -> tuple[int, list[Problem]]:
     """Read the whole store: every document, every shard index, every frame's checksum, every frame decoded.
 
     Args:
@@ -92,11 +90,7 @@ def verify_store(
             if index is None:
                 return []
             if video_id not in listed:
-                return [
-                    Problem(
-                        video_id, "an array that the index does not list: run prep again, or --rebuild-index"
-                    )
-                ]
+                return [Problem(video_id, "an array that the index does not list: run prep again, or --rebuild-index")]
             _check_row(index, listed[video_id], record)
         except (ResactError, OSError) as error:
             return [Problem(video_id, str(error))]
@@ -155,10 +149,7 @@ def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed
         raise DamagedError(f"{node}/{SHARD}: missing") from None
     except (KeyError, TypeError) as error:
         raise DamagedError(f"{where}: incomplete: {error}") from None
-    if (
-        seal(video_document(record, settings.frame_codec)) != seal(document)
-        or array_name(record.video_id) != name
-    ):
+    if seal(video_document(record, settings.frame_codec)) != seal(document) or array_name(record.video_id) != name:
         raise DamagedError(f"{where}: not what this store's settings give")
     return record
 

@@ -35,7 +35,14 @@ class _Contestant:
 
 
 def bench_prep(
-    dataset: Dataset, job: PrepJob, executor: Executor, *, codecs: Sequence[str], workers: int, rounds: int, console: Console
+    dataset: Dataset,
+    job: PrepJob,
+    executor: Executor,
+    *,
+    codecs: Sequence[str],
+    workers: int,
+    rounds: int,
+    console: Console,
 ) -> dict[str, Any]:
     """Measure prep and bare ffmpeg, both with `workers` processes.
 
@@ -54,7 +61,10 @@ def bench_prep(
         competitors' commands; machine, versions, commit.
     """
     binary, _ = find_ffmpeg(job.ffmpeg)
-    contestants = [_Contestant("ffmpeg rgb24", None, "rgb24"), _Contestant("ffmpeg yuvj420p", None, "yuvj420p")]
+    contestants = [
+        _Contestant("ffmpeg rgb24", None, "rgb24"),
+        _Contestant("ffmpeg yuvj420p", None, "yuvj420p"),
+    ]
     contestants += [_Contestant(f"prep {codec}", codec, pixels_of(build_codec(codec))) for codec in codecs]
     for video in dataset.videos:
         video.path.read_bytes()  # all contestants find the page cache warm
@@ -72,7 +82,7 @@ def bench_prep(
                 _run_prep(part, job, executor, contestant.codec)
                 memory[contestant.name] = executor.peak_bytes()
             rates[contestant.name].append(len(part.videos) / (time.perf_counter() - start))
-            console.print(f"round {number + 1}: {contestant.name}: {rates[contestant.name][-1]:.2f} videos/s", highlight=False)
+            console.print(f"round {number + 1}: {contestant.name}: {rates[contestant.name][-1]:.2f} videos/s")
     return {
         "benchmark": "prep",
         "dataset": dataset.settings.name,

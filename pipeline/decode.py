@@ -11,6 +11,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -57,7 +58,7 @@ class FfmpegKilledError(Exception):
 
 @lru_cache
 def find_ffmpeg(binary: str | None = None) -> tuple[str, str]:
-    """ffmpeg's path and version.
+    """Ffmpeg's path and version.
 
     Args:
         binary: a path or a name on PATH; None for the one that the `imageio-ffmpeg` wheel brings.
@@ -77,7 +78,7 @@ def find_ffmpeg(binary: str | None = None) -> tuple[str, str]:
 
 
 def decode_arguments(source: str, settings: DecodeSettings, pixels: Pixels, *, strict: bool) -> list[str]:
-    """ffmpeg's arguments, its own name apart.
+    """Ffmpeg's arguments, its own name apart.
 
     Args:
         source: path of the video.
@@ -192,11 +193,11 @@ class VideoDecoder:
         """Frames of `size` bytes, each behind the same header; `read` says that the first one's has been read."""
         buffer = np.empty(len(header) + size, np.uint8)
         frame = buffer[len(header) :]
-        if read and not self._fill(memoryview(frame)):
+        if read and not self._fill(frame.data):
             return
         if read:
             yield frame
-        while self._fill(memoryview(buffer)):
+        while self._fill(buffer.data):
             if buffer[: len(header)].tobytes() != header:
                 raise ToolError("this ffmpeg writes frames in a form unknown to resact: use ffmpeg 5.1 to 7")
             yield frame
@@ -239,7 +240,9 @@ class VideoDecoder:
         log = self._log.read(_MAX_LOG_BYTES).decode("utf-8", "replace")
         sizes = list(dict.fromkeys(f"{width}x{height}" for width, height in _SCALED.findall(log)))
         if len(sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
-            raise DecodeError(f"its frames change from {sizes[0]} to {sizes[1]} midway: cut it there, or re-encode it to one size")
+            raise DecodeError(
+                f"its frames change from {sizes[0]} to {sizes[1]} midway: cut it there, or re-encode it to one size"
+            )
         if code < 0:
             raise FfmpegKilledError(signal.Signals(-code).name)
         complaints = {self._anonymous(match[0]) for match in map(_COMPLAINT.search, log.splitlines()) if match}
@@ -265,10 +268,9 @@ class VideoDecoder:
 
 
 def _widen(pipe: IO[bytes]) -> None:
-    try:
+    # Over a user's limit for pipes this is refused, and the same bytes come through in smaller pieces.
+    with suppress(PermissionError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    except PermissionError:
-        pass  # over the user's limit for pipes: the same bytes come through in smaller pieces
 
 
 def parse_fps(text: str) -> str:
@@ -284,5 +286,7 @@ def parse_fps(text: str) -> str:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if not 0 < rate <= 1000:
-        raise UsageError(f"got --fps {text!r}, expected a rate over 0 and up to 1000, such as 15 or 30000/1001, or 'source'")
+        raise UsageError(
+            f"got --fps {text!r}, expected a rate over 0 and up to 1000, such as 15 or 30000/1001, or 'source'"
+        )
     return str(rate)

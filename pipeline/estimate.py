@@ -39,7 +39,6 @@ def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int]
     decode = job.settings.decode
     codec = job.settings.frame_codec
     seconds = min(_SAMPLE_SECONDS, decode.max_seconds or _SAMPLE_SECONDS)
-    sizes = []
     try:
         with VideoDecoder(
             video.path,
@@ -49,8 +48,8 @@ def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int]
             binary=binary,
             timeout_seconds=job.timeout_seconds,
         ) as decoder:
-            for frame in decoder:
-                sizes.append(len(encode_frame(codec, frame, decoder)) + CRC_BYTES + _SLOT_BYTES)
+            overhead = CRC_BYTES + _SLOT_BYTES
+            sizes = [len(encode_frame(codec, frame, decoder)) + overhead for frame in decoder]
             properties, _ = decoder.finish()
     except (ResactError, OSError):
         return None  # prep itself will say what is wrong with it

@@ -22,8 +22,9 @@ class WorkerLostError(Exception):
 class Executor(Protocol):
     """Runs a picklable function over items."""
 
-    address: str | None
-    """Of the dashboard; None where there is none."""
+    @property
+    def address(self) -> str | None:
+        """Of the dashboard; None where there is none."""
 
     def map_unordered(
         self, function: Callable[[Item], Result], items: Iterable[Item]
@@ -37,13 +38,13 @@ class Executor(Protocol):
 def _peak_bytes() -> int:
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
 class SerialExecutor:
     """One task after the other in this process: the plain twin of `DaskExecutor`."""
 
-    address = None
+    address: str | None = None
 
     def map_unordered(
         self, function: Callable[[Item], Result], items: Iterable[Item]
@@ -62,7 +63,7 @@ class DaskExecutor:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self.address = client.dashboard_link
+        self.address: str | None = client.dashboard_link
 
     def map_unordered(
         self, function: Callable[[Item], Result], items: Iterable[Item]
@@ -97,11 +98,11 @@ class DaskExecutor:
 
     def _room(self) -> int:
         threads = sum(self._client.nthreads().values())
-        return max(1, threads) * _IN_FLIGHT_PER_THREAD
+        return max(1, int(threads)) * _IN_FLIGHT_PER_THREAD
 
     def peak_bytes(self) -> int:
         """Of the workers that are there now."""
-        return max(self._client.run(_peak_bytes).values())
+        return int(max(self._client.run(_peak_bytes).values()))
 
 
 @contextmanager
@@ -135,7 +136,9 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
             try:
                 client = Client(scheduler, timeout=10, set_as_default=False)
             except (OSError, TimeoutError, ValueError) as error:
-                raise ToolError(f"no Dask scheduler answers at {scheduler} ({error}): start one, or leave out --scheduler") from None
+                raise ToolError(
+                    f"no Dask scheduler answers at {scheduler} ({error}): start one, or leave out --scheduler"
+                ) from None
             with client:
                 yield DaskExecutor(client)
             return

@@ -94,7 +94,7 @@ def prep(
                 if todo:
                     with open_executor() as executor:
                         if executor.address:
-                            console.print(f"dashboard: {executor.address}", highlight=False)
+                            console.print(f"dashboard: {executor.address}")
                         index = _run(job, todo, executor, journal, index, progress)
             except KeyboardInterrupt:
                 raise Interrupted(
@@ -175,15 +175,13 @@ def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: C
     binary, _ = find_ffmpeg(job.ffmpeg)
     there = f", {skipped:,} are there already" if skipped else ""
     if not todo:
-        console.print(f"{job.store}: nothing to do{there}", highlight=False, soft_wrap=True)
+        console.print(f"{job.store}: nothing to do{there}")
         return
     free = shutil.disk_usage(job.store).free
     estimate = estimate_bytes(job, todo, binary=binary)
     size = "of a size that cannot be told beforehand" if estimate is None else f"about {estimate / 1e9:.2f} GB"
     console.print(
-        f"{job.store}: {len(todo):,} videos to do{there}; {size} as {job.settings.codec}, {free / 1e9:.1f} GB free",
-        highlight=False,
-        soft_wrap=True,
+        f"{job.store}: {len(todo):,} videos to do{there}; {size} as {job.settings.codec}, {free / 1e9:.1f} GB free"
     )
     if estimate is not None and estimate > free * _ESTIMATE_MARGIN:
         raise DiskFullError(
@@ -206,7 +204,7 @@ def _require_distinct(dataset: Dataset) -> None:
     for video in dataset.videos:
         folded = array_name(video.video_id).casefold()
         if folded in seen:
-            raise UsageError(f"two videos share the id {video.video_id!r} (but for case): {seen[folded]} and {video.name}: rename one")
+            raise UsageError(f"two videos share the id {video.video_id!r}: {seen[folded]} and {video.name}: rename one")
         seen[folded] = video.name
 
 

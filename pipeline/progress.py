@@ -47,17 +47,13 @@ class PrepProgress:
         self.damaged += record.status == "damaged"
         self.failed += record.status == "failed"
         if record.status != "ok":
-            self._console.print(f"{record.status}: {record.video_id}: {record.problem}", highlight=False, markup=False)
+            self._console.print(f"{record.status}: {record.video_id}: {record.problem}")
         self._bar.update(self._task, completed=self.videos, rates=self._rates())
         now = time.monotonic()
         if self._bar.disable and now - self._last_line >= _PLAIN_LINE_SECONDS:
             self._last_line = now
             left = (self._total - self.videos) * self.seconds / self.videos
-            self._console.print(
-                f"prep: {self.videos:,} of {self._total:,} videos, {self._rates()}, {left:,.0f} s left",
-                highlight=False,
-                soft_wrap=True,
-            )
+            self._console.print(f"prep: {self.videos:,} of {self._total:,} videos, {self._rates()}, {left:,.0f} s left")
 
     def _rates(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
@@ -67,5 +63,7 @@ class PrepProgress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()

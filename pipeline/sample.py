@@ -119,21 +119,25 @@ def write_video(video: SampleVideo, path: Path) -> None:
 
 
 def make_sample(
-    root: Path, *, open_executor: "Callable[[], AbstractContextManager[Executor]]", console: "Console"
+    root: Path,
+    *,
+    classes: "Sequence[str] | None" = None,
+    open_executor: "Callable[[], AbstractContextManager[Executor]]",
+    console: "Console",
 ) -> None:
-    """Write what `root` lacks of the lists and videos; half a minute on two cores for all of it.
+    """Write what `root` lacks of the lists and of the videos of these classes; None for all of them.
 
     Raises:
         SourceError: ffmpeg failed, in its words.
     """
-    missing = missing_videos(root)
+    write_lists(root)
+    missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
     if not missing:
         return
     from rich.progress import track
 
-    write_lists(root)
     with open_executor() as executor:
-        console.print(f"making {len(missing)} videos of the sample in {root}", highlight=False, soft_wrap=True)
+        console.print(f"making {len(missing)} videos of the sample in {root}")
         made = executor.map_unordered(partial(_write_below, root), missing)
         for _, outcome in track(made, "sample", len(missing), console=console, disable=not console.is_terminal):
             if outcome is not None:
@@ -215,9 +219,7 @@ def _encoder_command(path: Path) -> list[str]:
     import ffmpeg  # here, as whoever only needs the names of the videos need not load it
     import imageio_ffmpeg
 
-    stream = ffmpeg.input(
-        "pipe:", format="rawvideo", pixel_format="rgb24", video_size=(WIDTH, HEIGHT), framerate=FPS
-    )
+    stream = ffmpeg.input("pipe:", format="rawvideo", pixel_format="rgb24", video_size=(WIDTH, HEIGHT), framerate=FPS)
     options = {
         "g": 1,  # key frames only: see the head of this file
         "q:v": 3,

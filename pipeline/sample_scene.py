@@ -108,15 +108,11 @@ class Take:
 @lru_cache(maxsize=256)
 def draw_take(video: SampleVideo) -> Take:
     """Draw start, speed, length and shake of one video, alike for all classes but for what `speed` drives."""
-    rng = np.random.default_rng(
-        [GENERATOR_VERSION, 1, CLASSES.index(video.class_name), video.group, video.clip]
-    )
+    rng = np.random.default_rng([GENERATOR_VERSION, 1, CLASSES.index(video.class_name), video.group, video.clip])
     num_frames = int(rng.integers(_MIN_FRAMES, _MAX_FRAMES + 1))
     start = tuple(int(n) for n in rng.integers(_TURN, size=6))
     speed = float(rng.random())
-    shake = tuple(
-        ((0.6 + 1.2 * float(rng.random())) / FPS, 2 * math.pi * float(rng.random())) for _ in range(4)
-    )
+    shake = tuple(((0.6 + 1.2 * float(rng.random())) / FPS, 2 * math.pi * float(rng.random())) for _ in range(4))
     return Take(num_frames, start, _velocity(video.class_name, start, speed), shake)
 
 
@@ -200,9 +196,7 @@ def draw_scene(group: int) -> Scene:
     return Scene(tile_NN, _pack(still_HWC), box, (cx, cy))
 
 
-def _draw_tile(
-    rng: np.random.Generator, *, num_shapes: int, smallest: int, largest: int
-) -> npt.NDArray[np.float64]:
+def _draw_tile(rng: np.random.Generator, *, num_shapes: int, smallest: int, largest: int) -> npt.NDArray[np.float64]:
     """A periodic texture, (N, N, 3) in [0, 1]: discs, rings and boxes of random colours on soft noise.
 
     Edges are soft (4 texels), so that taking the nearest texel does not flicker when the plane moves.

@@ -66,7 +66,9 @@ def _prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord:
     codec = job.settings.frame_codec
     for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
         if ours != here:
-            raise ToolError(f"a worker has {here} where the store is made with {ours}: give all hosts the same versions")
+            raise ToolError(
+                f"a worker has {here} where the store is made with {ours}: give all hosts the same versions"
+            )
     source, problem = _look_at(video)
     failed = VideoRecord(
         video_id=video.video_id,

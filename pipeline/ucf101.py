@@ -130,12 +130,17 @@ def load_layout(
         present_classes = len({v.label for v in found if v.problem is None})
         raise SourceError(
             f"{video_folder} holds {len(wanted) - len(missing):,} of the {len(wanted):,} videos and {present_classes} "
-            f"of the {len(chosen)} classes that the lists of {name} name (missing: {', '.join(missing[:3])} ...): complete it, "
-            "or take a part with --classes NAME,NAME or what is there with --allow-partial"
+            f"of the {len(chosen)} classes that the lists of {name} name (missing: {', '.join(missing[:3])} ...): "
+            "complete it, or take a part with --classes NAME,NAME or what is there with --allow-partial"
         )
     return Dataset(
         settings=DatasetSettings(
-            name=name, videos=videos, all_classes=all_classes, classes=chosen, splits=SPLITS, flip_safe=flip_safe
+            name=name,
+            videos=videos,
+            all_classes=all_classes,
+            classes=chosen,
+            splits=SPLITS,
+            flip_safe=flip_safe,
         ),
         videos=tuple(found),
         missing=missing,
@@ -159,7 +164,9 @@ def _read_splits(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
                 name = line.split()[0]
                 splits = listed.setdefault(name.lower(), (Path(name).stem, {}))[1]
                 if splits.setdefault(split, membership) != membership:
-                    raise SourceError(f"{folder}: {name} is both in train and in test of {split}: fetch the lists again")
+                    raise SourceError(
+                        f"{folder}: {name} is both in train and in test of {split}: fetch the lists again"
+                    )
     return listed
 
 
@@ -170,7 +177,9 @@ def _choose(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ..
     for name in asked:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            raise UsageError(f"got class {name!r}, expected one of the {len(known)} classes, such as {', '.join(near or known[:3])}")
+            raise UsageError(
+                f"got class {name!r}, expected one of the {len(known)} classes, such as {', '.join(near or known[:3])}"
+            )
     if not asked:
         raise UsageError("got an empty --classes, expected names separated by commas")
     return tuple(name for name in known if name in asked)

@@ -117,9 +117,7 @@ class Bottleneck(nn.Module):
         self.body = body
         self.top = ConvNorm(body.out_channels, channels, (1, 1, 1))
         same_shape = stride == 1 and in_channels == channels
-        self.shortcut = (
-            nn.Identity() if same_shape else ConvNorm(in_channels, channels, (1, 1, 1), stride=stride)
-        )
+        self.shortcut = nn.Identity() if same_shape else ConvNorm(in_channels, channels, (1, 1, 1), stride=stride)
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, channels, T, H/stride, W/stride)."""

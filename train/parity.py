@@ -90,9 +90,7 @@ class ParityReport:
             if parity.fallback != "none"
         ]
         if wrong:
-            return (
-                f"wrong bfloat16 convolutions on {where}: {', '.join(wrong)}; falling back to {self.fallback}"
-            )
+            return f"wrong bfloat16 convolutions on {where}: {', '.join(wrong)}; falling back to {self.fallback}"
         return f"{len(self.convolutions)} bfloat16 convolutions agree with float64 on {where}"
 
 
@@ -193,9 +191,7 @@ class _Context:
             torch.autocast(self.device.type, torch.bfloat16) if precision == "autocast" else nullcontext()
         )
         with autocast:
-            y_BCTHW = self.convolve(
-                x_BCTHW, weight, stride=conv.stride, padding=conv.padding, groups=conv.groups
-            )
+            y_BCTHW = self.convolve(x_BCTHW, weight, stride=conv.stride, padding=conv.padding, groups=conv.groups)
         windows = list(_windows(y_BCTHW.shape))
         y_gradient = torch.zeros_like(y_BCTHW)
         for window in windows:
@@ -208,9 +204,7 @@ class _Context:
         for window in windows:
             slab, padding = _receptive_field(conv, window)
             x64 = _float64(x_BCTHW[slab]).requires_grad_()
-            y64 = functional.conv3d(
-                functional.pad(x64, padding), weight64, stride=conv.stride, groups=conv.groups
-            )
+            y64 = functional.conv3d(functional.pad(x64, padding), weight64, stride=conv.stride, groups=conv.groups)
             right = torch.autograd.grad(y64, (x64, weight64), _float64(y_gradient[window]))
             outputs.append((y_BCTHW[window], y64))
             input_gradients.append((gradients[0][slab], right[0]))

@@ -53,9 +53,7 @@ def _check(clip: Tensor, step: int) -> None:
             "permute the axes or add the batch axis with clip[None]"
         )
     if clip.dtype != torch.uint8 and not clip.is_floating_point():
-        raise UsageError(
-            f"residual_frames got dtype {clip.dtype}, expected uint8 or floating point; convert the clip"
-        )
+        raise UsageError(f"residual_frames got dtype {clip.dtype}, expected uint8 or floating point; convert the clip")
     if not isinstance(step, int) or isinstance(step, bool) or not 1 <= step < clip.shape[2]:
         raise UsageError(
             f"residual_frames got step={step!r} for a clip of {clip.shape[2]} frames, expected a whole "

@@ -18,6 +18,7 @@ from resact.errors import ResactError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resact.cache.settings import DecodeSettings
     from resact.pipeline.datasets import Dataset
     from resact.pipeline.task import PrepJob
 
@@ -76,19 +77,28 @@ def _root(
 
 DatasetArgument = Annotated[str, typer.Argument(help="ucf101, or sample: a small set made on the spot, offline.")]
 StoreArgument = Annotated[
-    str | None, typer.Argument(metavar="[STORE]", help="Clip store; left out, the only one in the data folder.")
+    str | None,
+    typer.Argument(metavar="[STORE]", help="Clip store; left out, the only one in the data folder."),
 ]
 RootOption = Annotated[
-    Path | None, typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data).")
+    Path | None,
+    typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data)."),
 ]
 ClassesOption = Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Only these classes.")]
-AllowPartialOption = Annotated[bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")]
+AllowPartialOption = Annotated[
+    bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")
+]
 LimitOption = Annotated[int | None, typer.Option(metavar="N", help="At most N videos, taken from each class in turn.")]
-FpsOption = Annotated[str, typer.Option(help="Frames a second, such as 15 or 30000/1001, or source to keep each video's own.")]
+FpsOption = Annotated[
+    str, typer.Option(help="Frames a second, such as 15 or 30000/1001, or source to keep each video's own.")
+]
 ShortSideOption = Annotated[int, typer.Option(metavar="PIXELS", help="Of the stored frames; even.")]
-FfmpegOption = Annotated[str | None, typer.Option(metavar="PATH", help="ffmpeg to use instead of the imageio-ffmpeg wheel's.")]
+FfmpegOption = Annotated[
+    str | None, typer.Option(metavar="PATH", help="ffmpeg to use instead of the imageio-ffmpeg wheel's.")
+]
 WorkersOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Worker processes; left out, one a core; 0 works in this process.")
+    int | None,
+    typer.Option(metavar="N", help="Worker processes; left out, one a core; 0 works in this process."),
 ]
 
 
@@ -96,18 +106,24 @@ WorkersOption = Annotated[
 def prep(
     dataset: DatasetArgument,
     root: RootOption = None,
-    store: Annotated[Path | None, typer.Option(help="Store to make or to go on with; left out, DATASET.zarr in the data folder.")] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Store to make or to go on with; left out, DATASET.zarr in the data folder."),
+    ] = None,
     codec: Annotated[str, typer.Option(help="jpeg (small, lossy), zstd or lz4 (lossless).")] = "jpeg",
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
-    max_seconds: Annotated[float | None, typer.Option(metavar="S", help="Only the first S seconds of each video.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Only the first S seconds of each video.")
+    ] = None,
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
     workers: WorkersOption = None,
     scheduler: Annotated[
-        str | None, typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here.")
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here."),
     ] = None,
     ffmpeg: FfmpegOption = None,
     timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
@@ -116,27 +132,27 @@ def prep(
     """Turn a folder of videos into a clip store. Stopped at any moment, the same command goes on from there."""
     from functools import partial
 
+    from resact.cache.codecs import build_codec
     from resact.cache.places import default_store
     from resact.pipeline.executor import open_executor
     from resact.pipeline.prep import prep as run_prep
 
     console = _console(json_output)
+    decode, library = _decode_settings(fps, short_side, max_seconds, ffmpeg), build_codec(codec).library()
     executor = partial(open_executor, workers=_workers(workers), scheduler=scheduler)
     videos = _load(dataset, root, classes, allow_partial, limit, console, executor)
-    job = _job(
-        videos, store or default_store(dataset), codec, fps=fps, short_side=short_side, max_seconds=max_seconds,
-        ffmpeg=ffmpeg, timeout=timeout,
-    )  # fmt: skip
+    target = store or default_store(dataset)
+    job = _job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
     console.print(
         f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} there already, "
-        f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, {result.bytes / 1e9:.2f} GB, "
-        f"{result.seconds:.1f} s",
+        f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, "
+        f"{result.bytes / 1e9:.2f} GB, {result.seconds:.1f} s",
         highlight=False,
         soft_wrap=True,
     )
     if result.failed:
-        console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed does them again", highlight=False)
+        console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed does them again")
     if json_output:
         _print_json(asdict(result))
     if result.failed:
@@ -152,7 +168,7 @@ def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
 
     opened = open_store(store or find_store())
     summary = summarise(opened)
-    _console(json_output).print(summary_table(str(opened.files), summary))
+    _console(json_output).print(summary_table(str(opened.files), summary), soft_wrap=False)
     if json_output:
         _print_json(summary)
 
@@ -176,17 +192,24 @@ def verify(
     console = _console(json_output)
     if rebuild_index:
         listed, left_out = run_rebuild(path)
-        console.print(f"{path}: index of {listed:,} videos made again from the arrays", highlight=False, soft_wrap=True)
+        console.print(f"{path}: index of {listed:,} videos made again from the arrays")
         for problem in left_out:
-            console.print(f"left out: {problem.video_id or path}: {problem.problem}", highlight=False, markup=False)
+            console.print(f"left out: {problem.video_id or path}: {problem.problem}")
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("verify", total=None)
         videos, problems = verify_store(
-            path, threads=_workers(None), progress=lambda done, total: bar.update(task, completed=done, total=total)
+            path,
+            threads=_workers(None),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for problem in problems:
-        console.print(f"bad: {problem.video_id or path}: {problem.problem}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems", highlight=False, soft_wrap=True)
+        console.print(
+            f"bad: {problem.video_id or path}: {problem.problem}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems")
     if json_output:
         _print_json({"videos": videos, "bad": [asdict(problem) for problem in problems]})
     if problems:
@@ -196,7 +219,9 @@ def verify(
 bench = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
 app.add_typer(bench, name="bench")
 
-OutputOption = Annotated[Path | None, typer.Option(help="Write the result here too, such as benchmarks/results/NAME.json.")]
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Write the result here too, such as benchmarks/results/NAME.json.")
+]
 
 
 @bench.command("prep")
@@ -221,28 +246,37 @@ def bench_prep(
 
     from rich.table import Table
 
+    from resact.cache.codecs import build_codec
     from resact.pipeline.bench import bench_prep as run_bench
     from resact.pipeline.executor import open_executor
 
     console = _console(json_output)
+    names = codecs.split(",")
+    decode, library = _decode_settings(fps, short_side, None, ffmpeg), build_codec(names[0]).library()
     executor = partial(open_executor, workers=_workers(workers))
     videos = _load(dataset, root, classes, allow_partial, limit, console, executor)
     with TemporaryDirectory(prefix="resact-bench-") as folder, executor() as running:
-        job = _job(
-            videos, Path(folder) / "store", "jpeg", fps=fps, short_side=short_side, max_seconds=None, ffmpeg=ffmpeg,
-            timeout=600.0,
-        )  # fmt: skip
-        result = run_bench(
-            videos, job, running, codecs=codecs.split(","), workers=max(1, _workers(workers)), rounds=rounds, console=console
-        )
+        store = Path(folder) / "store"
+        job = _job(videos, decode, names[0], library=library, store=store, ffmpeg=ffmpeg, timeout=600.0)
+        processes = max(1, _workers(workers))
+        result = run_bench(videos, job, running, codecs=names, workers=processes, rounds=rounds, console=console)
     for pixels, command in result["commands"].items():
-        console.print(f"ffmpeg {pixels}: {shlex.join(command)}", highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console.print(
+            f"ffmpeg {pixels}: {shlex.join(command)}",
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
     table = Table("", "videos/s", "to ffmpeg (RGB frames)", "to ffmpeg (same graph)", "peak worker memory")
     for row in result["rows"]:
-        spreads = [f"{row[r]:.2f} ({row[r + '_min']:.2f} to {row[r + '_max']:.2f})" for r in ("ratio_to_ffmpeg", "ratio_to_same_graph")]
+        spreads = [
+            f"{row[r]:.2f} ({row[r + '_min']:.2f} to {row[r + '_max']:.2f})"
+            for r in ("ratio_to_ffmpeg", "ratio_to_same_graph")
+        ]
         memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
         table.add_row(row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory)
-    console.print(table)
+    console.print(table, soft_wrap=False)
     _finish_bench(result, output, json_output)
 
 
@@ -263,35 +297,52 @@ def _workers(asked: int | None) -> int:
 
 
 def _load(
-    name: str, root: Path | None, classes: str | None, allow_partial: bool, limit: int | None, console: "Console", executor: Any
+    name: str,
+    root: Path | None,
+    classes: str | None,
+    allow_partial: bool,
+    limit: int | None,
+    console: "Console",
+    executor: Any,
 ) -> "Dataset":
     from resact.pipeline.datasets import limited, load_dataset, sample_folder
 
     root = root and root.absolute()
+    chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
     if name == "sample":
         from resact.pipeline.sample import make_sample
 
-        make_sample(root or sample_folder(), open_executor=executor, console=console)
-    chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
+        make_sample(root or sample_folder(), classes=chosen, open_executor=executor, console=console)
     dataset = limited(load_dataset(name, root=root, classes=chosen, allow_partial=allow_partial), limit)
     for note in dataset.notes:
-        console.print(f"note: {note}", highlight=False, soft_wrap=True)
+        console.print(f"note: {note}")
     if dataset.missing:
-        console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there", highlight=False)
+        console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there")
     return dataset
 
 
-def _job(
-    dataset: "Dataset", store: Path, codec: str, *, fps: str, short_side: int, max_seconds: float | None,
-    ffmpeg: str | None, timeout: float,
-) -> "PrepJob":  # fmt: skip
-    from resact.cache.codecs import build_codec
-    from resact.cache.settings import DecodeSettings, StoreSettings
+def _decode_settings(fps: str, short_side: int, max_seconds: float | None, ffmpeg: str | None) -> "DecodeSettings":
+    from resact.cache.settings import DecodeSettings
     from resact.pipeline.decode import find_ffmpeg, parse_fps
+
+    rate, (_, version) = parse_fps(fps), find_ffmpeg(ffmpeg)
+    return DecodeSettings(fps=rate, short_side=short_side, max_seconds=max_seconds, ffmpeg=version)
+
+
+def _job(
+    dataset: "Dataset",
+    decode: "DecodeSettings",
+    codec: str,
+    *,
+    library: str,
+    store: Path,
+    ffmpeg: str | None,
+    timeout: float,
+) -> "PrepJob":
+    from resact.cache.settings import StoreSettings
     from resact.pipeline.task import PrepJob
 
-    decode = DecodeSettings(fps=parse_fps(fps), short_side=short_side, max_seconds=max_seconds, ffmpeg=find_ffmpeg(ffmpeg)[1])
-    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=build_codec(codec).library())
+    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=library)
     return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)
 
 

@@ -51,9 +51,7 @@ def _settings(codec: str = "zstd", **decode: Any) -> StoreSettings:
         dataset=DatasetSettings(
             name="sample", videos=9, all_classes=3, classes=classes, splits=("1", "2"), flip_safe=False
         ),
-        decode=DecodeSettings(
-            **{"fps": "15", "short_side": 24, "max_seconds": None, "ffmpeg": "7.0.2", **decode}
-        ),
+        decode=DecodeSettings(**{"fps": "15", "short_side": 24, "max_seconds": None, "ffmpeg": "7.0.2", **decode}),
         codec=codec,
         library=build_codec(codec).library(),
     )
@@ -137,9 +135,7 @@ def _build(path: Path, codec: str) -> Built:
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     """One finished store a codec; never changed: `Built.copy` what is to be damaged."""
-    return {
-        codec: _build(tmp_path_factory.mktemp("stores") / f"{codec}.zarr", codec) for codec in CODEC_NAMES
-    }
+    return {codec: _build(tmp_path_factory.mktemp("stores") / f"{codec}.zarr", codec) for codec in CODEC_NAMES}
 
 
 @pytest.fixture(params=CODEC_NAMES)

@@ -14,9 +14,7 @@ LOSSLESS = [name for name in CODEC_NAMES if name != "jpeg"]
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
-@given(
-    frame=st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)).flatmap(lambda s: arrays(np.uint8, s))
-)
+@given(frame=st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)).flatmap(lambda s: arrays(np.uint8, s)))
 def test_lossless_codecs_give_back_the_exact_frame(name: str, frame: np.ndarray) -> None:
     codec = build_codec(name)
     out = np.empty_like(frame)

@@ -167,9 +167,7 @@ def read_all(path: Path) -> dict[str, bytes]:
     return rows
 
 
-def test_the_store_does_not_depend_on_the_order_of_videos(
-    stores, tmp_path: Path, put_video, snapshot
-) -> None:
+def test_the_store_does_not_depend_on_the_order_of_videos(stores, tmp_path: Path, put_video, snapshot) -> None:
     built = stores["zstd"]
     path = tmp_path / "other.zarr"
     create_store(path, built.settings)
@@ -195,9 +193,7 @@ def test_create_is_repeatable_and_leaves_no_partial_files(scratch, snapshot) -> 
     assert not (scratch.path / PARTIAL).exists()
 
 
-def test_a_late_second_creator_replaces_nothing(
-    scratch, tmp_path: Path, make_settings, monkeypatch, snapshot
-) -> None:
+def test_a_late_second_creator_replaces_nothing(scratch, tmp_path: Path, make_settings, monkeypatch, snapshot) -> None:
     """It looked before the store was there, and writes after the first one has finished."""
     before = snapshot(scratch.path)
     real_exists, asked = Path.exists, []
@@ -222,9 +218,7 @@ def test_create_refuses_what_is_no_store(content: str, tmp_path: Path, make_sett
     else:
         path.mkdir()
         (path / {"folder": "thesis.tex", "zarr v2": ".zgroup"}[content]).write_text("{}")
-    with pytest.raises(
-        UsageError, match=r"x\.zarr is not a clip store \(it holds .*\): choose another --store"
-    ):
+    with pytest.raises(UsageError, match=r"x\.zarr is not a clip store \(it holds .*\): choose another --store"):
         create_store(path, make_settings())
     assert not (tmp_path / "x.zarr" / "index").exists()
 
@@ -242,8 +236,7 @@ def test_create_goes_on_where_one_was_killed(tmp_path: Path, make_settings, snap
 
 def test_four_creators_at_once_make_one_store(tmp_path: Path, make_settings, snapshot) -> None:
     create = HELPERS + (
-        "from resact.cache.durable import create_store\n"
-        "sys.stdin.read()\ncreate_store(store, helpers._settings())\n"
+        "from resact.cache.durable import create_store\nsys.stdin.read()\ncreate_store(store, helpers._settings())\n"
     )
     path = tmp_path / "x.zarr"
     helpers = Path(__file__).with_name("conftest.py")
@@ -306,9 +299,7 @@ def test_committing_twice_gives_the_same_bytes(scratch, put_video, snapshot) -> 
     assert snapshot(scratch.path) == before
 
 
-@pytest.mark.parametrize(
-    "damage", ["shard byte", "document byte", "no shard", "no document", "extra nothing"]
-)
+@pytest.mark.parametrize("damage", ["shard byte", "document byte", "no shard", "no document", "extra nothing"])
 def test_committing_again_repairs_a_damaged_video(damage: str, scratch, put_video, snapshot) -> None:
     before = snapshot(scratch.path)
     node = scratch.path / "wide"
@@ -340,9 +331,7 @@ def test_another_source_replaces_the_video_whole(scratch, put_video, make_frames
 def test_a_store_made_anew_is_not_written_to(scratch, put_video, make_settings, snapshot) -> None:
     before = snapshot(scratch.path)
     with store_lock(scratch.path), pytest.raises(StoreError, match="was replaced by another store"):
-        put_video(
-            scratch.path, make_settings("zstd", fps="25"), scratch.records["wide"], scratch.frames["wide"]
-        )
+        put_video(scratch.path, make_settings("zstd", fps="25"), scratch.records["wide"], scratch.frames["wide"])
     assert snapshot(scratch.path) == before
 
 

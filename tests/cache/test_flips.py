@@ -119,9 +119,7 @@ def check_flip(built, place: Place, offset: int, *, blind: bool) -> None:
         expected = built.pixels[place.video_id]
         for frame in range(len(expected)):
             if frame != place.frame:
-                assert np.array_equal(
-                    store.read(place.video_id, frame, frame + 1), expected[frame : frame + 1]
-                )
+                assert np.array_equal(store.read(place.video_id, frame, frame + 1), expected[frame : frame + 1])
                 assert np.array_equal(plain[frame], expected[frame])
                 continue
             with pytest.raises(DamagedError, match=f"frame {frame} does not match its checksum"):

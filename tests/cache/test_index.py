@@ -113,9 +113,7 @@ def test_merged_equals_the_index_of_all_records(older: list[VideoRecord], newer:
 
 @settings(max_examples=6, deadline=None)
 @given(first=many, second=many)
-def test_write_and_read_round_trip(
-    first: list[VideoRecord], second: list[VideoRecord], make_settings
-) -> None:
+def test_write_and_read_round_trip(first: list[VideoRecord], second: list[VideoRecord], make_settings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "s.zarr"
         create_store(store, make_settings())
@@ -237,14 +235,10 @@ def test_a_missing_column_is_damage_and_names_the_way_out(scratch) -> None:
     for column in sorted((scratch.path / "index").glob("*/*/c.0")):
         data = column.read_bytes()
         column.unlink()
-        with pytest.raises(
-            DamagedError, match=rf"{column.parent.name}/c\.0.* is missing: run `resact verify"
-        ):
+        with pytest.raises(DamagedError, match=rf"{column.parent.name}/c\.0.* is missing: run `resact verify"):
             open_store(scratch.path)
         column.write_bytes(data[:-1])
-        with pytest.raises(
-            DamagedError, match=rf"{column.parent.name}/c\.0: {len(data) - 1} bytes, expected"
-        ):
+        with pytest.raises(DamagedError, match=rf"{column.parent.name}/c\.0: {len(data) - 1} bytes, expected"):
             open_store(scratch.path)
         column.write_bytes(data)
     open_store(scratch.path)
@@ -256,9 +250,7 @@ def test_a_missing_pointer_is_damage(scratch) -> None:
         open_store(scratch.path)
 
 
-def test_a_generation_replaced_while_it_is_read_is_read_again(
-    scratch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_generation_replaced_while_it_is_read_is_read_again(scratch, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader has the old pointer; by the time it maps the columns, the old generation is gone."""
     newer = of([scratch.records["wide"]])
     real_map, calls = LocalFiles.map, []

@@ -28,18 +28,12 @@ from resact.errors import DamagedError, UsageError
 ids = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40),
     st.binary(min_size=1, max_size=60).map(lambda raw: raw.decode("utf-8", "surrogateescape")),
-    st.sampled_from(
-        ["index", "failed", "zarr.json", ".", "..", ".hidden", "__x", "a/b\nc", "%41", "c.0", " ", "~"]
-    ),
+    st.sampled_from(["index", "failed", "zarr.json", ".", "..", ".hidden", "__x", "a/b\nc", "%41", "c.0", " ", "~"]),
 )
 attributes = st.dictionaries(
     st.text(max_size=8).filter(lambda key: key != "crc32c"),
     st.recursive(
-        st.none()
-        | st.booleans()
-        | st.integers()
-        | st.floats(allow_nan=False, allow_infinity=False)
-        | st.text(),
+        st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
         lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
         max_leaves=8,
     ),
@@ -105,9 +99,7 @@ def test_no_change_of_a_sealed_document_goes_unseen(values: dict, data: st.DataO
             unseal(damaged, "here")
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"[]", b"null", b"{}", b'{"attributes": []}', b"\xff\xfe", b"[" * 1000]
-)
+@pytest.mark.parametrize("data", [b"", b"[]", b"null", b"{}", b'{"attributes": []}', b"\xff\xfe", b"[" * 1000])
 def test_what_is_no_document_is_damage(data: bytes) -> None:
     with pytest.raises(DamagedError, match="here"):
         unseal(data, "here")

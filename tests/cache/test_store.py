@@ -37,9 +37,7 @@ def ranges(num_frames: int, seed: int) -> list[tuple[int, int]]:
 
 def test_every_range_equals_zarr_and_what_went_in(built) -> None:
     store, group = open_store(built.path), zarr.open_group(built.path, mode="r")
-    assert list(store.index.video_id) == sorted(
-        built.records, key=lambda v: v.encode("utf-8", "surrogateescape")
-    )
+    assert list(store.index.video_id) == sorted(built.records, key=lambda v: v.encode("utf-8", "surrogateescape"))
     for seed, (video_id, pixels) in enumerate(built.pixels.items()):
         for start, stop in ranges(len(pixels), seed):
             got = store.read(video_id, start, stop)
@@ -266,7 +264,5 @@ def test_the_way_through_zarr_finds_every_flip(victim: str, unknown) -> None:
 
 
 def test_known_codecs_never_go_through_zarr(built, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        store_module.ClipStore, "_read_with_zarr", lambda *_: pytest.fail("read through zarr")
-    )
+    monkeypatch.setattr(store_module.ClipStore, "_read_with_zarr", lambda *_: pytest.fail("read through zarr"))
     assert open_store(built.path).read("wide", 0, 1).any()

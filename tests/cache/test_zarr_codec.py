@@ -33,9 +33,7 @@ def test_zarr_itself_writes_and_reads_with_it(tmp_path: Path, make_frames) -> No
         JpegFrames(90).decode_into(JpegFrames(90).encode(frame), out)
     assert np.array_equal(zarr.open_array(tmp_path / "a.zarr", mode="r")[:], expected)
     document = json.loads((tmp_path / "a.zarr" / "zarr.json").read_bytes())
-    assert document["codecs"] == [
-        {"name": "resact.jpeg", "configuration": {"quality": 90, "subsampling": "4:2:0"}}
-    ]
+    assert document["codecs"] == [{"name": "resact.jpeg", "configuration": {"quality": 90, "subsampling": "4:2:0"}}]
 
 
 def test_metadata_round_trip() -> None:
@@ -46,9 +44,7 @@ def test_metadata_round_trip() -> None:
 
 @pytest.mark.parametrize(("quality", "subsampling"), [(0, "4:2:0"), (101, "4:2:0"), (95, "4:4:4")])
 def test_other_parameters_are_refused(quality: int, subsampling: str) -> None:
-    with pytest.raises(
-        UsageError, match=f"got resact.jpeg with quality {quality} and subsampling '{subsampling}'"
-    ):
+    with pytest.raises(UsageError, match=f"got resact.jpeg with quality {quality} and subsampling '{subsampling}'"):
         JpegCodec(quality=quality, subsampling=subsampling)
 
 

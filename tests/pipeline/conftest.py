@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -78,7 +76,18 @@ def resact(*arguments: object, **options: object) -> subprocess.CompletedProcess
 
 def prep_arguments(root: Path, store: Path, *more: object) -> list[object]:
     """`resact prep` of the small data set."""
-    return ["prep", "ucf101", "--root", root, "--store", store, "--classes", "Biking,Carphone", "--json", *more]
+    return [
+        "prep",
+        "ucf101",
+        "--root",
+        root,
+        "--store",
+        store,
+        "--classes",
+        "Biking,Carphone",
+        "--json",
+        *more,
+    ]
 
 
 def last_json(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
@@ -99,14 +108,3 @@ def undisturbed(ucf101: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     run = resact(*prep_arguments(ucf101, store, "--workers", 0))
     assert run.returncode == 0, run.stderr
     return tree_of(store)
-
-
-@pytest.fixture
-def no_leftover_processes() -> Iterator[Callable[[], set[int]]]:
-    """A call that gives the pids of running ffmpeg processes, for tests that count them before and after."""
-    import psutil
-
-    yield lambda: {
-        p.pid for p in psutil.process_iter(["name", "status"])
-        if (p.info["name"] or "").startswith("ffmpeg") and p.info["status"] != psutil.STATUS_ZOMBIE and os.getpid() != p.pid
-    }  # fmt: skip

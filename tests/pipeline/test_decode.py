@@ -11,12 +11,12 @@ import simplejpeg
 import zarr
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.pipeline.conftest import FFMPEG, encode, footage, prep_arguments, resact
 
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, ToolError, UsageError
 from resact.pipeline.decode import VideoDecoder, decode_arguments, find_ffmpeg, parse_fps
-from tests.pipeline.conftest import FFMPEG, encode, footage, prep_arguments, resact
 
 SETTINGS = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="any")
 SCALE = r"scale='if(lte(iw,ih),256,-2)':'if(lte(iw,ih),-2,256)':flags=bicubic"
@@ -24,12 +24,29 @@ SCALE = r"scale='if(lte(iw,ih),256,-2)':'if(lte(iw,ih),-2,256)':flags=bicubic"
 
 def independent_frames(video: Path, filters: str, pixels: str = "rgb24", shape: tuple[int, ...] = ()) -> np.ndarray:
     """ffmpeg's own raw output, from a command written out here by hand."""
-    command = [FFMPEG, "-v", "error", "-i", video, "-vf", filters, "-f", "rawvideo", "-pix_fmt", pixels, "-fps_mode", "passthrough", "-"]
+    command = [
+        FFMPEG,
+        "-v",
+        "error",
+        "-i",
+        video,
+        "-vf",
+        filters,
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        pixels,
+        "-fps_mode",
+        "passthrough",
+        "-",
+    ]
     raw = subprocess.run(command, capture_output=True, check=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, *shape)
 
 
-def decode(video: Path, settings: DecodeSettings = SETTINGS, *, pixels: str = "rgb24", strict: bool = True) -> np.ndarray:
+def decode(
+    video: Path, settings: DecodeSettings = SETTINGS, *, pixels: str = "rgb24", strict: bool = True
+) -> np.ndarray:
     with VideoDecoder(video, settings, pixels, strict=strict, binary=FFMPEG, timeout_seconds=60) as decoder:  # type: ignore[arg-type]
         frames = [frame.copy() for frame in decoder]
         decoder.finish()
@@ -58,7 +75,10 @@ def test_fps_source_keeps_every_frame() -> None:
 
 def test_max_seconds_and_short_side(tmp_path: Path) -> None:
     upright = tmp_path / "upright.avi"
-    subprocess.run([FFMPEG, "-v", "error", "-i", footage("bikes"), "-vf", "transpose=1", "-q:v", "3", upright], check=True)
+    subprocess.run(
+        [FFMPEG, "-v", "error", "-i", footage("bikes"), "-vf", "transpose=1", "-q:v", "3", upright],
+        check=True,
+    )
     frames = decode(upright, replace(SETTINGS, short_side=112, max_seconds=2.0))
     assert frames.shape == (30, 264, 112, 3)
 
@@ -80,7 +100,18 @@ def test_a_video_that_changes_its_size_midway_is_an_error(tmp_path: Path) -> Non
     parts = [tmp_path / "a.m2v", tmp_path / "b.m2v"]
     for part, size in zip(parts, ("320:240", "160:240"), strict=True):
         subprocess.run(
-            [FFMPEG, "-v", "error", "-i", tmp_path / "a.avi", "-vf", f"scale={size},setsar=1", "-c:v", "mpeg2video", part],
+            [
+                FFMPEG,
+                "-v",
+                "error",
+                "-i",
+                tmp_path / "a.avi",
+                "-vf",
+                f"scale={size},setsar=1",
+                "-c:v",
+                "mpeg2video",
+                part,
+            ],
             check=True,
         )
     joined = tmp_path / "joined.m2v"

@@ -63,7 +63,7 @@ def test_an_exception_of_a_task_reaches_the_caller(cluster: DaskExecutor) -> Non
 
 def test_workers_report_their_memory_and_the_dashboard_its_address(cluster: DaskExecutor) -> None:
     assert 30e6 < cluster.peak_bytes() < 400e6
-    assert 10e6 < SerialExecutor().peak_bytes()
+    assert SerialExecutor().peak_bytes() > 10e6
     assert cluster.address is not None
     assert cluster.address.startswith("http://127.0.0.1")
 
@@ -77,8 +77,9 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done() -> No
 
 def test_no_scheduler_at_that_address_is_a_clear_error() -> None:
     start = time.monotonic()
-    with pytest.raises(ToolError, match="no Dask scheduler answers at tcp://127.0.0.1:1"), open_executor(
-        workers=1, scheduler="tcp://127.0.0.1:1"
+    with (
+        pytest.raises(ToolError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:1"),
+        open_executor(workers=1, scheduler="tcp://127.0.0.1:1"),
     ):
         pass
     assert time.monotonic() - start < 60

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import zarr
+from tests.pipeline.conftest import Tree, last_json, prep_arguments, resact, tree_of
 
 from resact.cache.store import open_store
-from tests.pipeline.conftest import Tree, last_json, prep_arguments, resact, tree_of
 
 
 def test_two_workers_give_the_bytes_of_one_process(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
@@ -22,7 +22,11 @@ def test_two_workers_give_the_bytes_of_one_process(ucf101: Path, tmp_path: Path,
     summary = last_json(run)
     arrays = list(zarr.open_group(str(store), mode="r").arrays())
     assert set(summary) >= {"videos", "written", "skipped", "damaged", "failed", "frames", "bytes", "seconds"}
-    assert (summary["videos"], summary["written"], summary["frames"]) == (32, 32, sum(a.shape[0] for _, a in arrays))
+    assert (summary["videos"], summary["written"], summary["frames"]) == (
+        32,
+        32,
+        sum(a.shape[0] for _, a in arrays),
+    )
     assert 32 * 44 <= int(str(summary["frames"])) <= 32 * 46
     assert summary["bytes"] == sum(p.stat().st_size for p in store.glob("*/c.0.0.0.0"))
 
@@ -133,8 +137,15 @@ def test_plain_lines_without_a_terminal_and_a_bar_with_one(ucf101: Path, tmp_pat
     plain = resact(*prep_arguments(ucf101, tmp_path / "a.zarr", "--workers", 0))
     assert "\x1b[" not in plain.stderr
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, tmp_path / "b.zarr", "--workers", 0))]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=follower, env={**os.environ, "TERM": "xterm"}) as process:
+    command = [
+        sys.executable,
+        "-m",
+        "resact",
+        *map(str, prep_arguments(ucf101, tmp_path / "b.zarr", "--workers", 0)),
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=follower, env={**os.environ, "TERM": "xterm"}
+    ) as process:
         os.close(follower)
         shown = b""
         while process.poll() is None or b"32/32" not in shown:

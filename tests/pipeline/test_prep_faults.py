@@ -13,9 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 import zarr
+from tests.pipeline.conftest import FFMPEG, Tree, last_json, prep_arguments, resact, tree_of
 
 from resact.cache.store import open_store
-from tests.pipeline.conftest import FFMPEG, Tree, last_json, prep_arguments, resact, tree_of
 
 pytestmark = pytest.mark.faults
 
@@ -102,7 +102,8 @@ def broken(ucf101: Path, tmp_path: Path) -> Path:
     shutil.copy(videos[0], folder / "holiday.avi")
     videos[9].write_text("#EXTM3U\nhttp://localhost/video.ts\n")
     subprocess.run(
-        [FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", "sine=duration=2", "-f", "avi", videos[10]], check=True
+        [FFMPEG, "-v", "error", "-y", "-f", "lavfi", "-i", "sine=duration=2", "-f", "avi", videos[10]],
+        check=True,
     )
     return root
 
@@ -145,7 +146,7 @@ def test_every_kind_of_broken_video_is_listed_and_the_others_are_unharmed(
     assert {v for v, (kind, _) in status.items() if kind != "ok"} == set(expected)
     summary = last_json(run)
     assert (summary["videos"], summary["failed"], summary["damaged"]) == (34, 9, 3)
-    frames = {v: n for v, n in zip(index.video_id, index.num_frames, strict=True)}
+    frames = dict(zip(index.video_id, index.num_frames, strict=True))
     assert frames["v_Biking_g01_c01"] == 45
     assert 15 < frames["v_Biking_g02_c01"] < 30
     assert 15 < frames["v_Biking_g02_c02"] < 30

@@ -100,9 +100,7 @@ def test_file_is_mpeg4_in_avi_at_25_fps(written):
     path = sample.video_path(written, VIDEOS[0])
     assert path.relative_to(written).as_posix() == "UCF-101/MoveLeft/v_MoveLeft_g01_c01.avi"
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-i", str(path)]
-    said = subprocess.run(
-        command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
-    ).stderr
+    said = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False).stderr
     assert "Input #0, avi" in said
     assert re.search(r"Video: mpeg4 .*yuv420p.* 320x240.* 25 fps", said)
 
@@ -168,9 +166,7 @@ def test_error_while_drawing_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
 def test_ffmpegs_failure_is_told_in_its_own_words(tmp_path, monkeypatch):
     """It fails without reading a frame and says more than a pipe holds; neither may block us."""
     fake = tmp_path / "ffmpeg"
-    fake.write_text(
-        "#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\necho 'No space left' >&2\nexit 28\n"
-    )
+    fake.write_text("#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\necho 'No space left' >&2\nexit 28\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(fake))
     out = tmp_path / "out"

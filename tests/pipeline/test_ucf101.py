@@ -4,11 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.pipeline.conftest import write_ucf101_lists
 
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets import limited, load_dataset
 from resact.pipeline.ucf101 import load_ucf101
-from tests.pipeline.conftest import write_ucf101_lists
 
 CLASSES = ["Biking", "Carphone"]
 
@@ -42,7 +42,7 @@ def test_a_class_with_missing_videos_is_refused_too(ucf101: Path, tmp_path: Path
     root = tmp_path / "root"
     shutil.copytree(ucf101, root)
     (root / "UCF-101" / "Biking" / "v_Biking_g02_c01.avi").unlink()
-    with pytest.raises(SourceError, match="holds 31 of the 32 videos .*v_Biking_g02_c01"):
+    with pytest.raises(SourceError, match=r"holds 31 of the 32 videos .*v_Biking_g02_c01"):
         load_ucf101(root, classes=CLASSES)
     assert load_ucf101(root, classes=CLASSES, allow_partial=True).missing == ("v_Biking_g02_c01",)
 
@@ -133,7 +133,14 @@ def test_limit_takes_classes_and_groups_in_turn_and_grows_by_adding(ucf101: Path
 
 
 def test_the_genuine_lists_and_six_classes(genuine: Path) -> None:
-    classes = ["BasketballDunk", "BodyWeightSquats", "JumpingJack", "PlayingPiano", "PlayingViolin", "PushUps"]
+    classes = [
+        "BasketballDunk",
+        "BodyWeightSquats",
+        "JumpingJack",
+        "PlayingPiano",
+        "PlayingViolin",
+        "PushUps",
+    ]
     dataset = load_ucf101(genuine, classes=classes)
     assert (len(dataset.videos), dataset.missing) == (673, ())
     sides = [v.splits["split1"] for v in dataset.videos]

@@ -43,9 +43,7 @@ def test_exact_cost_is_locked():
     assert (cost.multiply_adds, cost.parameters) == (30_008_989_696, 17_725_221)
 
 
-def by_hand(
-    *, streams, stem, conv, attention, feature_residual, network, classes, depths, width, frames, size
-):
+def by_hand(*, streams, stem, conv, attention, feature_residual, network, classes, depths, width, frames, size):
     """Table 1 added up layer by layer: (multiply-adds, parameters)."""
     dense3d = network == "3d-resnet50"
     halve = lambda n: (n + 1) // 2  # noqa: E731
@@ -104,9 +102,7 @@ def by_hand(
 )
 @settings(deadline=None, max_examples=15)
 def test_cost_equals_the_layers_added_up(modality, stem, module, classes, width, depths, frames, size):
-    model = meta_model(
-        **module, modality=modality, stem_channels=stem, num_classes=classes, width=width, depths=depths
-    )
+    model = meta_model(**module, modality=modality, stem_channels=stem, num_classes=classes, width=width, depths=depths)
     cost = resact.count_cost(model, frames=frames, size=size)
     right = by_hand(
         streams=2 if modality == "both" else 1,
@@ -174,19 +170,14 @@ def test_rows_hold_every_variant_beside_the_paper(rows):
     keys = ["network", "modality", "conv", "attention", "feature_residual", "stem_channels"]
     assert all(list(row) == [*keys, "multiply_adds", "parameters", "paper_g"] for row in rows)
     assert len({tuple(row[key] for key in keys) for row in rows}) == len(rows) == 12
-    shown = [
-        (row["network"], row["modality"], round(row["multiply_adds"] / 1e9, 2), row["paper_g"])
-        for row in rows
-    ]
+    shown = [(row["network"], row["modality"], round(row["multiply_adds"] / 1e9, 2), row["paper_g"]) for row in rows]
     assert shown[:4] == [
         ("p3d-resnet50", "rgb", 30.01, 28),
         ("p3d-resnet50", "residual", 30.01, 28),
         ("3d-resnet50", "both", 196.31, 163),
         ("p3d-resnet50", "both", 30.01, 30),
     ]
-    table_4 = {
-        (row["attention"], row["feature_residual"]) for row in rows if row["network"] == "p3d-resnet50"
-    }
+    table_4 = {(row["attention"], row["feature_residual"]) for row in rows if row["network"] == "p3d-resnet50"}
     assert table_4 == {(a, f) for a in (True, False) for f in (True, False)}
 
 

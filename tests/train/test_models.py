@@ -171,9 +171,7 @@ def test_uint8_is_refused_under_autocast_too():
         model(rgb=clip(1, 3, 2, 8, 8, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"modality": "rgb"}, {"network": "3d-resnet50"}, {"zero_init": True}], ids=str
-)
+@pytest.mark.parametrize("options", [{}, {"modality": "rgb"}, {"network": "3d-resnet50"}, {"zero_init": True}], ids=str)
 def test_a_saved_architecture_builds_the_same_network(options):
     model = build_model(**SMALL, **options).eval()
     saved = json.loads(json.dumps(asdict(model.architecture)))

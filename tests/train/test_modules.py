@@ -35,9 +35,7 @@ def shuffled(module, seed):
 def convolve(x, weight, stride=1):
     """Sum over the kernel's taps; a weight with one input channel is one filter a channel."""
     margins = [(size // 2, size // 2) for size in weight.shape[2:]]
-    x_padded = torch.zeros(
-        *x.shape[:2], *(n + 2 * m[0] for n, m in zip(x.shape[2:], margins, strict=True))
-    ).double()
+    x_padded = torch.zeros(*x.shape[:2], *(n + 2 * m[0] for n, m in zip(x.shape[2:], margins, strict=True))).double()
     inner = tuple(slice(m[0], m[0] + n) for n, m in zip(x.shape[2:], margins, strict=True))
     x_padded[:, :, *inner] = x
     y = 0

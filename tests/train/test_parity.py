@@ -19,9 +19,7 @@ def probe(convolve=functional.conv3d, **options):
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d], ids=str)
 def test_this_cpu_is_right(options, memory_format):
     model = build_model(**SMALL, **options)
-    report = probe_parity(
-        model, device=torch.device("cpu"), batch=3, frames=8, size=24, memory_format=memory_format
-    )
+    report = probe_parity(model, device=torch.device("cpu"), batch=3, frames=8, size=24, memory_format=memory_format)
     assert (report.passed, report.fallback) == (True, "none")
     assert (report.device, report.torch_version, report.cudnn_version) == ("cpu", torch.__version__, None)
     assert {parity.precision for parity in report.convolutions} == {"bfloat16", "autocast"}
@@ -89,9 +87,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize(
-    ("broken", "where"), WRONG.items(), ids=lambda value: getattr(value, "__name__", value)
-)
+@pytest.mark.parametrize(("broken", "where"), WRONG.items(), ids=lambda value: getattr(value, "__name__", value))
 def test_a_wrong_convolution_is_caught(broken, where):
     report = probe(only(broken))
     assert (report.passed, report.fallback) == (False, "float32")

@@ -23,9 +23,7 @@ def reference(clip_BCTHW: torch.Tensor, step: int) -> torch.Tensor:
 @settings(deadline=None, max_examples=40)
 def test_uint8_is_exact_at_any_step(seed, frames, data):
     step = data.draw(st.integers(1, frames - 1))
-    clip = torch.from_numpy(
-        np.random.default_rng(seed).integers(0, 256, (2, 3, frames, 5, 4), dtype=np.uint8)
-    )
+    clip = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, frames, 5, 4), dtype=np.uint8))
     residual = residual_frames(clip, step=step)
     assert residual.dtype == torch.uint8
     assert residual.shape == (2, 3, frames - step, 5, 4)
@@ -36,9 +34,7 @@ def test_uint8_is_exact_at_any_step(seed, frames, data):
 @settings(deadline=None, max_examples=20)
 def test_float_agrees_with_float64(seed, step):
     clip = torch.randn(2, 3, 6, 5, 4, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(
-        residual_frames(clip, step=step).double(), reference(clip, step), atol=1e-6, rtol=0
-    )
+    torch.testing.assert_close(residual_frames(clip, step=step).double(), reference(clip, step), atol=1e-6, rtol=0)
 
 
 def test_uint8_does_not_wrap_around():
@@ -80,9 +76,7 @@ def test_bad_shape_or_type_is_a_usage_error():
 @given(seed=seeds, frames=st.integers(1, 6))
 @settings(deadline=None, max_examples=20)
 def test_feature_residual_has_a_zero_last_frame(seed, frames):
-    motion = torch.randn(
-        2, 3, frames, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
-    )
+    motion = torch.randn(2, 3, frames, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     right = torch.zeros_like(motion)
     for t in range(frames - 1):
         right[:, :, t] = (motion[:, :, t + 1] - motion[:, :, t]).abs()

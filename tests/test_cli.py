@@ -1,0 +1,168 @@
+"""The command line as scripts rely on it, and as a newcomer meets it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import typer.main
+
+import resact
+from resact.cli import app
+
+OPTIONS = {
+    "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
+    "--retry-failed --workers --scheduler --ffmpeg --timeout --json",
+    "info": "store --json",
+    "verify": "store --rebuild-index --json",
+    "bench prep": "dataset --root --classes --allow-partial --limit --fps --short-side --codecs --rounds --workers "
+    "--ffmpeg --output --json",
+    "cost": "--frames --size --json",
+}
+"""Frozen: a change here is a change that breaks somebody's script, or a new option to document."""
+
+
+def commands() -> dict[str, click.Command]:
+    found = {}
+    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+        for sub, inner in getattr(command, "commands", {"": command}).items():
+            found[f"{name} {sub}".strip()] = inner
+    return found
+
+
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, **environment}
+    return subprocess.run(
+        [sys.executable, "-m", "resact", *arguments], capture_output=True, text=True, cwd=cwd, env=env
+    )
+
+
+def test_commands_and_options_are_frozen() -> None:
+    found = {
+        name: " ".join(
+            max(p.opts, key=len) for p in command.params if isinstance(p, click.Argument) or p.name != "help"
+        )
+        for name, command in commands().items()
+    }
+    assert {name: set(options.split()) for name, options in found.items()} == {
+        name: set(options.split()) for name, options in OPTIONS.items()
+    }
+
+
+def test_every_command_and_option_has_a_help_text() -> None:
+    for name, command in commands().items():
+        assert command.help, name
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_every_command_and_option_is_documented() -> None:
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text() + "".join(p.read_text() for p in (root / "docs").glob("*.md"))
+    for name, options in OPTIONS.items():
+        assert f"resact {name}" in text, name
+        for option in options.split():
+            assert option in text, (name, option)
+
+
+def test_public_names_are_locked() -> None:
+    assert set(resact.__all__) == {"__version__", "build_model", "count_cost", "open_store", "residual_frames"}
+    for name in resact.__all__:
+        assert getattr(resact, name) is not None
+    with pytest.raises(AttributeError, match="public names: "):
+        _ = resact.nonsense
+    assert dir(resact) == sorted(resact.__all__)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['resact', 'prep', '--help']\n"
+        "from resact.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([m for m in ('torch', 'dask', 'distributed', 'zarr', 'numpy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_version() -> None:
+    assert run("--version").stdout.strip() == f"resact {resact.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("prep", "ucf101"), 1, "UCF101 is not in data or data/ucf101: get UCF101.rar and"),
+        (("prep", "hmdb51"), 2, "got data set 'hmdb51', expected one of ucf101, sample"),
+        (("prep", "ucf101", "--fps", "often"), 2, "got --fps 'often', expected a rate over 0"),
+        (("info",), 1, "no clip store in data: make one with `resact prep ucf101`"),
+        (("verify", "nowhere.zarr"), 1, "no clip store at nowhere.zarr"),
+        (("frobnicate",), 2, "No such command"),
+    ],
+)
+def test_mistakes_are_one_line_with_what_to_do_next(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+) -> None:
+    done = run(*arguments, cwd=tmp_path, RESACT_DATA="")
+    assert done.returncode == code
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
+    for option, value, words in (
+        ("--fps", "often", "got --fps 'often'"),
+        ("--short-side", "255", "an even number"),
+        ("--codec", "webp", "expected one of jpeg, zstd, lz4"),
+        ("--max-seconds", "-1", "expected more than 0"),
+        ("--workers", "-1", "expected 0 or more"),
+        ("--ffmpeg", "/nowhere", "ffmpeg does not run"),
+    ):
+        (tmp_path / "data" / "sample").mkdir(parents=True, exist_ok=True)
+        done = run("prep", "sample", "--workers", "0", option, value, cwd=tmp_path, RESACT_DATA="")
+        assert done.returncode in (1, 2), option
+        assert words in done.stderr
+        assert not list((tmp_path / "data").glob("*.zarr"))
+        assert not list((tmp_path / "data" / "sample").rglob("*.avi")), "work was done before the mistake was told"
+
+
+def test_the_sample_from_nothing_to_a_verified_store(tmp_path: Path) -> None:
+    made = run(
+        "prep", "sample", "--classes", "Still,MoveLeft", "--max-seconds", "1", "--json", cwd=tmp_path, RESACT_DATA=""
+    )
+    assert made.returncode == 0, made.stderr
+    assert json.loads(made.stdout.splitlines()[-1])["videos"] == 48
+    info = run("info", "--json", cwd=tmp_path, RESACT_DATA="")
+    summary = json.loads(info.stdout.splitlines()[-1])
+    assert set(summary) >= {"videos", "frames", "bytes", "codec", "fps", "short_side", "classes"}
+    assert summary["partial"] == "not the whole of sample: 48 of 192 videos, 2 of 8 classes"
+    assert "not the whole of sample" in " ".join(info.stderr.split())
+    assert (summary["fps"], summary["short_side"], summary["classes"], summary["codec"]) == (15, 256, 2, "jpeg")
+    assert summary["shorter_than"] == {"33": 48, "34": 48, "36": 48}
+    verified = run("verify", "--json", cwd=tmp_path, RESACT_DATA="")
+    assert json.loads(verified.stdout) == {"videos": 48, "bad": []}
+    rebuilt = run("verify", "--rebuild-index", cwd=tmp_path, RESACT_DATA="")
+    assert rebuilt.returncode == 0
+    assert "index of 48 videos made again from the arrays" in rebuilt.stdout
+
+
+def test_bench_prep_prints_its_rows_and_the_competitors_command(tmp_path: Path) -> None:
+    done = run(
+        "bench", "prep", "sample", "--classes", "Still", "--limit", "4", "--rounds", "2", "--codecs", "jpeg,lz4",
+        "--workers", "1", "--output", "out/prep.json", "--json", cwd=tmp_path, RESACT_DATA="",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert json.loads((tmp_path / "out" / "prep.json").read_text()) == result
+    assert [row["name"] for row in result["rows"]] == ["ffmpeg rgb24", "ffmpeg yuvj420p", "prep jpeg", "prep lz4"]
+    for row in result["rows"]:
+        assert set(row) >= {"name", "codec", "videos_per_second", "ratio_to_ffmpeg", "peak_worker_bytes"}
+        assert row["videos_per_second"] > 0
+    assert result["rows"][0]["ratio_to_ffmpeg"] == 1.0
+    assert result["rows"][2]["peak_worker_bytes"] < 400e6
+    assert "/dev/null" in done.stderr
+    assert not list(tmp_path.rglob("*.zarr"))
