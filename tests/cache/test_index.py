@@ -177,6 +177,24 @@ def test_a_journal_replayed_twice_changes_nothing(journal_store) -> None:
     assert_same(open_store(journal_store.path).index, before)
 
 
+def test_the_journal_goes_only_when_the_index_has_its_rows(journal_store, monkeypatch) -> None:
+    """Between the two a kill finds the rows twice; the other way round it would find them nowhere."""
+    index, path = open_store(journal_store.path).index, journal_store.path / JOURNAL
+    unlink, seen = Path.unlink, []
+
+    def watched(self: Path, missing_ok: bool = False) -> None:
+        unlink(self, missing_ok=missing_ok)
+        if self == path:
+            seen.append(read_index(LocalFiles(journal_store.path), CLASSES, SPLITS))
+
+    with store_lock(journal_store.path):
+        monkeypatch.setattr(Path, "unlink", watched)
+        write_index(journal_store.path, index)
+        monkeypatch.undo()
+    assert len(seen) == 1
+    assert_same(seen[0], index)
+
+
 def test_a_torn_line_is_no_record_and_the_next_append_cuts_it(journal_store, make_record) -> None:
     path = journal_store.path / JOURNAL
     data = path.read_bytes()
