@@ -236,7 +236,7 @@ def index_files(index: Index) -> tuple[str, dict[str, bytes]]:
         data = values.astype(values.dtype.newbyteorder("<")).tobytes()
         blobs[f"{name}/{DOCUMENT}"] = seal(column_document(values.dtype, len(values)))
         if len(values):
-            blobs[f"{name}/c.0"] = data + crc32c(data).to_bytes(CRC_BYTES, "little")
+            blobs[f"{name}/0"] = data + crc32c(data).to_bytes(CRC_BYTES, "little")
     digest = sha256()
     for name in sorted(blobs):
         digest.update(name.encode() + b"\0" + blobs[name])
@@ -302,7 +302,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         def column(name: str, dtype: Any, length: int, *, check: bool = True) -> npt.NDArray[Any]:
             if not length:
                 return np.empty(0, dtype)
-            values, checksum = files.map(f"{base}/{name}/c.0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES)
+            values, checksum = files.map(f"{base}/{name}/0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES)
             if check and crc32c(values.data) != int.from_bytes(checksum, "little"):
                 raise DamagedError(f"{where}: column {name} does not match its checksum: {_REBUILD}")
             return values

@@ -3,7 +3,7 @@
     NAME.zarr/
       zarr.json                    group; its attributes are the settings; written once, never changed
       <array name>/zarr.json       one array a video: uint8 (time, y, x, channel)
-      <array name>/c.0.0.0.0       its only shard: the frames' chunks, then the shard index
+      <array name>/0.0.0.0         its only shard: the frames' chunks, then the shard index
       failed/<array name>/         a group a video that gave no usable frames; its attributes say why
       index/zarr.json              names the current generation of the index
       index/<generation>/<column>  derived columns, each a one-chunk array of raw little-endian numbers
@@ -29,11 +29,15 @@ from resact.errors import DamagedError, UsageError
 
 FORMAT_VERSION = 1
 DOCUMENT = "zarr.json"
-SHARD = "c.0.0.0.0"
+SHARD = "0.0.0.0"  # noqa: S104 - a chunk key, no address
 INDEX = "index"
 FAILED = "failed"
 JOURNAL = f"{INDEX}/journal.jsonl"
 PARTIAL = f"{INDEX}/partial"
+
+# Chunk keys such as `0.0.0.0`, so that a shard lies beside its document. Not the encoding `default`, whose separator
+# is an option: zarr-python takes one flipped bit in that for another separator, finds no shard, and gives black frames.
+_KEYS = {"name": "v2"}
 
 CRC_BYTES = 4
 _SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
@@ -184,7 +188,7 @@ def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:
         "shape": shape,
         "data_type": "uint8",
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "chunk_key_encoding": _KEYS,
         "fill_value": 0,
         "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
         "dimension_names": ["time", "y", "x", "channel"],
@@ -209,7 +213,7 @@ def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:
         "shape": [length],
         "data_type": dtype.name,
         "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(length, 1)]}},
-        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "."}},
+        "chunk_key_encoding": _KEYS,
         "fill_value": 0,
         "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
         "storage_transformers": [],

@@ -84,9 +84,7 @@ def prep(
     with _sigterm_as_interrupt(), disk_full_as_error(store), store_lock(store):
         index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
         _forget_stale_failures(store)
-        status = {index.video_id[row]: index.status[row] for row in range(len(index))}
-        again = (None, "failed") if retry_failed else (None,)
-        todo = [v for v in dataset.videos if status.get(v.video_id) in again]
+        todo = _missing(store, index, dataset, retry_failed=retry_failed)
         _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
         journal = Journal(store)
         with PrepProgress(console, len(todo)) as progress:
@@ -114,6 +112,16 @@ def prep(
                 bytes=int(index.shard_bytes.sum()),
                 seconds=round(progress.seconds, 3),
             )
+
+
+def _missing(store: Path, index: Index, dataset: Dataset, *, retry_failed: bool) -> list[SourceVideo]:
+    """The videos that the store lacks: not in the index, or their node is gone from the disk."""
+    there = set()
+    for video_id, status in zip(index.video_id, index.status, strict=True):
+        folder = store / FAILED if status == "failed" else store
+        if (folder / array_name(video_id) / DOCUMENT).exists() and not (retry_failed and status == "failed"):
+            there.add(video_id)
+    return [video for video in dataset.videos if video.video_id not in there]
 
 
 def _run(

@@ -275,7 +275,7 @@ def test_the_lock_sweeps_up_what_killed_attempts_left(scratch, snapshot) -> None
     before = snapshot(scratch.path)
     for folder in ("partial/wide.0123", "discarded.0123/wide", "discarded.4567"):
         (scratch.path / "index" / folder).mkdir(parents=True)
-        (scratch.path / "index" / folder / "c.0.0.0.0").write_bytes(b"half")
+        (scratch.path / "index" / folder / "0.0.0.0").write_bytes(b"half")
     with store_lock(scratch.path):
         pass
     assert snapshot(scratch.path) == before
@@ -303,7 +303,7 @@ def test_committing_twice_gives_the_same_bytes(scratch, put_video, snapshot) -> 
 def test_committing_again_repairs_a_damaged_video(damage: str, scratch, put_video, snapshot) -> None:
     before = snapshot(scratch.path)
     node = scratch.path / "wide"
-    victim = node / ("c.0.0.0.0" if "shard" in damage else "zarr.json")
+    victim = node / ("0.0.0.0" if "shard" in damage else "zarr.json")
     if damage.endswith("byte"):
         data = bytearray(victim.read_bytes())
         data[100] ^= 1
@@ -312,7 +312,7 @@ def test_committing_again_repairs_a_damaged_video(damage: str, scratch, put_vide
         victim.unlink()
     else:
         victim.unlink()
-        (node / "c.0.0.0.0").unlink()
+        (node / "0.0.0.0").unlink()
     with store_lock(scratch.path):
         put_video(scratch.path, scratch.settings, scratch.records["wide"], scratch.frames["wide"])
     assert snapshot(scratch.path) == before
@@ -389,7 +389,7 @@ def test_every_file_is_synced_before_its_name_and_its_folder_after(scratch, put_
         put_video(scratch.path, scratch.settings, scratch.records["wide"], scratch.frames["wide"])
     assert real_replace is os.replace
     kinds = [name if kind == "sync" else kind for kind, name in events[:5]]
-    assert kinds[:2] == ["c.0.0.0.0", "zarr.json"]
+    assert kinds[:2] == ["0.0.0.0", "zarr.json"]
     assert kinds[2].startswith("wide.")
     assert events[3:5] == [("rename", "wide"), ("sync", scratch.path.name)]
 

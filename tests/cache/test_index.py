@@ -250,10 +250,10 @@ def test_a_journal_that_vanishes_while_it_is_read_is_none(scratch, monkeypatch: 
 
 
 def test_a_missing_column_is_damage_and_names_the_way_out(scratch) -> None:
-    for column in sorted((scratch.path / "index").glob("*/*/c.0")):
+    for column in sorted((scratch.path / "index").glob("*/*/0")):
         data = column.read_bytes()
         column.unlink()
-        with pytest.raises(DamagedError, match=rf"{column.parent.name}/c\.0.* is missing: run `resact verify"):
+        with pytest.raises(DamagedError, match=rf"{column.parent.name}/0 is missing: run `resact verify"):
             open_store(scratch.path)
         column.write_bytes(data[:-1])
         with pytest.raises(DamagedError, match=rf"{column.parent.name}/c\.0: {len(data) - 1} bytes, expected"):
@@ -290,7 +290,7 @@ def test_frame_sizes_are_mapped_and_checked_video_by_video(scratch) -> None:
     """Opening reads none of `frame_bytes`, and a damaged part of it harms its own video only."""
     index = open_store(scratch.path).index
     assert isinstance(index.frame_bytes, np.memmap)
-    (column,) = (scratch.path / "index").glob("*/frame_bytes/c.0")
+    (column,) = (scratch.path / "index").glob("*/frame_bytes/0")
     row = index.row_of("wide")
     damaged = bytearray(column.read_bytes())
     damaged[4 * int(index.first_frame[row])] ^= 1
@@ -354,7 +354,7 @@ def test_remote_columns_are_checked_alike(scratch) -> None:
     try:
         files = RemoteFiles("memory://remote.zarr")
         assert_same(read_index(files, CLASSES, SPLITS), open_store(scratch.path).index)
-        (column,) = (path for path in system.find("/remote.zarr") if path.endswith("/label/c.0"))
+        (column,) = (path for path in system.find("/remote.zarr") if path.endswith("/label/0"))
         data = bytearray(system.cat_file(column))
         data[0] ^= 1
         system.pipe_file(column, bytes(data))

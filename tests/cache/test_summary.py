@@ -18,7 +18,7 @@ def test_figures_are_those_of_the_store(built) -> None:
     assert summary["videos"] == 5
     assert summary["frames"] == sum(frames) == 21
     assert summary["hours"] == pytest.approx(sum(frames) / 15 / 3600)
-    assert summary["bytes"] == sum(path.stat().st_size for path in built.path.glob("*/c.0.0.0.0"))
+    assert summary["bytes"] == sum(path.stat().st_size for path in built.path.glob("*/0.0.0.0"))
     assert summary["raw_bytes"] == sum(pixels.nbytes for pixels in built.pixels.values())
     assert summary["source_bytes"] == 4 * 12_345
     assert summary["codec"] == built.settings.codec

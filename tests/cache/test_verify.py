@@ -42,7 +42,7 @@ def test_a_damaged_root_is_the_only_problem_that_can_be_told(scratch) -> None:
         rebuild_index(scratch.path)
 
 
-@pytest.mark.parametrize("name", ["zarr.json", "c.0.0.0.0"])
+@pytest.mark.parametrize("name", ["zarr.json", "0.0.0.0"])
 def test_a_missing_file_is_named(name: str, scratch) -> None:
     (scratch.path / "wide" / name).unlink()
     _, problems = verify_store(scratch.path, threads=1)
@@ -62,7 +62,7 @@ def test_a_missing_array_is_named_and_rebuilding_forgets_it(scratch) -> None:
 
 @pytest.mark.parametrize("size", [0, 3, 20, 100, -1])
 def test_a_cut_shard_is_named(size: int, scratch) -> None:
-    shard = scratch.path / "wide" / "c.0.0.0.0"
+    shard = scratch.path / "wide" / "0.0.0.0"
     shard.write_bytes(shard.read_bytes()[:size])
     _, problems = verify_store(scratch.path, threads=1)
     assert list(about(problems)) == ["wide"]
@@ -152,7 +152,7 @@ def test_a_sealed_document_with_another_number_of_frames_is_named(scratch) -> No
 
 
 def test_a_shard_whose_index_belongs_to_other_frames_is_named(scratch) -> None:
-    shard = scratch.path / "wide" / "c.0.0.0.0"
+    shard = scratch.path / "wide" / "0.0.0.0"
     sizes = scratch.records["wide"].frame_bytes
     moved = sizes + np.array([1, -1, 0])
     tail = shard_index(moved.astype(np.uint32))
@@ -191,7 +191,7 @@ def test_rebuilding_gives_the_same_index_byte_for_byte(built, tmp_path: Path, sn
 
 def test_rebuild_leaves_damage_out_and_a_second_commit_brings_it_back(scratch, put_video, snapshot) -> None:
     before = snapshot(scratch.path)
-    shard = scratch.path / "wide" / "c.0.0.0.0"
+    shard = scratch.path / "wide" / "0.0.0.0"
     data = bytearray(shard.read_bytes())
     data[-1] ^= 1
     shard.write_bytes(data)

@@ -1,6 +1,7 @@
 """What prep does besides surviving: it refuses, estimates, resumes, and gives the same bytes however it is run."""
 
 import fcntl
+import shutil
 import subprocess
 import sys
 import time
@@ -28,7 +29,7 @@ def test_two_workers_give_the_bytes_of_one_process(ucf101: Path, tmp_path: Path,
         sum(a.shape[0] for _, a in arrays),
     )
     assert 32 * 44 <= int(str(summary["frames"])) <= 32 * 46
-    assert summary["bytes"] == sum(p.stat().st_size for p in store.glob("*/c.0.0.0.0"))
+    assert summary["bytes"] == sum(p.stat().st_size for p in store.glob("*/0.0.0.0"))
 
 
 def test_an_existing_dask_cluster_gives_the_same_bytes(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
@@ -52,6 +53,15 @@ def test_a_limit_can_be_raised_until_the_store_is_whole(ucf101: Path, tmp_path: 
     third = resact(*prep_arguments(ucf101, store))
     assert (last_json(third)["written"], last_json(third)["skipped"]) == (0, 32)
     assert "nothing to do" in third.stderr
+    assert tree_of(store) == undisturbed
+
+
+def test_a_video_whose_array_is_gone_is_done_again(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
+    store = tmp_path / "s.zarr"
+    assert resact(*prep_arguments(ucf101, store, "--workers", 0)).returncode == 0
+    shutil.rmtree(store / "v_Biking_g02_c02")
+    assert "its array is gone" in resact("verify", store).stdout
+    assert last_json(resact(*prep_arguments(ucf101, store, "--workers", 0)))["written"] == 1
     assert tree_of(store) == undisturbed
 
 

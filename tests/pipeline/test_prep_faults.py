@@ -54,7 +54,7 @@ def test_a_disk_that_fills_up_stops_prep_with_one_error_and_resume_works(
     assert "Traceback" not in errors
     assert 0 < len(open_store(store).index) < 32
     for name, _ in zarr.open_group(str(store), mode="r").arrays():
-        assert tree_of(store / name)["c.0.0.0.0"] == undisturbed[f"{name}/c.0.0.0.0"]
+        assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
     filler.unlink()
     assert resact(*prep_arguments(ucf101, store)).returncode == 0
     assert tree_of(store) == undisturbed
@@ -152,7 +152,7 @@ def test_every_kind_of_broken_video_is_listed_and_the_others_are_unharmed(
     assert 15 < frames["v_Biking_g02_c02"] < 30
     unharmed = [v for v, (kind, _) in status.items() if kind == "ok"]
     for name in unharmed:
-        assert tree_of(store / name)["c.0.0.0.0"] == undisturbed[f"{name}/c.0.0.0.0"]
+        assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
 
     verified = resact("verify", store, "--json")
     assert last_json(verified) == {"videos": 34, "bad": []}

@@ -95,11 +95,11 @@ def assert_only_whole_videos(store: Path, undisturbed: Tree) -> None:
     """Plain zarr opens the store, and each array that it shows is whole, to the byte."""
     for name, array in zarr.open_group(str(store), mode="r").arrays():
         assert array.shape[0] > 0
-        for file in ("zarr.json", "c.0.0.0.0"):
+        for file in ("zarr.json", "0.0.0.0"):
             assert tree_of(store / name)[file] == undisturbed[f"{name}/{file}"]
     index = open_store(store).index
     for row in range(len(index)):
-        assert (store / index.video_id[row] / "c.0.0.0.0").stat().st_size == index.shard_bytes[row]
+        assert (store / index.video_id[row] / "0.0.0.0").stat().st_size == index.shard_bytes[row]
 
 
 def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
