@@ -147,6 +147,6 @@ def read_settings(files: Files) -> StoreSettings:
         raise StoreNotFoundError(
             f"no clip store at {files}: make one with `resact prep DATASET --store {files}`"
         ) from None
-    if b'"format"' not in data and b'"dataset"' not in data:
+    if b'"zarr_format"' in data and b'"format"' not in data and b'"dataset"' not in data:
         raise StoreNotFoundError(f"{files} is a Zarr group, but no clip store: name another path")
     return StoreSettings.from_document(unseal(data, f"{files}/{DOCUMENT}"), str(files))

@@ -266,3 +266,9 @@ def test_the_way_through_zarr_finds_every_flip(victim: str, unknown) -> None:
 def test_known_codecs_never_go_through_zarr(built, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module.ClipStore, "_read_with_zarr", lambda *_: pytest.fail("read through zarr"))
     assert open_store(built.path).read("wide", 0, 1).any()
+
+
+def test_a_foreign_zarr_group_is_no_clip_store(tmp_path: Path) -> None:
+    zarr.create_group(tmp_path / "other.zarr")
+    with pytest.raises(StoreNotFoundError, match="is a Zarr group, but no clip store"):
+        open_store(tmp_path / "other.zarr")

@@ -96,7 +96,7 @@ def test_a_frame_whose_checksum_is_right_but_decodes_to_nothing_is_named(scratch
     rebuild_index(scratch.path)
     _, problems = verify_store(scratch.path, threads=1)
     assert list(about(problems)) == ["wide"]
-    assert "Blosc" in about(problems)["wide"]
+    assert "Zstandard" in about(problems)["wide"]
 
 
 def test_an_unlisted_array_is_named(scratch) -> None:
