@@ -65,7 +65,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_synced(path: Path, data: bytes) -> None:
+def write_synced(path: Path, data: bytes) -> None:
+    """Write a file that nothing refers to yet; its folder is still to be synced."""
     try:
         with path.open("wb") as file:
             file.write(data)
@@ -79,7 +80,7 @@ def _write_synced(path: Path, data: bytes) -> None:
 def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
     """Write a whole file or nothing; an existing one is replaced, unless `publish` is `os.link`."""
     attempt = _attempt(store, Path(name).name)
-    _write_synced(attempt, data)
+    write_synced(attempt, data)
     path = store / name
     try:
         publish(attempt, path)
@@ -160,7 +161,7 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
     node = store / name if shard is not None else store / FAILED / name
     attempt = shard.parent if shard is not None else _attempt(store, name)
     attempt.mkdir(exist_ok=True)
-    _write_synced(attempt / DOCUMENT, seal(video_document(record, settings.frame_codec)))
+    write_synced(attempt / DOCUMENT, seal(video_document(record, settings.frame_codec)))
     sync_folder(attempt)
     try:
         attempt.rename(node)

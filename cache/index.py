@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.durable import sync_folder, write_file
+from resact.cache.durable import sync_folder, write_file, write_synced
 from resact.cache.files import Files
 from resact.cache.layout import (
     CRC_BYTES,
@@ -270,10 +270,15 @@ def write_index(store: Path, index: Index) -> None:
     """Make `index` the store's current one and drop the journal, whose rows it has to contain."""
     generation, files = index_files(index)
     folder = store / INDEX / generation
+    in_use = folder.exists()  # then readers may have its files mapped: each is replaced whole
     for name, blob in files.items():
         (store / name).parent.mkdir(parents=True, exist_ok=True)
-        write_file(store, name, blob)
-    sync_folder(folder)
+        if in_use:
+            write_file(store, name, blob)
+        else:
+            write_synced(store / name, blob)
+    for named in sorted({(store / name).parent for name in files}, reverse=True):
+        sync_folder(named)
     sync_folder(folder.parent)
     write_file(store, f"{INDEX}/{DOCUMENT}", pointer_document(generation, index))
     (store / JOURNAL).unlink(missing_ok=True)

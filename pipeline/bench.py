@@ -4,6 +4,7 @@ The videos are dealt into rounds; in each round every contestant does that round
 so that a machine whose speed drifts does so for all of them. Ratios are taken round by round.
 """
 
+import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -74,14 +75,12 @@ def bench_prep(
     for number in range(rounds):
         part = replace(dataset, videos=dataset.videos[number::rounds])
         for contestant in contestants[number % len(contestants) :] + contestants[: number % len(contestants)]:
-            start = time.perf_counter()
             if contestant.codec is None:
-                with ThreadPoolExecutor(workers) as pool:
-                    list(pool.map(bare, part.videos, [contestant.pixels] * len(part.videos)))
+                seconds = _seconds_of_bare(part, bare, contestant.pixels, workers)
             else:
-                _run_prep(part, job, executor, contestant.codec)
+                seconds = _seconds_of_prep(part, job, executor, contestant.codec)
                 memory[contestant.name] = executor.peak_bytes()
-            rates[contestant.name].append(len(part.videos) / (time.perf_counter() - start))
+            rates[contestant.name].append(len(part.videos) / seconds)
             console.print(f"round {number + 1}: {contestant.name}: {rates[contestant.name][-1]:.2f} videos/s")
     return {
         "benchmark": "prep",
@@ -111,11 +110,23 @@ def _ratios(name: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[s
     return {name: median(ratios), f"{name}_min": min(ratios), f"{name}_max": max(ratios)}
 
 
-def _run_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str) -> None:
+def _seconds_of_bare(part: Dataset, bare: Callable[[SourceVideo, Pixels], None], pixels: Pixels, workers: int) -> float:
+    start = time.perf_counter()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(bare, part.videos, [pixels] * len(part.videos)))
+    return time.perf_counter() - start
+
+
+def _seconds_of_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str) -> float:
+    """From nothing to the finished index; removing the store, and waiting for the disk, are not part of it."""
     settings = replace(job.settings, codec=codec, library=build_codec(codec).library())
     with TemporaryDirectory(dir=job.store.parent, prefix="bench-") as folder:
         own = replace(job, store=Path(folder) / f"{codec}.zarr", settings=settings)
+        start = time.perf_counter()
         prep(part, own, open_executor=lambda: nullcontext(executor), console=Console(quiet=True))
+        seconds = time.perf_counter() - start
+    os.sync()
+    return seconds
 
 
 def _command(binary: str, source: str, job: PrepJob, pixels: Pixels) -> list[str]:

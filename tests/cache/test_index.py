@@ -372,3 +372,12 @@ def test_a_journal_line_is_its_checksum_and_json(journal_store) -> None:
         checksum, text = line.split(b" ", 1)
         assert int(checksum, 16) == crc32c(text)
         assert json.loads(text)["video_id"] in ("new", "wide")
+
+
+def test_writing_the_same_index_again_leaves_the_files_that_readers_have_mapped(scratch) -> None:
+    mapped = open_store(scratch.path).index
+    before = {path: path.stat().st_ino for path in (scratch.path / "index").rglob("0")}
+    with store_lock(scratch.path):
+        write_index(scratch.path, mapped)
+    assert all(path.stat().st_ino != inode for path, inode in before.items()), "a mapped file was written over"
+    assert mapped.frame_bytes.sum() == open_store(scratch.path).index.frame_bytes.sum()
