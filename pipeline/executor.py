@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from resact.errors import ToolError
@@ -38,6 +39,11 @@ class Executor(Protocol):
 def _peak_bytes() -> int:
     import resource
 
+    # What `getrusage` gives is no less than what the parent had when it started this process.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 

@@ -166,3 +166,10 @@ def test_bench_prep_prints_its_rows_and_the_competitors_command(tmp_path: Path) 
     assert result["rows"][2]["peak_worker_bytes"] < 400e6
     assert "/dev/null" in done.stderr
     assert not list(tmp_path.rglob("*.zarr"))
+
+
+def test_brackets_and_long_lines_come_out_as_they_are(tmp_path: Path) -> None:
+    name = "[bold]" + "x" * 100 + ":smile:.zarr"
+    made = run("prep", "sample", "--classes", "Still", "--limit", "1", "--workers", "0", "--max-seconds", "0.5",
+               "--store", str(tmp_path / name), cwd=tmp_path, RESACT_DATA="")  # fmt: skip
+    assert made.stdout.splitlines()[-1].startswith(f"{tmp_path / name}: 1 videos (1 written")

@@ -49,7 +49,7 @@ def _console(json_output: bool) -> "Console":
     """Where people's text goes: standard output, or standard error when a script reads the former."""
     from rich.console import Console
 
-    return Console(stderr=json_output)
+    return Console(stderr=json_output, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
 def _print_json(payload: dict[str, Any]) -> None:
