@@ -21,7 +21,7 @@ from resact.pipeline.decode import FfmpegKilledError, Pixels, VideoDecoder, deco
 
 _MAX_COMPLAINTS = 3
 _NUMBERS = re.compile(r"\d+")
-_TRIES_WHEN_KILLED = 3  # of a video whose ffmpeg is killed from outside, by the kernel out of memory, say
+_TRIES_WHEN_KILLED = 5  # of a video whose ffmpeg is killed from outside, by the kernel out of memory, say
 
 
 @dataclass(frozen=True, kw_only=True)

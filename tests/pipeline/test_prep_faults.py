@@ -189,3 +189,21 @@ def test_a_video_that_takes_too_long_is_failed_and_ffmpeg_is_gone(ucf101: Path, 
     assert "not decoded within 0.001 s" in run.stderr
     after = {p.pid for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ffmpeg")}
     assert after <= before
+
+
+def test_a_video_whose_ffmpeg_is_killed_each_time_is_failed_and_can_be_retried(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    deadly = tmp_path / "ffmpeg"
+    log = tmp_path / "runs"
+    deadly.write_text(
+        f'#!/bin/sh\ncase "$*" in *Biking_g01_c01*) echo x >> {log}; kill -9 $$;; *) exec {FFMPEG} "$@";; esac\n'
+    )
+    deadly.chmod(0o755)
+    store = tmp_path / "s.zarr"
+    run = resact(*prep_arguments(ucf101, store, "--workers", 0, "--ffmpeg", deadly))
+    assert run.returncode == 3
+    assert "v_Biking_g01_c01: ffmpeg was killed by SIGKILL each of 5 times" in run.stderr
+    assert log.read_text().count("x") >= 5
+    assert resact(*prep_arguments(ucf101, store, "--workers", 0, "--retry-failed")).returncode == 0
+    assert tree_of(store) == undisturbed

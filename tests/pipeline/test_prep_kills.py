@@ -120,7 +120,7 @@ def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
             already = 0
         with running_prep(ucf101, store) as process:
             wait_until_at_work(process, store, already, rng)
-            for _ in range(1 if what == "driver" else 3):
+            for _ in range(1 if what == "driver" else 3):  # fewer than the tries that one video has
                 struck[what] += strike(process, what, rng)
             if what == "driver":
                 process.wait()
