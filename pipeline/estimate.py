@@ -8,7 +8,7 @@ from pathlib import Path
 from resact.cache.layout import CRC_BYTES, fps_value
 from resact.errors import ResactError
 from resact.pipeline.datasets import SourceVideo
-from resact.pipeline.decode import VideoDecoder
+from resact.pipeline.decode import FfmpegKilledError, VideoDecoder
 from resact.pipeline.task import PrepJob, encode_frame, pixels_of
 
 _SAMPLE_VIDEOS = 12
@@ -51,7 +51,7 @@ def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int]
             overhead = CRC_BYTES + _SLOT_BYTES
             sizes = [len(encode_frame(codec, frame, decoder)) + overhead for frame in decoder]
             properties, _ = decoder.finish()
-    except (ResactError, OSError):
+    except (ResactError, FfmpegKilledError, OSError):
         return None  # prep itself will say what is wrong with it
     if properties is None or properties.duration_seconds is None or not sizes:
         return None
