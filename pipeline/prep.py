@@ -76,12 +76,27 @@ def prep(
         ToolError: ffmpeg or a library is missing or differs between hosts.
         Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
     """
-    store, settings = job.store, job.settings
     _require_distinct(dataset)
+    try:
+        with _sigterm_as_interrupt():
+            return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {job.store} is intact: the same command goes on from here") from None
+
+
+def _prep(
+    dataset: Dataset,
+    job: PrepJob,
+    open_executor: Callable[[], AbstractContextManager[Executor]],
+    console: Console,
+    *,
+    retry_failed: bool,
+) -> PrepResult:
+    store, settings = job.store, job.settings
     with disk_full_as_error(store.parent):
         create_store(store, settings)
     read_settings(LocalFiles(store)).require_same(settings, str(store))
-    with _sigterm_as_interrupt(), disk_full_as_error(store), store_lock(store):
+    with disk_full_as_error(store), store_lock(store):
         index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
         _forget_stale_failures(store)
         todo = _missing(store, index, dataset, retry_failed=retry_failed)
@@ -94,11 +109,6 @@ def prep(
                         if executor.address:
                             console.print(f"dashboard: {executor.address}")
                         index = _run(job, todo, executor, journal, index, progress)
-            except KeyboardInterrupt:
-                raise Interrupted(
-                    f"stopped; {store} is intact and holds {len(index) + progress.videos:,} videos or more: "
-                    "the same command goes on from here"
-                ) from None
             finally:
                 journal.close()
             write_index(store, index)
@@ -159,7 +169,7 @@ def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord
         **{name: value for name, value in vars(video).items() if name not in ("path", "name", "problem")},
         status="failed",
         problem=problem,
-        source=Source(name=video.name, bytes=video.path.stat().st_size, sha256=None, fps=None, height=0, width=0),
+        source=Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0),
         arguments=[],
         height=0,
         width=0,

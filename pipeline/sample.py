@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from resact.errors import SourceError
+from resact.errors import Interrupted, SourceError
 from resact.pipeline.sample_scene import (
     CLASSES,
     FPS,
@@ -129,7 +129,20 @@ def make_sample(
 
     Raises:
         SourceError: ffmpeg failed, in its words.
+        Interrupted: ctrl-C.
     """
+    try:
+        _make_missing(root, classes, open_executor, console)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {root} keeps what was made: the same command goes on from here") from None
+
+
+def _make_missing(
+    root: Path,
+    classes: "Sequence[str] | None",
+    open_executor: "Callable[[], AbstractContextManager[Executor]]",
+    console: "Console",
+) -> None:
     write_lists(root)
     missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
     if not missing:
