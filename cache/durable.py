@@ -160,7 +160,10 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
     name = array_name(record.video_id)
     node = store / name if shard is not None else store / FAILED / name
     attempt = shard.parent if shard is not None else _attempt(store, name)
-    attempt.mkdir(exist_ok=True)
+    if shard is None:
+        attempt.mkdir()
+    elif not shard.exists():  # another prep has taken over and swept this attempt away
+        raise StoreError(f"{shard} is gone: another prep has taken over {store}")
     write_synced(attempt / DOCUMENT, seal(video_document(record, settings.frame_codec)))
     sync_folder(attempt)
     try:

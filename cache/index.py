@@ -115,7 +115,8 @@ class Index:
     @property
     def shard_bytes(self) -> npt.NDArray[np.uint64]:
         """(N,) size of each video's shard file; 0 where failed."""
-        ends = np.concatenate(([0], np.cumsum(self.frame_bytes, dtype=np.uint64)))
+        ends = np.zeros(len(self.frame_bytes) + 1, np.uint64)
+        np.cumsum(self.frame_bytes, dtype=np.uint64, out=ends[1:])
         frames = ends[self.first_frame + self.num_frames] - ends[self.first_frame]
         tails = np.where(self.num_frames > 0, shard_index_bytes(0) + 16 * self.num_frames.astype(np.uint64), 0)
         return np.asarray(frames + tails, np.uint64)

@@ -123,6 +123,11 @@ def video_id_of(name: str) -> str:
     return unquote(name, encoding="utf-8", errors="surrogateescape")
 
 
+def printable(text: str) -> str:
+    """Text with the undecodable bytes of a file name escaped, as a terminal can show it."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 # Documents --------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """What decides a store's bytes, apart from the videos themselves: fixed when the store is made."""
 
+import math
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -44,7 +45,7 @@ class DecodeSettings:
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
             raise UsageError(f"got a short side of {self.short_side} pixels, expected an even number from 2 on")
-        if self.max_seconds is not None and not self.max_seconds > 0:
+        if self.max_seconds is not None and not 0 < self.max_seconds < math.inf:
             raise UsageError(f"got at most {self.max_seconds} seconds a video, expected more than 0")
 
 

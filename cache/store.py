@@ -29,11 +29,17 @@ class ClipStore:
     def partial(self) -> str | None:
         """What is missing from the whole data set, in words; None when the store holds all of it."""
         whole = self.settings.dataset
-        if len(self.index) >= whole.videos and len(whole.classes) == whole.all_classes:
+        listed = np.zeros(len(self.index), bool)
+        for codes in self.index.splits.values():
+            listed |= codes > 0
+        have = int((listed & (self.index.num_frames > 0)).sum())
+        seconds = self.settings.decode.max_seconds
+        if have >= whole.videos and len(whole.classes) == whole.all_classes and seconds is None:
             return None
         return (
-            f"not the whole of {whole.name}: {len(self.index):,} of {whole.videos:,} videos, "
+            f"not the whole of {whole.name}: {have:,} of {whole.videos:,} videos, "
             f"{len(whole.classes)} of {whole.all_classes} classes"
+            + (f", at most {seconds:g} s of each" if seconds is not None else "")
         )
 
     def read(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resact.cache.layout import fps_value
+from resact.cache.layout import fps_value, printable
 from resact.cache.store import ClipStore
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
             f"\n{v['video_id']}: {v['problem']}" for v in summary[status]
         )
     for name, value in rows.items():
-        table.add_row(name, Text(value))
+        table.add_row(name, Text(printable(value)))
     return table
 
 

@@ -86,7 +86,7 @@ def verify_store(path: Path, *, threads: int, progress: Progress = lambda *_: No
         video_id = video_id_of(name)
         try:
             record = read_record(files, settings, name, failed=nodes[name])
-            _check_frames(files, settings, record)
+            _check_frames(files, settings, record, decode=True)
             if index is None:
                 return []
             if video_id not in listed:
@@ -119,7 +119,9 @@ def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
         records = []
         for name, failed in nodes.items():
             try:
-                records.append(read_record(files, settings, name, failed=failed))
+                record = read_record(files, settings, name, failed=failed)
+                _check_frames(files, settings, record, decode=False)
+                records.append(record)
             except (ResactError, OSError) as error:
                 problems.append(Problem(video_id_of(name), str(error)))
         write_index(path, Index.of(records, settings.dataset.classes, settings.dataset.splits))
@@ -176,7 +178,7 @@ def _nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
     return nodes, problems
 
 
-def _check_frames(files: LocalFiles, settings: StoreSettings, record: VideoRecord) -> None:
+def _check_frames(files: LocalFiles, settings: StoreSettings, record: VideoRecord, *, decode: bool) -> None:
     if record.status == "failed":
         return
     name = f"{array_name(record.video_id)}/{SHARD}"
@@ -186,7 +188,8 @@ def _check_frames(files: LocalFiles, settings: StoreSettings, record: VideoRecor
         data = files.read_range(name, start, start + size)
         if crc32c(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
             raise DamagedError(f"frame {number} does not match its checksum")
-        settings.frame_codec.decode_into(data[:-CRC_BYTES], frame)
+        if decode:
+            settings.frame_codec.decode_into(data[:-CRC_BYTES], frame)
         start += size
 
 

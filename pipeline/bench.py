@@ -88,7 +88,7 @@ def bench_prep(
         "videos": len(dataset.videos),
         "workers": workers,
         "rounds": rounds,
-        "commands": {pixels: _command(binary, "VIDEO", job, pixels) for pixels in ("rgb24", "yuvj420p")},
+        "commands": {pixels: _command(Path(binary).name, "VIDEO", job, pixels) for pixels in ("rgb24", "yuvj420p")},
         "rows": [
             {
                 "name": c.name,

@@ -35,6 +35,7 @@ _MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock w
 
 _GRAPH_INPUT = re.compile(r"graph \S+ input from stream \S+ .*?w:(\d+) h:(\d+) .*?fr:(\d+)/(\d+)")
 _SCALED = re.compile(r"Parsed_scale_\d+ .*-> w:(\d+) h:(\d+)")
+_SIGNALLED = re.compile(r"received signal (\d+)")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
 _COMPLAINT = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
@@ -46,8 +47,8 @@ class SourceProperties:
 
     width: int
     height: int
-    fps: str
-    """Exact fraction, such as `30000/1001`."""
+    fps: str | None
+    """Exact fraction, such as `30000/1001`; None where ffmpeg does not know it."""
     duration_seconds: float | None
     """As the container says; None where it does not."""
 
@@ -88,7 +89,7 @@ def decode_arguments(source: str, settings: DecodeSettings, pixels: Pixels, *, s
     """
     inputs: dict[str, object] = {"threads": 1, "protocol_whitelist": "file,pipe"}
     if settings.max_seconds is not None:
-        inputs["t"] = f"{settings.max_seconds:g}"
+        inputs["t"] = repr(settings.max_seconds)
     if strict:
         inputs["err_detect"] = "explode"
     # `V`: a cover picture is not a video. `file:` keeps colons and leading dashes in names from meaning anything.
@@ -101,7 +102,8 @@ def decode_arguments(source: str, settings: DecodeSettings, pixels: Pixels, *, s
     if pixels == "rgb24":
         output |= {"format": "image2pipe", "vcodec": "ppm"}
     else:
-        scale |= {"out_range": "pc", "out_color_matrix": "bt601"}
+        # Without `bitexact` the planes, unlike RGB frames, depend on what vector instructions the processor has.
+        scale |= {"flags": f"{settings.scaler}+bitexact", "out_range": "pc", "out_color_matrix": "bt601"}
         output |= {"format": "yuv4mpegpipe", "strict": "-1"}
     stream = ffmpeg.output(video.filter("scale", **scale), "pipe:1", **output).global_args(
         "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
@@ -243,8 +245,9 @@ class VideoDecoder:
             raise DecodeError(
                 f"its frames change from {sizes[0]} to {sizes[1]} midway: cut it there, or re-encode it to one size"
             )
-        if code < 0:
-            raise FfmpegKilledError(signal.Signals(-code).name)
+        asked_to_end = _SIGNALLED.search(log)  # SIGTERM and SIGINT, which ffmpeg obeys and calls "exiting normally"
+        if code < 0 or asked_to_end:
+            raise FfmpegKilledError(signal.Signals(int(asked_to_end[1]) if asked_to_end else -code).name)
         complaints = {self._anonymous(match[0]) for match in map(_COMPLAINT.search, log.splitlines()) if match}
         inputs = _GRAPH_INPUT.findall(log)
         if not inputs and self.width:
@@ -257,7 +260,10 @@ class VideoDecoder:
         duration = _DURATION.search(log)
         seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
         properties = SourceProperties(
-            width=width, height=height, fps=f"{numerator}/{denominator}", duration_seconds=seconds
+            width=width,
+            height=height,
+            fps=f"{numerator}/{denominator}" if numerator and denominator else None,
+            duration_seconds=seconds,
         )
         return properties, sorted(complaints)
 

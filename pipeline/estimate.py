@@ -36,6 +36,8 @@ def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) 
 
 def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int] | None:
     """Bytes that a video will take in the store, and that its source has; None where it cannot be told."""
+    if video.problem:
+        return None
     decode = job.settings.decode
     codec = job.settings.frame_codec
     seconds = min(_SAMPLE_SECONDS, decode.max_seconds or _SAMPLE_SECONDS)
@@ -56,8 +58,10 @@ def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int]
     if properties is None or properties.duration_seconds is None or not sizes:
         return None
     length = min(properties.duration_seconds, decode.max_seconds or properties.duration_seconds)
-    fps = fps_value(properties.fps if decode.fps == "source" else decode.fps)
-    return length * fps * sum(sizes) / len(sizes), _size(video.path)
+    fps = properties.fps if decode.fps == "source" else decode.fps
+    if fps is None:
+        return None
+    return length * fps_value(fps) * sum(sizes) / len(sizes), _size(video.path)
 
 
 def _size(path: Path) -> int:

@@ -93,10 +93,12 @@ class DaskExecutor:
         )
         for future, result in finished:
             item = running.pop(future.key)
-            if future.status != "error":
+            if future.status == "finished":
                 yield item, result
+            elif future.status != "error":
+                raise ToolError(f"the Dask scheduler {future.status} a task: run the same command again")
             elif isinstance(result[1], KilledWorker):
-                yield item, WorkerLostError(f"{_ALLOWED_WORKER_DEATHS} workers died while they had it")
+                yield item, WorkerLostError("its workers died, one after the other, while they had it")
             else:
                 raise result[1]
             future.release()

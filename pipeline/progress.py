@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from resact.cache.layout import VideoRecord
+from resact.cache.layout import VideoRecord, printable
 
 _PLAIN_LINE_SECONDS = 5.0
 
@@ -47,7 +47,7 @@ class PrepProgress:
         self.damaged += record.status == "damaged"
         self.failed += record.status == "failed"
         if record.status != "ok":
-            self._console.print(f"{record.status}: {record.video_id}: {record.problem}")
+            self._console.print(printable(f"{record.status}: {record.video_id}: {record.problem}"))
         self._bar.update(self._task, completed=self.videos, rates=self._rates())
         now = time.monotonic()
         if self._bar.disable and now - self._last_line >= _PLAIN_LINE_SECONDS:

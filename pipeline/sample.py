@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from resact.errors import Interrupted, SourceError
+from resact.errors import Interrupted, SourceError, UsageError
 from resact.pipeline.sample_scene import (
     CLASSES,
     FPS,
@@ -89,6 +89,7 @@ def write_lists(root: Path) -> None:
     """Write classInd.txt and the train and test lists of three splits to `root/ucfTrainTestlist`.
 
     UCF101's format: lines end in CRLF, and only train lines carry the number of the class, counted from 1.
+    Raises `UsageError`, and writes nothing, where lists of another data set are there.
     """
     folder = root / "ucfTrainTestlist"
     folder.mkdir(parents=True, exist_ok=True)
@@ -101,9 +102,15 @@ def write_lists(root: Path) -> None:
             for video, line in lines.items()
             if video.group not in test_groups
         ]
-    for name, content in lists.items():
-        with _whole_file(folder / f"{name}.txt") as unfinished:
-            unfinished.write_bytes("".join(f"{line}\r\n" for line in content).encode())
+    files = {
+        folder / f"{name}.txt": "".join(f"{line}\r\n" for line in content).encode() for name, content in lists.items()
+    }
+    for path, data in files.items():
+        if path.exists() and path.read_bytes() != data:
+            raise UsageError(f"{path} belongs to another data set than the sample: choose another --root")
+    for path, data in files.items():
+        with _whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
 
 
 def write_video(video: SampleVideo, path: Path) -> None:

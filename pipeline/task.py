@@ -2,6 +2,7 @@
 
 import errno
 import re
+import stat
 import traceback
 from dataclasses import dataclass, replace
 from hashlib import file_digest
@@ -40,7 +41,7 @@ class PrepJob:
 class Trouble:
     """Why a task stopped the job, as text, because not every exception can travel between processes."""
 
-    kind: Literal["disk full", "tool", "bug", "worker"]
+    kind: Literal["disk full", "tool", "bug"]
     message: str
 
 
@@ -97,6 +98,9 @@ def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
     """Size and checksum of the file, and what rules it out before ffmpeg sees it."""
     unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
     try:
+        mode = video.path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for without end
+            return unread, "not a regular file"
         with video.path.open("rb") as file:
             digest = file_digest(file, "sha256").hexdigest()
             size = file.tell()

@@ -5,8 +5,10 @@ names are compared without regard to case; a video's id is its name as the lists
 """
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from resact.cache.places import data_folder
@@ -26,6 +28,7 @@ _LIST_FOLDERS = (
     "UCF-101/ucfTrainTestlist",
     "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
 )
+_MAX_UNLISTED_BYTES = 80  # three times as many, if each has to be percent-encoded
 _CLUTTER = {"thumbs.db", "desktop.ini"}
 _NAME = re.compile(r"(v_.+_g\d+)_c\d+")
 
@@ -94,6 +97,11 @@ def load_layout(
             f"the lists in {list_folder} name {len(listed):,} videos and {len(known)} classes, expected {videos:,} and "
             f"{all_classes} for {name}: fetch the lists again from {HOMEPAGE}"
         )
+    if unsplit := [video_id for video_id, splits in listed.values() if len(splits) != len(SPLITS)]:
+        raise SourceError(
+            f"the lists in {list_folder} leave {len(unsplit):,} videos out of a split (such as {unsplit[0]}): "
+            f"fetch the lists again from {HOMEPAGE}"
+        )
     chosen = _choose(known, classes)
     label_of = {class_name.lower(): label for label, class_name in enumerate(chosen)}
     wanted = {key: entry for key, entry in listed.items() if key.partition("/")[0] in label_of}
@@ -110,7 +118,7 @@ def load_layout(
             if path.name.startswith(".") or path.name.lower() in _CLUTTER:
                 continue
             entry = wanted.get(f"{folder.name}/{path.name}".lower())
-            stem, splits = entry or (f"{folder.name}/{path.name}", {})
+            stem, splits = entry or (_unlisted_id(f"{folder.name}/{path.name}"), {})
             match = _NAME.fullmatch(stem)
             found.append(
                 SourceVideo(
@@ -146,6 +154,12 @@ def load_layout(
         missing=missing,
         notes=tuple(notes),
     )
+
+
+def _unlisted_id(name: str) -> str:
+    """The path below the video folder, or, where that is too long for a file name, its beginning and a hash."""
+    raw = os.fsencode(name)
+    return name if len(raw) <= _MAX_UNLISTED_BYTES else f"{name[:12]}~{sha256(raw).hexdigest()[:16]}"
 
 
 def _lines(path: Path) -> list[str]:

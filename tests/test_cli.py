@@ -139,7 +139,7 @@ def test_the_sample_from_nothing_to_a_verified_store(tmp_path: Path) -> None:
     info = run("info", "--json", cwd=tmp_path, RESACT_DATA="")
     summary = json.loads(info.stdout.splitlines()[-1])
     assert set(summary) >= {"videos", "frames", "bytes", "codec", "fps", "short_side", "classes"}
-    assert summary["partial"] == "not the whole of sample: 48 of 192 videos, 2 of 8 classes"
+    assert summary["partial"] == "not the whole of sample: 48 of 192 videos, 2 of 8 classes, at most 1 s of each"
     assert "not the whole of sample" in " ".join(info.stderr.split())
     assert (summary["fps"], summary["short_side"], summary["classes"], summary["codec"]) == (15, 256, 2, "jpeg")
     assert summary["shorter_than"] == {"33": 48, "34": 48, "36": 48}
@@ -173,3 +173,14 @@ def test_brackets_and_long_lines_come_out_as_they_are(tmp_path: Path) -> None:
     made = run("prep", "sample", "--classes", "Still", "--limit", "1", "--workers", "0", "--max-seconds", "0.5",
                "--store", str(tmp_path / name), cwd=tmp_path, RESACT_DATA="")  # fmt: skip
     assert made.stdout.splitlines()[-1].startswith(f"{tmp_path / name}: 1 videos (1 written")
+
+
+def test_the_sample_does_not_overwrite_another_data_sets_lists(tmp_path: Path) -> None:
+    lists = tmp_path / "ucfTrainTestlist" / "classInd.txt"
+    lists.parent.mkdir()
+    lists.write_text("1 Archery\r\n")
+    done = run("prep", "sample", "--root", str(tmp_path), "--workers", "0", RESACT_DATA=str(tmp_path))
+    assert done.returncode == 2
+    assert "belongs to another data set than the sample" in done.stderr
+    assert lists.read_bytes() == b"1 Archery\r\n"
+    assert [p.name for p in tmp_path.iterdir()] == ["ucfTrainTestlist"]

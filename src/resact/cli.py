@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resact.errors import ResactError
+from resact.errors import ResactError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,6 +43,9 @@ def main() -> None:
     except ResactError as error:
         sys.stderr.write(f"resact: {error}\n")
         raise SystemExit(error.exit_code) from None
+    except (OSError, ImportError) as error:
+        sys.stderr.write(f"resact: {error}\n")
+        raise SystemExit(1) from None
 
 
 def _console(json_output: bool) -> "Console":
@@ -138,6 +141,8 @@ def prep(
     from resact.pipeline.prep import prep as run_prep
 
     console = _console(json_output)
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"got --timeout {timeout}, expected seconds over 0")
     decode, library = _decode_settings(fps, short_side, max_seconds, ffmpeg), build_codec(codec).library()
     executor = partial(open_executor, workers=_workers(workers), scheduler=scheduler)
     videos = _load(dataset, root, classes, allow_partial, limit, console, executor)
@@ -184,6 +189,7 @@ def verify(
     """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 when something is wrong."""
     from rich.progress import Progress
 
+    from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.verify import rebuild_index as run_rebuild
     from resact.cache.verify import verify_store
@@ -194,7 +200,7 @@ def verify(
         listed, left_out = run_rebuild(path)
         console.print(f"{path}: index of {listed:,} videos made again from the arrays")
         for problem in left_out:
-            console.print(f"left out: {problem.video_id or path}: {problem.problem}")
+            console.print(printable(f"left out: {problem.video_id or path}: {problem.problem}"))
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("verify", total=None)
         videos, problems = verify_store(
@@ -289,8 +295,6 @@ def _finish_bench(result: dict[str, Any], output: Path | None, json_output: bool
 
 
 def _workers(asked: int | None) -> int:
-    from resact.errors import UsageError
-
     if asked is not None and asked < 0:
         raise UsageError(f"got --workers {asked}, expected 0 or more")
     return len(os.sched_getaffinity(0)) if asked is None else asked

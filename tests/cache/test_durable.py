@@ -342,7 +342,7 @@ def test_a_worker_left_behind_cannot_commit_after_the_sweep(scratch, make_record
         writer.append(b"frame")
         frame_bytes = writer.finish()
     record = make_record("late", height=2, width=2, frame_bytes=frame_bytes)
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(StoreError, match="another prep has taken over"):
         commit_video(scratch.path, record, scratch.settings, shard=writer.path)
     writer.__exit__(None, None, None)
     assert snapshot(scratch.path) == before

@@ -192,7 +192,7 @@ def test_a_store_behind_a_url_gives_the_same_arrays(built) -> None:
 
 
 def test_partial_says_what_is_missing(built) -> None:
-    assert open_store(built.path).partial == "not the whole of sample: 5 of 9 videos, 2 of 3 classes"
+    assert open_store(built.path).partial == "not the whole of sample: 4 of 9 videos, 2 of 3 classes"
 
 
 # A codec that only the installed zarr knows ----------------------------------------------------------------

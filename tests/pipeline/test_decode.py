@@ -1,7 +1,9 @@
 """Frames as ffmpeg itself gives them, bit for bit, and what decoding says of a video."""
 
+import signal
 import subprocess
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from tests.pipeline.conftest import FFMPEG, encode, footage, prep_arguments, res
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, ToolError, UsageError
-from resact.pipeline.decode import VideoDecoder, decode_arguments, find_ffmpeg, parse_fps
+from resact.pipeline.decode import FfmpegKilledError, VideoDecoder, decode_arguments, find_ffmpeg, parse_fps
 
 SETTINGS = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="any")
 SCALE = r"scale='if(lte(iw,ih),256,-2)':'if(lte(iw,ih),-2,256)':flags=bicubic"
@@ -61,7 +63,7 @@ def test_frames_equal_ffmpegs_own_raw_output(clip: str, shape: tuple[int, ...]) 
 
 
 def test_planes_equal_ffmpegs_own_raw_output() -> None:
-    scale = f"{SCALE}:out_range=pc:out_color_matrix=bt601"
+    scale = f"{SCALE}+bitexact:out_range=pc:out_color_matrix=bt601"
     expected = independent_frames(footage("bikes"), f"fps=15,{scale}", "yuvj420p", (256 * 602 * 3 // 2,))
     assert np.array_equal(decode(footage("bikes"), pixels="yuvj420p"), expected)
 
@@ -188,7 +190,7 @@ def test_a_jpeg_store_holds_the_jpegs_of_ffmpegs_own_planes_and_stays_near_the_l
     h, w = 256, 342
     for name, array in zarr.open_group(str(store), mode="r").arrays():
         video = ucf101 / "UCF-101" / name.split("_")[1] / f"{name}.avi"
-        scale = f"{SCALE}:out_range=pc:out_color_matrix=bt601"
+        scale = f"{SCALE}+bitexact:out_range=pc:out_color_matrix=bt601"
         planes = independent_frames(video, f"fps=15,{scale}", "yuvj420p", (h * w * 3 // 2,))
         rgb = independent_frames(video, f"fps=15,{SCALE}", shape=(h, w, 3))
         stored = array[:]
@@ -203,3 +205,26 @@ def test_a_jpeg_store_holds_the_jpegs_of_ffmpegs_own_planes_and_stays_near_the_l
         through_rgb = build_codec("jpeg").encode(rgb[0])
         detour = simplejpeg.decode_jpeg(through_rgb, "RGB").astype(float)
         assert np.mean((stored[0].astype(float) - detour) ** 2) < 255**2 / 10**3.4
+
+
+@pytest.mark.parametrize("pixels", ["rgb24", "yuvj420p"])
+def test_frames_do_not_depend_on_the_processors_vector_instructions(pixels: str) -> None:
+    arguments = decode_arguments(str(footage("bikes")), SETTINGS, pixels, strict=True)  # type: ignore[arg-type]
+    outputs = {
+        subprocess.run([FFMPEG, *flags, *arguments], capture_output=True, check=True).stdout
+        for flags in ([], ["-cpuflags", "sse2"], ["-cpuflags", "0"])
+    }
+    assert len(outputs) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_ffmpeg_that_is_told_to_end_is_no_damage(number: signal.Signals) -> None:
+    with VideoDecoder(footage("bikes"), SETTINGS, "rgb24", strict=False, binary=FFMPEG, timeout_seconds=60) as decoder:
+        frames = iter(decoder)
+        next(frames)  # it waits for us now: the pipe holds no more than two frames
+        decoder._process.send_signal(number)
+        time.sleep(0.5)
+        for _ in frames:
+            pass
+        with pytest.raises(FfmpegKilledError, match=number.name):
+            decoder.finish()

@@ -207,3 +207,76 @@ def test_a_video_whose_ffmpeg_is_killed_each_time_is_failed_and_can_be_retried(
     assert log.read_text().count("x") >= 5
     assert resact(*prep_arguments(ucf101, store, "--workers", 0, "--retry-failed")).returncode == 0
     assert tree_of(store) == undisturbed
+
+
+def test_a_worker_whose_attempt_was_swept_away_commits_nothing(
+    ucf101: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from resact.cache.durable import ShardWriter, create_store, store_lock
+    from resact.cache.settings import DecodeSettings, StoreSettings
+    from resact.pipeline.decode import find_ffmpeg
+    from resact.pipeline.task import PrepJob, Trouble, prep_video
+    from resact.pipeline.ucf101 import load_ucf101
+
+    dataset = load_ucf101(ucf101, classes=["Biking"])
+    decode = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg=find_ffmpeg()[1])
+    library = open_codec_library()
+    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec="jpeg", library=library)
+    store = tmp_path / "s.zarr"
+    create_store(store, settings)
+    finish = ShardWriter.finish
+
+    def finish_late(writer: ShardWriter) -> object:
+        with store_lock(store):  # the prep that came after sweeps the attempt away
+            pass
+        return finish(writer)
+
+    monkeypatch.setattr(ShardWriter, "finish", finish_late)
+    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=60)
+    outcome = prep_video(job, dataset.videos[0])
+    assert isinstance(outcome, Trouble)
+    assert "another prep has taken over" in outcome.message
+    assert not (store / dataset.videos[0].video_id).exists()
+
+
+def open_codec_library() -> str:
+    from resact.cache.codecs import build_codec
+
+    return build_codec("jpeg").library()
+
+
+def test_odd_names_and_pipes_are_listed_and_the_others_are_unharmed(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    root, store = tmp_path / "root", tmp_path / "s.zarr"
+    shutil.copytree(ucf101, root)
+    folder = os.fsencode(root / "UCF-101" / "Biking")
+    for name in (b"bad\xff.avi", "\u6f22".encode() * 70 + b".avi", b"line\nbreak.avi"):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(b"no video")
+    (root / "UCF-101" / "Carphone" / "v_Carphone_g01_c01.avi").unlink()
+    os.mkfifo(root / "UCF-101" / "Carphone" / "v_Carphone_g01_c01.avi")
+    run = resact(*prep_arguments(root, store, "--workers", 0))
+    assert run.returncode == 3, run.stderr
+    assert "not a regular file" in run.stderr
+    assert last_json(run)["failed"] == 4
+    info = resact("info", store, "--json")
+    assert info.returncode == 0
+    assert "31 of 13,320 videos" in str(last_json(info)["partial"])
+    for name in ("v_Biking_g01_c01", "v_Carphone_g04_c04"):
+        assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
+
+
+def test_a_damaged_frame_is_mended_by_rebuilding_the_index_and_prepping(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree
+) -> None:
+    store = tmp_path / "s.zarr"
+    assert resact(*prep_arguments(ucf101, store, "--workers", 0)).returncode == 0
+    shard = store / "v_Biking_g01_c03" / "0.0.0.0"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 4
+    shard.write_bytes(data)
+    assert resact("verify", store).returncode == 1
+    assert "left out: v_Biking_g01_c03" in resact("verify", store, "--rebuild-index").stdout
+    assert last_json(resact(*prep_arguments(ucf101, store, "--workers", 0)))["written"] == 1
+    assert tree_of(store) == undisturbed
+    assert resact("verify", store).returncode == 0
