@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +25,7 @@ from resact.cache.layout import (
     INDEX,
     JOURNAL,
     MEMBERSHIPS,
+    SLOT_BYTES,
     STATUSES,
     Source,
     VideoRecord,
@@ -93,7 +94,7 @@ class Index:
     """(N,) where the video's frames begin in `frame_bytes`."""
     frames_crc32c: npt.NDArray[np.uint32]
     """(N,) checksum of the video's part of `frame_bytes`, so that opening need not read all of it."""
-    frame_bytes: npt.NDArray[np.uint32] = field(metadata={"checked": "on use"})
+    frame_bytes: npt.NDArray[np.uint32]
     """(F,) stored bytes of each frame, crc32c included."""
     splits: dict[str, npt.NDArray[np.uint8]]
     """Split name -> (N,) 0 none, 1 train, 2 test."""
@@ -118,7 +119,7 @@ class Index:
         ends = np.zeros(len(self.frame_bytes) + 1, np.uint64)
         np.cumsum(self.frame_bytes, dtype=np.uint64, out=ends[1:])
         frames = ends[self.first_frame + self.num_frames] - ends[self.first_frame]
-        tails = np.where(self.num_frames > 0, shard_index_bytes(0) + 16 * self.num_frames.astype(np.uint64), 0)
+        tails = np.where(self.num_frames > 0, shard_index_bytes(0) + SLOT_BYTES * self.num_frames.astype(np.uint64), 0)
         return np.asarray(frames + tails, np.uint64)
 
     def rows(self, split: str, membership: str) -> npt.NDArray[np.intp]:

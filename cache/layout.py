@@ -40,7 +40,7 @@ PARTIAL = f"{INDEX}/partial"
 _KEYS = {"name": "v2"}
 
 CRC_BYTES = 4
-_SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
+SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
 _RESERVED = {INDEX, FAILED, DOCUMENT}
 _MAX_NAME_BYTES = 240  # under the 255 that file systems allow, with room for a partial file's suffix
 
@@ -240,7 +240,7 @@ def shard_index(frame_bytes: npt.NDArray[np.uint32]) -> bytes:
 
 def shard_index_bytes(num_frames: int) -> int:
     """Length of a shard's tail."""
-    return num_frames * _SLOT_BYTES + CRC_BYTES
+    return num_frames * SLOT_BYTES + CRC_BYTES
 
 
 def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[np.uint32]:

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from resact.cache.layout import CRC_BYTES, fps_value
+from resact.cache.layout import CRC_BYTES, SLOT_BYTES, fps_value
 from resact.errors import ResactError
 from resact.pipeline.datasets import SourceVideo
 from resact.pipeline.decode import FfmpegKilledError, VideoDecoder
@@ -13,7 +13,6 @@ from resact.pipeline.task import PrepJob, encode_frame, pixels_of
 
 _SAMPLE_VIDEOS = 12
 _SAMPLE_SECONDS = 1.0
-_SLOT_BYTES = 16  # of a frame in the shard index
 
 
 def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> int | None:
@@ -50,7 +49,7 @@ def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int]
             binary=binary,
             timeout_seconds=job.timeout_seconds,
         ) as decoder:
-            overhead = CRC_BYTES + _SLOT_BYTES
+            overhead = CRC_BYTES + SLOT_BYTES
             sizes = [len(encode_frame(codec, frame, decoder)) + overhead for frame in decoder]
             properties, _ = decoder.finish()
     except (ResactError, FfmpegKilledError, OSError):

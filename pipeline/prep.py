@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
@@ -23,7 +22,7 @@ from resact.pipeline.decode import find_ffmpeg
 from resact.pipeline.estimate import estimate_bytes
 from resact.pipeline.executor import Executor, WorkerLostError
 from resact.pipeline.progress import PrepProgress
-from resact.pipeline.task import PrepJob, Trouble, prep_video
+from resact.pipeline.task import PrepJob, Trouble, failed_record, prep_video
 
 _ESTIMATE_MARGIN = 1.25  # a dozen videos speak for the rest, so that a job that just fits is not refused
 _COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
@@ -165,16 +164,8 @@ def _run(
 
 def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord:
     """For a video that took its workers with it."""
-    record = VideoRecord(
-        **{name: value for name, value in vars(video).items() if name not in ("path", "name", "problem")},
-        status="failed",
-        problem=problem,
-        source=Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0),
-        arguments=[],
-        height=0,
-        width=0,
-        frame_bytes=np.empty(0, np.uint32),
-    )
+    unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
+    record = failed_record(video, unread, problem)
     commit_video(job.store, record, job.settings, shard=None)
     return record
 

@@ -22,7 +22,7 @@ class PrepProgress:
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total = console, total
-        self.videos = self.frames = self.bytes = self.damaged = self.failed = 0
+        self.videos = self.frames = self.bytes = self.failed = 0
         self._start = self._last_line = time.monotonic()
         columns = (
             TextColumn("prep"),
@@ -44,7 +44,6 @@ class PrepProgress:
         self.videos += 1
         self.frames += record.num_frames
         self.bytes += int(record.frame_bytes.sum())
-        self.damaged += record.status == "damaged"
         self.failed += record.status == "failed"
         if record.status != "ok":
             self._console.print(printable(f"{record.status}: {record.video_id}: {record.problem}"))

@@ -71,7 +71,19 @@ def _prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord:
                 f"a worker has {here} where the store is made with {ours}: give all hosts the same versions"
             )
     source, problem = _look_at(video)
-    failed = VideoRecord(
+    failed = failed_record(video, source, problem)
+    if problem is None:
+        try:
+            return _decode_and_commit(job, video, failed, codec, binary)
+        except DecodeError as error:
+            failed = replace(failed, problem=str(error))
+    commit_video(job.store, failed, job.settings, shard=None)
+    return failed
+
+
+def failed_record(video: SourceVideo, source: Source, problem: str | None) -> VideoRecord:
+    """The record of a video without frames; decoding fills it in where there are some."""
+    return VideoRecord(
         video_id=video.video_id,
         class_name=video.class_name,
         label=video.label,
@@ -85,13 +97,6 @@ def _prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord:
         width=0,
         frame_bytes=np.empty(0, np.uint32),
     )
-    if problem is None:
-        try:
-            return _decode_and_commit(job, video, failed, codec, binary)
-        except DecodeError as error:
-            failed = replace(failed, problem=str(error))
-    commit_video(job.store, failed, job.settings, shard=None)
-    return failed
 
 
 def _look_at(video: SourceVideo) -> tuple[Source, str | None]:

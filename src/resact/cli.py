@@ -153,8 +153,6 @@ def prep(
         f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} there already, "
         f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, "
         f"{result.bytes / 1e9:.2f} GB, {result.seconds:.1f} s",
-        highlight=False,
-        soft_wrap=True,
     )
     if result.failed:
         console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed does them again")
@@ -211,9 +209,6 @@ def verify(
     for problem in problems:
         console.print(
             f"bad: {problem.video_id or path}: {problem.problem}",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
     console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems")
     if json_output:
@@ -269,10 +264,6 @@ def bench_prep(
     for pixels, command in result["commands"].items():
         console.print(
             f"ffmpeg {pixels}: {shlex.join(command)}",
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
         )
     table = Table("", "videos/s", "to ffmpeg (RGB frames)", "to ffmpeg (same graph)", "peak worker memory")
     for row in result["rows"]:
