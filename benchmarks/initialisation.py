@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from resact.train.models import ActionNetwork, build_model
-from resact.train.residual import residual_frames
+from resact.train.clips.residual import residual_frames
+from resact.train.networks.models import ActionNetwork, build_model
 
 FRAMES, SIZE, CLASSES, BATCH = 8, 32, 8, 16
 NETWORK = {"num_classes": CLASSES, "width": 1 / 8, "depths": (2, 2, 2, 2)}

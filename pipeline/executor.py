@@ -3,9 +3,10 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from resact.errors import ToolError
 
@@ -18,6 +19,17 @@ _ALLOWED_WORKER_DEATHS = 5  # of a task, before it is taken for the cause
 
 class WorkerLostError(Exception):
     """Workers died again and again while they had this task."""
+
+
+@dataclass(frozen=True)
+class _Done(Generic[Result]):
+    """A task's result, told apart from an exception in its place."""
+
+    value: Result
+
+
+def _do(function: Callable[[Item], Result], item: Item) -> _Done[Result]:
+    return _Done(function(item))
 
 
 class Executor(Protocol):
@@ -75,7 +87,7 @@ class DaskExecutor:
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
         """As they finish; a lost worker's tasks are given to others."""
-        from distributed import as_completed
+        from distributed import CancelledError, as_completed
         from distributed.scheduler import KilledWorker
 
         waiting = iter(items)
@@ -83,7 +95,7 @@ class DaskExecutor:
 
         def submit(count: int) -> Iterator[Any]:
             for item in islice(waiting, count):
-                future = self._client.submit(function, item, pure=False)
+                future = self._client.submit(_do, function, item, pure=False)
                 running[future.key] = item
                 yield future
 
@@ -93,10 +105,11 @@ class DaskExecutor:
         )
         for future, result in finished:
             item = running.pop(future.key)
-            if future.status == "finished":
-                yield item, result
-            elif future.status != "error":
-                raise ToolError(f"the Dask scheduler {future.status} a task: run the same command again")
+            # Not the future's status: a worker that dies after handing over a result makes that `lost`.
+            if isinstance(result, _Done):
+                yield item, result.value
+            elif isinstance(result, CancelledError):
+                raise ToolError(f"the Dask scheduler gave up a task ({result}): run the same command again")
             elif isinstance(result[1], KilledWorker):
                 yield item, WorkerLostError("its workers died, one after the other, while they had it")
             else:

@@ -15,9 +15,9 @@ def test_sdist_and_wheel_hold_the_modules_of_the_tree(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", tmp_path, ROOT]
     done = subprocess.run(build, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    tree = {f"resact/{path.relative_to(ROOT / 'src' / 'resact')}" for path in (ROOT / "src" / "resact").glob("*.py")}
+    tree = {f"resact/{path.relative_to(ROOT / 'src' / 'resact')}" for path in (ROOT / "src" / "resact").rglob("*.py")}
     tree |= {
-        f"resact/{p.relative_to(ROOT)}" for name in ("pipeline", "cache", "train") for p in (ROOT / name).glob("*.py")
+        f"resact/{p.relative_to(ROOT)}" for name in ("pipeline", "cache", "train") for p in (ROOT / name).rglob("*.py")
     }
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         modules = {name for name in wheel.namelist() if name.endswith(".py")}

@@ -9,10 +9,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES: dict[str, str] = {
-    "build_model": "resact.train.models",
-    "count_cost": "resact.train.cost",
+    "build_model": "resact.train.networks.models",
+    "count_cost": "resact.train.networks.cost",
     "open_store": "resact.cache.store",
-    "residual_frames": "resact.train.residual",
+    "residual_frames": "resact.train.clips.residual",
 }
 """Public name -> the module that defines it."""
 

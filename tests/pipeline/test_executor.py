@@ -75,6 +75,18 @@ def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done() -> No
     assert outcomes == {number: number for number in range(12) if number != 3}
 
 
+def test_a_result_counts_although_its_worker_dies_before_it_is_asked_for() -> None:
+    """The client calls such a result lost once it hears of the death; it has arrived all the same."""
+    with open_executor(workers=1) as executor:
+        outcomes = executor.map_unordered(square, range(40))
+        seen = dict([next(outcomes)])
+        (pid,) = executor._client.run(os.getpid).values()
+        os.kill(pid, signal.SIGKILL)
+        time.sleep(0.5)  # results came in before, and the news of the death after them
+        seen.update(outcomes)
+    assert seen == {number: number**2 for number in range(40)}
+
+
 def test_no_scheduler_at_that_address_is_a_clear_error() -> None:
     start = time.monotonic()
     with (

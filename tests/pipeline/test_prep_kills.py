@@ -72,6 +72,16 @@ def kill_frozen(process: psutil.Process) -> bool:
     return False
 
 
+def at_work(process: psutil.Popen) -> tuple[list[psutil.Process], list[psutil.Process]]:
+    """Workers with a video in hand, and their ffmpegs; none, where processes come and go while we look."""
+    try:
+        parents = {child: child.parent() for child in process.children(recursive=True)}
+        ffmpegs = [child for child in parents if child.name().startswith("ffmpeg")]
+    except psutil.NoSuchProcess:
+        return [], []
+    return [parents[child] for child in ffmpegs if parents[child] in parents], ffmpegs
+
+
 def strike(process: psutil.Popen, what: str, rng: random.Random) -> bool:
     """Kill the driver, a worker or an ffmpeg; False where none could be caught any more."""
     if what == "driver":
@@ -79,13 +89,8 @@ def strike(process: psutil.Popen, what: str, rng: random.Random) -> bool:
     for _ in range(4000):
         if process.poll() is not None:
             return False
-        try:
-            children = process.children(recursive=True)
-            names = {child: child.name() for child in children}
-            workers = [c for c in children if any(names[g].startswith("ffmpeg") for g in c.children() if g in names)]
-        except psutil.NoSuchProcess:
-            continue
-        targets = workers if what == "worker" else [c for c in children if names[c].startswith("ffmpeg")]
+        workers, ffmpegs = at_work(process)
+        targets = workers if what == "worker" else ffmpegs
         if targets and kill_frozen(rng.choice(targets)):
             return True
     return False
@@ -143,8 +148,7 @@ def test_a_worker_left_behind_by_a_killed_driver_does_no_harm(ucf101: Path, tmp_
         wait_until_at_work(process, store, 0, rng)
         left_behind = []
         for _ in range(4000):
-            children = process.children(recursive=True)
-            busy = [c for c in children if any(g.name().startswith("ffmpeg") for g in c.children())]
+            busy, _ = at_work(process)
             if busy:
                 busy[0].send_signal(signal.SIGSTOP)
                 left_behind.append(busy[0])

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from resact.train.modules import Bottleneck
+from resact.train.networks.modules import Bottleneck
 
 
 def initialise(network: nn.Module, *, zero_init: bool = False) -> None:

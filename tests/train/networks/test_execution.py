@@ -7,9 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resact.train.models import build_model
-from resact.train.modules import ChannelAttention
-from resact.train.residual import feature_residual
+from resact.train.networks.models import build_model
+from resact.train.networks.modules import ChannelAttention, feature_residual
 
 SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 2, 1, 1)}
 NETWORKS = [{}, {"conv": "dense"}, {"network": "3d-resnet50"}, {"modality": "residual", "attention": False}]

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resact.errors import UsageError
-from resact.train.architecture import CONV1_CHANNELS, FC_CHANNELS, Architecture
-from resact.train.checkpointing import checkpointed
-from resact.train.initialisation import initialise
-from resact.train.modules import Bottleneck, Dense3D, Pseudo3D, Stem
+from resact.train.networks.activation_checkpointing import checkpointed
+from resact.train.networks.architecture import CONV1_CHANNELS, FC_CHANNELS, Architecture
+from resact.train.networks.initialisation import initialise
+from resact.train.networks.modules import Bottleneck, Dense3D, Pseudo3D, Stem
 
 
 def build_model(

@@ -9,9 +9,9 @@ from torch import nn
 
 import resact
 from resact.errors import UsageError
-from resact.train.architecture import Architecture
-from resact.train.models import ActionNetwork, build_model
-from resact.train.modules import Bottleneck
+from resact.train.networks.architecture import Architecture
+from resact.train.networks.models import ActionNetwork, build_model
+from resact.train.networks.modules import Bottleneck
 
 SMALL = {"num_classes": 5, "width": 1 / 16, "depths": (1, 1, 1, 1)}
 

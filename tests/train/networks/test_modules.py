@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
-from resact.train.models import build_model
-from resact.train.modules import Bottleneck, ChannelAttention, Dense3D, Pseudo3D, Stem
+from resact.train.networks.models import build_model
+from resact.train.networks.modules import Bottleneck, ChannelAttention, Dense3D, Pseudo3D, Stem, feature_residual
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(deadline=None, max_examples=8)
@@ -239,3 +239,14 @@ def test_network_gradients_agree_with_finite_differences(options):
 
     inputs = [tensor.detach().requires_grad_() for tensor in (*clips.values(), *weights)]
     assert gradcheck(forward, inputs, fast_mode=True)
+
+
+@given(seed=seeds, frames=st.integers(1, 6))
+@few
+def test_feature_residual_has_a_zero_last_frame(seed, frames):
+    motion = torch.randn(2, 3, frames, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    right = torch.zeros_like(motion)
+    for t in range(frames - 1):
+        right[:, :, t] = (motion[:, :, t + 1] - motion[:, :, t]).abs()
+    assert torch.equal(feature_residual(motion), right)
+    assert gradcheck(feature_residual, motion.requires_grad_())

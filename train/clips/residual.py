@@ -1,11 +1,10 @@
-"""Residual frames, of pixels and of features (paper, sec. 2.1 and 2.2).
+"""Residual frames (paper, sec. 2.1).
 
 Shapes: B batch, C channels, T frames, H height, W width.
 """
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from resact.errors import UsageError
 
@@ -30,15 +29,6 @@ def residual_frames(clip_BCTHW: Tensor, *, step: int = 1) -> Tensor:
         # Subtraction would wrap around modulo 256; the larger less the smaller cannot.
         return torch.maximum(later, earlier) - torch.minimum(later, earlier)
     return (later - earlier).abs()
-
-
-def feature_residual(motion_BCTHW: Tensor) -> Tensor:
-    """`fmres(t) = abs(fm(t + 1) - fm(t))` (paper, sec. 2.2), zero in the last frame, which has no successor.
-
-    Takes and returns floating-point features (B, C, T, H, W), T >= 1.
-    """
-    difference = (motion_BCTHW[:, :, 1:] - motion_BCTHW[:, :, :-1]).abs()
-    return functional.pad(difference, (0, 0, 0, 0, 0, 1))
 
 
 def _check(clip: Tensor, step: int) -> None:

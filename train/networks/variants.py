@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from resact.train.models import ActionNetwork, build_model
+from resact.train.networks.models import ActionNetwork, build_model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import resact
 from resact.errors import UsageError
-from resact.train.residual import feature_residual, residual_frames
+from resact.train.clips.residual import residual_frames
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -73,18 +73,7 @@ def test_bad_shape_or_type_is_a_usage_error():
         residual_frames(np.zeros((1, 3, 6, 2, 2)))
 
 
-@given(seed=seeds, frames=st.integers(1, 6))
-@settings(deadline=None, max_examples=20)
-def test_feature_residual_has_a_zero_last_frame(seed, frames):
-    motion = torch.randn(2, 3, frames, 4, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    right = torch.zeros_like(motion)
-    for t in range(frames - 1):
-        right[:, :, t] = (motion[:, :, t + 1] - motion[:, :, t]).abs()
-    assert torch.equal(feature_residual(motion), right)
-
-
 def test_gradients_agree_with_finite_differences():
     clip = torch.randn(1, 2, 5, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(feature_residual, clip)
     for step in (1, 2, 4):
         assert torch.autograd.gradcheck(lambda x, step=step: residual_frames(x, step=step), clip)

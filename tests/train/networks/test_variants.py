@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from resact.train.residual import residual_frames
-from resact.train.variants import PAPER_VARIANTS
+from resact.train.clips.residual import residual_frames
+from resact.train.networks.variants import PAPER_VARIANTS
 
 
 def test_nine_distinct_variants():

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from resact.train.cost import forward_on_meta
-from resact.train.models import ActionNetwork
+from resact.train.networks.cost import forward_on_meta
+from resact.train.networks.models import ActionNetwork
 
 Precision = Literal["bfloat16", "autocast", "float32"]
 Fallback = Literal["none", "without cudnn", "float32", "another device"]

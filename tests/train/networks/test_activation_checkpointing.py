@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from resact.train.cost import count_saved_bytes
-from resact.train.models import build_model
+from resact.train.networks.cost import count_saved_bytes
+from resact.train.networks.models import build_model
 
 SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (2, 1, 1, 1)}
 

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from resact.train.residual import feature_residual
-
 Triple = tuple[int, int, int]
 
 
@@ -28,6 +26,15 @@ def convolution(
         groups=in_channels if separable else 1,
         bias=False,
     )
+
+
+def feature_residual(motion_BCTHW: Tensor) -> Tensor:
+    """`fmres(t) = abs(fm(t + 1) - fm(t))` (paper, sec. 2.2), zero in the last frame, which has no successor.
+
+    Takes and returns floating-point features (B, C, T, H, W), T >= 1.
+    """
+    difference = (motion_BCTHW[:, :, 1:] - motion_BCTHW[:, :, :-1]).abs()
+    return functional.pad(difference, (0, 0, 0, 0, 0, 1))
 
 
 class ConvNorm(nn.Module):

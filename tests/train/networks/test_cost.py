@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 import resact
 from resact.cli import app
 from resact.errors import UsageError
-from resact.train.cost import count_saved_bytes
-from resact.train.models import build_model
-from resact.train.variants import PAPER_VARIANTS
+from resact.train.networks.cost import count_saved_bytes
+from resact.train.networks.models import build_model
+from resact.train.networks.variants import PAPER_VARIANTS
 
 
 def meta_model(*args, **options):
@@ -195,8 +195,8 @@ def test_command_prints_a_table_that_fits_a_terminal(result):
 
 
 def test_command_takes_frames_and_size(monkeypatch):
-    monkeypatch.setattr("resact.train.cost.PAPER_VARIANTS", PAPER_VARIANTS[:1])
-    monkeypatch.setattr("resact.train.cost.OTHER_READINGS", ())
+    monkeypatch.setattr("resact.train.networks.cost.PAPER_VARIANTS", PAPER_VARIANTS[:1])
+    monkeypatch.setattr("resact.train.networks.cost.OTHER_READINGS", ())
     result = CliRunner().invoke(app, ["cost", "--frames", "8", "--size", "64"])
     assert "multiply-adds of one 8x64x64 view" in result.stdout
     billions = resact.count_cost(meta_model(modality="rgb"), frames=8, size=64).multiply_adds / 1e9

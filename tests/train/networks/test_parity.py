@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from resact.train.models import build_model
-from resact.train.parity import network_convolutions, probe_parity
+from resact.train.networks.models import build_model
+from resact.train.networks.parity import network_convolutions, probe_parity
 
 SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 1, 1, 1)}
 

@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from resact.errors import UsageError
-from resact.train.architecture import Architecture
-from resact.train.models import ActionNetwork
-from resact.train.variants import OTHER_READINGS, PAPER_VARIANTS
+from resact.train.networks.architecture import Architecture
+from resact.train.networks.models import ActionNetwork
+from resact.train.networks.variants import OTHER_READINGS, PAPER_VARIANTS
 
 _COLUMNS = ("network", "modality", "conv", "attention", "feature_residual", "stem_channels")
 

@@ -1,0 +1,92 @@
+"""`resact bench`: each command measures, prints and writes one result."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resact.cli.common import (
+    AllowPartialOption,
+    ClassesOption,
+    DatasetArgument,
+    FfmpegOption,
+    FpsOption,
+    JsonOption,
+    LimitOption,
+    RootOption,
+    ShortSideOption,
+    WorkersOption,
+    decode_settings,
+    load_videos,
+    open_console,
+    prep_job,
+    print_json,
+    worker_count,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
+OutputOption = Annotated[
+    Path | None, typer.Option(help="Write the result here too, such as benchmarks/results/NAME.json.")
+]
+
+
+@app.command("prep")
+def bench_prep(
+    dataset: DatasetArgument = "sample",
+    root: RootOption = None,
+    classes: ClassesOption = None,
+    allow_partial: AllowPartialOption = False,
+    limit: LimitOption = None,
+    fps: FpsOption = "15",
+    short_side: ShortSideOption = 256,
+    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")] = "jpeg,zstd,lz4",
+    rounds: Annotated[int, typer.Option(min=1, help="Parts that the videos are dealt into.")] = 3,
+    workers: WorkersOption = None,
+    ffmpeg: FfmpegOption = None,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Prep beside bare ffmpeg: videos a second and memory."""
+    from functools import partial
+    from tempfile import TemporaryDirectory
+
+    from rich.table import Table
+
+    from resact.cache.codecs import build_codec
+    from resact.pipeline.bench import bench_prep as run_bench
+    from resact.pipeline.executor import open_executor
+
+    console = open_console(json_output)
+    names = codecs.split(",")
+    decode, library = decode_settings(fps, short_side, None, ffmpeg), build_codec(names[0]).library()
+    executor = partial(open_executor, workers=worker_count(workers))
+    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
+    with TemporaryDirectory(prefix="resact-bench-") as folder, executor() as running:
+        store = Path(folder) / "store"
+        job = prep_job(videos, decode, names[0], library=library, store=store, ffmpeg=ffmpeg, timeout=600.0)
+        processes = max(1, worker_count(workers))
+        result = run_bench(videos, job, running, codecs=names, workers=processes, rounds=rounds, console=console)
+    for pixels, command in result["commands"].items():
+        console.print(
+            f"ffmpeg {pixels}: {shlex.join(command)}",
+        )
+    table = Table("", "videos/s", "to ffmpeg (RGB frames)", "to ffmpeg (same graph)", "peak worker memory")
+    for row in result["rows"]:
+        spreads = [
+            f"{row[r]:.2f} ({row[r + '_min']:.2f} to {row[r + '_max']:.2f})"
+            for r in ("ratio_to_ffmpeg", "ratio_to_same_graph")
+        ]
+        memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
+        table.add_row(row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory)
+    console.print(table, soft_wrap=False)
+    _finish_bench(result, output, json_output)
+
+
+def _finish_bench(result: dict[str, Any], output: Path | None, json_output: bool) -> None:
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(result, indent=1) + "\n")
+    if json_output:
+        print_json(result)

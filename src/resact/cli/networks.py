@@ -1,0 +1,24 @@
+"""Commands about networks alone."""
+
+from typing import Annotated
+
+import typer
+
+from resact.cli.common import JsonOption, open_console, print_json
+
+app = typer.Typer()
+
+
+@app.command()
+def cost(
+    frames: Annotated[int, typer.Option(help="Frames of the view.")] = 32,
+    size: Annotated[int, typer.Option(help="Height and width of the view, in pixels.")] = 112,
+    json_output: JsonOption = False,
+) -> None:
+    """Count what each network of the paper's tables costs, beside the paper's figures."""
+    from resact.train.networks.cost import cost_rows, cost_table
+
+    rows = cost_rows(frames=frames, size=size)
+    open_console(json_output).print(cost_table(rows, frames=frames, size=size))
+    if json_output:
+        print_json({"rows": rows})

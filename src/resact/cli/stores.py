@@ -1,0 +1,144 @@
+"""Commands that make clip stores and look after them."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from resact.cli.common import (
+    AllowPartialOption,
+    ClassesOption,
+    DatasetArgument,
+    FfmpegOption,
+    FpsOption,
+    JsonOption,
+    LimitOption,
+    RootOption,
+    ShortSideOption,
+    StoreArgument,
+    WorkersOption,
+    decode_settings,
+    load_videos,
+    open_console,
+    prep_job,
+    print_json,
+    worker_count,
+)
+from resact.errors import UsageError
+
+DONE_WITH_FAILURES = 3
+
+app = typer.Typer()
+
+
+@app.command()
+def prep(
+    dataset: DatasetArgument,
+    root: RootOption = None,
+    store: Annotated[
+        Path | None,
+        typer.Option(help="Store to make or to go on with; left out, DATASET.zarr in the data folder."),
+    ] = None,
+    codec: Annotated[str, typer.Option(help="jpeg (small, lossy), zstd or lz4 (lossless).")] = "jpeg",
+    fps: FpsOption = "15",
+    short_side: ShortSideOption = 256,
+    max_seconds: Annotated[
+        float | None, typer.Option(metavar="S", help="Only the first S seconds of each video.")
+    ] = None,
+    classes: ClassesOption = None,
+    allow_partial: AllowPartialOption = False,
+    limit: LimitOption = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
+    workers: WorkersOption = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here."),
+    ] = None,
+    ffmpeg: FfmpegOption = None,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Turn a folder of videos into a clip store. Stopped at any moment, the same command goes on from there."""
+    from functools import partial
+
+    from resact.cache.codecs import build_codec
+    from resact.cache.places import default_store
+    from resact.pipeline.executor import open_executor
+    from resact.pipeline.prep import prep as run_prep
+
+    console = open_console(json_output)
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"got --timeout {timeout}, expected seconds over 0")
+    decode, library = decode_settings(fps, short_side, max_seconds, ffmpeg), build_codec(codec).library()
+    executor = partial(open_executor, workers=worker_count(workers), scheduler=scheduler)
+    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
+    target = store or default_store(dataset)
+    job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
+    result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
+    console.print(
+        f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} there already, "
+        f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, "
+        f"{result.bytes / 1e9:.2f} GB, {result.seconds:.1f} s",
+    )
+    if result.failed:
+        console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed does them again")
+    if json_output:
+        print_json(asdict(result))
+    if result.failed:
+        raise typer.Exit(DONE_WITH_FAILURES)
+
+
+@app.command()
+def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
+    """Say what a clip store holds, and what is missing from it."""
+    from resact.cache.places import find_store
+    from resact.cache.store import open_store
+    from resact.cache.summary import summarise, summary_table
+
+    opened = open_store(store or find_store())
+    summary = summarise(opened)
+    open_console(json_output).print(summary_table(str(opened.files), summary), soft_wrap=False)
+    if json_output:
+        print_json(summary)
+
+
+@app.command()
+def verify(
+    store: StoreArgument = None,
+    rebuild_index: Annotated[
+        bool, typer.Option("--rebuild-index", help="First make the index again from the arrays.")
+    ] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 when something is wrong."""
+    from rich.progress import Progress
+
+    from resact.cache.layout import printable
+    from resact.cache.places import find_store
+    from resact.cache.verify import rebuild_index as run_rebuild
+    from resact.cache.verify import verify_store
+
+    path = Path(store or find_store())
+    console = open_console(json_output)
+    if rebuild_index:
+        listed, left_out = run_rebuild(path)
+        console.print(f"{path}: index of {listed:,} videos made again from the arrays")
+        for problem in left_out:
+            console.print(printable(f"left out: {problem.video_id or path}: {problem.problem}"))
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("verify", total=None)
+        videos, problems = verify_store(
+            path,
+            threads=worker_count(None),
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for problem in problems:
+        console.print(
+            f"bad: {problem.video_id or path}: {problem.problem}",
+        )
+    console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems")
+    if json_output:
+        print_json({"videos": videos, "bad": [asdict(problem) for problem in problems]})
+    if problems:
+        raise typer.Exit(1)
