@@ -1,0 +1,210 @@
+"""Which clips a network is given, and in which order.
+
+A clip is a pure function of (seed, epoch, position): nothing is drawn in sequence, so neither threads nor ranks nor
+where a run was stopped can change it. The random words come from Philox, a generator that is addressed by a counter.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.index import Index
+from resact.errors import UsageError
+from resact.train.clips.geometry import ClipGeometry
+
+SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
+"""Crop side over short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
+
+_ORDER, _CLIP = 0, 1  # what random words are drawn for: two streams that have nothing to do with each other
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip: which frames of which video, which square of them, mirrored or not."""
+
+    row: int
+    """Of the store's index."""
+    start: int
+    """Stored frames [start, stop) are read."""
+    stop: int
+    order: npt.NDArray[np.int64]
+    """(frames_read,) which of the frames read each frame of the clip is, counted from `start`."""
+    top: int
+    """The square's upper edge, in pixels of the stored frame."""
+    left: int
+    side: int
+    """Its height and width."""
+    flip: bool
+    """Mirrored, left to right."""
+
+
+class ClipPlan(Protocol):
+    """An epoch's clips by position; see `TrainPlan` and `TestPlan`."""
+
+    geometry: ClipGeometry
+
+    def __len__(self) -> int:
+        """Clips in an epoch."""
+
+    def clip(self, epoch: int, position: int) -> Clip:
+        """The clip at a position, 0 <= position < len."""
+
+    @property
+    def padded_share(self) -> float:
+        """Share of an epoch's clips that are longer than their video."""
+
+
+class TrainPlan:
+    """One clip a video and epoch: random start, corner or centre crop at a random scale, flip (paper, sec. 3)."""
+
+    def __init__(
+        self, index: Index, rows: npt.NDArray[np.intp], geometry: ClipGeometry, *, seed: int, flip: bool
+    ) -> None:
+        """Args:
+        index: of the store.
+        rows: the videos to draw from, such as `index.rows("split1", "train")`.
+        geometry: of the clips.
+        seed: 0 or more.
+        flip: mirror every other clip, at random; for data sets whose classes survive it.
+
+        """
+        self.geometry = geometry
+        self._index, self._rows = index, _checked(rows)
+        if seed < 0:
+            raise UsageError(f"got seed {seed}, expected 0 or more")
+        self._seed, self._flip = seed, flip
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def padded_share(self) -> float:
+        """Share of an epoch's clips that are longer than their video."""
+        return _padded_share(self._index, self._rows, self.geometry)
+
+    def clip(self, epoch: int, position: int) -> Clip:
+        """The clip at a position of an epoch, for `0 <= position < len(plan)`."""
+        _require_position(position, len(self))
+        row = int(self._rows[_shuffled(self._seed, epoch, len(self))[position]])
+        start_word, scale_word, corner_word, flip_word = _words(self._seed, _CLIP, epoch, position, 4)
+        height, width = int(self._index.height[row]), int(self._index.width[row])
+        side = max(1, round(min(height, width) * SCALES[_below(scale_word, len(SCALES))]))
+        corner = _below(corner_word, 5)
+        if corner < 4:
+            top, left = (height - side) * (corner // 2), (width - side) * (corner % 2)
+        else:
+            top, left = (height - side) // 2, (width - side) // 2
+        num_frames = int(self._index.num_frames[row])
+        start = _below(start_word, max(1, num_frames - self.geometry.frames_read + 1))
+        flip = self._flip and bool(_below(flip_word, 2))
+        return _clip(self.geometry, row, num_frames, start, top=top, left=left, side=side, flip=flip)
+
+
+class TestPlan:
+    """`views` clips a video at uniform starts, centre crop (paper, sec. 3): video by video, the same in every epoch."""
+
+    __test__ = False  # no test case, whatever its name begins with
+
+    def __init__(self, index: Index, rows: npt.NDArray[np.intp], geometry: ClipGeometry, *, views: int = 10) -> None:
+        """Args:
+        index: of the store.
+        rows: the videos, such as `index.rows("split1", "test")`.
+        geometry: of the clips.
+        views: clips a video, 1 or more.
+
+        """
+        self.geometry = geometry
+        self._index, self._rows = index, _checked(rows)
+        if views < 1:
+            raise UsageError(f"got {views} views, expected 1 or more")
+        self.views = views
+
+    def __len__(self) -> int:
+        return len(self._rows) * self.views
+
+    @property
+    def padded_share(self) -> float:
+        """Share of the clips that are longer than their video."""
+        return _padded_share(self._index, self._rows, self.geometry)
+
+    def clip(self, epoch: int, position: int) -> Clip:  # noqa: ARG002 - every epoch is the same
+        """View `position % views` of video `position // views`: starts are `linspace(0, N - T - s, views)`, rounded."""
+        _require_position(position, len(self))
+        row = int(self._rows[position // self.views])
+        height, width = int(self._index.height[row]), int(self._index.width[row])
+        num_frames = int(self._index.num_frames[row])
+        last = max(0, num_frames - self.geometry.frames_read)
+        view, gaps = position % self.views, max(1, self.views - 1)
+        start = (2 * view * last + gaps) // (2 * gaps)  # halves are rounded up
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _clip(self.geometry, row, num_frames, start, top=top, left=left, side=side, flip=False)
+
+
+def batches(
+    num_clips: int, batch_size: int, *, rank: int = 0, world_size: int = 1, position: int = 0
+) -> Iterator[range]:
+    """The positions that one rank takes in each step of an epoch.
+
+    An epoch's clips are dealt into as many steps as full batches would need, as evenly as can be, and each step's
+    among the ranks likewise: every clip is taken once, all ranks take equally many steps, and no batch is a small rest.
+
+    Args:
+        num_clips: clips in an epoch.
+        batch_size: the most that one rank takes in a step.
+        rank: which of `world_size`.
+        world_size: ranks.
+        position: clips of the epoch that all ranks together have had.
+    """
+    steps = -(-num_clips // (batch_size * world_size))
+    for step in range(steps):
+        start, stop = step * num_clips // steps, (step + 1) * num_clips // steps
+        if stop > position:
+            start = max(start, position)
+            count = stop - start
+            yield range(start + rank * count // world_size, start + (rank + 1) * count // world_size)
+
+
+def _clip(
+    geometry: ClipGeometry, row: int, num_frames: int, start: int, *, top: int, left: int, side: int, flip: bool
+) -> Clip:
+    order = geometry.frame_order(start, num_frames)
+    stop = min(num_frames, start + geometry.frames_read)
+    return Clip(row=row, start=start, stop=stop, order=order - start, top=top, left=left, side=side, flip=flip)
+
+
+def _padded_share(index: Index, rows: npt.NDArray[np.intp], geometry: ClipGeometry) -> float:
+    return float((index.num_frames[rows] < geometry.frames_read).mean())
+
+
+def _checked(rows: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    if not len(rows):
+        raise UsageError("got no videos to draw clips from: `resact info` says what each split holds")
+    return rows
+
+
+def _require_position(position: int, length: int) -> None:
+    if not 0 <= position < length:
+        raise UsageError(f"got position {position}, expected 0 <= position < {length}")
+
+
+def _words(seed: int, purpose: int, epoch: int, position: int, count: int) -> list[int]:
+    """`count` random 64-bit words, and no others for any other arguments."""
+    generator = np.random.Philox(key=[seed, purpose], counter=[0, position, epoch, 0])
+    return [int(word) for word in generator.random_raw(count)]
+
+
+def _below(word: int, bound: int) -> int:
+    """A random 64-bit word as a whole number below `bound`."""
+    return word * bound >> 64
+
+
+@lru_cache(maxsize=4)
+def _shuffled(seed: int, epoch: int, length: int) -> npt.NDArray[np.intp]:
+    """A permutation, once an epoch: by sorting random words, which no release of NumPy will order otherwise."""
+    words = np.random.Philox(key=[seed, _ORDER], counter=[0, 0, epoch, 0]).random_raw(length)
+    return np.argsort(words, kind="stable")
