@@ -46,6 +46,8 @@ class ClipPlan(Protocol):
     """An epoch's clips by position; see `TrainPlan` and `TestPlan`."""
 
     geometry: ClipGeometry
+    rows: npt.NDArray[np.intp]
+    """Of the store's index: the videos."""
 
     def __len__(self) -> int:
         """Clips in an epoch."""
@@ -68,28 +70,28 @@ class TrainPlan:
         index: of the store.
         rows: the videos to draw from, such as `index.rows("split1", "train")`.
         geometry: of the clips.
-        seed: 0 or more.
+        seed: 0 to 2^63 - 1.
         flip: mirror every other clip, at random; for data sets whose classes survive it.
 
         """
         self.geometry = geometry
-        self._index, self._rows = index, _checked(rows)
-        if seed < 0:
-            raise UsageError(f"got seed {seed}, expected 0 or more")
+        self._index, self.rows = index, _checked(rows)
+        if not 0 <= seed < 2**63:
+            raise UsageError(f"got seed {seed}, expected 0 <= seed < 2^63")
         self._seed, self._flip = seed, flip
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self.rows)
 
     @property
     def padded_share(self) -> float:
         """Share of an epoch's clips that are longer than their video."""
-        return _padded_share(self._index, self._rows, self.geometry)
+        return _padded_share(self._index, self.rows, self.geometry)
 
     def clip(self, epoch: int, position: int) -> Clip:
         """The clip at a position of an epoch, for `0 <= position < len(plan)`."""
         _require_position(position, len(self))
-        row = int(self._rows[_shuffled(self._seed, epoch, len(self))[position]])
+        row = int(self.rows[_shuffled(self._seed, epoch, len(self))[position]])
         start_word, scale_word, corner_word, flip_word = _words(self._seed, _CLIP, epoch, position, 4)
         height, width = int(self._index.height[row]), int(self._index.width[row])
         side = max(1, round(min(height, width) * SCALES[_below(scale_word, len(SCALES))]))
@@ -118,23 +120,23 @@ class TestPlan:
 
         """
         self.geometry = geometry
-        self._index, self._rows = index, _checked(rows)
+        self._index, self.rows = index, _checked(rows)
         if views < 1:
             raise UsageError(f"got {views} views, expected 1 or more")
         self.views = views
 
     def __len__(self) -> int:
-        return len(self._rows) * self.views
+        return len(self.rows) * self.views
 
     @property
     def padded_share(self) -> float:
         """Share of the clips that are longer than their video."""
-        return _padded_share(self._index, self._rows, self.geometry)
+        return _padded_share(self._index, self.rows, self.geometry)
 
     def clip(self, epoch: int, position: int) -> Clip:  # noqa: ARG002 - every epoch is the same
         """View `position % views` of video `position // views`: starts are `linspace(0, N - T - s, views)`, rounded."""
         _require_position(position, len(self))
-        row = int(self._rows[position // self.views])
+        row = int(self.rows[position // self.views])
         height, width = int(self._index.height[row]), int(self._index.width[row])
         num_frames = int(self._index.num_frames[row])
         last = max(0, num_frames - self.geometry.frames_read)

@@ -1,0 +1,247 @@
+"""Which clips: a pure function of seed, epoch and position, exactly as docs/training.md says."""
+
+from collections import Counter
+from fractions import Fraction
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resact.errors import UsageError
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.sampling import SCALES, Clip, TestPlan, TrainPlan, batches
+
+few = settings(deadline=None, max_examples=60)
+seeds = st.integers(0, 2**63 - 1)
+
+
+def index_of(num_frames, height=256, width=340):
+    """What a plan looks at of a store's index."""
+    count = len(num_frames)
+    return SimpleNamespace(
+        num_frames=np.array(num_frames, np.uint32),
+        height=np.full(count, height, np.uint32),
+        width=np.full(count, width, np.uint32),
+    )
+
+
+def train_plan(num_frames, seed=0, *, flip=True, size=(256, 340), **geometry):
+    index = index_of(num_frames, *size)
+    return TrainPlan(index, np.arange(len(num_frames)), ClipGeometry(**geometry), seed=seed, flip=flip)
+
+
+def as_tuple(clip: Clip):
+    return (clip.row, clip.start, clip.stop, tuple(clip.order), clip.top, clip.left, clip.side, clip.flip)
+
+
+geometries = st.builds(
+    ClipGeometry,
+    modality=st.sampled_from(["rgb", "residual", "both"]),
+    frames=st.integers(6, 40),
+    step=st.integers(1, 5),
+    short_clips=st.sampled_from(["mirror", "loop", "hold"]),
+)
+
+
+@given(seed=seeds, geometry=geometries, lengths=st.lists(st.integers(1, 90), min_size=1, max_size=8), data=st.data())
+@few
+def test_every_clip_lies_within_its_video(seed, geometry, lengths, data):
+    height, width = data.draw(st.tuples(st.integers(1, 300), st.integers(1, 300)))
+    plan = TrainPlan(index_of(lengths, height, width), np.arange(len(lengths)), geometry, seed=seed, flip=True)
+    for position in range(len(plan)):
+        clip = plan.clip(data.draw(st.integers(0, 1000)), position)
+        assert 0 <= clip.start < clip.stop <= lengths[clip.row]
+        assert len(clip.order) == geometry.frames_read
+        assert 0 <= clip.order.min() <= clip.order.max() < clip.stop - clip.start
+        assert set(clip.order) == set(range(clip.stop - clip.start)), "a frame is read that is not shown"
+        assert 0 <= clip.top <= clip.top + clip.side <= height
+        assert 0 <= clip.left <= clip.left + clip.side <= width
+        assert clip.side >= 1
+
+
+@given(seed=seeds, epoch=st.integers(0, 10_000), count=st.integers(1, 300))
+@few
+def test_an_epoch_draws_each_video_once_in_another_order(seed, epoch, count):
+    plan = train_plan([40] * count, seed)
+    rows = [plan.clip(epoch, position).row for position in range(count)]
+    assert sorted(rows) == list(range(count))
+    if count > 20:
+        assert rows != [plan.clip(epoch + 1, position).row for position in range(count)]
+
+
+def test_a_clip_depends_on_nothing_but_seed_epoch_and_position():
+    lengths = list(range(30, 90))
+    forwards = [as_tuple(train_plan(lengths, 7).clip(3, p)) for p in range(60)]
+    plan = train_plan(lengths, 7)
+    for p in np.random.default_rng(0).permutation(60):
+        plan.clip(5, int(p))  # whatever was asked for before
+        assert as_tuple(plan.clip(3, int(p))) == forwards[p]
+    assert [as_tuple(train_plan(lengths, 8).clip(3, p)) for p in range(60)] != forwards
+
+
+def test_the_plan_of_a_seed_is_frozen():
+    """A change here changes every run: resumed runs would go on with other clips."""
+    plan = train_plan([40, 50, 60, 70], seed=1)
+    assert [as_tuple(plan.clip(2, p))[:3] + as_tuple(plan.clip(2, p))[4:] for p in range(4)] == [
+        (0, 7, 40, 0, 42, 256, True),
+        (3, 13, 46, 0, 212, 128, True),
+        (1, 8, 41, 75, 159, 181, True),
+        (2, 20, 53, 75, 159, 181, False),
+    ]
+
+
+def test_starts_scales_corners_and_flips_are_uniform():
+    plan = train_plan([40] * 50, modality="residual", frames=32, step=1)
+    clips = [plan.clip(epoch, position) for epoch in range(80) for position in range(50)]
+    sides = [round(256 * scale) for scale in SCALES]
+    assert sides == [256, 215, 181, 152, 128]
+    corners = Counter(
+        (clip.top > 0, clip.left > 0, clip.top in (0, 256 - clip.side)) for clip in clips if clip.side < 256
+    )
+    for counts, kinds in (
+        (Counter(clip.start for clip in clips), range(8)),
+        (Counter(clip.side for clip in clips), sides),
+        (Counter(clip.flip for clip in clips), (False, True)),
+        (
+            corners,
+            [(False, False, True), (False, True, True), (True, False, True), (True, True, True), (True, True, False)],
+        ),
+    ):
+        expected = sum(counts.values()) / len(kinds)
+        assert set(counts) == set(kinds)
+        chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+        assert chi_square < 40  # 1 in 10^5 at the 7 degrees of freedom of the starts; the plan is fixed: no flake
+    assert {c.left for c in clips if c.side == 128} == {0, 212, 106}
+    pairs = Counter((clip.side, clip.flip) for clip in clips)
+    assert min(pairs.values()) > 300, "scale and flip hang together"
+
+
+def test_no_flip():
+    plan = train_plan([40] * 50, flip=False)
+    assert not any(plan.clip(0, position).flip for position in range(50))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("mirror", [0, 1, 2, 3, 2, 1, 0, 1, 2]),
+        ("loop", [0, 1, 2, 3, 0, 1, 2, 3, 0]),
+        ("hold", [0, 1, 2, 3, 3, 3, 3, 3, 3]),
+    ],
+)
+def test_short_videos_are_continued(kind, expected):
+    for plan in (
+        train_plan([4], modality="both", frames=7, step=2, short_clips=kind),
+        TestPlan(index_of([4]), np.arange(1), ClipGeometry(modality="both", frames=7, step=2, short_clips=kind)),
+    ):
+        clip = plan.clip(0, 0)
+        assert (clip.start, clip.stop) == (0, 4)
+        assert clip.order.tolist() == expected
+
+
+@pytest.mark.parametrize("kind", ["mirror", "loop", "hold"])
+def test_a_video_of_one_frame_stands_still(kind):
+    clip = train_plan([1], frames=4, step=3, short_clips=kind).clip(0, 0)
+    assert clip.order.tolist() == [0] * 7
+
+
+def test_rgb_alone_reads_no_frames_for_residuals():
+    assert ClipGeometry(modality="rgb", frames=32, step=4).frames_read == 32
+    assert ClipGeometry(modality="residual", frames=32, step=4).frames_read == 36
+    assert ClipGeometry(modality="both", frames=32, step=1).frames_read == 33
+
+
+@given(length=st.integers(1, 200), frames=st.integers(2, 40), step=st.integers(1, 4), views=st.integers(1, 12))
+@few
+def test_the_test_plan_has_uniform_starts_and_the_centre(length, frames, step, views):
+    step = min(step, frames - 1)
+    plan = TestPlan(
+        index_of([50, length], 256, 340), np.array([1]), ClipGeometry(frames=frames, step=step), views=views
+    )
+    assert len(plan) == views
+    clips = [plan.clip(0, position) for position in range(views)]
+    last = max(0, length - frames - step)
+    exact = [Fraction(last * view, max(1, views - 1)) for view in range(views)]
+    assert [clip.start for clip in clips] == [int(start + Fraction(1, 2)) for start in exact]  # numpy.linspace, rounded
+    assert all((clip.row, clip.top, clip.left, clip.side, clip.flip) == (1, 0, 42, 256, False) for clip in clips)
+
+
+def test_ten_views_of_the_paper_by_hand():
+    plan = TestPlan(index_of([113]), np.arange(1), ClipGeometry(frames=32, step=1))
+    assert [plan.clip(0, view).start for view in range(10)] == [0, 9, 18, 27, 36, 44, 53, 62, 71, 80]
+
+
+@given(count=st.integers(1, 200), batch=st.integers(1, 40), world=st.integers(1, 5), position=st.integers(0, 200))
+@few
+def test_ranks_divide_an_epoch_without_overlap_or_loss_and_resume_gives_the_rest(count, batch, world, position):
+    whole = [list(batches(count, batch, rank=r, world_size=world)) for r in range(world)]
+    assert len({len(steps) for steps in whole}) == 1, "ranks take different numbers of steps"
+    flat = [p for step in zip(*whole, strict=True) for part in step for p in part]
+    assert flat == list(range(count))
+    for step in zip(*whole, strict=True):
+        sizes = [len(part) for part in step]
+        assert max(sizes) <= batch
+        assert max(sizes) - min(sizes) <= 1
+    rest = [list(batches(count, batch, rank=r, world_size=world, position=position)) for r in range(world)]
+    assert [p for step in zip(*rest, strict=True) for part in step for p in part] == list(range(position, count))
+    ends = [step[-1].stop for step in zip(*whole, strict=True)]
+    if position in ends:
+        done = ends.index(position) + 1
+        assert rest == [steps[done:] for steps in whole]
+
+
+def test_no_batch_is_a_small_rest():
+    assert [len(part) for part in batches(9, 4)] == [3, 3, 3]
+    assert [len(part) for part in batches(483, 32)].count(30) + [len(part) for part in batches(483, 32)].count(31) == 16
+
+
+def test_the_padded_share_counts_clips_longer_than_their_video():
+    assert train_plan([32, 33, 34, 90], frames=32, step=1).padded_share == 0.25
+    assert train_plan([32, 33, 34, 90], frames=32, step=4).padded_share == 0.75
+    assert train_plan([32, 33, 34, 90], modality="rgb", frames=32, step=4).padded_share == 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"frames": 0}, "got frames 0, expected a whole number from 1 on"),
+        ({"step": 0}, "got step 0"),
+        ({"step": 32}, "got step 32, expected one below the 32 frames of a clip"),
+        ({"size": 1.5}, "got size 1.5"),
+        ({"frames": True}, "got frames True"),
+        ({"modality": "depth"}, "got modality 'depth', expected one of rgb, residual, both"),
+        ({"short_clips": "drop"}, "got short clips 'drop', expected one of mirror, loop, hold"),
+    ],
+)
+def test_a_wrong_geometry_is_told(wrong, words):
+    with pytest.raises(UsageError, match=words):
+        ClipGeometry(**wrong)
+
+
+def test_wrong_plans_are_told():
+    index, geometry = index_of([40]), ClipGeometry()
+    with pytest.raises(UsageError, match="got no videos"):
+        TrainPlan(index, np.arange(0), geometry, seed=0, flip=False)
+    with pytest.raises(UsageError, match="got seed -1, expected"):
+        TrainPlan(index, np.arange(1), geometry, seed=-1, flip=False)
+    with pytest.raises(UsageError, match="got seed 9223372036854775808, expected"):
+        TrainPlan(index, np.arange(1), geometry, seed=2**63, flip=False)
+    with pytest.raises(UsageError, match="got 0 views"):
+        TestPlan(index, np.arange(1), geometry, views=0)
+    for position in (-1, 1):
+        with pytest.raises(UsageError, match=f"got position {position}, expected 0 <= position < 1"):
+            train_plan([40]).clip(0, position)
+
+
+def test_drawing_from_a_million_videos_costs_what_drawing_from_a_thousand_does():
+    """Counted, not timed: only the epoch's order is ever made, once."""
+    plan = train_plan([40] * 1_000_000)
+    assert sorted(plan.clip(0, p).row for p in (0, 17, 999_999)) != [0, 17, 999_999]
+    from resact.train.clips import sampling
+
+    before = sampling._shuffled.cache_info().misses
+    for position in range(0, 1_000_000, 10_000):
+        plan.clip(0, position)
+    assert sampling._shuffled.cache_info().misses == before

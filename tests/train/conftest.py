@@ -1,0 +1,86 @@
+"""Small clip stores with classes, groups and splits, made with the store's own primitives: no ffmpeg."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resact.cache.codecs import build_codec
+from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
+from resact.cache.index import Index, write_index
+from resact.cache.layout import Source, VideoRecord
+from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.store import ClipStore, open_store
+
+CLASSES = ("Fall", "Rise", "Rest")
+
+
+def clip_store_settings(codec: str = "zstd", *, flip_safe: bool = False, short_side: int = 24) -> StoreSettings:
+    return StoreSettings(
+        dataset=DatasetSettings(
+            name="tiny", videos=0, all_classes=3, classes=CLASSES, splits=("split1", "split2"), flip_safe=flip_safe
+        ),
+        decode=DecodeSettings(fps="15", short_side=short_side, max_seconds=None, ffmpeg="7.0.2"),
+        codec=codec,
+        library=build_codec(codec).library(),
+    )
+
+
+def make_clip_store(
+    path: Path,
+    lengths: Sequence[int],
+    *,
+    codec: str = "zstd",
+    sizes: Sequence[tuple[int, int]] = ((24, 32), (24, 36), (30, 24)),
+    settings: StoreSettings | None = None,
+) -> ClipStore:
+    """One video a length, of frames that tell the video, the time and the place; classes, groups and sizes in turn.
+
+    Videos 0, 1, 2 are of classes 0, 1, 2 and group 1; then groups 2, 3, 4. Group 4 is split 1's test list.
+    """
+    settings = settings or clip_store_settings(codec)
+    records = []
+    create_store(path, settings)
+    with store_lock(path):
+        for number, length in enumerate(lengths):
+            label, group = number % 3, number // 3 % 4 + 1
+            height, width = sizes[number % len(sizes)]
+            video_id = f"v_{CLASSES[label]}_g{group:02d}_n{number:03d}"
+            with ShardWriter(path, video_id) as writer:
+                for frame in clip_store_frames(number, length, height, width):
+                    writer.append(settings.frame_codec.encode(frame))
+                record = VideoRecord(
+                    video_id=video_id,
+                    class_name=CLASSES[label],
+                    label=label,
+                    group=f"{CLASSES[label]}/g{group:02d}",
+                    splits={"split1": "test" if group == 4 else "train", "split2": "train" if group == 4 else "test"},
+                    status="ok",
+                    problem=None,
+                    source=Source(name="tiny.avi", bytes=1, sha256="ab" * 32, fps="25", height=height, width=width),
+                    arguments=[],
+                    height=height,
+                    width=width,
+                    frame_bytes=writer.finish(),
+                )
+                commit_video(path, record, settings, shard=writer.path)
+            records.append(record)
+        write_index(path, Index.of(records, settings.dataset.classes, settings.dataset.splits))
+    return open_store(path)
+
+
+def clip_store_frames(number: int, length: int, height: int, width: int) -> np.ndarray:
+    """(T, H, W, 3) uint8: a bright bar that falls, rises or rests, over noise of the video's own."""
+    random = np.random.default_rng(number)
+    frames = random.integers(0, 64, (1, height, width, 3)).repeat(length, 0) + random.integers(0, 6, (length, 1, 1, 3))
+    y, t = np.arange(height), np.arange(length)
+    speed = (1, -1, 0)[number % 3]
+    bar = (y[None] - speed * t[:, None] - number) % height < 4
+    return (frames + 150 * bar[:, :, None, None]).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def clip_store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
+    """Twelve videos, four of them too short for a clip of 8 frames and a step of 2; never changed."""
+    return make_clip_store(tmp_path_factory.mktemp("train") / "tiny.zarr", [12, 20, 3, 15, 1, 30, 11, 9, 14, 10, 25, 7])
