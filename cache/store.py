@@ -60,7 +60,13 @@ class ClipStore:
             UsageError: no such video, a range that leaves the video, or an unfit `out`.
             DamagedError: bytes are missing or are not those that were written.
         """
-        row = self.index.row_of(video_id)
+        return self.read_frames(self.index.row_of(video_id), start, stop, out=out)
+
+    def read_frames(
+        self, row: int, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """As `read`, for a video that is known by its row of the index."""
+        video_id = self.index.video_id[row]
         num_frames = int(self.index.num_frames[row])
         if not 0 <= start < stop <= num_frames:
             raise UsageError(
@@ -89,6 +95,10 @@ class ClipStore:
                 )
             self._codec.decode_into(frame[:-CRC_BYTES], out[i])
         return out
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes open it again: what is mapped in one is no message to another."""
+        return open_store, (str(self.files),)
 
     def _read_with_zarr(
         self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8]
