@@ -5,6 +5,7 @@
     ├── SourceError              the videos or lists that a data set needs are missing or not what they should be
     ├── DecodeError              ffmpeg gave no usable frames for one video
     ├── ToolError                ffmpeg or a codec library is missing, or not the version the store was made with
+    ├── StreamError              a batch of clips could not be made
     ├── DiskFullError            the store's file system has no room left
     ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command goes on from here
     └── StoreError               the store itself
@@ -39,6 +40,10 @@ class DecodeError(ResactError):
 
 class ToolError(ResactError):
     """ffmpeg or a codec library is missing, or differs from the one the store was made with."""
+
+
+class StreamError(ResactError):
+    """A batch of clips could not be made."""
 
 
 class DiskFullError(ResactError):

@@ -1,0 +1,366 @@
+"""Clips from a store as batches on a device, read ahead by threads.
+
+Threads take clips in the order of the plan, read and decode each one, and fill its place in a batch. A bounded number
+of batches is under way; their memory is used again once nobody holds a batch any more. On the CPU the threads make the
+finished clips themselves; for a GPU they fill pinned memory with whole frames, and the transform follows on a stream of
+its own while the network works on the batch before.
+"""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from os import sched_getaffinity
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from resact.cache.store import ClipStore
+from resact.errors import ResactError, StreamError, UsageError
+from resact.train.clips.memory import MemoryPool
+from resact.train.clips.sampling import Clip, ClipPlan, batches
+from resact.train.clips.transform import Normalisation, PackedClips, transform_batch, transform_clip
+
+_JOIN_SECONDS = 5.0  # a thread that reads from a file system that has gone away may never come back
+
+
+class ClipStream:
+    """Batches of an epoch's clips, in the plan's order; every epoch can be had again, from any position.
+
+    Each batch is a dictionary:
+
+    - `rgb`, `residual`: (B, 3, T, D, D), normalised, those that the plan's geometry asks for;
+    - `label`: (B,) int64;
+    - `video_id`: a list of B;
+    - `positions`: the clips' positions in the epoch, a range.
+    """
+
+    def __init__(
+        self,
+        store: ClipStore,
+        plan: ClipPlan,
+        *,
+        batch_size: int,
+        normalisation: Normalisation,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        threads: int | None = None,
+        batches_ahead: int = 2,
+        timeout_seconds: float = 300.0,
+        rank: int = 0,
+        world_size: int = 1,
+        packed: bool | None = None,
+    ) -> None:
+        """Nothing is read before `epoch`.
+
+        Args:
+            store: an open store.
+            plan: which clips.
+            batch_size: the most clips in a batch; an epoch's batches differ by at most one clip.
+            normalisation: of the plan's modalities.
+            device: where batches are wanted.
+            dtype: of the clips.
+            threads: that read and decode; one a core unless said.
+            batches_ahead: that are being made while the consumer works on another.
+            timeout_seconds: after which a batch that does not come is an error, not a hanging loader.
+            rank: which of `world_size` consumers this is; each gets its own part of every step.
+            world_size: consumers that share an epoch.
+            packed: hand whole frames to the device and transform them there; so on a GPU, unless said.
+
+        Raises:
+            UsageError: an argument is out of range.
+
+        """
+        self.threads = len(sched_getaffinity(0)) if threads is None else threads
+        counts = {"batch_size": batch_size, "threads": self.threads, "batches_ahead": batches_ahead}
+        for name, value in (counts | {"world_size": world_size}).items():
+            if value < 1:
+                raise UsageError(f"got {name} {value}, expected 1 or more")
+        if not 0 <= rank < world_size:
+            raise UsageError(f"got rank {rank}, expected 0 <= rank < {world_size}")
+        normalisation.require(plan.geometry)
+        self.store, self.plan, self.batch_size = store, plan, batch_size
+        self.normalisation, self.dtype, self.device = normalisation, dtype, torch.device(device)
+        self.rank, self.world_size = rank, world_size
+        self.batches_ahead, self.timeout_seconds = batches_ahead, timeout_seconds
+        self.packed = self.device.type != "cpu" if packed is None else packed
+        index = store.index
+        pixels = int((index.height[plan.rows].astype("int64") * index.width[plan.rows]).max())
+        self.clip_bytes = plan.geometry.frames_read * pixels * 3
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        pinned = self.packed and self._side is not None
+        self.memory = MemoryPool(keep=batches_ahead + 2, pinned=pinned)
+        """For frames on their way to the device, or for finished clips where there is none."""
+        self.scratch = _Scratch()
+
+    def __len__(self) -> int:
+        """Steps in an epoch."""
+        return sum(1 for _ in batches(len(self.plan), self.batch_size, world_size=self.world_size))
+
+    def side_stream(self) -> AbstractContextManager[Any]:
+        """The device's stream on which batches are made; nothing where the device is the CPU."""
+        return nullcontext() if self._side is None else torch.cuda.stream(self._side)
+
+    def epoch(self, epoch: int, *, position: int = 0) -> "EpochReader":
+        """Start reading an epoch.
+
+        Args:
+            epoch: 0 or more.
+            position: clips of it that all consumers together have had already.
+
+        Returns:
+            An iterator over the rest of the epoch's batches; a context manager, which ends the threads.
+
+        """
+        return EpochReader(self, epoch, position)
+
+
+class EpochReader:
+    """The rest of one epoch, being read; made by `ClipStream.epoch`."""
+
+    def __init__(self, stream: ClipStream, epoch: int, position: int) -> None:
+        self.wait_seconds = 0.0
+        """How long the consumer has waited for data so far."""
+        self._stream, self._epoch = stream, epoch
+        self._steps = batches(
+            len(stream.plan), stream.batch_size, rank=stream.rank, world_size=stream.world_size, position=position
+        )
+        self._under_way: deque[_Batch] = deque()
+        self._readers = _Readers(stream.threads)
+        for _ in range(stream.batches_ahead):
+            self._begin_one()
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        """The next batch.
+
+        Raises:
+            ResactError: a clip could not be read; it names the video. The epoch ends with it.
+
+        """
+        if not self._under_way:
+            self.close()
+            raise StopIteration
+        batch = self._under_way.popleft()
+        asked = time.perf_counter()
+        in_time = batch.done.wait(self._stream.timeout_seconds)
+        self.wait_seconds += time.perf_counter() - asked
+        if not in_time:
+            self.close()
+            raise StreamError(
+                f"no batch within {self._stream.timeout_seconds:g} s; not read yet: {', '.join(batch.unread())}: "
+                f"is the file system of {self._stream.store.files} there?"
+            )
+        if batch.error is not None:
+            self.close()
+            raise batch.error
+        self._begin_one()
+        return batch.take()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the threads; each finishes the clip that it has in hand."""
+        self._under_way.clear()
+        self._readers.stop()
+        self._readers.join()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_readers"):
+            self._readers.stop()
+
+    def _begin_one(self) -> None:
+        positions = next(self._steps, None)
+        if positions is not None:
+            kind = _PackedBatch if self._stream.packed else _Batch
+            batch = kind(self._stream, self._epoch, positions)
+            self._under_way.append(batch)
+            self._readers.take(batch)
+
+
+class _Batch:
+    """A batch being made: threads put its clips in place, one each."""
+
+    def __init__(self, stream: ClipStream, epoch: int, positions: range) -> None:
+        self.done = threading.Event()
+        self.error: ResactError | None = None
+        self.stream, self.epoch, self.positions = stream, epoch, positions
+        self.tensors: dict[str, Tensor] = {}
+        self.clips: list[Clip | None] = [None] * len(positions)
+        self._lock = threading.Lock()
+        self._missing = len(positions)
+        self._allocate()
+        if not positions:
+            self._complete()
+            self.done.set()
+
+    def prepare(self, place: int) -> None:
+        """Read one clip and put it in its place; what goes wrong is kept for the consumer."""
+        index, clip = self.stream.store.index, None
+        try:
+            clip = self.stream.plan.clip(self.epoch, self.positions[place])
+            self._put(place, clip)
+            self.clips[place] = clip
+            with self._lock:
+                self._missing -= 1
+                last = not self._missing
+            if last:
+                self._complete()
+                self.done.set()
+        except ResactError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the consumer is told
+            where = index.video_id[clip.row] if clip else f"clip {self.positions[place]}"
+            wrapped = StreamError(f"{where}: {type(error).__name__}: {error}")
+            wrapped.__cause__ = error
+            self._fail(wrapped)
+
+    def take(self) -> dict[str, Any]:
+        """The finished batch, for the consumer's own stream of the device."""
+        index = self.stream.store.index
+        rows = [clip.row for clip in self.clips if clip]
+        label = torch.tensor([int(index.label[row]) for row in rows], dtype=torch.int64)
+        if self.stream.device.type == "cuda":
+            label = label.to(self.stream.device, non_blocking=True)
+            for tensor in self.tensors.values():
+                tensor.record_stream(torch.cuda.current_stream(self.stream.device))
+        names = [index.video_id[row] for row in rows]
+        return {**self.tensors, "label": label, "video_id": names, "positions": self.positions}
+
+    def unread(self) -> list[str]:
+        """Videos of the clips that are not in place yet."""
+        index, plan = self.stream.store.index, self.stream.plan
+        missing = [self.positions[place] for place, clip in enumerate(self.clips) if clip is None]
+        return sorted({index.video_id[plan.clip(self.epoch, position).row] for position in missing})
+
+    def _fail(self, error: ResactError) -> None:
+        with self._lock:
+            self.error = self.error or error
+        self.done.set()
+
+    def _allocate(self) -> None:
+        geometry = self.stream.plan.geometry
+        shape = (len(self.positions), 3, geometry.frames, geometry.size, geometry.size)
+        self.tensors = {name: self.stream.memory.take(shape, self.stream.dtype) for name in geometry.streams}
+
+    def _put(self, place: int, clip: Clip) -> None:
+        frames = self.stream.scratch.frames(_stored_shape(self.stream.store, clip))
+        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy())
+        out = {name: tensor[place] for name, tensor in self.tensors.items()}
+        geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
+        transform_clip(frames, clip, geometry, normalisation, dtype=self.stream.dtype, out=out)
+
+    def _complete(self) -> None:
+        pass
+
+
+class _PackedBatch(_Batch):
+    """Whole frames go to the device, clip by clip as they are read, and are transformed there when all are there."""
+
+    def _allocate(self) -> None:
+        stream = self.stream
+        self._frames = stream.memory.take((len(self.positions), stream.clip_bytes), torch.uint8)
+        with stream.side_stream():
+            self._on_device = torch.empty_like(self._frames, device=stream.device)
+
+    def _put(self, place: int, clip: Clip) -> None:
+        shape = _stored_shape(self.stream.store, clip)
+        flat = self._frames[place, : math.prod(shape)]
+        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=flat.view(shape).numpy())
+        with self.stream.side_stream():
+            self._on_device[place, : len(flat)].copy_(flat, non_blocking=True)
+
+    def _complete(self) -> None:
+        stream, clips = self.stream, [clip for clip in self.clips if clip]
+        shapes = [_stored_shape(stream.store, clip) for clip in clips]
+        with stream.side_stream():
+            packed = PackedClips(
+                frames=self._on_device.view(-1),
+                offsets=[place * stream.clip_bytes for place in range(len(clips))],
+                heights=[shape[1] for shape in shapes],
+                widths=[shape[2] for shape in shapes],
+                clips=clips,
+            )
+            self.tensors = transform_batch(packed, stream.plan.geometry, stream.normalisation, dtype=stream.dtype)
+        if stream.device.type == "cuda":
+            # The pinned memory must not be written again before it is copied; the consumer need not wait any more.
+            torch.cuda.current_stream(stream.device).synchronize()
+        del self._frames, self._on_device
+
+
+def _stored_shape(store: ClipStore, clip: Clip) -> tuple[int, int, int, int]:
+    return clip.stop - clip.start, int(store.index.height[clip.row]), int(store.index.width[clip.row]), 3
+
+
+class _Scratch(threading.local):
+    """Each thread's own memory for stored frames."""
+
+    memory = torch.empty(0, dtype=torch.uint8)
+
+    def frames(self, shape: tuple[int, ...]) -> Tensor:
+        """Uninitialised; overwrites what it gave before."""
+        size = math.prod(shape)
+        if len(self.memory) < size:
+            self.memory = torch.empty(size, dtype=torch.uint8)
+        return self.memory[:size].view(shape)
+
+
+class _Readers:
+    """Threads that prepare batches, in order."""
+
+    def __init__(self, count: int) -> None:
+        work: SimpleQueue[tuple[_Batch, int] | None] = SimpleQueue()
+        self._work, self._stopped = work, threading.Event()
+        ready = threading.Barrier(count + 1)
+        self._threads = [
+            threading.Thread(
+                target=_read, args=(work, self._stopped, ready), name=f"resact-clips-{number}", daemon=True
+            )
+            for number in range(count)
+        ]
+        inner = torch.get_num_threads()
+        for thread in self._threads:
+            thread.start()
+        ready.wait()
+        torch.set_num_threads(inner)  # of this thread, and of those to come
+
+    def take(self, batch: _Batch) -> None:
+        """Prepare a batch after those that were taken before."""
+        for place in range(len(batch.positions)):
+            self._work.put((batch, place))
+
+    def stop(self) -> None:
+        """Begin nothing more."""
+        if not self._stopped.is_set():
+            self._stopped.set()
+            for _ in self._threads:
+                self._work.put(None)
+
+    def join(self) -> None:
+        """Wait until they have ended, but not for one whose file system has gone away."""
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _read(work: "SimpleQueue[tuple[_Batch, int] | None]", stopped: threading.Event, ready: threading.Barrier) -> None:
+    """A thread's life. It holds nothing of the reader that started it, so that a forgotten one is collected."""
+    torch.set_num_threads(1)  # of this thread: clips are divided among threads, not one clip's pixels
+    ready.wait()
+    while (item := work.get()) is not None and not stopped.is_set():
+        batch, place = item
+        if batch.error is None:
+            batch.prepare(place)
