@@ -34,7 +34,6 @@ class ClipDataset(Dataset[dict[str, Any]]):
         epoch: whose clips; assign to `epoch` before a loader starts its next pass.
 
         """
-        normalisation.require(plan.geometry)
         self.store, self.plan, self.normalisation, self.dtype, self.epoch = store, plan, normalisation, dtype, epoch
 
     def __len__(self) -> int:

@@ -37,7 +37,8 @@ def measure_normalisation(
 
     """
     plan = TrainPlan(store.index, rows, geometry, seed=seed, flip=False)
-    as_they_are = Normalisation.identity(geometry)
+    zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    as_they_are = Normalisation(rgb_mean=zeros, rgb_std=ones, residual_mean=zeros, residual_std=ones)
     stream = ClipStream(store, plan, batch_size=_CLIPS_A_BATCH, normalisation=as_they_are, threads=threads)
     sums = {name: torch.zeros(2, 3, dtype=torch.float64) for name in geometry.streams}
     taken = epoch = 0

@@ -73,7 +73,7 @@ class ClipStream:
             packed: hand whole frames to the device and transform them there; so on a GPU, unless said.
 
         Raises:
-            UsageError: an argument is out of range.
+            UsageError: an argument is out of range, or the normalisation lacks a modality.
 
         """
         self.threads = len(sched_getaffinity(0)) if threads is None else threads
@@ -83,7 +83,8 @@ class ClipStream:
                 raise UsageError(f"got {name} {value}, expected 1 or more")
         if not 0 <= rank < world_size:
             raise UsageError(f"got rank {rank}, expected 0 <= rank < {world_size}")
-        normalisation.require(plan.geometry)
+        for name in plan.geometry.streams:
+            normalisation.scale_and_shift(name)  # raises now rather than in a thread
         self.store, self.plan, self.batch_size = store, plan, batch_size
         self.normalisation, self.dtype, self.device = normalisation, dtype, torch.device(device)
         self.rank, self.world_size = rank, world_size
@@ -92,9 +93,10 @@ class ClipStream:
         index = store.index
         pixels = int((index.height[plan.rows].astype("int64") * index.width[plan.rows]).max())
         self.clip_bytes = plan.geometry.frames_read * pixels * 3
-        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         pinned = self.packed and self._side is not None
-        self.memory = MemoryPool(keep=batches_ahead + 2, pinned=pinned)
+        pieces = 1 if self.packed else len(plan.geometry.streams)
+        self.memory = MemoryPool(keep=(batches_ahead + 2) * pieces, pinned=pinned)
         """For frames on their way to the device, or for finished clips where there is none."""
         self.scratch = _Scratch()
 
