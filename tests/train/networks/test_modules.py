@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
 from resact.train.networks.models import build_model
-from resact.train.networks.modules import Bottleneck, ChannelAttention, Dense3D, Pseudo3D, Stem, feature_residual
+from resact.train.networks.modules import (
+    Bottleneck,
+    ChannelAttention,
+    Dense3D,
+    FactorisedConv3d,
+    Pseudo3D,
+    Stem,
+    convolution,
+    feature_residual,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 few = settings(deadline=None, max_examples=8)
@@ -250,3 +259,24 @@ def test_feature_residual_has_a_zero_last_frame(seed, frames):
         right[:, :, t] = (motion[:, :, t + 1] - motion[:, :, t]).abs()
     assert torch.equal(feature_residual(motion), right)
     assert gradcheck(feature_residual, motion.requires_grad_())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize("separable", [False, True])
+@pytest.mark.parametrize("kernel", [(1, 7, 7), (1, 3, 3), (3, 1, 1), (1, 1, 1), (3, 3, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+@given(seed=seeds, frames=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9))
+@few
+def test_folded_convolutions_are_3d_convolutions(layout, separable, kernel, stride, seed, frames, height, width):
+    """The fast path beside its plain twin: result, gradient of the input and of the weight."""
+    stride = 1 if kernel[0] > 1 else stride
+    conv = convolution(4, 4 if separable else 6, kernel, stride=stride, separable=separable).double()
+    assert isinstance(conv, FactorisedConv3d)
+    x = randn(2, 4, frames, height, width, seed=seed).to(memory_format=layout).requires_grad_()
+    results = []
+    for forward in (conv.forward, lambda x: torch.nn.Conv3d.forward(conv, x)):
+        y = forward(x)
+        results.append((y, *torch.autograd.grad(y, (x, conv.weight), randn(*y.shape, seed=seed + 1))))
+    for ours, plain in zip(*results, strict=True):
+        assert ours.shape == plain.shape
+        torch.testing.assert_close(ours, plain)
