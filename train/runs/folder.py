@@ -12,6 +12,7 @@
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -72,6 +73,11 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether there is a run."""
         return self.config.is_file()
+
+    def resume_command(self, world_size: int = 1) -> str:
+        """What a user types to go on with the run."""
+        program = f"torchrun --nproc-per-node {world_size} -m resact" if world_size > 1 else "resact"
+        return shlex.join([*program.split(), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"])
 
     @contextmanager
     def lock(self) -> Iterator[None]:
