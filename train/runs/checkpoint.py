@@ -4,7 +4,6 @@ The clips and the dropout are pure functions of the seed and of where the run is
 left are the tensors of network and optimiser and a few numbers.
 """
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,8 +59,8 @@ class Checkpoints:
         fresh = self.last.with_name("fresh.ckpt")
         write_tensors(fresh, tensors, asdict(progress))
         if self.last.exists():  # a kill between the two renames leaves `previous.ckpt` alone, which does as well
-            os.replace(self.last, self.previous)
-        os.replace(fresh, self.last)
+            self.last.replace(self.previous)
+        fresh.replace(self.last)
         sync_folder(self.last.parent)
 
     def restore(self, network: nn.Module, optimiser: torch.optim.SGD) -> tuple[Progress, str | None]:

@@ -162,7 +162,7 @@ class RunConfig:
     def default_name(self) -> str:
         """What a run is called unless it is given a name: `residual-s2-0` for step 2 and seed 0."""
         geometry, network = self.geometry, self.network
-        words = [geometry.modality]
+        words: list[str] = [geometry.modality]
         if "residual" in geometry.streams:
             words.append(f"s{geometry.step}")
         if network.arch != "p3d-resnet50":
@@ -174,9 +174,7 @@ class RunConfig:
 
 
 _PARTS: dict[str, Any] = {"geometry": ClipGeometry, "network": NetworkConfig, "recipe": Recipe}
-SETTINGS = tuple(
-    f.name for kind in (RunConfig, *_PARTS.values()) for f in fields(kind) if f.name not in _PARTS
-)
+SETTINGS = tuple(f.name for kind in (RunConfig, *_PARTS.values()) for f in fields(kind) if f.name not in _PARTS)
 """Names of all settings; no two parts share one."""
 
 

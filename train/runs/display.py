@@ -30,7 +30,7 @@ class TrainDisplay:
         self._name, self._epochs, self._epoch_steps = name, epochs, epoch_steps
         self._steps = epochs * epoch_steps
         self._device = device
-        self._step_seconds = self._clips_per_second = self._wait_share = None
+        self._recent: tuple[float, float, float] | None = None  # seconds, seconds waited and clips of a step
         self._last_line = time.monotonic()
         columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}")
         self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
@@ -50,21 +50,20 @@ class TrainDisplay:
             seconds: it took.
             wait_seconds: of them spent waiting for data.
         """
-        self._step_seconds = _smooth(self._step_seconds, seconds)
-        self._clips_per_second = _smooth(self._clips_per_second, clips / max(seconds, 1e-9))
-        self._wait_share = _smooth(self._wait_share, wait_seconds / max(seconds, 1e-9))
+        newest = seconds, wait_seconds, float(clips)
+        smooth = [old + _SMOOTHING * (new - old) for old, new in zip(self._recent or newest, newest, strict=True)]
+        self._recent = smooth[0], smooth[1], smooth[2]
         now = time.monotonic()
         plain = self._bar.disable and now - self._last_line >= _PLAIN_LINE_SECONDS
         if self._bar.disable and not plain:
             return
         line = (
             f"epoch {epoch + 1}/{self._epochs} step {(step - 1) % self._epoch_steps + 1}/{self._epoch_steps} "
-            f"loss {loss:.3f} top-1 {100 * top1:.1f} % {self._clips_per_second:,.1f} clips/s "
-            f"waiting {100 * self._wait_share:.0f} %"
+            f"loss {loss:.3f} top-1 {top1:.1%} {smooth[2] / smooth[0]:,.1f} clips/s waiting {smooth[1] / smooth[0]:.0%}"
         )
         if self._device.type == "cuda":
             line += f" {torch.cuda.max_memory_allocated(self._device) / 1e9:.1f} GB"
-        line += f" {_duration((self._steps - step) * self._step_seconds)} left"
+        line += f" {_duration((self._steps - step) * smooth[0])} left"
         if plain:
             self._last_line = now
             self.say(f"{self._name}: {line}")
@@ -81,10 +80,6 @@ class TrainDisplay:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-
-
-def _smooth(before: float | None, newest: float) -> float:
-    return newest if before is None else before + _SMOOTHING * (newest - before)
 
 
 def _duration(seconds: float) -> str:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process among those that train together. With one process, every call is free."""
+    """One process among those that train together. With one process, every call is free."""
 
     rank: int
     world_size: int

@@ -1,13 +1,13 @@
 """A run's folder.
 
-    RUNS/NAME/
-      config.json                        all that decides the result (record.py)
-      metrics.jsonl, events.out.tfevents.*   what was measured on the way (history.py)
-      last.ckpt, previous.ckpt           all state, to go on from (checkpoint.py)
-      last.safetensors                   weights after the last whole epoch
-      best.safetensors                   weights of the best validation; only where groups are held out
-      predictions.npz                    per-clip logits of an evaluation
-      lock                               held by the training that writes here
+RUNS/NAME/
+config.json                        all that decides the result (record.py)
+metrics.jsonl, events.out.tfevents.*   what was measured on the way (history.py)
+last.ckpt, previous.ckpt           all state, to go on from (checkpoint.py)
+last.safetensors                   weights after the last whole epoch
+best.safetensors                   weights of the best validation; only where groups are held out
+predictions.npz                    per-clip logits of an evaluation
+lock                               held by the training that writes here
 """
 
 import fcntl
@@ -101,7 +101,7 @@ class RunFolder:
         partial = self.config.with_name(".config.json.partial")
         with disk_full_as_error(self.path):
             write_synced(partial, record.to_text().encode())
-            os.replace(partial, self.config)
+            partial.replace(self.config)
             sync_folder(self.path)
 
     def read_record(self) -> RunRecord:

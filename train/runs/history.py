@@ -24,7 +24,7 @@ class History:
         """
         _forget_later(metrics, progress)
         self._file = metrics.open("a", encoding="utf-8")
-        self._events = SummaryWriter(metrics.parent, purge_step=progress.step)  # type: ignore[no-untyped-call]
+        self._events = SummaryWriter(metrics.parent, purge_step=progress.step)
 
     def add(self, kind: str, *, epoch: int, step: int, **values: Any) -> None:
         """Note numbers; `step` counts the steps done, `epoch` from 0. None is no number yet."""
@@ -33,19 +33,19 @@ class History:
         for name, value in values.items():
             if isinstance(value, int | float):
                 # Counted from 0, as `purge_step` expects.
-                self._events.add_scalar(f"{kind}/{name}", value, step - 1)  # type: ignore[no-untyped-call]
+                self._events.add_scalar(f"{kind}/{name}", value, step - 1)
 
     def sync(self) -> None:
         """Put it on the disk, before a checkpoint that relies on it."""
         os.fsync(self._file.fileno())
-        self._events.flush()  # type: ignore[no-untyped-call]
+        self._events.flush()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._events.close()  # type: ignore[no-untyped-call]
+        self._events.close()
 
 
 def read_metrics(metrics: Path) -> list[dict[str, Any]]:
@@ -64,4 +64,4 @@ def _forget_later(metrics: Path, progress: Progress) -> None:
     ]
     partial = metrics.with_name(".metrics.jsonl.partial")
     partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-    os.replace(partial, metrics)
+    partial.replace(metrics)

@@ -88,7 +88,8 @@ class RunRecord:
                 architecture=Architecture(**saved.pop("architecture")),
                 normalisation=Normalisation(**saved.pop("normalisation")),
                 store=StoreIdentity(**saved.pop("store")),
-                **{name: tuple(saved.pop(name)) for name in ("classes", "held_out")},
+                classes=tuple(saved.pop("classes")),
+                held_out=tuple(saved.pop("held_out")),
                 **saved,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

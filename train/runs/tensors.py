@@ -1,7 +1,6 @@
 """Files of tensors: safetensors with a header of ours, checked by a checksum; reading one runs no code."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     partial = path.with_name(f".{path.name}.partial")
     with disk_full_as_error(path.parent):
         write_synced(partial, safetensors.torch.save(on_cpu, metadata))
-        os.replace(partial, path)
+        partial.replace(path)
         sync_folder(path.parent)
 
 

@@ -63,8 +63,8 @@ def train(
     threads: int | None = None,
     checkpoint_seconds: float = 300.0,
     console: Console,
-) -> TrainResult:
-    """Train one run to its end.
+) -> TrainResult | None:
+    """Train one run to its end. Where torchrun started several processes, the first writes, prints and has the result.
 
     Args:
         settings: by name, those that were asked for; see `RunConfig`.
@@ -88,11 +88,12 @@ def train(
     with open_ranks() as ranks:
         quiet = console if ranks.leads else Console(quiet=True)
         try:
-            return _train(settings, asked, folder, store, ranks, quiet, resume, threads, checkpoint_seconds)
+            result = _train(settings, asked, folder, store, ranks, quiet, resume, threads, checkpoint_seconds)
         except KeyboardInterrupt:
             raise Interrupted(
                 f"stopped at once; go on from the last checkpoint with `{folder.resume_command(ranks.world_size)}`"
             ) from None
+        return result if ranks.leads else None
 
 
 def _train(
@@ -178,9 +179,13 @@ def _require_same(
     """
     before = saved.config.settings
     wanted = RunConfig.of(before | dict(settings)).settings
-    differing = [f"{name}: {before[name]!r}, asked for {wanted[name]!r}" for name in before if before[name] != wanted[name]]
+    differing = [
+        f"{name}: {before[name]!r}, asked for {wanted[name]!r}" for name in before if before[name] != wanted[name]
+    ]
     if differing:
-        raise UsageError(f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run")
+        raise UsageError(
+            f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run"
+        )
     if not saved.store.same_as(StoreIdentity.of(store)):
         raise UsageError(
             f"{store.files} is not the store that {folder} was begun with ({saved.store.dataset} at "
@@ -241,9 +246,7 @@ def _begin(
     record = RunRecord(
         config=config,
         architecture=network.architecture,
-        normalisation=measure_normalisation(
-            store, videos.train, config.geometry, seed=config.seed, threads=threads
-        ),
+        normalisation=measure_normalisation(store, videos.train, config.geometry, seed=config.seed, threads=threads),
         classes=store.index.classes,
         store=StoreIdentity.of(store),
         world_size=ranks.world_size,
@@ -284,7 +287,7 @@ def _restored(
 def _streams(
     record: RunRecord, store: ClipStore, videos: RunVideos, ranks: Ranks, threads: int | None
 ) -> tuple[ClipStream, ClipStream | None]:
-    """This rank's parts of the training clips, and of those held out if there are any."""
+    """One rank's parts of the training clips, and of those held out if there are any."""
     config = record.config
     geometry = config.geometry
     shared: dict[str, Any] = {

@@ -52,7 +52,7 @@ def validate(
     hits = torch.zeros((), device=ranks.device)
     network.eval()
     try:
-        with torch.inference_mode(), stream.epoch(0) as reader:
+        with torch.no_grad(), stream.epoch(0) as reader:
             for batch in reader:
                 if len(batch["label"]):
                     with autocast():

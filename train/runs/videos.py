@@ -39,12 +39,12 @@ def choose_videos(index: Index, split: str, *, val_groups: int, seed: int) -> Ru
         groups[int(index.label[row])].setdefault(index.group[row], []).append(int(row))
     if empty := [index.classes[label] for label, found in groups.items() if not found]:
         raise UsageError(
-            f"split {split} has no training video of {', '.join(empty[:5])}{' ...' if empty[5:] else ''} in this "
+            f"{split} has no training video of {', '.join(empty[:5])}{' ...' if empty[5:] else ''} in this "
             "store: choose another --split, or make a store of other --classes"
         )
     if small := [index.classes[label] for label, found in groups.items() if len(found) <= val_groups]:
         raise UsageError(
-            f"got --val-groups {val_groups}, but split {split} has no more training groups than that of "
+            f"got --val-groups {val_groups}, but {split} has no more training groups than that of "
             f"{', '.join(small[:5])}{' ...' if small[5:] else ''}: hold out fewer; 0 holds out none"
         )
     held: list[int] = []
