@@ -14,6 +14,7 @@ _PACKAGES = (
     "imageio-ffmpeg",
     "numcodecs",
     "numpy",
+    "safetensors",
     "simplejpeg",
     "torch",
     "zarr",

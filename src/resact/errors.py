@@ -8,6 +8,11 @@
     ├── StreamError              a batch of clips could not be made
     ├── DiskFullError            the store's file system has no room left
     ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command goes on from here
+    ├── RunError                 a training run
+    │   ├── RunNotFoundError     nothing at that path
+    │   ├── RunLockedError       another training is writing to it
+    │   ├── CheckpointError      a file of weights is not what was written
+    │   └── DivergedError        the loss is no longer a number
     └── StoreError               the store itself
         ├── StoreNotFoundError   nothing at that path
         ├── StoreLockedError     another prep is writing to it
@@ -54,6 +59,26 @@ class Interrupted(ResactError):  # noqa: N818 - not a fault
     """Stopped on request; the same command goes on from here."""
 
     exit_code = 130
+
+
+class RunError(ResactError):
+    """Something is wrong with a training run."""
+
+
+class RunNotFoundError(RunError):
+    """There is no run at that path."""
+
+
+class RunLockedError(RunError):
+    """Another training is writing to the run."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint or a file of weights is not what was written."""
+
+
+class DivergedError(RunError):
+    """The loss is no longer a number."""
 
 
 class StoreError(ResactError):

@@ -1,0 +1,167 @@
+"""Commands that train networks."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resact.cli.common import JsonOption, open_console, print_json
+from resact.errors import UsageError
+
+app = typer.Typer()
+
+RunsOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(help="Clip store; left out, the run's own, or for a new run the only one in the data folder."),
+]
+ThreadsOption = Annotated[int | None, typer.Option(metavar="N", help="Threads that read clips; left out, one a core.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="toml file of settings, such as `lr = 0.02`; options given here win over it."),
+]
+ArchOption = Annotated[str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50. [default: p3d-resnet50]")]
+ConvOption = Annotated[
+    str | None, typer.Option(help="separable or dense convolutions in the modules. [default: separable]")
+]
+StemChannelsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Channels of each conv1 stream. [default: 64 for two, 128 for one]")
+]
+WidthOption = Annotated[float | None, typer.Option(metavar="W", help="Multiplies all channels. [default: 1]")]
+DepthsOption = Annotated[
+    str | None, typer.Option(metavar="A,B,C,D", help="Modules in res2 to res5. [default: 3,4,6,3]")
+]
+FramesOption = Annotated[int | None, typer.Option(metavar="T", help="Frames of a clip. [default: 32]")]
+SizeOption = Annotated[int | None, typer.Option(metavar="D", help="Height and width of a clip. [default: 112]")]
+ShortClipsOption = Annotated[
+    str | None, typer.Option(help="What follows a video that is too short: mirror, loop or hold. [default: mirror]")
+]
+SplitOption = Annotated[str | None, typer.Option(metavar="NAME", help="Split. [default: the store's first]")]
+EpochsOption = Annotated[int | None, typer.Option(metavar="N", help="One clip a video each. [default: 200]")]
+BatchSizeOption = Annotated[
+    int | None, typer.Option(metavar="N", help="Clips a step, on all devices together. [default: 32]")
+]
+LrOption = Annotated[float | None, typer.Option(metavar="LR", help="Highest learning rate. [default: 0.05]")]
+AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast. [default: on CUDA]")]
+CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network.")]
+FlipOption = Annotated[
+    bool | None,
+    typer.Option("--flip/--no-flip", help="Mirror every other clip. [default: where the data set is safe for it]"),
+]
+CheckpointSecondsOption = Annotated[
+    float, typer.Option(metavar="S", help="From one checkpoint to the next; each epoch ends with one anyhow.")
+]
+
+
+@app.command()
+def train(
+    store: StoreOption = None,
+    runs: RunsOption = Path("runs"),
+    run: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the run; left out, by its settings: residual-s2-0.")
+    ] = None,
+    modality: Annotated[str | None, typer.Option(help="rgb, residual or both. [default: residual]")] = None,
+    step: Annotated[
+        int | None, typer.Option(metavar="S", help="Frames between the two that a residual subtracts. [default: 1]")
+    ] = None,
+    arch: ArchOption = None,
+    conv: ConvOption = None,
+    attention: Annotated[
+        bool | None, typer.Option("--attention/--no-attention", help="Channel attention in each module. [default: on]")
+    ] = None,
+    feature_residual: Annotated[
+        bool | None,
+        typer.Option("--feature-residual/--no-feature-residual", help="Residual of features. [default: on]"),
+    ] = None,
+    stem_channels: StemChannelsOption = None,
+    width: WidthOption = None,
+    depths: DepthsOption = None,
+    frames: FramesOption = None,
+    size: SizeOption = None,
+    short_clips: ShortClipsOption = None,
+    split: SplitOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LrOption = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is drawn. [default: 0]")] = None,
+    amp: AmpOption = None,
+    compile_: CompileOption = None,
+    flip: FlipOption = None,
+    val_groups: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Training groups of each class held out to validate on. [default: 1]"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if there is one.")] = False,
+    config: ConfigOption = None,
+    threads: ThreadsOption = None,
+    checkpoint_seconds: CheckpointSecondsOption = 300.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Train a network from a clip store. Stopped at any moment, `--resume` goes on to the same result."""
+    from resact.train.runs.training import train as run_training
+
+    settings = asked_settings(
+        config,
+        modality=modality,
+        step=step,
+        arch=arch,
+        conv=conv,
+        attention=attention,
+        feature_residual=feature_residual,
+        stem_channels=stem_channels,
+        width=width,
+        depths=depths,
+        frames=frames,
+        size=size,
+        short_clips=short_clips,
+        split=split,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        amp=amp,
+        compile=compile_,
+        flip=flip,
+        val_groups=val_groups,
+    )
+    console = open_console(json_output)
+    result = run_training(
+        settings,
+        runs=runs,
+        name=run,
+        store=store,
+        resume=resume,
+        threads=threads,
+        checkpoint_seconds=checkpoint_seconds,
+        console=console,
+    )
+    if result is not None:
+        console.print(_summary(asdict(result)))
+        if json_output:
+            print_json(asdict(result))
+
+
+def asked_settings(config: Path | None, **options: Any) -> dict[str, Any]:
+    """Settings by name: those of the toml file, and over them the options that were given."""
+    from resact.train.runs.config import read_settings
+
+    given = {name: value for name, value in options.items() if value is not None}
+    if "depths" in given:
+        try:
+            given["depths"] = tuple(int(part) for part in given["depths"].split(","))
+        except ValueError:
+            raise UsageError(f"got --depths {given['depths']!r}, expected four numbers such as 3,4,6,3") from None
+    return (read_settings(config) if config is not None else {}) | given
+
+
+def _summary(result: dict[str, Any]) -> str:
+    line = f"{result['run']}: {result['epochs']:,} epochs, {result['steps']:,} steps"
+    if result["clips_per_second"] is not None:
+        line += f", {result['clips_per_second']:,.1f} clips/s, {result['data_wait_share']:.1%} waiting for data"
+    if result["video_top1"] is not None:
+        line += (
+            f"; top-1 of held-out videos {result['video_top1']:.1%}, "
+            f"best {result['best_video_top1']:.1%} after epoch {result['best_epoch']}"
+        )
+    return line

@@ -1,0 +1,95 @@
+"""One process a device: torchrun's environment, and what its processes say to each other."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from resact.errors import ResactError, UsageError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranks:
+    """One process among those that train together. With one process, every call is free."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the one process that writes and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """`values` of all ranks, added up in place."""
+        if self.world_size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether any rank says so."""
+        if self.world_size == 1:
+            return flag
+        return bool(self.sum(torch.tensor(int(flag))).item())  # on the CPU, so that the GPU is not waited for
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives on rank 0, the only one to call it; a ResactError there is raised on all."""
+        if self.world_size == 1:
+            return make()
+        outcome: list[Any] = [None]
+        if self.leads:
+            try:
+                outcome = [make()]
+            except ResactError as error:
+                outcome = [error]
+        dist.broadcast_object_list(outcome, src=0)
+        if isinstance(outcome[0], ResactError):
+            raise outcome[0]
+        result: T = outcome[0]
+        return result
+
+    def equalise(self, tensors: list[Tensor]) -> None:
+        """Give every rank what rank 0 has in these tensors, which all have alike."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network to train: gradients are averaged over ranks, norms use each rank's own part of a batch."""
+        if self.world_size == 1:
+            return network
+        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+
+
+@contextmanager
+def open_ranks() -> Iterator[Ranks]:
+    """As torchrun has set the environment; outside of it, one process. CUDA where there is any, else the CPU.
+
+    Raises:
+        UsageError: more processes on this machine than GPUs.
+    """
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cuda = torch.cuda.is_available()
+    if cuda and local_size > torch.cuda.device_count():
+        raise UsageError(f"got {local_size} processes for {torch.cuda.device_count()} GPUs: lower --nproc-per-node")
+    device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        yield Ranks(rank=0, world_size=1, device=device)
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    try:
+        yield Ranks(rank=dist.get_rank(), world_size=world_size, device=device)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,142 @@
+"""A run's folder.
+
+RUNS/NAME/
+config.json                        all that decides the result (record.py)
+metrics.jsonl, events.out.tfevents.*   what was measured on the way (history.py)
+last.ckpt, previous.ckpt           all state, to go on from (checkpoint.py)
+last.safetensors                   weights after the last whole epoch
+best.safetensors                   weights of the best validation; only where groups are held out
+predictions.npz                    per-clip logits of an evaluation
+lock                               held by the training that writes here
+"""
+
+import fcntl
+import os
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
+from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
+from resact.train.networks.models import ActionNetwork
+from resact.train.runs.record import RunRecord
+from resact.train.runs.tensors import read_header, read_tensors, write_tensors
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsHeader:
+    """What is known of a file of weights."""
+
+    epoch: int
+    """Epochs trained."""
+    epochs: int
+    """Epochs that the run is to have: it is done where both are equal."""
+    step: int
+    val_video_top1: float | None
+    """On the held-out groups, in [0, 1]; None where there are none."""
+
+
+class RunFolder:
+    """The folder of one run, which may not be there yet."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """`config.json`; there is a run where there is this file."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """`metrics.jsonl`."""
+        return self.path / "metrics.jsonl"
+
+    def weights(self, which: Which) -> Path:
+        """`last.safetensors` or `best.safetensors`."""
+        return self.path / f"{which}.safetensors"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run."""
+        return self.config.is_file()
+
+    def resume_command(self, world_size: int = 1) -> str:
+        """What a user types to go on with the run."""
+        program = f"torchrun --nproc-per-node {world_size} -m resact" if world_size > 1 else "resact"
+        return shlex.join([*program.split(), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, made where it is not there, for writing; the kernel lets go when the process ends.
+
+        Raises:
+            RunLockedError: another training holds it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a") as file:  # for writing, because NFS grants exclusive locks only then
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunLockedError(
+                    f"another training is writing to {self}: wait for it or stop it, or choose another --run"
+                ) from None
+            yield
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write `config.json`, whole."""
+        partial = self.config.with_name(".config.json.partial")
+        with disk_full_as_error(self.path):
+            write_synced(partial, record.to_text().encode())
+            partial.replace(self.config)
+            sync_folder(self.path)
+
+    def read_record(self) -> RunRecord:
+        """What `config.json` says.
+
+        Raises:
+            RunNotFoundError: no run here.
+            RunError: not a run's record.
+        """
+        try:
+            text = self.config.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunNotFoundError(f"no run at {self}: make one with `resact train`, or name another") from None
+        return RunRecord.from_text(text, str(self.config))
+
+    def write_weights(self, which: Which, network: ActionNetwork, header: WeightsHeader) -> None:
+        """Write `last.safetensors` or `best.safetensors`, whole."""
+        write_tensors(self.weights(which), network.state_dict(), asdict(header))
+
+    def read_network(self, which: Which = "last") -> tuple[ActionNetwork, WeightsHeader]:
+        """The network with its weights, on the CPU and in training mode, and what is known of them.
+
+        Raises:
+            RunNotFoundError: no run here.
+            CheckpointError: the weights are missing, damaged, or not this run's.
+        """
+        network = ActionNetwork(self.read_record().architecture)
+        tensors, header = read_tensors(self.weights(which))
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise CheckpointError(f"{self.weights(which)} does not fit the run's network: {error}") from None
+        return network, WeightsHeader(**header)
+
+    def weights_header(self, which: Which = "last") -> WeightsHeader | None:
+        """What is known of the weights, which are not read; None where there are none yet."""
+        path = self.weights(which)
+        return WeightsHeader(**read_header(path)) if path.exists() else None
