@@ -97,8 +97,8 @@ class VideoRecord:
 
 def crc32c(data: bytes | memoryview) -> int:
     """CRC-32C (Castagnoli) of bytes."""
-    # The package `crc32c` lets go of the GIL from 32 KiB on. google-crc32c, as fast, never does: of all threads one at a
-    # time could check a frame, which at 18 microseconds a lossless frame is what four or five cores decode.
+    # The package `crc32c` lets go of the GIL from 32 KiB on. google-crc32c, as fast, never does: of all threads only
+    # one could check a frame, which at 18 microseconds a lossless frame is as much as four or five cores decode.
     return int(_crc32c.crc32c(data))
 
 

@@ -155,7 +155,7 @@ def test_a_file_system_that_fails_is_an_error_by_name(
 ) -> None:
     store = open_store(built.path)
     assert store.read("wide", 0, 3).any()
-    calls, held = [], len(os.listdir("/proc/self/fd"))
+    calls, held = [], len(list(Path("/proc/self/fd").iterdir()))
 
     def fail(*arguments: object) -> None:
         calls.append(arguments)
@@ -167,7 +167,7 @@ def test_a_file_system_that_fails_is_an_error_by_name(
             store.read("wide", 0, 3)
     assert calls
     assert not isinstance(caught.value, DamagedError)  # `verify` would not help
-    assert len(os.listdir("/proc/self/fd")) == held
+    assert len(list(Path("/proc/self/fd").iterdir())) == held
     assert np.array_equal(store.read("wide", 0, 3), built.pixels["wide"])  # and when it is back, all is well
 
 
@@ -182,7 +182,7 @@ def test_a_read_that_fails_half_way_is_an_error_by_name(built, monkeypatch: pyte
 
     store = open_store(built.path)
     monkeypatch.setattr(os, "pread", second_fails)
-    with pytest.raises(StoreError, match="wide: cannot read its shard .*Input/output error"):
+    with pytest.raises(StoreError, match=r"wide: cannot read its shard .*Input/output error"):
         store.read("wide", 0, 3)
     assert len(calls) == 2
 
@@ -212,7 +212,7 @@ def test_opening_a_store_that_cannot_be_read_is_an_error_by_name(
         return real(self, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(StoreError, match="cannot read the store at .*Permission denied"):
+    with pytest.raises(StoreError, match=r"cannot read the store at .*Permission denied"):
         open_store(built.path)
     assert failed
     monkeypatch.undo()
