@@ -1,5 +1,6 @@
 """Reading a store's files, from a local path or from any fsspec URL."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +25,12 @@ class Files(Protocol):
         """
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) in one request; fewer where the file ends earlier."""
+        """Bytes [start, stop) in one request; fewer where the file ends earlier.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: the file system or server does not answer, or refuses.
+        """
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -63,12 +69,15 @@ class LocalFiles:
         return (self.root / name).read_bytes()
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """One `pread`."""
+        """One `pread`, unless the kernel gives less: over 2 GB, or where a network file system was interrupted."""
         descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY)
         try:
-            return os.pread(descriptor, stop - start, start)
+            parts = [os.pread(descriptor, stop - start, start)]
+            while parts[-1] and (missing := stop - start - sum(map(len, parts))):
+                parts.append(os.pread(descriptor, missing, stop - missing))
         finally:
             os.close(descriptor)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -106,11 +115,25 @@ class RemoteFiles:
 
     def read(self, name: str) -> bytes:
         """A whole file."""
-        return bytes(self._system.cat_file(f"{self._root}/{name}"))
+        return self._cat(name)
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """One range request."""
-        return bytes(self._system.cat_file(f"{self._root}/{name}", start=start, end=stop))
+        try:
+            return self._cat(name, start=start, end=stop)
+        except OSError as error:
+            # S3 refuses a range that begins where the object has ended; files give nothing there.
+            if error.errno == errno.EINVAL and self.size(name) <= start:
+                return b""
+            raise
+
+    def _cat(self, name: str, **span: int) -> bytes:
+        try:
+            return bytes(self._system.cat_file(f"{self._root}/{name}", **span))
+        except OSError:
+            raise
+        except Exception as error:  # each of fsspec's file systems may raise its own
+            raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
     def size(self, name: str) -> int:
         """Bytes of a file."""

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from resact.cache.files import Files, open_files
 from resact.cache.index import Index, read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, crc32c, unseal
 from resact.cache.settings import StoreSettings
-from resact.errors import DamagedError, StoreNotFoundError, UsageError
+from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,19 @@ class ClipStore:
         Raises:
             UsageError: no such video, a range that leaves the video, or an unfit `out`.
             DamagedError: bytes are missing or are not those that were written.
+            StoreError: the file system or server does not answer, or refuses.
         """
         return self.read_frames(self.index.row_of(video_id), start, stop, out=out)
 
     def read_frames(
         self, row: int, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """As `read`, for a video that is known by its row of the index."""
+        """As `read`, for a video that is known by its row of the index.
+
+        Other threads go on meanwhile: reading, checking and decoding all let go of the GIL.
+        """
+        if not 0 <= row < len(self.index):
+            raise UsageError(f"got row {row}, expected 0 <= row < {len(self.index)}")
         video_id = self.index.video_id[row]
         num_frames = int(self.index.num_frames[row])
         if not 0 <= start < stop <= num_frames:
@@ -80,21 +87,43 @@ class ClipStore:
             raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
         if self._codec is None:
             return self._read_with_zarr(video_id, start, stop, out)
-        ends = np.cumsum(self.index.frame_bytes_of(row), dtype=np.int64)
-        begin = int(ends[start - 1]) if start else 0
-        try:
-            data = memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", begin, int(ends[stop - 1])))
-        except FileNotFoundError:
-            raise DamagedError(f"{video_id}: its shard is missing: run `resact verify {self.files}`") from None
-        for i in range(stop - start):
-            frame = data[(int(ends[start + i - 1]) if start + i else 0) - begin : int(ends[start + i]) - begin]
-            # Nothing at all, where the shard is cut between two frames, would match its own checksum of 0.
-            if len(frame) <= CRC_BYTES or crc32c(frame[:-CRC_BYTES]) != int.from_bytes(frame[-CRC_BYTES:], "little"):
-                raise DamagedError(
-                    f"{video_id}: frame {start + i} does not match its checksum: run `resact verify {self.files}`"
-                )
-            self._codec.decode_into(frame[:-CRC_BYTES], out[i])
+        edges = np.zeros(stop + 1, np.int64)  # where in the shard each frame begins, and the last one ends
+        np.cumsum(self.index.frame_bytes_of(row)[:stop], out=edges[1:])
+        begin, end = int(edges[start]), int(edges[stop])
+        data = self._read_shard(video_id, begin, end)
+        if len(data) < end - begin:
+            first = start + int(np.searchsorted(edges[start + 1 :], begin + len(data), "right"))
+            raise self._damaged(f"{video_id}: its shard ends before frame {first} does")
+        cuts = (edges[start:] - begin).tolist()
+        for number, (low, high) in enumerate(pairwise(cuts), start):
+            chunk, checksum = data[low : high - CRC_BYTES], data[high - CRC_BYTES : high]
+            if crc32c(chunk) != int.from_bytes(checksum, "little"):
+                raise self._damaged(f"{video_id}: frame {number} does not match its checksum")
+            try:
+                self._codec.decode_into(chunk, out[number - start])
+            except DamagedError as error:
+                raise self._damaged(f"{video_id}: frame {number} is {error}") from None
         return out
+
+    def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:
+        """Bytes [start, stop) of a video's shard, fewer where it ends earlier; every failure names the video."""
+        try:
+            try:
+                return memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", start, stop))
+            except (FileNotFoundError, NotADirectoryError):
+                if self.files.exists(DOCUMENT):
+                    raise self._damaged(f"{video_id}: its shard is missing") from None
+        except OSError as error:
+            raise StoreError(
+                f"{video_id}: cannot read its shard from {self.files} ({error.strerror or error}): "
+                "run it again once the file system or server answers"
+            ) from error
+        raise StoreNotFoundError(
+            f"{video_id}: cannot read its shard, the whole store is gone from {self.files}: is its file system mounted?"
+        )
+
+    def _damaged(self, problem: str) -> DamagedError:
+        return DamagedError(f"{problem}: run `resact verify {self.files}`")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes open it again: what is mapped in one is no message to another."""
@@ -116,19 +145,13 @@ class ClipStore:
             self.files.size(f"{array_name(video_id)}/{SHARD}")
             frames = np.asarray(zarr.open_array(node, mode="r")[start:stop])
         except FileNotFoundError as error:
-            raise DamagedError(
-                f"{video_id}: its array is incomplete ({error}): run `resact verify {self.files}`"
-            ) from None
+            raise self._damaged(f"{video_id}: its array is incomplete ({error})") from None
         except DamagedError:
             raise
         except Exception as error:  # codecs of others may raise anything
-            raise DamagedError(
-                f"{video_id}: zarr cannot read it ({error}): run `resact verify {self.files}`"
-            ) from error
+            raise self._damaged(f"{video_id}: zarr cannot read it ({error})") from error
         if frames.shape != out.shape:
-            raise DamagedError(
-                f"{video_id}: its array has not the shape in the index: run `resact verify {self.files}`"
-            )
+            raise self._damaged(f"{video_id}: its array has not the shape in the index")
         out[:] = frames
         return out
 
@@ -142,11 +165,18 @@ def open_store(path: str | os.PathLike[str]) -> ClipStore:
     Raises:
         StoreNotFoundError: nothing there.
         DamagedError: its root document or its index is not what was written.
+        StoreError: the file system or server does not answer, or refuses.
     """
     files = open_files(path)
-    settings = read_settings(files)
+    try:
+        settings = read_settings(files)
+        index = read_index(files, settings.dataset.classes, settings.dataset.splits)
+    except OSError as error:
+        raise StoreError(
+            f"cannot read the store at {files} ({error.strerror or error}): "
+            "check its address, your rights, and that the file system or server answers"
+        ) from error
     codec = settings.frame_codec if settings.codec in CODEC_NAMES else None
-    index = read_index(files, settings.dataset.classes, settings.dataset.splits)
     return ClipStore(files=files, settings=settings, index=index, _codec=codec)
 
 

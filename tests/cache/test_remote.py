@@ -1,0 +1,165 @@
+"""Stores behind an S3 API, served on loopback by moto: what a clip costs in requests, and what goes wrong there."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import fsspec
+import numpy as np
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from resact.cache.layout import array_name
+from resact.cache.store import open_store
+from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
+
+SHARD = "0.0.0.0"
+WIDE = f"bucket/a.zarr/wide/{SHARD}"
+
+
+class Requests(logging.Handler):
+    """What the server was asked, such as `GET /bucket/a.zarr/wide/0.0.0.0`, as it logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage().partition('"')[2])
+
+    def take(self) -> list[str]:
+        taken, self.lines = self.lines, []
+        return [" ".join(line.removeprefix("\x1b[35m\x1b[1m").split(" ")[:2]) for line in taken]
+
+
+@pytest.fixture(scope="module")
+def requests() -> Iterator[Requests]:
+    log, handler = logging.getLogger("werkzeug"), Requests()
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+
+
+def _serve() -> tuple[ThreadedMotoServer, str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    return server, "http://{}:{}".format(*server.get_host_and_port())
+
+
+@pytest.fixture(scope="module")
+def server(requests: Requests) -> Iterator[str]:
+    running, url = _serve()
+    yield url
+    running.stop()
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], s3fs.S3FileSystem]]:
+    """Point S3 at a server as users do: through the environment."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    systems = []
+
+    def to(url: str) -> s3fs.S3FileSystem:
+        environment = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "MAX_ATTEMPTS": "1"}
+        for name, value in environment.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        systems.append(fsspec.filesystem("s3"))
+        return systems[-1]
+
+    yield to
+    for system in systems:
+        system.close_session(system.loop, system.s3)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(server: str, connect: Callable[[str], s3fs.S3FileSystem]) -> s3fs.S3FileSystem:
+    """An S3 file system whose only bucket, `bucket`, is empty."""
+    with urlopen(Request(f"{server}/moto-api/reset", method="POST")) as answer:
+        assert answer.status == 200
+    system = connect(server)
+    system.mkdir("bucket")
+    return system
+
+
+def put(system: s3fs.S3FileSystem, built) -> str:
+    system.put(str(built.path), "bucket/a.zarr", recursive=True)
+    return "s3://bucket/a.zarr"
+
+
+def test_a_clip_is_one_range_request_and_equals_the_local_one(built, bucket, requests: Requests) -> None:
+    store = open_store(put(bucket, built))
+    random = np.random.default_rng(0)
+    requests.take()
+    for video_id, pixels in built.pixels.items():
+        path = f"/bucket/a.zarr/{array_name(video_id)}/{SHARD}"
+        for start, stop in [(0, 1), (len(pixels) - 1, len(pixels)), (0, len(pixels))] + [
+            sorted(random.choice(len(pixels) + 1, 2, replace=False).tolist()) for _ in range(3)
+        ]:
+            out = np.zeros((stop - start, *pixels.shape[1:]), np.uint8)
+            assert store.read(video_id, start, stop, out=out) is out
+            assert np.array_equal(out, pixels[start:stop])
+            assert requests.take() == [f"GET {quote(path)}"]
+    with pytest.raises(UsageError, match="no video"):
+        store.read("nobody", 0, 1)
+    assert requests.take() == []
+
+
+def test_threads_share_a_remote_store(stores, bucket, requests: Requests) -> None:
+    built = stores["lz4"]
+    store = open_store(put(bucket, built))
+    pixels = built.pixels["Jump/v_Jump_g01_c01"]
+    requests.take()
+
+    def read(start: int) -> bool:
+        return np.array_equal(store.read("Jump/v_Jump_g01_c01", start, start + 3), pixels[start : start + 3])
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, list(range(9)) * 8))
+    assert len(requests.take()) == 72
+
+
+def test_a_missing_or_changed_shard_is_damage_by_name(stores, bucket) -> None:
+    built = stores["zstd"]
+    store = open_store(put(bucket, built))
+    data, sizes = bucket.cat_file(WIDE), built.records["wide"].frame_bytes
+    bucket.pipe_file(WIDE, data[: int(sizes[0]) + 7])
+    assert np.array_equal(store.read("wide", 0, 1), built.pixels["wide"][:1])
+    with pytest.raises(DamagedError, match="wide: its shard ends before frame 1 does"):
+        store.read("wide", 0, 3)
+    with pytest.raises(DamagedError, match="wide: its shard ends before frame 2 does"):
+        store.read("wide", 2, 3)  # begins past the end, which S3 refuses
+    bucket.pipe_file(WIDE, data[:100] + bytes([data[100] ^ 4]) + data[101:])
+    with pytest.raises(DamagedError, match="wide: frame 0 does not match its checksum"):
+        store.read("wide", 0, 3)
+    bucket.rm_file(WIDE)
+    with pytest.raises(DamagedError, match="wide: its shard is missing"):
+        store.read("wide", 0, 1)
+    bucket.rm("bucket", recursive=True)
+    with pytest.raises(StoreNotFoundError, match="wide: cannot read its shard, the whole store is gone"):
+        store.read("wide", 0, 1)
+
+
+def test_a_server_that_is_gone_is_an_error_by_name(stores, connect) -> None:
+    running, url = _serve()
+    system = connect(url)
+    system.mkdir("bucket")
+    store = open_store(put(system, stores["zstd"]))
+    assert store.read("wide", 0, 3).any()
+    running.stop()
+    with pytest.raises(StoreError, match=r"wide: cannot read its shard from s3://bucket/a.zarr .*EndpointConnection"):
+        store.read("wide", 0, 3)
+    with pytest.raises(StoreError, match=r"cannot read the store at s3://bucket/a.zarr .*EndpointConnection"):
+        open_store("s3://bucket/a.zarr")
+
+
+def test_no_store_in_the_bucket(bucket) -> None:
+    for url in ("s3://bucket/none.zarr", "s3://no-such-bucket/a.zarr"):
+        with pytest.raises(StoreNotFoundError, match=f"no clip store at {url}"):
+            open_store(url)
