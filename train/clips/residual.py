@@ -27,7 +27,7 @@ def residual_frames(clip_BCTHW: Tensor, *, step: int = 1) -> Tensor:
     later, earlier = clip_BCTHW[:, :, step:], clip_BCTHW[:, :, :-step]
     if clip_BCTHW.dtype == torch.uint8:
         # Subtraction would wrap around modulo 256; the larger less the smaller cannot.
-        return torch.maximum(later, earlier) - torch.minimum(later, earlier)
+        return torch.maximum(later, earlier).sub_(torch.minimum(later, earlier))
     return (later - earlier).abs()
 
 

@@ -9,18 +9,22 @@ what the network is given.
 """
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from resact.errors import UsageError
+from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.residual import residual_frames
 from resact.train.clips.sampling import Clip
+
+KERNELS = ("auto", "triton", "plain")
 
 Channels = tuple[float, float, float]
 
@@ -121,11 +125,7 @@ def resize_clip(frames_NHWC: Tensor, *, top: int, left: int, side: int, size: in
         (N, 3, D, D) uint8; on the CPU with the channels last in memory.
     """
     square_NCHW = frames_NHWC[:, top : top + side, left : left + side].permute(0, 3, 1, 2)
-    if frames_NHWC.device.type != "cpu":
-        return _interpolate(square_NCHW.float(), size, size).round_().to(torch.uint8)
-    if side > size:  # down the columns first, which is the quicker of the two: the other then has fewer rows to do
-        square_NCHW = _interpolate(square_NCHW, size, side)
-    return _interpolate(square_NCHW, size, size)
+    return (_resize_bytes if frames_NHWC.device.type == "cpu" else _resize_floats)(square_NCHW, size)
 
 
 def transform_clip(
@@ -183,6 +183,7 @@ def transform_batch(
     normalisation: Normalisation,
     *,
     dtype: torch.dtype = torch.float32,
+    kernel: Literal["auto", "triton", "plain"] = "auto",
 ) -> dict[str, Tensor]:
     """What the network is given of a batch of clips.
 
@@ -191,20 +192,42 @@ def transform_batch(
         geometry: of the clips.
         normalisation: of each of `geometry.streams`.
         dtype: of the result.
+        kernel: `triton`: one kernel on CUDA, whose pixels equal those of `transform_clip` as `resize_clip` says;
+            `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA and `plain` elsewhere.
 
     Returns:
         For each of `geometry.streams` (B, 3, T, D, D), on the frames' device.
 
     Raises:
-        UsageError: frames, clips and normalisation do not fit each other.
+        UsageError: frames, clips, normalisation and kernel do not fit each other.
+        ToolError: Triton is needed and not installed.
     """
+    if kernel not in KERNELS:
+        raise UsageError(f"got kernel {kernel!r}, expected one of {', '.join(KERNELS)}")
     device = packed.frames.device
     shape = (len(packed.clips), 3, geometry.frames, geometry.size, geometry.size)
     batch = {stream: torch.empty(shape, dtype=dtype, device=device) for stream in geometry.streams}
+    if (kernel == "triton" or (kernel == "auto" and device.type == "cuda")) and packed.clips:
+        for clip, height, width in zip(packed.clips, packed.heights, packed.widths, strict=True):
+            _check_fit(height, width, clip, geometry)
+        _kernel(device)(packed, geometry, normalisation, batch)
+        return batch
     for position, clip in enumerate(packed.clips):
         out = {stream: clips[position] for stream, clips in batch.items()}
         transform_clip(packed.frames_of(position), clip, geometry, normalisation, dtype=dtype, out=out)
     return batch
+
+
+def _kernel(device: torch.device) -> Callable[[PackedClips, ClipGeometry, Normalisation, dict[str, Tensor]], None]:
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        raise UsageError(f"got kernel 'triton' and frames on {device}, expected them on CUDA; 'plain' runs anywhere")
+    try:
+        from resact.train.clips.transform_kernel import transform_on_device
+    except ModuleNotFoundError as error:
+        if error.name != "triton":
+            raise
+        raise ToolError("the kernel on CUDA needs Triton: `pip install triton`, or choose kernel='plain'") from error
+    return transform_on_device
 
 
 def _channels(name: str, values: Sequence[float]) -> Channels:
@@ -214,17 +237,27 @@ def _channels(name: str, values: Sequence[float]) -> Channels:
     return first, second, third
 
 
+def _resize_bytes(square_NCHW: Tensor, size: int) -> Tensor:
+    side = square_NCHW.shape[2]
+    if side > size:  # down the columns first, which is the quicker of the two: the other then has fewer rows to do
+        square_NCHW = _interpolate(square_NCHW, size, side)
+    return _interpolate(square_NCHW, size, size)
+
+
+def _resize_floats(square_NCHW: Tensor, size: int) -> Tensor:
+    return _interpolate(square_NCHW.float(), size, size).round_().to(torch.uint8)
+
+
 def _interpolate(frames_NCHW: Tensor, height: int, width: int) -> Tensor:
     return interpolate(frames_NCHW, size=(height, width), mode="bilinear", antialias=True)
 
 
 def _normalise(source_CTDD: Tensor, scale_and_shift: tuple[Channels, Channels], out_CTDD: Tensor) -> None:
-    for source_TDD, scale, shift, out_TDD in zip(source_CTDD, *scale_and_shift, out_CTDD, strict=True):
-        values_TDD = out_TDD if out_TDD.dtype == torch.float32 else torch.empty_like(out_TDD, dtype=torch.float32)
-        values_TDD.copy_(source_TDD)
-        torch.add(torch.tensor(shift), values_TDD, alpha=scale, out=values_TDD)  # one pass; mul_ and add_ are two
-        if values_TDD is not out_TDD:
-            out_TDD.copy_(values_TDD)
+    scale_C111, shift_C111 = (torch.tensor(v, device=out_CTDD.device).view(3, 1, 1, 1) for v in scale_and_shift)
+    values_CTDD = out_CTDD if out_CTDD.dtype == torch.float32 else torch.empty_like(out_CTDD, dtype=torch.float32)
+    values_CTDD.copy_(source_CTDD).mul_(scale_C111).add_(shift_C111)
+    if values_CTDD is not out_CTDD:
+        out_CTDD.copy_(values_CTDD)
 
 
 def _check_fit(height: int, width: int, clip: Clip, geometry: ClipGeometry) -> None:
