@@ -1,4 +1,4 @@
-"""The index: one row a video, as columns that are memory-mapped, and the journal of what came since.
+"""The index: one row a video, as columns, the largest one memory-mapped, and the journal of what came since.
 
 All of it is derived from the arrays (`verify --rebuild-index`). A generation of columns is written whole
 beside the current one; replacing `index/zarr.json`, which names it, is the moment of change. Until then the
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.durable import sync_folder, write_file, write_synced
-from resact.cache.files import Files
+from resact.cache.files import Files, require_size
 from resact.cache.layout import (
     CRC_BYTES,
     DOCUMENT,
@@ -165,6 +165,16 @@ class Index:
             raise DamagedError(f"the index is damaged at {self.video_id[row]!r}: {_REBUILD}")
         return part
 
+    def frame_offsets(self, row: int, stop: int) -> npt.NDArray[np.int64]:
+        """(stop + 1,) where in the shard frame 0, 1, ... `stop` of a video begins; the last one may be where all end.
+
+        Raises:
+            DamagedError: this part of the index has changed since it was written.
+        """
+        offsets = np.zeros(stop + 1, np.int64)
+        np.cumsum(self.frame_bytes_of(row)[:stop], out=offsets[1:])
+        return offsets
+
     @classmethod
     def of(cls, records: Iterable[VideoRecord], classes: tuple[str, ...], splits: tuple[str, ...]) -> Self:
         """Columns from records."""
@@ -291,9 +301,10 @@ def write_index(store: Path, index: Index) -> None:
 
 
 def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) -> Index:
-    """Map the current generation and add the journal's rows.
+    """Read the current generation and add the journal's rows.
 
-    Every column but `frame_bytes` is checked here; that one is checked video by video, when it is used.
+    Only `frame_bytes`, by far the largest column, is mapped, and checked video by video when it is used. The others
+    take a hundred bytes a video; mapped, each would hold a file descriptor.
 
     Raises:
         DamagedError: missing, truncated or changed columns or journal lines.
@@ -306,13 +317,14 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
             return Index.of(journal, classes, splits)
         base = f"{INDEX}/{head['generation']}"
 
-        def column(name: str, dtype: Any, length: int, *, check: bool = True) -> npt.NDArray[Any]:
+        def column(name: str, dtype: Any, length: int) -> npt.NDArray[Any]:
             if not length:
                 return np.empty(0, dtype)
-            values, checksum = files.map(f"{base}/{name}/0", np.dtype(dtype).newbyteorder("<"), length, CRC_BYTES)
-            if check and crc32c(values.data) != int.from_bytes(checksum, "little"):
+            numbers, data = np.dtype(dtype).newbyteorder("<"), files.read(f"{base}/{name}/0")
+            require_size(f"{base}/{name}/0", len(data), length * numbers.itemsize + CRC_BYTES)
+            if crc32c(memoryview(data)[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
                 raise DamagedError(f"{where}: column {name} does not match its checksum: {_REBUILD}")
-            return values
+            return np.frombuffer(data, numbers, length)
 
         n = head["videos"]
         texts: dict[str, Any] = {
@@ -326,7 +338,9 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         index = Index(
             **texts,
             **numbers,
-            frame_bytes=column("frame_bytes", np.uint32, head["frames"], check=False),
+            frame_bytes=files.map(f"{base}/frame_bytes/0", np.dtype("<u4"), head["frames"], CRC_BYTES)
+            if head["frames"]
+            else np.empty(0, np.uint32),
             splits={name: column(f"split_{name}", np.uint8, n) for name in splits},
             classes=classes,
         )

@@ -87,15 +87,13 @@ class ClipStore:
             raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
         if self._codec is None:
             return self._read_with_zarr(video_id, start, stop, out)
-        edges = np.zeros(stop + 1, np.int64)  # where in the shard each frame begins, and the last one ends
-        np.cumsum(self.index.frame_bytes_of(row)[:stop], out=edges[1:])
-        begin, end = int(edges[start]), int(edges[stop])
+        edges = self.index.frame_offsets(row, stop)[start:]
+        begin, end = int(edges[0]), int(edges[-1])
         data = self._read_shard(video_id, begin, end)
         if len(data) < end - begin:
-            first = start + int(np.searchsorted(edges[start + 1 :], begin + len(data), "right"))
-            raise self._damaged(f"{video_id}: its shard ends before frame {first} does")
-        cuts = (edges[start:] - begin).tolist()
-        for number, (low, high) in enumerate(pairwise(cuts), start):
+            whole = int(np.searchsorted(edges[1:], begin + len(data), "right"))
+            raise self._damaged(f"{video_id}: its shard ends before frame {start + whole} does")
+        for number, (low, high) in enumerate(pairwise((edges - begin).tolist()), start):
             chunk, checksum = data[low : high - CRC_BYTES], data[high - CRC_BYTES : high]
             if crc32c(chunk) != int.from_bytes(checksum, "little"):
                 raise self._damaged(f"{video_id}: frame {number} does not match its checksum")

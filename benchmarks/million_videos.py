@@ -1,0 +1,151 @@
+"""What an index of a million videos costs: opening it, and drawing clips from it, beside one of a thousand.
+
+Only the index is made, with the store's own writer: random numbers of frames (UCF101's 30 to 196) and of bytes. Each
+store is opened in a fresh process, with the page cache cold and warm. From the repository's root:
+
+    python benchmarks/million_videos.py --output benchmarks/results/million_videos.json
+
+The last line is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from resact.cache.codecs import build_codec
+from resact.cache.durable import create_store, store_lock
+from resact.cache.index import Index, TextColumn, write_index
+from resact.cache.layout import array_name, crc32c
+from resact.cache.provenance import provenance
+from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.store import open_store
+
+CLASSES = tuple(f"class{number:03d}" for number in range(400))
+DRAWN, REPEATS = 20_000, 5
+
+
+def make_store(path: Path, videos: int) -> None:
+    """A store without shards, whose index lists so many videos."""
+    decode = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="7.0.2")
+    dataset = DatasetSettings(
+        name="synthetic", videos=videos, all_classes=len(CLASSES), classes=CLASSES, splits=("split1",), flip_safe=True
+    )
+    create_store(
+        path, StoreSettings(dataset=dataset, decode=decode, codec="jpeg", library=build_codec("jpeg").library())
+    )
+    random = np.random.default_rng(0)
+    num_frames = random.integers(30, 197, videos).astype(np.uint32)
+    ends = np.cumsum(num_frames, dtype=np.uint64)
+    frame_bytes = random.integers(20_000, 30_000, int(ends[-1]), dtype=np.uint32)
+    parts = (crc32c(part.tobytes()) for part in np.split(frame_bytes, ends[:-1].astype(np.intp)))
+    index = Index(
+        video_id=TextColumn.of(f"v_{CLASSES[0]}_g{row // 7:06d}_c{row:07d}" for row in range(videos)),
+        group=TextColumn.of(f"g{row // 7:06d}" for row in range(videos)),
+        problem=TextColumn.of("" for _ in range(videos)),
+        label=random.integers(len(CLASSES), size=videos, dtype=np.int32),
+        status_code=np.zeros(videos, np.uint8),
+        num_frames=num_frames,
+        height=np.full(videos, 256, np.uint32),
+        width=np.full(videos, 342, np.uint32),
+        source_fps=np.full(videos, 25.0),
+        source_bytes=np.full(videos, 500_000, np.uint64),
+        first_frame=ends - num_frames,
+        frames_crc32c=np.fromiter(parts, np.uint32, videos),
+        frame_bytes=frame_bytes,
+        splits={"split1": random.integers(1, 3, videos, dtype=np.uint8)},
+        classes=CLASSES,
+    )
+    with store_lock(path):
+        write_index(path, index)
+
+
+def drop_from_page_cache(path: Path) -> None:
+    """So that the next reader finds the files on the disk only."""
+    os.sync()
+    for file in path.rglob("*"):
+        if file.is_file():
+            descriptor = os.open(file, os.O_RDONLY)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+
+
+def peak_bytes() -> int:
+    """VmHWM; not `ru_maxrss`, which a process inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def measure(path: Path) -> dict[str, Any]:
+    """Open, then draw clips and find their byte ranges; to be run in a process of its own."""
+    start = time.perf_counter()
+    index = open_store(path).index
+    opened = time.perf_counter() - start
+    open_peak = peak_bytes()
+
+    from resact.train.clips.geometry import ClipGeometry
+    from resact.train.clips.sampling import TrainPlan
+
+    plan = TrainPlan(index, index.rows("split1", "train"), ClipGeometry(), seed=0, flip=True)
+    start = time.perf_counter()
+    plan.clip(0, 0)
+    first = time.perf_counter() - start
+    rounds = []
+    for repeat in range(REPEATS):
+        start = time.perf_counter()
+        for number in range(DRAWN // REPEATS):
+            position = repeat * (DRAWN // REPEATS) + number
+            clip = plan.clip(0, position % len(plan))
+            index.frame_offsets(clip.row, clip.stop)[clip.start :]
+            array_name(index.video_id[clip.row])
+        rounds.append((time.perf_counter() - start) / (DRAWN // REPEATS) * 1e6)
+    return {
+        "open_seconds": opened,
+        "open_peak_bytes": open_peak,
+        "first_clip_milliseconds": first * 1e3,
+        "microseconds_a_clip": median(rounds),
+        "microseconds_a_clip_rounds": rounds,
+        "peak_bytes": peak_bytes(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--videos", type=int, nargs="+", default=[1_000, 1_000_000])
+    parser.add_argument("--output", type=Path, help="also write the JSON object there")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure)))
+        return
+    rows = []
+    for videos in arguments.videos:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "store.zarr"
+            make_store(path, videos)
+            frames = len(open_store(path).index.frame_bytes)
+            for cache in ("cold", "warm"):
+                if cache == "cold":
+                    drop_from_page_cache(path)
+                command = [sys.executable, __file__, "--measure", str(path)]
+                run = subprocess.run(command, check=True, capture_output=True, text=True)
+                row = {"videos": videos, "frames": frames, "page_cache": cache, **json.loads(run.stdout)}
+                rows.append(row)
+                print(row, flush=True)
+    result = {"benchmark": "million_videos", "rows": rows, **provenance()}
+    if arguments.output:
+        arguments.output.parent.mkdir(parents=True, exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

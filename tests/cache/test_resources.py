@@ -1,0 +1,100 @@
+"""What an open store holds: mappings that are read when they are used, and nothing once it is let go."""
+
+import gc
+import pickle
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests.conftest import GAUNTLET
+
+from resact.cache.durable import store_lock
+from resact.cache.index import Index, TextColumn, write_index
+from resact.cache.layout import crc32c
+from resact.cache.store import open_store
+
+FRAMES = 4096  # of each synthetic video: 16 KiB of the column, four pages
+
+
+def resident_bytes(file: str) -> int:
+    """How much of a mapped file is in this process's memory."""
+    entries = Path("/proc/self/smaps").read_text().split("VmFlags")
+    (entry,) = [entry for entry in entries if file in entry]
+    return int(entry.partition("\nRss:")[2].split()[0]) * 1024
+
+
+def held() -> dict[str, int]:
+    gc.collect()  # what earlier tests left
+    return {
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "mappings": sum("/index/" in line for line in Path("/proc/self/maps").read_text().splitlines()),
+        "threads": threading.active_count(),
+    }
+
+
+def test_opening_reads_none_of_the_frame_table_and_a_clip_little(scratch) -> None:
+    videos = 1000
+    frame_bytes = np.full(videos * FRAMES, 1000, np.uint32)
+    column = lambda dtype, value: np.full(videos, value, dtype)  # noqa: E731
+    index = Index(
+        video_id=TextColumn.of(f"v{row:04d}" for row in range(videos)),
+        group=TextColumn.of("" for _ in range(videos)),
+        problem=TextColumn.of("" for _ in range(videos)),
+        label=column(np.int32, 0),
+        status_code=column(np.uint8, 0),
+        num_frames=column(np.uint32, FRAMES),
+        height=column(np.uint32, 24),
+        width=column(np.uint32, 32),
+        source_fps=column(np.float64, 25.0),
+        source_bytes=column(np.uint64, 1),
+        first_frame=np.arange(videos, dtype=np.uint64) * FRAMES,
+        frames_crc32c=column(np.uint32, crc32c(frame_bytes[:FRAMES].tobytes())),
+        frame_bytes=frame_bytes,
+        splits={name: column(np.uint8, 1) for name in ("1", "2")},
+        classes=("Jump", "Walk"),
+    )
+    with store_lock(scratch.path):
+        write_index(scratch.path, index)
+    index = open_store(scratch.path).index
+    assert resident_bytes("/frame_bytes/0") == 0
+    assert index.frame_offsets(500, 10).tolist() == list(range(0, 11_000, 1000))
+    touched = resident_bytes("/frame_bytes/0")
+    assert 0 < touched <= 1 << 22  # of 16 MB: the kernel maps up to a huge page along
+
+
+@pytest.mark.faults
+def test_opening_and_letting_go_leaves_nothing_behind(built) -> None:
+    message = pickle.dumps(open_store(built.path))
+    before = held()
+    for number in range(10_000 if GAUNTLET else 300):
+        store = pickle.loads(message) if number % 2 else open_store(built.path)
+        store.read("wide", number % 3, 3)
+        if number == 10:
+            assert held()["mappings"] > before["mappings"]  # what is counted is there while it is open
+        del store
+        if number % 100 == 0:
+            assert held() == before
+    assert held() == before
+
+
+def test_a_clip_outlives_its_store_and_so_does_a_column(built) -> None:
+    before = held()
+    store = open_store(built.path)
+    clip, sizes = store.read("wide", 0, 3), store.index.frame_bytes
+    expected = sizes.tolist()
+    del store
+    assert np.array_equal(clip, built.pixels["wide"])
+    assert sizes.tolist() == expected
+    del sizes
+    assert held() == before
+
+
+def test_many_stores_in_one_process_hold_a_descriptor_and_a_mapping_each(stores) -> None:
+    before = held()
+    opened = [open_store(built.path) for built in stores.values() for _ in range(50)]
+    assert held() == {name: count + 150 * (name != "threads") for name, count in before.items()}
+    for store in opened:
+        assert store.read("wide", 0, 1).any()
+    del opened, store
+    assert held() == before
