@@ -1,0 +1,161 @@
+"""Top-1 and top-5 of clips and of videos, told apart (paper, sec. 3). Shapes: V videos, K views, C classes.
+
+A video's scores are the mean of its views' softmax. Of classes with equal scores the earlier one ranks first, so that
+the same scores give the same figures everywhere. Top-5 is not a figure where there are fewer than five classes: it is
+None then, not a top-k of another k.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from resact.errors import UsageError
+
+TOP = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassScore:
+    """One class's videos."""
+
+    class_name: str
+    videos: int
+    video_top1: float | None
+    """None where the class has no video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Figures of one evaluation; accuracies are fractions in [0, 1]."""
+
+    videos: int
+    views: int | None
+    """Clips a video; None where only videos were scored, as in a fusion."""
+    video_top1: float
+    video_top5: float | None
+    """None where there are fewer than five classes."""
+    clip_top1: float | None
+    """None where only videos were scored."""
+    clip_top5: float | None
+    """None likewise, and where there are fewer than five classes."""
+    per_class: list[ClassScore]
+    """In the order of the classes."""
+    confusion: list[list[int]]
+    """(C, C) videos: the row is the true class, the column the one that scores highest."""
+
+
+def video_scores(logits_VKC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """(V, C) probabilities: the softmax, averaged over the views (the paper averages clip scores, sec. 3)."""
+    mean: npt.NDArray[np.float64] = torch.from_numpy(logits_VKC).double().softmax(2).mean(1).numpy()
+    return mean
+
+
+def ranking(scores_VC: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.intp]:
+    """(V, C) classes from the highest score to the lowest; of equal ones the earlier class first."""
+    return np.argsort(-scores_VC, axis=1, kind="stable")
+
+
+def measure(logits_VKC: npt.NDArray[np.float32], label_V: npt.NDArray[np.int64], classes: Sequence[str]) -> Scores:
+    """Clip-level and video-level figures from the logits of each clip.
+
+    Args:
+        logits_VKC: finite, not softmaxed.
+        label_V: place of each video's class among `classes`.
+        classes: names of the C classes, two or more.
+
+    Raises:
+        UsageError: the arrays do not fit together, or a logit is not finite.
+    """
+    if logits_VKC.ndim != 3 or 0 in logits_VKC.shape:
+        raise UsageError(f"got logits of shape {logits_VKC.shape}, expected (videos, views, classes), none of them 0")
+    videos, views, num_classes = logits_VKC.shape
+    clips = _checked(logits_VKC.reshape(videos * views, num_classes), np.repeat(label_V, views), classes)
+    clip_top1, clip_top5 = _accuracy(*clips, 1), _accuracy(*clips, TOP)
+    return _measured(video_scores(logits_VKC), label_V, classes, views, clip_top1, clip_top5)
+
+
+def measure_videos(
+    scores_VC: npt.NDArray[np.float64], label_V: npt.NDArray[np.int64], classes: Sequence[str]
+) -> Scores:
+    """Video-level figures alone, from the scores of each video, such as those of a fusion.
+
+    Raises:
+        UsageError: as in `measure`.
+    """
+    return _measured(scores_VC, label_V, classes, None, None, None)
+
+
+def _measured(
+    scores_VC: npt.NDArray[np.float64],
+    label_V: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    views: int | None,
+    clip_top1: float | None,
+    clip_top5: float | None,
+) -> Scores:
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    ordered, labels = _checked(scores_VC, label_V, classes)
+    confusion = multiclass_confusion_matrix(ordered, labels, num_classes=len(classes))
+    counts, hits = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    top1 = _accuracy(ordered, labels, 1)
+    assert top1 is not None
+    return Scores(
+        videos=len(labels),
+        views=views,
+        video_top1=top1,
+        video_top5=_accuracy(ordered, labels, TOP),
+        clip_top1=clip_top1,
+        clip_top5=clip_top5,
+        per_class=[
+            ClassScore(class_name=name, videos=count, video_top1=hit / count if count else None)
+            for name, count, hit in zip(classes, counts, hits, strict=True)
+        ],
+        confusion=confusion.tolist(),
+    )
+
+
+def _checked(
+    scores_NC: npt.NDArray[np.floating[Any]], label_N: npt.NDArray[np.int64], classes: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Scores without ties, in the same order, and labels: what torchmetrics is given.
+
+    `torch.topk` says nothing of which of two equal scores comes first; ranks leave it nothing to choose.
+    """
+    num_classes = len(classes)
+    if num_classes < 2 or scores_NC.shape != (len(label_N), num_classes) or not len(label_N):
+        raise UsageError(
+            f"got scores of shape {scores_NC.shape} for {len(label_N)} labels of {num_classes} classes, "
+            "expected (labels, classes), at least one label and two classes"
+        )
+    if label_N.min() < 0 or label_N.max() >= num_classes:
+        raise UsageError(f"got labels {label_N.min()} to {label_N.max()}, expected 0 to {num_classes - 1}")
+    if not np.isfinite(scores_NC).all():
+        bad = int((~np.isfinite(scores_NC).all(1)).sum())
+        raise UsageError(
+            f"{bad:,} of {len(label_N):,} scored clips or videos have scores that are not finite: "
+            "the weights have diverged, train again with a smaller --lr"
+        )
+    ranks = np.empty(scores_NC.shape, np.float32)
+    np.put_along_axis(ranks, ranking(scores_NC), np.arange(num_classes, 0, -1, dtype=np.float32)[None], axis=1)
+    return torch.from_numpy(ranks), torch.from_numpy(label_N.astype(np.int64))
+
+
+def _accuracy(ordered_NC: Tensor, labels_N: Tensor, top: int) -> float | None:
+    """Share whose class is among the `top` highest; None where there are not so many classes.
+
+    From torchmetrics' counts, because its accuracy is their ratio in single precision.
+    """
+    from torchmetrics.functional.classification import multiclass_stat_scores
+
+    num_classes = ordered_NC.shape[1]
+    if num_classes < top:
+        return None
+    counts = multiclass_stat_scores(ordered_NC, labels_N, num_classes=num_classes, top_k=top, average="micro")
+    right, *_, total = counts.tolist()
+    return float(right / total)
