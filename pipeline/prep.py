@@ -16,7 +16,7 @@ from resact.cache.files import LocalFiles
 from resact.cache.index import Index, Journal, read_index, write_index
 from resact.cache.layout import DOCUMENT, FAILED, Source, VideoRecord, array_name, video_id_of
 from resact.cache.store import read_settings
-from resact.errors import DiskFullError, Interrupted, ToolError, UsageError
+from resact.errors import DiskFullError, Interrupted, UsageError
 from resact.pipeline.datasets import Dataset, SourceVideo
 from resact.pipeline.decode import find_ffmpeg
 from resact.pipeline.estimate import estimate_bytes
@@ -148,7 +148,7 @@ def _run(
         if isinstance(outcome, WorkerLostError):
             outcome = _note_failure(job, video, str(outcome))
         if isinstance(outcome, Trouble):
-            raise _as_error(outcome)
+            raise outcome.as_error()
         if outcome.status != "failed":
             forget_failure(job.store, video.video_id)
         journal.append([outcome])
@@ -168,11 +168,6 @@ def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord
     record = failed_record(video, unread, problem)
     commit_video(job.store, record, job.settings, shard=None)
     return record
-
-
-def _as_error(trouble: Trouble) -> Exception:
-    kinds: dict[str, type[Exception]] = {"disk full": DiskFullError, "tool": ToolError}
-    return kinds.get(trouble.kind, RuntimeError)(trouble.message)
 
 
 def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: Console) -> None:

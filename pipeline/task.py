@@ -44,6 +44,11 @@ class Trouble:
     kind: Literal["disk full", "tool", "bug"]
     message: str
 
+    def as_error(self) -> Exception:
+        """To raise in the process that is told."""
+        kinds: dict[str, type[Exception]] = {"disk full": DiskFullError, "tool": ToolError}
+        return kinds.get(self.kind, RuntimeError)(self.message)
+
 
 def prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord | Trouble:
     """Put one video into the store, or note there why it has no frames.
