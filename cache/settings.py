@@ -1,6 +1,7 @@
 """What decides a store's bytes, apart from the videos themselves: fixed when the store is made."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -87,12 +88,26 @@ class StoreSettings:
             raise StoreError(f"{where}: store format {version}, this resact reads format {FORMAT_VERSION}")
         attributes.pop("crc32c", None)
         try:
-            dataset = attributes.pop("dataset")
-            dataset |= {key: tuple(dataset[key]) for key in ("classes", "splits")}
-            decode = DecodeSettings(**attributes.pop("decode"))
-            return cls(dataset=DatasetSettings(**dataset), decode=decode, **attributes)
+            return cls.from_plain(attributes)
         except (KeyError, TypeError) as error:
             raise DamagedError(f"{where}: settings incomplete: {error}") from None
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Self:
+        """From what `asdict` gives, after a turn as JSON.
+
+        Raises:
+            KeyError, TypeError: not that.
+        """
+        dataset, decode = values["dataset"], values["decode"]
+        tuples = {key: tuple(dataset[key]) for key in ("classes", "splits")}
+        parts = {"dataset": DatasetSettings(**{**dataset, **tuples}), "decode": DecodeSettings(**decode)}
+        return cls(**{**values, **parts})
+
+    def differences(self, other: "StoreSettings") -> dict[str, tuple[Any, Any]]:
+        """Setting, such as `decode.fps`, -> its value here and in the other, where they differ."""
+        ours, theirs = _flat(asdict(self)), _flat(asdict(other))
+        return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
 
     def require_same(self, wanted: Self, where: str) -> None:
         """Refuse to mix settings in one store.
@@ -100,9 +115,8 @@ class StoreSettings:
         Raises:
             SettingsError: names each setting that differs, both values side by side.
         """
-        ours, theirs = _flat(asdict(self)), _flat(asdict(wanted))
         differing = [
-            f"{key}: store {ours[key]!r}, asked for {theirs[key]!r}" for key in ours if ours[key] != theirs[key]
+            f"{key}: store {ours!r}, asked for {theirs!r}" for key, (ours, theirs) in self.differences(wanted).items()
         ]
         if differing:
             raise SettingsError(

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from resact.cache.index import index_files
+from resact.cache.settings import StoreSettings
 from resact.cache.store import ClipStore
 from resact.errors import RunError
 from resact.train.clips.transform import Normalisation
@@ -25,6 +26,8 @@ class StoreIdentity:
     """sha256 of the store's settings, in hex."""
     contents: str
     """Digest of the index: of its videos, their splits, and the bytes of each frame."""
+    settings: StoreSettings
+    """The data set, how its videos were decoded, and how the frames are stored."""
     partial: str | None
     """What was missing from the whole data set, in words."""
 
@@ -36,6 +39,7 @@ class StoreIdentity:
             dataset=store.settings.dataset.name,
             fingerprint=store.settings.fingerprint,
             contents=index_files(store.index)[0],
+            settings=store.settings,
             partial=store.partial,
         )
 
@@ -83,11 +87,12 @@ class RunRecord:
             saved = json.loads(text)
             if saved.pop("format") != FORMAT_VERSION:
                 raise RunError(f"{where} is of another format than {FORMAT_VERSION}: use the resact that wrote it")
+            store = saved.pop("store")
             return cls(
                 config=RunConfig.from_json(saved.pop("config")),
                 architecture=Architecture(**saved.pop("architecture")),
                 normalisation=Normalisation(**saved.pop("normalisation")),
-                store=StoreIdentity(**saved.pop("store")),
+                store=StoreIdentity(**{**store, "settings": StoreSettings.from_plain(store["settings"])}),
                 classes=tuple(saved.pop("classes")),
                 held_out=tuple(saved.pop("held_out")),
                 **saved,

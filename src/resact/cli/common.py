@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from resact.pipeline.datasets import Dataset
     from resact.pipeline.task import PrepJob
 
+DONE_WITH_FAILURES = 3
+"""Exit code: done, but some videos failed."""
+
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End standard output with one JSON object; all else to standard error.")
 ]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from resact.cli.common import (
+    DONE_WITH_FAILURES,
     AllowPartialOption,
     ClassesOption,
     DatasetArgument,
@@ -26,8 +27,6 @@ from resact.cli.common import (
     worker_count,
 )
 from resact.errors import UsageError
-
-DONE_WITH_FAILURES = 3
 
 app = typer.Typer()
 

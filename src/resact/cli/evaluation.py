@@ -1,0 +1,290 @@
+"""Commands that use trained networks."""
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from resact.cli.common import DONE_WITH_FAILURES, FfmpegOption, JsonOption, open_console, print_json
+from resact.cli.training import RunsOption, ThreadsOption
+from resact.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from rich.console import Console
+
+    from resact.cache.store import ClipStore
+    from resact.train.runs.predictions import Predictions
+    from resact.train.runs.trained import TrainedRun
+
+app = typer.Typer()
+
+_PLAIN_LINE_SECONDS = 10.0
+
+ViewsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Clips a video, sampled uniformly; left out, 10.")
+]
+WeightsOption = Annotated[
+    str | None,
+    typer.Option(help="last: of the last epoch (left out, these); best: of the best validation in training."),
+]
+
+
+@app.command()
+def evaluate(
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN]", help="Name or path of a run; left out, the one that was trained last."),
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    store: Annotated[
+        str | None, typer.Option(help="Clip store; left out, the one that the run was trained on.")
+    ] = None,
+    views: ViewsOption = None,
+    weights: WeightsOption = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Clips at a time; left out, those of one video."),
+    ] = None,
+    threads: ThreadsOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write each clip's logits here instead of RUN/predictions.npz."),
+    ] = None,
+    fuse: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Average the video scores with this run's; both from their predictions.npz."),
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="Of the run that --fuse names, 0 to 1; left out, 0.5.")] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Test a run as the paper does: 10 clips a test video, their scores averaged."""
+    from resact.train.runs.evaluate import VIEWS, evaluate_run
+    from resact.train.runs.metrics import measure
+    from resact.train.runs.predictions import PREDICTIONS, write_predictions
+    from resact.train.runs.score_tables import classes_table, figures_table
+    from resact.train.runs.trained import find_run, load_trained
+
+    console = open_console(json_output)
+    folder = find_run(run, runs)
+    if fuse is not None:
+        said: dict[str, object] = {"--store": store, "--views": views, "--weights": weights, "--output": output}
+        said |= {"--batch-size": batch_size, "--threads": threads}
+        if given := [name for name, value in said.items() if value is not None]:
+            raise UsageError(
+                f"got {', '.join(given)} with --fuse, which takes what evaluations have written: "
+                "give them to `resact evaluate` of each run first"
+            )
+        _fuse(folder.path, find_run(fuse, runs).path, 0.5 if weight is None else weight, console, json_output)
+        return
+    if weight is not None:
+        raise UsageError("got --weight without --fuse: name the run that it is of")
+    trained = load_trained(folder, weights=_which(weights))
+    _introduce(trained, console)
+    opened = _store_of(trained, store)
+    with _progress(console) as progress:
+        predictions = evaluate_run(
+            trained,
+            opened,
+            views=VIEWS if views is None else views,
+            other_codec=store is not None,
+            batch_size=batch_size,
+            threads=threads,
+            progress=progress,
+        )
+    target = output or folder.path / PREDICTIONS
+    write_predictions(target, predictions)
+    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
+    made = predictions.provenance
+    console.print(
+        f"{scores.videos:,} {made.membership} videos of {made.dataset} ({made.split}), {scores.views} views, from "
+        f"{opened.files} ({made.codec}); {made.padded_share:.1%} of the clips are longer than their video"
+    )
+    for note in _notes(predictions):
+        console.print(f"note: {note}")
+    console.print(classes_table(scores), soft_wrap=False)
+    console.print(figures_table([(trained.name, scores)]), soft_wrap=False)
+    console.print(f"each clip's logits: {target}")
+    if json_output:
+        payload = {**asdict(made), "store": str(opened.files), "predictions": str(target)}
+        print_json(payload | {"classes": list(trained.record.classes)} | asdict(scores))
+
+
+@app.command()
+def predict(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    run: Annotated[
+        str | None, typer.Option(help="Name or path of a run; left out, the one that was trained last.")
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes to give of each video.")] = 5,
+    views: ViewsOption = None,
+    weights: WeightsOption = None,
+    ffmpeg: FfmpegOption = None,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Say what a run's network sees in video files. Exit code 3 when it failed for some, 1 when it failed for all."""
+    from resact.errors import DecodeError, DiskFullError
+    from resact.pipeline.decode import find_ffmpeg
+    from resact.pipeline.single_video import single_video_store
+    from resact.train.runs.evaluate import VIEWS
+    from resact.train.runs.predict import predict_video
+    from resact.train.runs.trained import find_run, load_trained
+
+    console = open_console(json_output)
+    if not 0 < timeout < float("inf"):
+        raise UsageError(f"got --timeout {timeout}, expected seconds over 0")
+    trained = load_trained(find_run(run, runs), weights=_which(weights))
+    decode = trained.record.store.settings.decode
+    _introduce(trained, console)
+    if (version := find_ffmpeg(ffmpeg)[1]) != decode.ffmpeg:
+        console.print(f"note: decoded with ffmpeg {version}, where the run's store was made with {decode.ffmpeg}")
+    count = VIEWS if views is None else views
+    rows = []
+    for video in videos:
+        row: dict[str, Any] = {"video": str(video), "status": "failed", "problem": None, "top": []}
+        try:
+            with single_video_store(video, decode, ffmpeg=ffmpeg, timeout_seconds=timeout) as store:
+                seen = predict_video(trained, store, views=count, top=top)
+                row |= {"status": store.index.status[0], "problem": store.index.problem[0] or None}
+            row |= {"frames": seen.num_frames, "padded": seen.padded}
+            row["top"] = [{"class_name": name, "probability": share} for name, share in seen.top]
+        except (DecodeError, DiskFullError) as error:
+            row["problem"] = str(error)
+        _show(row, trained, console)
+        rows.append(row)
+    if json_output:
+        print_json({"run": trained.name, "videos": rows})
+    failed = sum(row["status"] == "failed" for row in rows)
+    if failed:
+        raise typer.Exit(DONE_WITH_FAILURES if failed < len(rows) else 1)
+
+
+def _show(row: dict[str, Any], trained: "TrainedRun", console: "Console") -> None:
+    """One video's prediction, or why there is none."""
+    from resact.cache.layout import printable
+    from resact.train.runs.score_tables import percent
+
+    lines = [f"{row['video']}: {row['status']}" + (f": {row['problem']}" if row["problem"] else "")]
+    if row.get("padded"):
+        geometry = trained.geometry
+        lines.append(
+            f"  note: its {row['frames']} frames are fewer than the {geometry.frames_read} of a clip: "
+            f"{_PADDING[geometry.short_clips]}, as in training"
+        )
+    lines += [f"  {percent(guess['probability']):>8}  {guess['class_name']}" for guess in row["top"]]
+    console.print(printable("\n".join(lines)))
+
+
+_PADDING = {
+    "mirror": "it is mirrored in time",
+    "loop": "it is repeated",
+    "hold": "its last frame is held",
+}
+
+
+def _which(weights: str | None) -> Literal["last", "best"]:
+    if weights is None or weights == "last":
+        return "last"
+    if weights == "best":
+        return "best"
+    raise UsageError(f"got --weights {weights!r}, expected last or best")
+
+
+def _introduce(trained: "TrainedRun", console: "Console") -> None:
+    """Which run, which of its weights, and whether it is done."""
+    header, record = trained.header, trained.record
+    console.print(
+        f"{trained.name}: {record.architecture.network}, {len(record.classes)} classes of {record.store.dataset}; "
+        f"{trained.weights} weights, of epoch {header.epoch} of {header.epochs}; "
+        f"{trained.precision} on {trained.device}"
+    )
+    if trained.weights == "last" and header.epoch < header.epochs:
+        console.print("note: its training is not done")
+
+
+def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
+    from resact.cache.store import open_store
+    from resact.errors import StoreNotFoundError
+
+    if store is not None:
+        return open_store(store)
+    try:
+        return open_store(trained.record.store.path)
+    except StoreNotFoundError as error:
+        raise StoreNotFoundError(
+            f"the store of {trained.name} is not where it was; name it with --store ({error})"
+        ) from None
+
+
+def _notes(predictions: "Predictions") -> list[str]:
+    """What keeps a figure from being the paper's protocol on the run's own store, or of the whole data set."""
+    from resact.train.runs.metrics import TOP
+
+    made, notes = predictions.provenance, []
+    for key, (was, now) in made.differs_from_training.items():
+        if key == "contents":
+            notes.append("the store holds other videos than when the run was trained, or other bytes of them")
+        else:
+            notes.append(f"{key}: trained on {was}, evaluated on {now}")
+    if made.partial:
+        notes.append(made.partial)
+    if len(predictions.classes) < TOP:
+        notes.append(f"top-{TOP} is no figure with {len(predictions.classes)} classes")
+    return notes
+
+
+@contextmanager
+def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
+    """A bar on a terminal, a plain line every few seconds elsewhere."""
+    from time import monotonic
+
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
+    start = last_line = monotonic()
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def tell(done: int, total: int) -> None:
+            nonlocal last_line
+            now = monotonic()
+            rate = done / max(now - start, 1e-9)
+            bar.update(task, completed=done, total=total, description=f"{rate:,.1f} clips/s")
+            if bar.disable and now - last_line >= _PLAIN_LINE_SECONDS:
+                last_line = now
+                left = (total - done) / rate
+                console.print(f"{done:,} of {total:,} clips, {rate:,.1f} clips/s, {left:,.0f} s left")
+
+        yield tell
+
+
+def _fuse(first: Path, second: Path, weight: float, console: "Console", json_output: bool) -> None:
+    """Late fusion of two evaluated runs, from disk alone."""
+    from resact.train.runs.metrics import measure, measure_videos
+    from resact.train.runs.predictions import PREDICTIONS, fuse, read_predictions
+    from resact.train.runs.score_tables import classes_table, figures_table
+
+    pair = read_predictions(first / PREDICTIONS), read_predictions(second / PREDICTIONS)
+    fused_VC = fuse(*pair, weight)
+    classes, label = pair[0].classes.tolist(), pair[0].label
+    scores, rows, parts = measure_videos(fused_VC, label, classes), [], []
+    for predictions in pair:
+        made, alone = predictions.provenance, measure(predictions.logits, label, classes)
+        console.print(
+            f"{made.run}: {alone.videos:,} {made.membership} videos of {made.dataset} ({made.split}), "
+            f"{alone.views} views, {made.weights} weights, of epoch {made.epoch} of {made.epochs}"
+        )
+        for note in _notes(predictions):
+            console.print(f"note: {made.run}: {note}")
+        rows.append((made.run, alone))
+        parts.append(asdict(made) | asdict(alone))
+    fused = f"{1 - weight:g} x {rows[0][0]} + {weight:g} x {rows[1][0]}"
+    console.print(classes_table(scores), soft_wrap=False)
+    console.print(figures_table([*rows, (fused, scores)]), soft_wrap=False)
+    if json_output:
+        print_json({"weight": weight, "fused": parts, "classes": classes, **asdict(scores)})

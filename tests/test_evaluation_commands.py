@@ -1,0 +1,279 @@
+"""`resact evaluate` and `resact predict`, from real videos to the last line of standard output."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from rich.console import Console
+from tests.pipeline.conftest import encode, footage
+from tests.train.runs.untrained import untrained_run
+from typer.testing import CliRunner
+
+from resact.cache.codecs import build_codec
+from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.store import ClipStore, open_store
+from resact.cli import app, evaluation
+from resact.errors import ResactError, RunError, RunNotFoundError, SettingsError, StoreNotFoundError, UsageError
+from resact.pipeline.datasets import Dataset, SourceVideo
+from resact.pipeline.decode import find_ffmpeg
+from resact.pipeline.executor import open_executor
+from resact.pipeline.prep import prep
+from resact.pipeline.single_video import single_video_store
+from resact.pipeline.task import PrepJob
+from resact.train.runs.evaluate import evaluate_run
+from resact.train.runs.predict import predict_video
+from resact.train.runs.predictions import fuse, read_predictions
+from resact.train.runs.trained import find_run, load_trained
+
+CLASSES = tuple("ABCDEF")
+SECONDS = (1.4, 0.4, 1.0, 2.0)  # at 15 fps a clip of 9 frames is longer than the second one
+
+
+class Workplace:
+    """A folder with videos, a store of each codec, and two runs of the lossless one."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.runs = root, root / "runs"
+        self.videos = [root / f"video {number}.avi" for number in range(len(SECONDS))]
+        for number, (path, seconds) in enumerate(zip(self.videos, SECONDS, strict=True)):
+            encode(footage("bikes" if number % 2 else "carphone_pristine"), path, start=0.3 * number, seconds=seconds)
+        self.zstd, self.jpeg = (self._prep(codec) for codec in ("zstd", "jpeg"))
+        untrained_run(self.runs / "a", self.zstd, modality="residual", seed=3)
+        untrained_run(self.runs / "b", self.zstd, modality="both", seed=4)
+
+    def _prep(self, codec: str) -> ClipStore:
+        dataset = DatasetSettings(
+            name="clips", videos=9, all_classes=6, classes=CLASSES, splits=("1",), flip_safe=True
+        )  # fmt: skip
+        decode = DecodeSettings(fps="15", short_side=32, max_seconds=None, ffmpeg=find_ffmpeg()[1])
+        settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
+        videos = tuple(
+            SourceVideo(
+                video_id=f"v{number}",
+                class_name=CLASSES[number],
+                label=number,
+                group=f"g{number}",
+                splits={"1": "test"},
+                path=path,
+                name=path.name,
+            )
+            for number, path in enumerate(self.videos)
+        )
+        store = self.root / f"{codec}.zarr"
+        prep(
+            Dataset(settings=dataset, videos=videos, missing=(), notes=()),
+            PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=60),
+            open_executor=lambda: open_executor(workers=0),
+            console=Console(quiet=True),
+        )
+        return open_store(store)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small only wait for more
+    yield Workplace(tmp_path_factory.mktemp("workplace"))
+    torch.set_num_threads(threads)
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def last_json(result: Result) -> dict[str, Any]:
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    payload: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return payload
+
+
+def error_of(*arguments: object) -> ResactError:
+    error = call(*arguments).exception
+    assert isinstance(error, ResactError), error
+    return error
+
+
+def test_evaluate_prints_figures_and_keeps_logits(place: Workplace) -> None:
+    result = call("evaluate", "a", "--runs", place.runs, "--json")
+    payload = last_json(result)
+    assert len(result.stdout.splitlines()) == 1
+    trained = load_trained(find_run("a", place.runs))
+    expected = evaluate_run(trained, place.zstd)
+    kept = read_predictions(place.runs / "a" / "predictions.npz")
+    np.testing.assert_array_equal(kept.logits, expected.logits)
+    assert kept.provenance == expected.provenance
+    assert kept.logits.shape == (4, 10, 6)
+    best = kept.scores.argmax(1)
+    assert (payload["videos"], payload["views"]) == (4, 10)
+    assert payload["video_top1"] == (best == kept.label).mean()
+    assert payload["clip_top1"] == (kept.logits.argmax(2) == kept.label[:, None]).mean()
+    for name in ("video_top5", "clip_top5"):
+        assert 0 <= payload[name] <= 1
+    assert payload["classes"] == list(CLASSES)
+    assert [row["videos"] for row in payload["per_class"]] == [1, 1, 1, 1, 0, 0]
+    assert np.array(payload["confusion"])[np.arange(4), best].tolist() == [1] * 4
+    assert payload["padded_share"] == 0.25
+    assert (payload["codec"], payload["differs_from_training"], payload["precision"]) == ("zstd", {}, "float32")
+    assert payload["store"] == str(place.root / "zstd.zarr")
+    words = " ".join(result.stderr.split())
+    for part in (
+        f"a: p3d-resnet50, 6 classes of clips; last weights, of epoch 2 of 2; float32 on {trained.device}",
+        "4 test videos of clips (1), 10 views, from",
+        "25.0% of the clips are longer than their video",
+        "note: not the whole of clips: 4 of 9 videos",
+        "video top-1 video top-5 clip top-1 clip top-5",
+        "most often taken for",
+    ):
+        assert part in words
+
+
+def test_views_weights_and_output(place: Workplace, tmp_path: Path) -> None:
+    before = (place.runs / "a" / "predictions.npz").exists()
+    payload = last_json(
+        call("evaluate", place.runs / "a", "--views", 3, "--batch-size", 2, "--threads", 1, "--output",
+             tmp_path / "other.npz", "--json")
+    )  # fmt: skip
+    assert payload["views"] == 3
+    assert read_predictions(tmp_path / "other.npz").logits.shape == (4, 3, 6)
+    assert (place.runs / "a" / "predictions.npz").exists() == before
+    assert "got --weights 'first', expected last or best" in str(
+        error_of("evaluate", "a", "--runs", place.runs, "--weights", "first")
+    )
+    assert "has no best.safetensors" in str(error_of("evaluate", "a", "--runs", place.runs, "--weights", "best"))
+
+
+def test_another_codec_is_named(place: Workplace, tmp_path: Path) -> None:
+    result = call(
+        "evaluate", "a", "--runs", place.runs, "--store", place.root / "jpeg.zarr", "--output", tmp_path / "o.npz",
+        "--views", 1, "--json",
+    )  # fmt: skip
+    assert last_json(result)["differs_from_training"]["codec"] == ["zstd", "jpeg"]
+    assert "note: codec: trained on zstd, evaluated on jpeg" in result.stderr
+
+
+def test_a_store_that_has_moved_or_is_another(place: Workplace, tmp_path: Path) -> None:
+    moved = untrained_run(tmp_path / "runs" / "moved", place.zstd)
+    text = moved.config.read_text()
+    moved.config.write_text(text.replace(str(place.root / "zstd.zarr"), "/nowhere.zarr"))
+    error = error_of("evaluate", "--runs", tmp_path / "runs")
+    assert isinstance(error, StoreNotFoundError)
+    assert "the store of moved is not where it was; name it with --store" in str(error)
+    moved.config.write_text(text.replace('"fps": "15"', '"fps": "25"'))
+    error = error_of("evaluate", "--runs", tmp_path / "runs", "--store", place.root / "zstd.zarr")
+    assert isinstance(error, SettingsError)
+    assert "decode.fps: trained on '25', store has '15'" in str(error)
+
+
+def test_a_run_that_is_not_done_is_told(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    untrained_run(tmp_path / "runs" / "early", place.zstd, epoch=1)
+    monkeypatch.setattr(evaluation, "_PLAIN_LINE_SECONDS", 0.0)
+    result = call("evaluate", "--runs", tmp_path / "runs", "--views", 2)
+    assert result.exit_code == 0
+    assert "note: its training is not done" in result.stdout
+    assert [line.split(" clips, ")[0] for line in result.stdout.splitlines() if line.endswith(" s left")] == [
+        "2 of 8", "4 of 8", "6 of 8", "8 of 8",
+    ]  # fmt: skip
+
+
+def test_two_runs_are_fused_from_disk(place: Workplace, tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        call("evaluate", run, "--runs", place.runs, "--views", 2 if run == "a" else 3)
+    result = call("evaluate", "a", "--runs", place.runs, "--fuse", "b", "--weight", 0.25, "--json")
+    payload = last_json(result)
+    first, second = (read_predictions(place.runs / run / "predictions.npz") for run in ("a", "b"))
+    fused = 0.75 * first.scores + 0.25 * second.scores
+    np.testing.assert_array_equal(fuse(first, second, 0.25), fused)
+    assert payload["video_top1"] == (fused.argmax(1) == first.label).mean()
+    assert np.array(payload["confusion"])[first.label, fused.argmax(1)].tolist() == [1] * 4
+    assert (payload["videos"], payload["views"], payload["clip_top1"], payload["clip_top5"]) == (4, None, None, None)
+    assert payload["weight"] == 0.25
+    assert [(part["run"], part["views"]) for part in payload["fused"]] == [("a", 2), ("b", 3)]
+    assert payload["fused"][1]["video_top1"] == (second.scores.argmax(1) == second.label).mean()
+    assert "0.75 x a + 0.25 x b" in result.stderr
+    half = last_json(call("evaluate", "a", "--runs", place.runs, "--fuse", "b", "--json"))
+    assert half["weight"] == 0.5
+
+
+def test_mistakes_with_fuse(place: Workplace, tmp_path: Path) -> None:
+    untrained_run(tmp_path / "runs" / "a", place.zstd)
+    untrained_run(tmp_path / "runs" / "b", place.zstd)
+    arguments = ("evaluate", "a", "--runs", tmp_path / "runs")
+    error = error_of(*arguments, "--fuse", "b")
+    assert isinstance(error, RunError)
+    assert f"make them with `resact evaluate {tmp_path / 'runs' / 'a'}`" in str(error)
+    error = error_of(*arguments, "--fuse", "b", "--views", 3, "--store", "x")
+    assert isinstance(error, UsageError)
+    assert "got --store, --views with --fuse" in str(error)
+    assert "got --weight without --fuse" in str(error_of(*arguments, "--weight", 0.5))
+    assert isinstance(error_of(*arguments, "--fuse", "c"), RunNotFoundError)
+
+
+def test_predict_gives_what_evaluating_the_videos_gives(place: Workplace) -> None:
+    for run in ("a", "b"):
+        trained = load_trained(find_run(run, place.runs))
+        evaluated = evaluate_run(trained, place.zstd)
+        decode = trained.record.store.settings.decode
+        for video, path in enumerate(place.videos):
+            with single_video_store(path, decode) as store:
+                predicted = predict_video(trained, store)
+            np.testing.assert_array_equal(predicted.logits, evaluated.logits[video])
+        payload = last_json(call("predict", *place.videos, "--run", run, "--runs", place.runs, "--json"))
+        assert [row["video"] for row in payload["videos"]] == [str(path) for path in place.videos]
+        for row, scores in zip(payload["videos"], evaluated.scores, strict=True):
+            order = np.argsort(-scores, kind="stable")[:5]
+            expected = [{"class_name": CLASSES[c], "probability": scores[c]} for c in order]
+            assert row["top"] == expected
+            assert (row["status"], row["problem"]) == ("ok", None)
+        assert [row["padded"] for row in payload["videos"]] == [False, True, False, False]
+
+
+def test_one_bad_file_does_not_lose_the_others(place: Workplace, tmp_path: Path) -> None:
+    empty, half, still = tmp_path / "empty.avi", tmp_path / "half.avi", tmp_path / "still.avi"
+    empty.touch()
+    half.write_bytes(place.videos[3].read_bytes()[: place.videos[3].stat().st_size // 2])
+    encode(footage("bikes"), still, start=0, seconds=0.04)
+    files = [place.videos[0], empty, tmp_path / "missing.avi", half, still, place.videos[2]]
+    result = call("predict", *files, "--run", "a", "--runs", place.runs, "--top", 2, "--views", 3, "--json")
+    assert result.exit_code == 3
+    rows = last_json(result)["videos"]
+    assert [row["status"] for row in rows] == ["ok", "failed", "failed", "damaged", "failed", "ok"]
+    problems = [row["problem"] for row in rows]
+    assert problems[:3] == [None, "the file is empty", "no such file"]
+    assert problems[3]
+    assert problems[4].startswith("too short: 1 frames, and a residual")
+    assert [len(row["top"]) for row in rows] == [2, 0, 0, 2, 0, 2]
+    assert f"{empty}: failed: the file is empty" in result.stderr
+    assert f"{half}: damaged: " in result.stderr
+    alone = call("predict", empty, "--run", "a", "--runs", place.runs)
+    assert alone.exit_code == 1
+    assert "failed: the file is empty" in alone.stdout
+
+
+def test_predict_says_what_it_saw(place: Workplace) -> None:
+    result = call("predict", place.videos[1], "--run", "a", "--runs", place.runs, "--top", 9)
+    assert result.exit_code == 0
+    words = " ".join(result.stdout.split())
+    num_frames = place.zstd.index.num_frames[1]
+    assert num_frames < 9
+    assert f"{place.videos[1]}: ok note: its {num_frames} frames are fewer than the 9 of a clip: it is mir" in words
+    assert words.count(" % ") == len(CLASSES)
+    again = untrained_run(place.root / "older" / "a", place.zstd)
+    again.config.write_text(again.config.read_text().replace(f'"ffmpeg": "{find_ffmpeg()[1]}"', '"ffmpeg": "4.2"'))
+    result = call("predict", place.videos[0], "--run", again.path)
+    assert "where the run's store was made with 4.2" in result.stdout
+    assert "got --timeout 0.0" in str(error_of("predict", place.videos[0], "--run", again.path, "--timeout", 0))
+
+
+def test_a_mistake_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "resact", "predict", "video.avi"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == "resact: no trained run in runs: train one with `resact train`, or name another --runs\n"
