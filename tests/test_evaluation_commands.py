@@ -1,8 +1,6 @@
 """`resact evaluate` and `resact predict`, from real videos to the last line of standard output."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +144,7 @@ def test_views_weights_and_output(place: Workplace, tmp_path: Path) -> None:
     assert "got --weights 'first', expected last or best" in str(
         error_of("evaluate", "a", "--runs", place.runs, "--weights", "first")
     )
+    assert "make /nowhere" in str(error_of("evaluate", "a", "--runs", place.runs, "--output", "/nowhere/o.npz"))
     assert "has no best.safetensors" in str(error_of("evaluate", "a", "--runs", place.runs, "--weights", "best"))
 
 
@@ -197,8 +196,17 @@ def test_two_runs_are_fused_from_disk(place: Workplace, tmp_path: Path) -> None:
     assert [(part["run"], part["views"]) for part in payload["fused"]] == [("a", 2), ("b", 3)]
     assert payload["fused"][1]["video_top1"] == (second.scores.argmax(1) == second.label).mean()
     assert "0.75 x a + 0.25 x b" in result.stderr
+    assert "trained further" not in result.stderr
     half = last_json(call("evaluate", "a", "--runs", place.runs, "--fuse", "b", "--json"))
     assert half["weight"] == 0.5
+
+
+def test_fusing_what_was_evaluated_before_more_training_is_told(place: Workplace, tmp_path: Path) -> None:
+    folder = untrained_run(tmp_path / "a", place.zstd, seed=1)
+    call("evaluate", folder, "--views", 1)
+    untrained_run(tmp_path / "b", place.zstd, seed=2).weights("last").replace(folder.weights("last"))
+    words = call("evaluate", folder, "--fuse", folder).stdout
+    assert f"note: a was trained further since: `resact evaluate {folder}` evaluates it again" in words
 
 
 def test_mistakes_with_fuse(place: Workplace, tmp_path: Path) -> None:
@@ -215,23 +223,24 @@ def test_mistakes_with_fuse(place: Workplace, tmp_path: Path) -> None:
     assert isinstance(error_of(*arguments, "--fuse", "c"), RunNotFoundError)
 
 
+def test_predicted_logits_are_those_of_evaluating_a_lossless_store(place: Workplace) -> None:
+    trained = load_trained(find_run("b", place.runs))
+    evaluated = evaluate_run(trained, place.zstd)
+    for video, path in enumerate(place.videos):
+        with single_video_store(path, trained.record.store.settings.decode) as store:
+            predicted = predict_video(trained, store)
+        np.testing.assert_array_equal(predicted.logits, evaluated.logits[video])
+
+
 def test_predict_gives_what_evaluating_the_videos_gives(place: Workplace) -> None:
-    for run in ("a", "b"):
-        trained = load_trained(find_run(run, place.runs))
-        evaluated = evaluate_run(trained, place.zstd)
-        decode = trained.record.store.settings.decode
-        for video, path in enumerate(place.videos):
-            with single_video_store(path, decode) as store:
-                predicted = predict_video(trained, store)
-            np.testing.assert_array_equal(predicted.logits, evaluated.logits[video])
-        payload = last_json(call("predict", *place.videos, "--run", run, "--runs", place.runs, "--json"))
-        assert [row["video"] for row in payload["videos"]] == [str(path) for path in place.videos]
-        for row, scores in zip(payload["videos"], evaluated.scores, strict=True):
-            order = np.argsort(-scores, kind="stable")[:5]
-            expected = [{"class_name": CLASSES[c], "probability": scores[c]} for c in order]
-            assert row["top"] == expected
-            assert (row["status"], row["problem"]) == ("ok", None)
-        assert [row["padded"] for row in payload["videos"]] == [False, True, False, False]
+    evaluated = evaluate_run(load_trained(find_run("a", place.runs)), place.zstd)
+    payload = last_json(call("predict", *place.videos, "--run", "a", "--runs", place.runs, "--json"))
+    assert [row["video"] for row in payload["videos"]] == [str(path) for path in place.videos]
+    for row, scores in zip(payload["videos"], evaluated.scores, strict=True):
+        best = np.argsort(-scores, kind="stable")[:5]
+        assert row["top"] == [{"class_name": CLASSES[c], "probability": scores[c]} for c in best]
+        assert (row["status"], row["problem"]) == ("ok", None)
+    assert [row["padded"] for row in payload["videos"]] == [False, True, False, False]
 
 
 def test_one_bad_file_does_not_lose_the_others(place: Workplace, tmp_path: Path) -> None:
@@ -271,9 +280,8 @@ def test_predict_says_what_it_saw(place: Workplace) -> None:
     assert "got --timeout 0.0" in str(error_of("predict", place.videos[0], "--run", again.path, "--timeout", 0))
 
 
-def test_a_mistake_is_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "resact", "predict", "video.avi"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert done.stdout == ""
-    assert done.stderr == "resact: no trained run in runs: train one with `resact train`, or name another --runs\n"
+def test_without_a_run(tmp_path: Path) -> None:
+    for command in (["evaluate"], ["predict", "video.avi"]):
+        error = error_of(*command, "--runs", tmp_path)
+        assert isinstance(error, RunNotFoundError)
+        assert str(error).endswith("train one with `resact train`, or name another --runs")

@@ -10,13 +10,13 @@ import zipfile
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.durable import sync_folder, write_synced
+from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
 from resact.errors import DivergedError, RunError, UsageError
 from resact.train.runs.metrics import video_scores
 
@@ -29,8 +29,7 @@ class Provenance:
 
     run: str
     """Name of the run."""
-    weights: str
-    """`last` or `best`."""
+    weights: Literal["last", "best"]
     weights_sha256: str
     """Of the file of weights, in hex."""
     epoch: int
@@ -125,14 +124,19 @@ _KINDS: dict[str, Any] = {
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write the whole file or nothing; one that is there is replaced."""
+    """Write the whole file or nothing; one that is there is replaced.
+
+    Raises:
+        DiskFullError: no room left.
+    """
     buffer = io.BytesIO()
     provenance = json.dumps(asdict(predictions.provenance), sort_keys=True)
     np.savez(buffer, **{name: getattr(predictions, name) for name in _KINDS}, provenance=np.array(provenance))
-    attempt = path.with_name(f".{path.name}.{uuid4().hex}")
-    write_synced(attempt, buffer.getvalue())
-    attempt.replace(path)
-    sync_folder(path.parent)
+    attempt = path.with_name(f".{path.name}.{uuid4().hex}")  # evaluations may run side by side
+    with disk_full_as_error(path.parent):
+        write_synced(attempt, buffer.getvalue())
+        attempt.replace(path)
+        sync_folder(path.parent)
 
 
 def read_predictions(path: Path) -> Predictions:

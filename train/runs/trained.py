@@ -13,6 +13,7 @@ from resact.errors import CheckpointError, RunNotFoundError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.networks.models import ActionNetwork
 from resact.train.runs.folder import RunFolder, WeightsHeader, Which
+from resact.train.runs.predictions import Provenance
 from resact.train.runs.record import RunRecord
 
 
@@ -113,6 +114,12 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
         header=header,
         weights_sha256=digest,
     )
+
+
+def is_current(folder: RunFolder, made: Provenance) -> bool:
+    """Whether predictions are of the weights that the run has now, and not of those before it was trained further."""
+    path = folder.weights(made.weights)
+    return path.exists() and _sha256(path) == made.weights_sha256
 
 
 def _sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resact.cache.store import ClipStore
+    from resact.train.runs.folder import RunFolder
     from resact.train.runs.predictions import Predictions
     from resact.train.runs.trained import TrainedRun
 
@@ -78,10 +79,15 @@ def evaluate(
                 f"got {', '.join(given)} with --fuse, which takes what evaluations have written: "
                 "give them to `resact evaluate` of each run first"
             )
-        _fuse(folder.path, find_run(fuse, runs).path, 0.5 if weight is None else weight, console, json_output)
+        _fuse(folder, find_run(fuse, runs), 0.5 if weight is None else weight, console, json_output)
         return
     if weight is not None:
         raise UsageError("got --weight without --fuse: name the run that it is of")
+    target = output or folder.path / PREDICTIONS
+    if not target.parent.is_dir():
+        raise UsageError(
+            f"got --output {target}, expected a file in a folder that is there: make {target.parent} first"
+        )
     trained = load_trained(folder, weights=_which(weights))
     _introduce(trained, console)
     opened = _store_of(trained, store)
@@ -95,7 +101,6 @@ def evaluate(
             threads=threads,
             progress=progress,
         )
-    target = output or folder.path / PREDICTIONS
     write_predictions(target, predictions)
     scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
     made = predictions.provenance
@@ -263,17 +268,18 @@ def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
         yield tell
 
 
-def _fuse(first: Path, second: Path, weight: float, console: "Console", json_output: bool) -> None:
+def _fuse(first: "RunFolder", second: "RunFolder", weight: float, console: "Console", json_output: bool) -> None:
     """Late fusion of two evaluated runs, from disk alone."""
     from resact.train.runs.metrics import measure, measure_videos
     from resact.train.runs.predictions import PREDICTIONS, fuse, read_predictions
     from resact.train.runs.score_tables import classes_table, figures_table
+    from resact.train.runs.trained import is_current
 
-    pair = read_predictions(first / PREDICTIONS), read_predictions(second / PREDICTIONS)
+    pair = read_predictions(first.path / PREDICTIONS), read_predictions(second.path / PREDICTIONS)
     fused_VC = fuse(*pair, weight)
     classes, label = pair[0].classes.tolist(), pair[0].label
     scores, rows, parts = measure_videos(fused_VC, label, classes), [], []
-    for predictions in pair:
+    for folder, predictions in zip((first, second), pair, strict=True):
         made, alone = predictions.provenance, measure(predictions.logits, label, classes)
         console.print(
             f"{made.run}: {alone.videos:,} {made.membership} videos of {made.dataset} ({made.split}), "
@@ -281,6 +287,8 @@ def _fuse(first: Path, second: Path, weight: float, console: "Console", json_out
         )
         for note in _notes(predictions):
             console.print(f"note: {made.run}: {note}")
+        if not is_current(folder, made):
+            console.print(f"note: {made.run} was trained further since: `resact evaluate {folder}` evaluates it again")
         rows.append((made.run, alone))
         parts.append(asdict(made) | asdict(alone))
     fused = f"{1 - weight:g} x {rows[0][0]} + {weight:g} x {rows[1][0]}"

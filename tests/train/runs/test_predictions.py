@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resact.errors import RunError, UsageError
+from resact.errors import DiskFullError, RunError, UsageError
 from resact.train.runs import predictions as module
 from resact.train.runs.predictions import Predictions, Provenance, fuse, read_predictions, write_predictions
 
@@ -70,7 +70,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(module, "write_synced", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DiskFullError, match="no room left"):
         write_predictions(path, make(2))
     assert struck
     np.testing.assert_array_equal(read_predictions(path).logits, make(1).logits)
