@@ -379,8 +379,9 @@ def test_packed_clips_lie_within_their_buffer():
             PackedClips(**fitting | {"offsets": [offset]}, clips=[clip])
     with pytest.raises(UsageError, match=r"got 1 clips, 1 offsets, 2 heights and 1 widths"):
         PackedClips(**fitting | {"heights": [4, 4]}, clips=[clip])
-    with pytest.raises(UsageError, match=r"got frames \(101,\) of float32"):
-        PackedClips(**fitting | {"frames": torch.zeros(101)}, clips=[clip])
+    for frames in (torch.zeros(101), torch.zeros(202, dtype=torch.uint8)[::2]):
+        with pytest.raises(UsageError, match=r"got frames \(101,\) of \w+, expected contiguous"):
+            PackedClips(**fitting | {"frames": frames}, clips=[clip])
 
 
 # The normalisation
