@@ -1,19 +1,13 @@
-"""The training loop. Every step is a pure function of the state before it: see `checkpoint`.
-
-Shapes: B clips of a batch, C classes.
-"""
+"""The training loop. Every step is a pure function of the state before it: see `checkpoint`."""
 
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from resact.errors import DivergedError, Interrupted
 from resact.train.clips.sampling import batches
@@ -26,6 +20,7 @@ from resact.train.runs.distributed import Ranks
 from resact.train.runs.folder import RunFolder, WeightsHeader
 from resact.train.runs.history import History
 from resact.train.runs.optimiser import learning_rate
+from resact.train.runs.step import TrainStep
 from resact.train.runs.stopping import StopWish
 from resact.train.runs.validation import validate
 
@@ -99,10 +94,7 @@ class Loop:
         self._stream, self._validation, self._ranks = stream, validation, ranks
         self._display, self._history, self._wish = display, history, wish
         self._checkpoint_seconds, self._saved = checkpoint_seconds, time.monotonic()
-        self._format = torch.channels_last_3d if config.channels_last else torch.contiguous_format
-        self._trained: nn.Module = ranks.wrap(network)
-        if config.compile:
-            self._trained = torch.compile(self._trained)  # type: ignore[assignment]
+        self._step = TrainStep(config, network, optimiser, ranks)
         self._pending: _Step | None = None
 
     def run(self) -> None:
@@ -123,14 +115,16 @@ class Loop:
         begin, waited = time.perf_counter(), 0.0
         with stream.epoch(progress.epoch, position=progress.position) as reader:
             for positions, batch in zip(self._steps(), reader, strict=True):
-                figures = self._step(batch, positions)
+                lr = learning_rate(self._recipe, progress.step, epoch_steps=len(stream))
+                seed = _dropout_seed(self._config.seed, progress.step, self._ranks.rank)
+                figures = self._step(batch, clips=len(positions), lr=lr, seed=seed)
                 now, wait = time.perf_counter(), reader.wait_seconds
                 self._settle()
                 self._pending = _Step(
                     epoch=progress.epoch,
                     number=progress.step + 1,
                     positions=positions,
-                    lr=self._lr(),
+                    lr=lr,
                     seconds=now - begin,
                     wait_seconds=wait - waited,
                     figures=self._ranks.sum(figures).to("cpu", non_blocking=True),
@@ -147,32 +141,6 @@ class Loop:
     def _steps(self) -> Iterator[range]:
         """The positions of each remaining step's clips, on all ranks together."""
         return batches(len(self._stream.plan), self._recipe.batch_size, position=self._progress.position)
-
-    def _step(self, batch: dict[str, Any], positions: range) -> Tensor:
-        """Forward, backward, and the optimiser's step."""
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._lr()
-        # Drawn for the step, not in sequence: what the dropout does is no state that a checkpoint has to keep.
-        torch.manual_seed(_dropout_seed(self._config.seed, self._progress.step, self._ranks.rank))
-        clips = {name: batch[name].to(memory_format=self._format) for name in self._stream.plan.geometry.streams}
-        with self._autocast():
-            logits_BC: Tensor = self._trained(**clips)
-        logits_BC, label_B = logits_BC.float(), batch["label"]
-        smoothing = self._recipe.label_smoothing
-        loss = functional.cross_entropy(logits_BC, label_B, label_smoothing=smoothing, reduction="sum")
-        self._optimiser.zero_grad(set_to_none=True)
-        # Gradients are averaged over ranks, whose parts may differ by a clip: this makes it the mean over clips.
-        (loss * (self._ranks.world_size / len(positions))).backward()  # type: ignore[no-untyped-call]
-        if self._recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._network.parameters(), self._recipe.clip_norm)
-        self._optimiser.step()
-        return torch.stack([loss.detach(), (logits_BC.argmax(1) == label_B).sum()])
-
-    def _lr(self) -> float:
-        return learning_rate(self._recipe, self._progress.step, epoch_steps=len(self._stream))
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._ranks.device.type, torch.bfloat16) if self._config.amp else nullcontext()
 
     def _settle(self) -> None:
         """Take note of the pending step, one step later than it was begun, so that the device never idles for it."""
@@ -211,7 +179,7 @@ class Loop:
         progress, result = self._progress, None
         if self._validation is not None:
             result = validate(
-                self._network, self._validation, self._ranks, autocast=self._autocast, stopping=self._wished
+                self._network, self._validation, self._ranks, autocast=self._step.autocast, stopping=self._wished
             )
             if result is None:
                 self._stop_if_wished()

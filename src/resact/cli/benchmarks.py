@@ -25,6 +25,27 @@ from resact.cli.common import (
     print_json,
     worker_count,
 )
+from resact.cli.training import (
+    AmpOption,
+    ArchOption,
+    AttentionOption,
+    CompileOption,
+    ConfigOption,
+    ConvOption,
+    DepthsOption,
+    FeatureResidualOption,
+    FramesOption,
+    ModalityOption,
+    ShortClipsOption,
+    SizeOption,
+    SplitOption,
+    StemChannelsOption,
+    StepOption,
+    StoreOption,
+    ThreadsOption,
+    WidthOption,
+    asked_settings,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
 OutputOption = Annotated[
@@ -80,6 +101,80 @@ def bench_prep(
         ]
         memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
         table.add_row(row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory)
+    console.print(table, soft_wrap=False)
+    _finish_bench(result, output, json_output)
+
+
+@app.command("train")
+def bench_train(
+    store: StoreOption = None,
+    modality: ModalityOption = None,
+    step: StepOption = None,
+    arch: ArchOption = None,
+    conv: ConvOption = None,
+    attention: AttentionOption = None,
+    feature_residual: FeatureResidualOption = None,
+    stem_channels: StemChannelsOption = None,
+    width: WidthOption = None,
+    depths: DepthsOption = None,
+    frames: FramesOption = None,
+    size: SizeOption = None,
+    short_clips: ShortClipsOption = None,
+    split: SplitOption = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Clips a step. [default: 32 on a GPU, 2 on a CPU]")
+    ] = None,
+    amp: AmpOption = None,
+    compile_: CompileOption = None,
+    config: ConfigOption = None,
+    threads: ThreadsOption = None,
+    steps: Annotated[int, typer.Option(help="Of each contestant in a round.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Of which the median is quoted.")] = 3,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Training on clips from the store beside training on clips that are there already."""
+    from rich.table import Table
+
+    from resact.cache.places import find_store
+    from resact.cache.store import open_store
+    from resact.train.runs.bench import bench_train as run_bench
+
+    console = open_console(json_output)
+    settings = asked_settings(
+        config,
+        modality=modality,
+        step=step,
+        arch=arch,
+        conv=conv,
+        attention=attention,
+        feature_residual=feature_residual,
+        stem_channels=stem_channels,
+        width=width,
+        depths=depths,
+        frames=frames,
+        size=size,
+        short_clips=short_clips,
+        split=split,
+        batch_size=batch_size,
+        amp=amp,
+        compile=compile_,
+    )
+    result = run_bench(
+        settings, open_store(store or find_store()), steps=steps, rounds=rounds, threads=threads, console=console
+    )
+    table = Table("", "device", "batch", "clips/s", "ms a step", "waiting for data", "peak memory")
+    for row in result["rows"]:
+        spread = f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}"
+        table.add_row(
+            row["name"],
+            row["device"],
+            str(row["batch"]),
+            f"{row['clips_per_second']:,.1f} ({spread})",
+            f"{row['milliseconds']:,.1f}",
+            f"{row['data_wait_share']:.1%}",
+            f"{row['peak_bytes'] / 1e9:.2f} GB",
+        )
     console.print(table, soft_wrap=False)
     _finish_bench(result, output, json_output)
 

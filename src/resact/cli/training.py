@@ -21,9 +21,19 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="toml file of settings, such as `lr = 0.02`; options given here win over it."),
 ]
+ModalityOption = Annotated[str | None, typer.Option(help="rgb, residual or both. [default: residual]")]
+StepOption = Annotated[
+    int | None, typer.Option(metavar="S", help="Frames between the two that a residual subtracts. [default: 1]")
+]
 ArchOption = Annotated[str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50. [default: p3d-resnet50]")]
 ConvOption = Annotated[
     str | None, typer.Option(help="separable or dense convolutions in the modules. [default: separable]")
+]
+AttentionOption = Annotated[
+    bool | None, typer.Option("--attention/--no-attention", help="Channel attention in each module. [default: on]")
+]
+FeatureResidualOption = Annotated[
+    bool | None, typer.Option("--feature-residual/--no-feature-residual", help="Residual of features. [default: on]")
 ]
 StemChannelsOption = Annotated[
     int | None, typer.Option(metavar="N", help="Channels of each conv1 stream. [default: 64 for two, 128 for one]")
@@ -61,19 +71,12 @@ def train(
     run: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name of the run; left out, by its settings: residual-s2-0.")
     ] = None,
-    modality: Annotated[str | None, typer.Option(help="rgb, residual or both. [default: residual]")] = None,
-    step: Annotated[
-        int | None, typer.Option(metavar="S", help="Frames between the two that a residual subtracts. [default: 1]")
-    ] = None,
+    modality: ModalityOption = None,
+    step: StepOption = None,
     arch: ArchOption = None,
     conv: ConvOption = None,
-    attention: Annotated[
-        bool | None, typer.Option("--attention/--no-attention", help="Channel attention in each module. [default: on]")
-    ] = None,
-    feature_residual: Annotated[
-        bool | None,
-        typer.Option("--feature-residual/--no-feature-residual", help="Residual of features. [default: on]"),
-    ] = None,
+    attention: AttentionOption = None,
+    feature_residual: FeatureResidualOption = None,
     stem_channels: StemChannelsOption = None,
     width: WidthOption = None,
     depths: DepthsOption = None,

@@ -1,0 +1,157 @@
+"""A tiny store, and trainings of a tiny network on it that take seconds."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from resact.cache.codecs import build_codec
+from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
+from resact.cache.index import Index, write_index
+from resact.cache.layout import Source, VideoRecord
+from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cli import main
+from resact.train.clips.normalisation import measure_normalisation
+from resact.train.runs import training
+from resact.train.runs.training import TrainResult, train
+
+CLASSES = ("Jump", "Run", "Walk")
+GROUPS, CLIPS = 4, 2
+"""A class; the first group is the test side of split1."""
+
+SMALL = {
+    "width": 1 / 16, "depths": (1, 1, 1, 1), "frames": 4, "size": 16, "epochs": 3, "batch_size": 4, "lr": 0.02,
+}  # fmt: skip
+
+
+def build_store(path: Path, *, groups: int = GROUPS, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> Path:
+    """Random frames of 32x40 pixels, lossless; 9 to 16 a video."""
+    random = np.random.default_rng(seed)
+    dataset = DatasetSettings(
+        name="tiny", videos=len(classes) * groups * CLIPS, all_classes=len(classes), classes=classes,
+        splits=("split1", "split2"), flip_safe=True,
+    )  # fmt: skip
+    decode = DecodeSettings(fps="15", short_side=32, max_seconds=None, ffmpeg="7.0.2")
+    settings = StoreSettings(dataset=dataset, decode=decode, codec="lz4", library=build_codec("lz4").library())
+    create_store(path, settings)
+    records = []
+    with store_lock(path):
+        for label, name in enumerate(classes):
+            for group in range(1, groups + 1):
+                for clip in range(1, CLIPS + 1):
+                    frames = random.integers(0, 256, (int(random.integers(9, 17)), 32, 40, 3), dtype=np.uint8)
+                    frames[..., label % 3] //= 4  # what tells the classes apart
+                    split = {"split1": "test" if group == 1 else "train", "split2": "train"}
+                    video_id = f"v_{name}_g{group:02}_c{clip:02}"
+                    source = Source(
+                        name=f"{video_id}.avi", bytes=1, sha256="ab" * 32, fps="25", height=32, width=40
+                    )  # fmt: skip
+                    with ShardWriter(path, video_id) as writer:
+                        for frame in frames:
+                            writer.append(settings.frame_codec.encode(frame))
+                        record = VideoRecord(
+                            video_id=video_id, class_name=name, label=label, group=f"g{group:02}", splits=split,
+                            status="ok", problem=None, source=source, arguments=[], height=32, width=40,
+                            frame_bytes=writer.finish(),
+                        )  # fmt: skip
+                        commit_video(path, record, settings, shard=writer.path)
+                    records.append(record)
+        write_index(path, Index.of(records, classes, dataset.splits))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of four groups of two videos; never changed."""
+    return build_store(tmp_path_factory.mktemp("stores") / "tiny.zarr")
+
+
+@pytest.fixture(autouse=True)
+def one_core() -> Iterator[None]:
+    """As the processes have it, so that sums come out alike to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+TrainTiny = Callable[..., TrainResult]
+
+
+@pytest.fixture
+def few_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings in this process measure mean and spread on few clips, to be quick."""
+    monkeypatch.setattr(training, "measure_normalisation", partial(measure_normalisation, clips=12))
+
+
+@pytest.fixture
+def train_tiny(tiny_store: Path, tmp_path: Path, few_measured: None) -> TrainTiny:
+    """`train` of the tiny network in this process, in `tmp_path / "runs"` unless told otherwise."""
+
+    def run(name: str = "a", *, resume: bool = False, console: Console | None = None, **settings: Any) -> TrainResult:
+        options = {name: settings.pop(name) for name in ("store", "runs", "checkpoint_seconds") if name in settings}
+        result = train(
+            SMALL | settings if not resume else settings,
+            **{"runs": tmp_path / "runs", "store": tiny_store, **options},
+            name=name,
+            resume=resume,
+            threads=1,
+            console=console or Console(quiet=True),
+        )
+        assert result is not None
+        return result
+
+    return run
+
+
+def arguments(store: Path, runs: Path, name: str, *more: object, **settings: Any) -> list[str]:
+    """Of `resact train` of the tiny network, as users type them."""
+    words: list[object] = ["train", "--store", store, "--runs", runs, "--run", name, "--threads", 1]
+    for option, value in (SMALL | settings).items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        words += [f"--{option.replace('_', '-')}", text]
+    return [*map(str, [*words, *more])]
+
+
+def start(words: list[str], output: Path) -> ForkServerProcess:
+    """`resact ...` in a process of its own, one thread; what it prints goes to a file.
+
+    Forked from a process that has imported everything, which saves three seconds each time.
+    """
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["resact.train.runs.training", "resact.cli", "torch._dynamo"])
+    process = forks.Process(target=_resact, args=(words, output))
+    process.start()
+    return process
+
+
+def _resact(words: list[str], output: Path) -> None:
+    with output.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    torch.set_num_threads(1)
+    sys.argv = ["resact", *words]
+    main()
+
+
+def weights_of(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
+    from resact.train.runs.tensors import read_tensors
+
+    return read_tensors(folder / f"{which}.safetensors")[0]
+
+
+def assert_same_weights(one: Path, other: Path, which: str = "last") -> None:
+    """To the bit."""
+    first, second = weights_of(one, which), weights_of(other, which)
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
