@@ -42,6 +42,8 @@ class _Row:
     """Why it cannot run here."""
     rates: dict[str, list[float]] = field(default_factory=lambda: {cache: [] for cache in _CACHES})
     """Clips a second of each round, by page cache."""
+    busy: dict[str, list[float]] = field(default_factory=lambda: {cache: [] for cache in _CACHES})
+    """Likewise, milliseconds of processor time a clip: what is left of a rate on a machine that others use too."""
 
 
 def bench_loader(
@@ -173,11 +175,15 @@ def _run(contestants: Sequence[_Row], rounds: int, cores: int, console: Console)
             for cache in _CACHES if number else ("warm",):
                 for file in row.files:
                     _drop(file) if cache == "cold" else file.read_bytes()
-                rate = len(row.task.rows) / row.team.run(number)  # type: ignore[union-attr]
+                seconds, busy = row.team.run(number)  # type: ignore[union-attr]
                 if number:
-                    row.rates[cache].append(rate)
+                    row.rates[cache].append(len(row.task.rows) / seconds)
+                    row.busy[cache].append(busy / len(row.task.rows) * 1e3)
                     what = f"{row.name} {row.codec or ''}".strip()
-                    console.print(f"{cores} cores, round {number}, {cache}: {what}: {rate:.1f} clips/s")
+                    console.print(
+                        f"{cores} cores, round {number}, {cache}: {what}: {row.rates[cache][-1]:.1f} clips/s, "
+                        f"{row.busy[cache][-1]:.1f} ms of processor time a clip"
+                    )
 
 
 def _drop(file: Path) -> None:
@@ -214,6 +220,7 @@ def _result(row: _Row, contestants: Sequence[_Row], cores: int, cache: str) -> d
         "page_cache": cache,
         "clips_per_second": median(rates) if rates else None,
         "clips_per_second_rounds": rates,
+        "processor_milliseconds_a_clip": median(row.busy[cache]) if rates else None,
         **ratios,
         "problem": row.problem,
     }

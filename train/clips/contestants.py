@@ -192,14 +192,16 @@ def pyav_frames(task: Task) -> Callable[[Clip], Tensor]:
             a_second = video.average_rate * video.time_base
             if indices[0]:
                 container.seek(int(indices[0] / a_second), stream=video)
-            needed, at = set(indices.tolist()), 0
+            needed, at, frame = set(indices.tolist()), 0, None
             for frame in container.decode(video):
                 at = round(frame.pts * a_second)
                 if at in needed:
                     kept[at] = frame.to_ndarray(format="rgb24")
                 if at >= indices[-1]:
                     break
-        # What the container counts and the decoder does not give is shown by the frame before.
+            if frame is not None and at < indices[-1]:
+                kept[at] = frame.to_ndarray(format="rgb24")
+        # A frame that the decoder does not give is shown by the one before.
         have = np.array(sorted(kept))
         chosen = have[np.maximum(np.searchsorted(have, indices, "right") - 1, 0)]
         return torch.from_numpy(np.stack([kept[index] for index in chosen.tolist()]))
@@ -241,7 +243,7 @@ def plain(task: Task, frames: Callable[[Task], Callable[[Clip], Tensor]], *, fin
 def scaled(clip: Clip, stored_height: int, height: int, width: int) -> Clip:
     """The same square in frames of another size."""
     ratio = height / stored_height
-    side = min(round(clip.side * ratio), height, width)
+    side = max(1, min(round(clip.side * ratio), height, width))
     top, left = min(round(clip.top * ratio), height - side), min(round(clip.left * ratio), width - side)
     return replace(clip, top=top, left=left, side=side)
 
@@ -302,12 +304,13 @@ class Team:
             self.close()
             raise ToolError(f"{name}: {problems[0]}")
 
-    def run(self, epoch: int) -> float:
-        """Make an epoch's clips; seconds from the first process's start to the last one's end."""
+    def run(self, epoch: int) -> tuple[float, float]:
+        """Make an epoch's clips; seconds from the first process's start to the last one's end, and of processors."""
         for pipe in self._pipes:
             pipe.send(epoch)
         answers = self._answers()
-        return float(max(end for _, end in answers) - min(start for start, _ in answers))
+        starts, ends, busy = zip(*answers, strict=True)
+        return max(ends) - min(starts), sum(busy)
 
     def close(self) -> None:
         """End the processes."""
@@ -344,9 +347,9 @@ def _work(name: str, task: Task, cores: tuple[int, ...], pipe: Any) -> None:
         except EOFError:
             return
         try:
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             epoch(number)
-            pipe.send((start, time.perf_counter()))
+            pipe.send((start, time.perf_counter(), time.process_time() - busy))
         except Exception as error:  # noqa: BLE001 - raised again by the process that asked
             pipe.send(ToolError(f"{name}: {type(error).__name__}: {error}"))
 
