@@ -46,6 +46,7 @@ from resact.cli.training import (
     WidthOption,
     asked_settings,
 )
+from resact.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -122,7 +123,7 @@ def bench_loader(
     short_side: ShortSideOption = 256,
     codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores that are made.")] = "jpeg,zstd,lz4",
     competitors: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Beside zarr-python; they come with resact[bench].")
+        str, typer.Option(metavar="NAME,NAME", help="Beside zarr-python; the extra `bench` brings them.")
     ] = "decord,torchcodec,pyav",
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 32,
     step: Annotated[int, typer.Option(min=1, help="Frames between the two that a residual subtracts.")] = 1,
@@ -150,7 +151,11 @@ def bench_loader(
 
     console = open_console(json_output)
     geometry = ClipGeometry(modality="both", frames=frames, step=step, size=size)
-    numbers = [int(count) for count in cores.split(",")] if cores else sorted({1, worker_count(None)})
+    numbers = sorted({1, worker_count(None)})
+    if cores is not None:
+        if not all(count.isdecimal() for count in cores.split(",")):
+            raise UsageError(f"got --cores {cores}, expected numbers such as 1,16")
+        numbers = [int(count) for count in cores.split(",")]
     executor = partial(open_executor, workers=worker_count(workers))
     videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
     with TemporaryDirectory(prefix="resact-bench-") as folder:
