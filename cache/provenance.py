@@ -9,7 +9,10 @@ from typing import Any
 
 _PACKAGES = (
     "resact",
+    "av",
+    "crc32c",
     "dask",
+    "decord",
     "ffmpeg-python",
     "imageio-ffmpeg",
     "numcodecs",
@@ -17,6 +20,7 @@ _PACKAGES = (
     "safetensors",
     "simplejpeg",
     "torch",
+    "torchcodec",
     "zarr",
 )
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -46,6 +46,10 @@ from resact.cli.training import (
     WidthOption,
     asked_settings,
 )
+from resact.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
 OutputOption = Annotated[
@@ -103,6 +107,99 @@ def bench_prep(
         table.add_row(row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory)
     console.print(table, soft_wrap=False)
     _finish_bench(result, output, json_output)
+
+
+@app.command("loader")
+def bench_loader(
+    dataset: DatasetArgument = "sample",
+    root: RootOption = None,
+    classes: ClassesOption = None,
+    allow_partial: AllowPartialOption = False,
+    limit: LimitOption = None,
+    stores: Annotated[
+        str | None, typer.Option(metavar="STORE,STORE", help="Stores to read; left out, one a codec is made first.")
+    ] = None,
+    fps: FpsOption = "15",
+    short_side: ShortSideOption = 256,
+    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores that are made.")] = "jpeg,zstd,lz4",
+    competitors: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Beside zarr-python; the extra `bench` brings them.")
+    ] = "decord,torchcodec,pyav",
+    frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 32,
+    step: Annotated[int, typer.Option(min=1, help="Frames between the two that a residual subtracts.")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the clips.")] = 112,
+    cores: Annotated[
+        str | None, typer.Option(metavar="N,N", help="Numbers of cores to measure with; left out, 1 and all.")
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="At most so many clips a round, each of another video.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
+    workers: WorkersOption = None,
+    ffmpeg: FfmpegOption = None,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Clips from stores beside decord, torchcodec, PyAV and zarr-python: clips a second."""
+    from functools import partial
+    from tempfile import TemporaryDirectory
+
+    from resact.cache.codecs import build_codec
+    from resact.pipeline.executor import open_executor
+    from resact.pipeline.prep import prep as run_prep
+    from resact.train.clips.bench import bench_loader as run_bench
+    from resact.train.clips.geometry import ClipGeometry
+
+    console = open_console(json_output)
+    geometry = ClipGeometry(modality="both", frames=frames, step=step, size=size)
+    numbers = sorted({1, worker_count(None)})
+    if cores is not None:
+        if not all(count.isdecimal() for count in cores.split(",")):
+            raise UsageError(f"got --cores {cores}, expected numbers such as 1,16")
+        numbers = [int(count) for count in cores.split(",")]
+    executor = partial(open_executor, workers=worker_count(workers))
+    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
+    with TemporaryDirectory(prefix="resact-bench-") as folder:
+        paths = stores.split(",") if stores else [f"{folder}/{codec}.zarr" for codec in codecs.split(",")]
+        for path in () if stores else paths:
+            codec = Path(path).stem
+            decode, library = decode_settings(fps, short_side, None, ffmpeg), build_codec(codec).library()
+            job = prep_job(videos, decode, codec, library=library, store=Path(path), ffmpeg=ffmpeg, timeout=600.0)
+            run_prep(videos, job, open_executor=executor, console=console)
+        result = run_bench(
+            paths,
+            {video.video_id: video.path for video in videos.videos},
+            geometry=geometry,
+            competitors=[name for name in competitors.split(",") if name],
+            cores=numbers,
+            clips=clips,
+            rounds=rounds,
+            seed=seed,
+            console=console,
+        )
+    for name, calls in result["calls"].items():
+        console.print(f"{name}: {calls}")
+    _print_loader_table(result, console)
+    _finish_bench(result, output, json_output)
+
+
+def _print_loader_table(result: dict[str, Any], console: "Console") -> None:
+    from rich.table import Table
+
+    rivals = ("decord", "torchcodec", "pyav", "zarr", "bare_decode")
+    cores = sorted({row["cores"] for row in result["rows"]})
+    for count, cache in ((count, cache) for count in cores for cache in ("warm", "cold")):
+        headings = ["clips/s", "CPU ms", *(rival.partition("_")[0] for rival in rivals)]
+        table = Table(f"{count} cores, {cache}", *headings, caption="ratios of clips/s, round by round")
+        for row in (row for row in result["rows"] if (row["cores"], row["page_cache"]) == (count, cache)):
+            if row["problem"]:
+                continue
+            ratios = [f"{ratio:.2f}" if (ratio := row[f"ratio_to_{rival}"]) is not None else "" for rival in rivals]
+            busy = f"{row['processor_milliseconds_a_clip']:.1f}"
+            name = f"{row['name']} {row['codec'] or ''}"
+            table.add_row(name, f"{row['clips_per_second']:.1f}", busy, *ratios)
+        console.print(table, soft_wrap=False)
+    for problem in sorted({row["problem"] for row in result["rows"] if row["problem"]}):
+        console.print(f"could not run here: {problem}")
 
 
 @app.command("train")

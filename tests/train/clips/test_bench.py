@@ -1,0 +1,215 @@
+"""`bench loader`: every contestant shows the same clips, and the result says what was measured and what was not."""
+
+import json
+import multiprocessing
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tests.pipeline.conftest import encode, footage, write_ucf101_lists
+
+from resact.cache.codecs import build_codec
+from resact.cache.settings import DecodeSettings, StoreSettings
+from resact.cache.store import open_store
+from resact.errors import ToolError, UsageError
+from resact.pipeline.datasets import load_dataset
+from resact.pipeline.decode import find_ffmpeg
+from resact.pipeline.executor import open_executor
+from resact.pipeline.prep import prep
+from resact.pipeline.task import PrepJob
+from resact.train.clips import bench, contestants
+from resact.train.clips.bench import bench_loader
+from resact.train.clips.contestants import NORMALISATION, Task, Team, decord_frames, pyav_frames, scaled, zarr_frames
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.sampling import TrainPlan
+from resact.train.clips.transform import transform_clip
+
+GEOMETRY = ClipGeometry(modality="both", frames=8, size=32)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """UCF101's layout with one class of four short videos of moving footage."""
+    folder = tmp_path_factory.mktemp("ucf101")
+    write_ucf101_lists(folder, {"Bikes": 4})
+    for number in range(1, 5):
+        target = folder / "UCF-101" / "Bikes" / f"v_Bikes_g01_c{number:02}.avi"
+        encode(footage("bikes"), target, start=number, seconds=1.6 + 0.4 * number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stores(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True)
+    decode = DecodeSettings(fps="15", short_side=96, max_seconds=None, ffmpeg=find_ffmpeg(None)[1])
+    made = {}
+    for codec in ("jpeg", "lz4"):
+        path = tmp_path_factory.mktemp("stores") / f"{codec}.zarr"
+        settings = StoreSettings(
+            dataset=videos.settings, decode=decode, codec=codec, library=build_codec(codec).library()
+        )
+        with open_executor(workers=0) as executor:
+            job = PrepJob(store=path, settings=settings, ffmpeg=None, timeout_seconds=60.0)
+            prep(videos, job, open_executor=lambda running=executor: nullcontext(running), console=QUIET)
+        made[codec] = str(path)
+    return made
+
+
+@pytest.fixture(scope="module")
+def sources(root: Path) -> dict[str, Path]:
+    return {path.stem: path for path in (root / "UCF-101" / "Bikes").iterdir()}
+
+
+@pytest.fixture
+def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
+    index = open_store(stores["lz4"]).index
+    files = {row: str(sources[index.video_id[row]]) for row in range(4)}
+    return Task(
+        store=stores["lz4"], sources=files, rows=(0, 1, 2, 3), geometry=GEOMETRY, seed=3, threads=1, share=(0, 1)
+    )
+
+
+def decoded(path: str) -> np.ndarray:
+    """Every frame of a video, the plain way."""
+    with av.open(path) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.int16)
+
+
+@pytest.mark.parametrize("frames", [decord_frames, pyav_frames])
+def test_a_competitor_gives_the_frames_nearest_in_time(frames, task: Task) -> None:
+    _, plan = task.open()
+    get = frames(task)
+    for epoch in range(3):
+        for position in range(len(plan)):
+            clip = plan.clip(epoch, position)
+            got = get(clip).numpy().astype(np.int16)
+            video = decoded(task.sources[clip.row])
+            wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
+            assert got.shape == (len(wanted), 240, 320, 3)
+            for frame, expected in zip(got, wanted, strict=True):
+                differences = np.abs(video - frame).mean((1, 2, 3))
+                assert differences.argmin() == expected
+                assert differences[expected] < 2  # conversions to RGB differ a little
+
+
+def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(task: Task) -> None:
+    _, plan = task.open()
+    clip = plan.clip(0, 0)
+    video = decoded(task.sources[clip.row])
+    last = len(video) * 15 // 25
+    got = pyav_frames(task)(replace(clip, start=last - 3, stop=last + 5)).numpy()
+    assert len(got) == 8
+    assert np.array_equal(got[-1], video[-1])
+
+
+def test_zarr_gives_the_stored_frames(task: Task) -> None:
+    store, plan = task.open()
+    clip = plan.clip(0, 1)
+    expected = store.read_frames(clip.row, clip.start, clip.stop)
+    assert np.array_equal(zarr_frames(task)(clip).numpy(), expected)
+
+
+def test_a_competitors_finished_clip_is_the_same_picture_as_ours(task: Task) -> None:
+    store, plan = task.open()
+    for position in range(len(plan)):
+        clip = plan.clip(1, position)
+        stored = torch.from_numpy(store.read_frames(clip.row, clip.start, clip.stop))
+        ours = transform_clip(stored, clip, GEOMETRY, NORMALISATION)["rgb"]
+        others = []
+        for shift in (0, 8):  # as it should be, and a little beside
+            frames = decord_frames(task)(clip)
+            moved = scaled(clip, 96, 240, 320)
+            moved = replace(moved, left=abs(moved.left - shift))
+            others.append(transform_clip(frames, moved, GEOMETRY, NORMALISATION)["rgb"])
+        right, beside = ((ours - other).abs().mean().item() for other in others)
+        assert right < 0.12
+        assert right < 0.6 * beside
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (96, 128), (33, 33), (1, 1)])
+def test_a_square_stays_within_frames_of_another_size(height: int, width: int, stores: dict[str, str]) -> None:
+    index = open_store(stores["lz4"]).index
+    plan = TrainPlan(index, np.arange(4), GEOMETRY, seed=0, flip=True)
+    for epoch in range(40):
+        clip = scaled(plan.clip(epoch, epoch % 4), 96, height, width)
+        assert 1 <= clip.side <= min(height, width)
+        assert 0 <= clip.top <= height - clip.side
+        assert 0 <= clip.left <= width - clip.side
+
+
+def test_what_takes_part_is_checked_before_anything_runs(
+    stores: dict[str, str], sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"geometry": GEOMETRY, "cores": (1,), "clips": 2, "rounds": 1, "seed": 0, "console": QUIET}
+    with pytest.raises(UsageError, match="got competitor 'dali', expected some of decord, torchcodec, pyav"):
+        bench_loader([stores["lz4"]], sources, competitors=["dali"], **options)
+    with pytest.raises(UsageError, match=r"got 99 cores, expected 1 to"):
+        bench_loader([stores["lz4"]], sources, competitors=[], **{**options, "cores": (99,)})
+    with pytest.raises(UsageError, match=r"two stores of one codec"):
+        bench_loader([stores["lz4"]] * 2, sources, competitors=[], **options)
+    with pytest.raises(UsageError, match=r"holds 'v_Bikes_g01_c\d\d', of which there is no source"):
+        bench_loader([stores["lz4"]], {}, competitors=[], **options)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'decord is not installed: run `pip install "resact\[bench\]"`'):
+        bench_loader([stores["lz4"]], sources, competitors=["decord"], **options)
+
+
+def test_a_competitor_that_cannot_be_loaded_says_why(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "decord.py").write_text("raise OSError('libavformat.so.58: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ToolError, match=r"decord: OSError: libavformat.so.58: cannot open shared object file"):
+        Team("decord", task, [0])
+    assert not multiprocessing.active_children()
+
+
+def test_a_contestant_that_fails_in_a_round_ends_the_benchmark_and_its_processes(task: Task) -> None:
+    missing = replace(task, sources=dict.fromkeys(task.sources, "nowhere.avi"))
+    team = Team("pyav", missing, [0])
+    with pytest.raises(ToolError, match=r"pyav: FileNotFoundError: .*nowhere.avi"):
+        team.run(0)
+    assert not multiprocessing.active_children()
+
+
+def test_the_command_measures_all_and_prints_what_scripts_read(
+    root: Path, stores: dict[str, str], tmp_path: Path
+) -> None:
+    arguments = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
+    arguments += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
+    command = [sys.executable, "-m", "resact", "bench", "loader", *arguments, "--output", tmp_path / "loader.json"]
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    result = json.loads(run.stdout.splitlines()[-1])
+    assert json.loads((tmp_path / "loader.json").read_text()) == result
+    assert "VideoReader(path, num_threads=1)" in run.stderr
+    assert result["clips_a_round"] == 4
+    rows = {(row["name"], row["page_cache"]): row for row in result["rows"]}
+    names = {"ours", "ours uint8", "zarr", "zarr uint8", "bare decode", "decord"}
+    assert set(rows) == {(name, cache) for name in names for cache in ("warm", "cold")}
+    for row in rows.values():
+        assert row["clips_per_second"] > 0
+        assert len(row["clips_per_second_rounds"]) == 2
+        assert row["cores"] == 1
+    ours, uint8 = rows["ours", "warm"], rows["ours uint8", "warm"]
+    assert ours["codec"] == uint8["codec"] == "jpeg"
+    for name in ("decord", "zarr"):
+        rounds = zip(ours["clips_per_second_rounds"], rows[name, "warm"]["clips_per_second_rounds"], strict=True)
+        assert ours[f"ratio_to_{name}"] == pytest.approx(np.median([our / their for our, their in rounds]))
+    assert ours["ratio_to_bare_decode"] is None
+    assert ours["ratio_to_torchcodec"] is None
+    assert uint8["ratio_to_bare_decode"] > 0
+    assert uint8["ratio_to_decord"] is None
+
+
+def test_every_contestant_is_described() -> None:
+    assert set(contestants.CALLS) == set(contestants.CONTESTANTS)
+    assert set(contestants.PACKAGES) < set(contestants.CONTESTANTS)

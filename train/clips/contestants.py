@@ -1,0 +1,378 @@
+"""Ways to get clips, ours and others', for `resact bench loader`: what each one does, in a process of its own.
+
+A contestant is a function of a `Task` that returns a function of an epoch, which makes every clip of it that is this
+process's share. Shapes: N frames of a clip, H height, W width.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import import_module, util
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from resact.cache.layout import CRC_BYTES, SHARD, array_name, fps_value
+from resact.cache.store import ClipStore, open_store
+from resact.errors import ToolError
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.sampling import Clip, TrainPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.clips.transform import Normalisation, transform_clip
+
+Epoch = Callable[[int], None]
+BATCH = 8
+_MEAN, _STD = (100.0, 100.0, 100.0), (60.0, 60.0, 60.0)
+NORMALISATION = Normalisation(rgb_mean=_MEAN, rgb_std=_STD, residual_mean=_MEAN, residual_std=_STD)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What all contestants are asked for; travels to their processes."""
+
+    store: str
+    sources: dict[int, str]
+    """The video file of each row of the index."""
+    rows: tuple[int, ...]
+    """The videos: one clip of each in every epoch."""
+    geometry: ClipGeometry
+    seed: int
+    threads: int
+    """That this process may use."""
+    share: tuple[int, int]
+    """Which of how many processes this is."""
+
+    def open(self) -> tuple[ClipStore, TrainPlan]:
+        """The store, and the plan that every contestant follows."""
+        store = open_store(self.store)
+        return store, TrainPlan(store.index, np.array(self.rows), self.geometry, seed=self.seed, flip=True)
+
+    def positions(self, plan: TrainPlan) -> range:
+        """The share of an epoch that falls to one process."""
+        return range(self.share[0], len(plan), self.share[1])
+
+
+# Ours -------------------------------------------------------------------------------------------------------
+
+
+def stream(task: Task) -> Epoch:
+    """`ClipStream`: finished clips, in batches."""
+    store, plan = task.open()
+    clips = ClipStream(store, plan, batch_size=BATCH, normalisation=NORMALISATION, threads=task.threads)
+
+    def epoch(number: int) -> None:
+        with clips.epoch(number) as reader:
+            for batch in reader:
+                del batch
+
+    return epoch
+
+
+def read(task: Task) -> Epoch:
+    """`store.read_frames`: uint8 clips as they are stored."""
+    store, plan = task.open()
+
+    def one(clip: Clip, buffer: npt.NDArray[np.uint8]) -> None:
+        store.read_frames(clip.row, clip.start, clip.stop, out=_view(buffer, store, clip))
+
+    return _in_threads(task, store, plan, one)
+
+
+def bare(task: Task) -> Epoch:
+    """The least that has to be done for JPEG: one `pread` a clip and libjpeg-turbo on each frame, nothing checked."""
+    import simplejpeg
+
+    store, plan = task.open()
+    offsets = {row: store.index.frame_offsets(row, int(store.index.num_frames[row])).tolist() for row in task.rows}
+    paths = {row: f"{task.store}/{array_name(store.index.video_id[row])}/{SHARD}" for row in task.rows}
+
+    def one(clip: Clip, buffer: npt.NDArray[np.uint8]) -> None:
+        edges, out = offsets[clip.row][clip.start : clip.stop + 1], _view(buffer, store, clip)
+        descriptor = os.open(paths[clip.row], os.O_RDONLY)
+        data = memoryview(os.pread(descriptor, edges[-1] - edges[0], edges[0]))
+        os.close(descriptor)
+        for frame, (low, high) in zip(out, pairwise(edges), strict=True):
+            jpeg = data[low - edges[0] : high - edges[0] - CRC_BYTES]
+            simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False, buffer=frame)
+
+    return _in_threads(task, store, plan, one)
+
+
+def _view(buffer: npt.NDArray[np.uint8], store: ClipStore, clip: Clip) -> npt.NDArray[np.uint8]:
+    shape = clip.stop - clip.start, int(store.index.height[clip.row]), int(store.index.width[clip.row]), 3
+    return buffer[: shape[0] * shape[1] * shape[2] * shape[3]].reshape(shape)
+
+
+def _in_threads(
+    task: Task, store: ClipStore, plan: TrainPlan, one: Callable[[Clip, npt.NDArray[np.uint8]], None]
+) -> Epoch:
+    pixels = max(int(store.index.height[row]) * int(store.index.width[row]) for row in task.rows)
+    buffers = [np.empty(task.geometry.frames_read * pixels * 3, np.uint8) for _ in range(task.threads)]
+    pool = ThreadPoolExecutor(task.threads)
+
+    def epoch(number: int) -> None:
+        def part(thread: int) -> None:
+            for position in task.positions(plan)[thread :: task.threads]:
+                one(plan.clip(number, position), buffers[thread])
+
+        list(pool.map(part, range(task.threads)))
+
+    return epoch
+
+
+# Others -----------------------------------------------------------------------------------------------------
+
+
+def zarr_frames(task: Task) -> Callable[[Clip], Tensor]:
+    """A video's array opened and sliced by zarr-python."""
+    import zarr
+
+    names = {row: f"{task.store}/{array_name(open_store(task.store).index.video_id[row])}" for row in task.rows}
+
+    def frames(clip: Clip) -> Tensor:
+        array: Any = zarr.open(names[clip.row], mode="r")
+        return torch.from_numpy(np.asarray(array[clip.start : clip.stop]))
+
+    return frames
+
+
+def decord_frames(task: Task) -> Callable[[Clip], Tensor]:
+    """decord: seeks, decodes and gathers; at the source's size, which is quicker than its resizing to the store's."""
+    decord: Any = import_module("decord")
+    decord.bridge.set_bridge("torch")
+    wanted = _source_frames(task)
+
+    def frames(clip: Clip) -> Tensor:
+        reader = decord.VideoReader(task.sources[clip.row], num_threads=1)
+        found: Tensor = reader.get_batch(np.minimum(wanted(clip), len(reader) - 1))
+        return found
+
+    return frames
+
+
+def torchcodec_frames(task: Task) -> Callable[[Clip], Tensor]:
+    """torchcodec: one FFmpeg thread, seeking by the header's frame rate."""
+    decoders: Any = import_module("torchcodec.decoders")
+    wanted = _source_frames(task)
+
+    def frames(clip: Clip) -> Tensor:
+        decoder = decoders.VideoDecoder(
+            task.sources[clip.row], dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate"
+        )
+        indices = np.minimum(wanted(clip), decoder.metadata.num_frames - 1)
+        found: Tensor = decoder.get_frames_at(indices.tolist()).data
+        return found
+
+    return frames
+
+
+def pyav_frames(task: Task) -> Callable[[Clip], Tensor]:
+    """PyAV: seek to the key frame before, decode on from there, keep what is wanted."""
+    av: Any = import_module("av")
+    wanted = _source_frames(task)
+
+    def frames(clip: Clip) -> Tensor:
+        indices = wanted(clip)
+        kept: dict[int, npt.NDArray[np.uint8]] = {}
+        with av.open(task.sources[clip.row]) as container:
+            video = container.streams.video[0]
+            video.codec_context.thread_count = 1
+            video.thread_type = "NONE"
+            a_second = video.average_rate * video.time_base
+            if indices[0]:
+                container.seek(int(indices[0] / a_second), stream=video)
+            needed, at, frame = set(indices.tolist()), 0, None
+            for frame in container.decode(video):
+                at = round(frame.pts * a_second)
+                if at in needed:
+                    kept[at] = frame.to_ndarray(format="rgb24")
+                if at >= indices[-1]:
+                    break
+            if frame is not None and at < indices[-1]:
+                kept[at] = frame.to_ndarray(format="rgb24")
+        # A frame that the decoder does not give is shown by the one before.
+        have = np.array(sorted(kept))
+        chosen = have[np.maximum(np.searchsorted(have, indices, "right") - 1, 0)]
+        return torch.from_numpy(np.stack([kept[index] for index in chosen.tolist()]))
+
+    return frames
+
+
+def _source_frames(task: Task) -> Callable[[Clip], npt.NDArray[np.int64]]:
+    """Which frames of the source are nearest in time to a clip's stored frames."""
+    store, _ = task.open()
+
+    def wanted(clip: Clip) -> npt.NDArray[np.int64]:
+        source, asked = float(store.index.source_fps[clip.row]), store.settings.decode.fps
+        stored = source if asked == "source" else fps_value(asked)
+        nearest = np.floor(np.arange(clip.start, clip.stop) * (source / stored) + 0.5)
+        return np.asarray(nearest, np.int64)
+
+    return wanted
+
+
+def plain(task: Task, frames: Callable[[Task], Callable[[Clip], Tensor]], *, finished: bool) -> Epoch:
+    """Clip by clip: the frames, then, for finished clips, the very transform that ours go through."""
+    store, plan = task.open()
+    source = frames(task)
+    shape = (3, task.geometry.frames, task.geometry.size, task.geometry.size)
+    out = {name: torch.empty(shape) for name in task.geometry.streams}
+
+    def epoch(number: int) -> None:
+        for position in task.positions(plan):
+            clip = plan.clip(number, position)
+            frames_NHWC = source(clip)
+            if finished:
+                clip = scaled(clip, int(store.index.height[clip.row]), *frames_NHWC.shape[1:3])
+                transform_clip(frames_NHWC, clip, task.geometry, NORMALISATION, out=out)
+
+    return epoch
+
+
+def scaled(clip: Clip, stored_height: int, height: int, width: int) -> Clip:
+    """The same square in frames of another size."""
+    ratio = height / stored_height
+    side = max(1, min(round(clip.side * ratio), height, width))
+    top, left = min(round(clip.top * ratio), height - side), min(round(clip.left * ratio), width - side)
+    return replace(clip, top=top, left=left, side=side)
+
+
+# Processes --------------------------------------------------------------------------------------------------
+
+CONTESTANTS: dict[str, Callable[[Task], Epoch]] = {
+    "ours": stream,
+    "ours uint8": read,
+    "bare decode": bare,
+    "zarr": partial(plain, frames=zarr_frames, finished=True),
+    "zarr uint8": partial(plain, frames=zarr_frames, finished=False),
+    "decord": partial(plain, frames=decord_frames, finished=True),
+    "torchcodec": partial(plain, frames=torchcodec_frames, finished=True),
+    "pyav": partial(plain, frames=pyav_frames, finished=True),
+}
+CALLS = {
+    "ours": f"ClipStream(store, plan, batch_size={BATCH}, normalisation=..., threads=CORES).epoch(n)",
+    "ours uint8": "store.read_frames(row, start, stop, out=buffer), a thread a core",
+    "bare decode": "os.open, os.pread(clip), os.close; simplejpeg.decode_jpeg(frame, 'RGB', fastdct=False, "
+    "fastupsample=False, buffer=out[i]), a thread a core",
+    "zarr": "zarr.open(f'{store}/{video}', mode='r')[start:stop], transform_clip; a process a core",
+    "zarr uint8": "zarr.open(f'{store}/{video}', mode='r')[start:stop]; a process a core",
+    "decord": "decord.bridge.set_bridge('torch'); decord.VideoReader(path, num_threads=1).get_batch(indices), "
+    "transform_clip; a process a core",
+    "torchcodec": "VideoDecoder(path, dimension_order='NHWC', num_ffmpeg_threads=1, seek_mode='approximate')"
+    ".get_frames_at(indices).data, transform_clip; a process a core",
+    "pyav": "av.open(path); thread_count = 1; container.seek(first), decode, to_ndarray(format='rgb24'), "
+    "transform_clip; a process a core",
+}
+PACKAGES = {"decord": "decord", "torchcodec": "torchcodec", "pyav": "av"}
+_THREADED = ("ours", "ours uint8", "bare decode")
+
+
+class Team:
+    """A contestant's processes on some cores: one with threads, or one a core."""
+
+    def __init__(self, name: str, task: Task, cores: Sequence[int]) -> None:
+        """Start them, and wait until each can begin.
+
+        Raises:
+            ToolError: the contestant cannot run here; says why.
+        """
+        self._pipes, self._processes = [], []
+        context = get_context("spawn")
+        places = [tuple(cores)] if name in _THREADED else [(core,) for core in cores]
+        with _ffmpeg_of_pyav() if name == "torchcodec" else nullcontext():
+            for number, place in enumerate(places):
+                ours, theirs = context.Pipe()
+                own = replace(task, threads=len(place), share=(number, len(places)))
+                process = context.Process(target=_work, args=(name, own, place, theirs), daemon=True)
+                process.start()
+                theirs.close()
+                self._pipes.append(ours)
+                self._processes.append(process)
+            problems = [problem for problem in self._answers() if problem]
+        if problems:
+            self.close()
+            raise ToolError(f"{name}: {problems[0]}")
+
+    def run(self, epoch: int) -> tuple[float, float]:
+        """Make an epoch's clips; seconds from the first process's start to the last one's end, and of processors."""
+        for pipe in self._pipes:
+            pipe.send(epoch)
+        answers = self._answers()
+        starts, ends, busy = zip(*answers, strict=True)
+        return max(ends) - min(starts), sum(busy)
+
+    def close(self) -> None:
+        """End the processes."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join()
+
+    def _answers(self) -> list[Any]:
+        try:
+            answers = [pipe.recv() for pipe in self._pipes]
+        except EOFError:
+            self.close()
+            raise ToolError("a process of the benchmark died") from None
+        for answer in answers:
+            if isinstance(answer, Exception):
+                self.close()
+                raise answer
+        return answers
+
+
+def _work(name: str, task: Task, cores: tuple[int, ...], pipe: Any) -> None:
+    os.sched_setaffinity(0, cores)
+    torch.set_num_threads(1)
+    try:
+        epoch = CONTESTANTS[name](task)
+    except Exception as error:  # noqa: BLE001 - an import of others' libraries may raise anything
+        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
+        return
+    pipe.send(None)
+    while True:
+        try:
+            number = pipe.recv()
+        except EOFError:
+            return
+        try:
+            start, busy = time.perf_counter(), time.process_time()
+            epoch(number)
+            pipe.send((start, time.perf_counter(), time.process_time() - busy))
+        except Exception as error:  # noqa: BLE001 - raised again by the process that asked
+            pipe.send(ToolError(f"{name}: {type(error).__name__}: {error}"))
+
+
+@contextmanager
+def _ffmpeg_of_pyav() -> Iterator[None]:
+    """Where the system has no FFmpeg libraries, torchcodec finds those in PyAV's wheel under the names it asks for."""
+    from ctypes.util import find_library
+
+    spec = util.find_spec("av")
+    bundled = Path(spec.origin).parents[1] / "av.libs" if spec and spec.origin else None
+    if find_library("avcodec") or bundled is None or not bundled.is_dir():
+        yield
+        return
+    before = os.environ.get("LD_LIBRARY_PATH")
+    with tempfile.TemporaryDirectory() as folder:
+        for library in bundled.glob("lib[as][vw]*.so.*"):
+            stem, _, version_number = library.name.partition(".so.")
+            (Path(folder) / f"{stem.partition('-')[0]}.so.{version_number.partition('.')[0]}").symlink_to(library)
+        os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [folder, str(bundled), before]))
+        try:
+            yield
+        finally:
+            os.environ.pop("LD_LIBRARY_PATH")
+            if before is not None:
+                os.environ["LD_LIBRARY_PATH"] = before
