@@ -24,8 +24,8 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cli import main
 from resact.train.clips.normalisation import measure_normalisation
 from resact.train.runs import training
-from resact.train.runs.tensors import read_tensors
 from resact.train.runs.step import TrainStep
+from resact.train.runs.tensors import read_tensors
 from resact.train.runs.training import TrainResult, train
 
 CLASSES = ("Jump", "Run", "Walk")

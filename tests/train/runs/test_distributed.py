@@ -83,29 +83,27 @@ def halves_apart(folder: Path, store_path: Path) -> tuple[list[float], ActionNet
     for epoch in range(EPOCHS):
         with streams[0].epoch(epoch) as first, streams[1].epoch(epoch) as second:
             for positions, *parts in zip(batches(CLIPS, 4), first, second, strict=True):
-                loss = torch.zeros(())
+                loss = 0.0
+                optimiser.zero_grad()
                 for rank, part in enumerate(parts):
                     kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
                     torch.manual_seed(dropout_seed(config.seed, step, rank))
                     logits = network(rgb=part["rgb"], residual=part["residual"])
-                    loss = loss + functional.cross_entropy(logits, part["label"], label_smoothing=0.1, reduction="sum")
+                    smoothed = functional.cross_entropy(logits, part["label"], label_smoothing=0.1, reduction="sum")
+                    (smoothed / len(positions)).backward()
+                    loss += smoothed.item() / len(positions)
                     if rank:
                         for name, buffer in network.named_buffers():
                             buffer.copy_(kept[name])
-                loss = loss / len(positions)
                 for group in optimiser.param_groups:
                     group["lr"] = learning_rate(config.recipe, step, epoch_steps=EPOCH_STEPS)
-                optimiser.zero_grad()
-                loss.backward()
                 optimiser.step()
-                curve.append(loss.item())
+                curve.append(loss)
                 step += 1
     return curve, network
 
 
-def test_the_loss_curve_equals_one_process_that_normalises_the_halves_apart(
-    two_ranks: Path, tiny_store: Path
-) -> None:
+def test_the_loss_curve_equals_one_process_that_normalises_the_halves_apart(two_ranks: Path, tiny_store: Path) -> None:
     curve, network = halves_apart(two_ranks / "a", tiny_store)
     assert losses(two_ranks / "a") == pytest.approx(curve, rel=1e-3)
     assert losses(two_ranks / "a")[:3] == pytest.approx(curve[:3], rel=1e-5)
@@ -133,15 +131,13 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(
     finish(processes, 130)
     step = read_header(tmp_path / "a" / "last.ckpt")["step"]
     assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS
-    assert "go on with `torchrun --nproc-per-node 2 -m resact train --runs" in (tmp_path / "0.txt").read_text()
+    assert "go on with `torchrun --nproc-per-node 2 -m -- resact train --runs" in (tmp_path / "0.txt").read_text()
     finish(start_ranks(words, tmp_path), 0)
     assert_same_weights(tmp_path / "a", two_ranks / "a")
     assert losses(tmp_path / "a") == losses(two_ranks / "a")
 
 
 def test_validation_counts_each_video_once(tiny_store: Path, tmp_path: Path, train_tiny) -> None:
-    """Of the same weights, two ranks find what one does: no training between, for there is no learning rate to speak
-    of, and running statistics of a network in its first state do not change its choice much."""
     runs = tmp_path / "two"
     runs.mkdir()
     settings = SMALL | {"epochs": 1, "lr": 1e-30, "batch_size": 4}
@@ -152,7 +148,7 @@ def test_validation_counts_each_video_once(tiny_store: Path, tmp_path: Path, tra
 
 
 def test_another_number_of_devices_cannot_go_on(two_ranks: Path, train_tiny) -> None:
-    with pytest.raises(UsageError, match="was begun on 2 devices, not 1.*torchrun --nproc-per-node 2 -m resact"):
+    with pytest.raises(UsageError, match=r"was begun on 2 devices, not 1.*torchrun --nproc-per-node 2 -m -- resact"):
         train_tiny("a", resume=True, runs=two_ranks)
 
 
