@@ -76,7 +76,8 @@ class RunFolder:
 
     def resume_command(self, world_size: int = 1) -> str:
         """What a user types to go on with the run."""
-        program = f"torchrun --nproc-per-node {world_size} -m resact" if world_size > 1 else "resact"
+        # Without the `--`, torchrun takes `--run` for an abbreviation of an option of its own.
+        program = f"torchrun --nproc-per-node {world_size} -m -- resact" if world_size > 1 else "resact"
         return shlex.join([*program.split(), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"])
 
     @contextmanager

@@ -116,7 +116,7 @@ class Loop:
         with stream.epoch(progress.epoch, position=progress.position) as reader:
             for positions, batch in zip(self._steps(), reader, strict=True):
                 lr = learning_rate(self._recipe, progress.step, epoch_steps=len(stream))
-                seed = _dropout_seed(self._config.seed, progress.step, self._ranks.rank)
+                seed = dropout_seed(self._config.seed, progress.step, self._ranks.rank)
                 figures = self._step(batch, clips=len(positions), lr=lr, seed=seed)
                 now, wait = time.perf_counter(), reader.wait_seconds
                 self._settle()
@@ -245,5 +245,6 @@ def _recorded(device: torch.device) -> torch.cuda.Event | None:
     return event
 
 
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """What torch's generator is seeded with before a step, counted from 0."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

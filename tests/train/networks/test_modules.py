@@ -280,3 +280,18 @@ def test_folded_convolutions_are_3d_convolutions(layout, separable, kernel, stri
     for ours, plain in zip(*results, strict=True):
         assert ours.shape == plain.shape
         torch.testing.assert_close(ours, plain)
+
+
+def test_strided_pointwise_convolutions_leave_the_heap_alone():
+    """As a 1x1 `conv2d` on one thread, this very shape ended the process (torch 2.13)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        conv = convolution(4, 8, (1, 1, 1), stride=2)
+        for seed in range(100):
+            x = torch.randn(2, 4, 4, 8, 8, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+            gradients = torch.autograd.grad(conv(x).square().sum(), (x, conv.weight))
+            plain = torch.autograd.grad(torch.nn.Conv3d.forward(conv, x).square().sum(), (x, conv.weight))
+            torch.testing.assert_close(gradients, plain, rtol=1e-4, atol=1e-4)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,7 +1,9 @@
 """A tiny store, and trainings of a tiny network on it that take seconds."""
 
+import json
 import multiprocessing
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +24,8 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cli import main
 from resact.train.clips.normalisation import measure_normalisation
 from resact.train.runs import training
+from resact.train.runs.step import TrainStep
+from resact.train.runs.tensors import read_tensors
 from resact.train.runs.training import TrainResult, train
 
 CLASSES = ("Jump", "Run", "Walk")
@@ -122,19 +126,40 @@ def arguments(store: Path, runs: Path, name: str, *more: object, **settings: Any
     return [*map(str, [*words, *more])]
 
 
-def start(words: list[str], output: Path) -> ForkServerProcess:
+def start(words: list[str], output: Path, environment: dict[str, str] | None = None) -> ForkServerProcess:
     """`resact ...` in a process of its own, one thread; what it prints goes to a file.
 
-    Forked from a process that has imported everything, which saves three seconds each time.
+    Forked from a process that has imported everything, which saves three seconds each time. Where `SPY` is in its
+    environment, it notes the positions of each step's clips there.
     """
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["resact.train.runs.training", "resact.cli", "torch._dynamo"])
-    process = forks.Process(target=_resact, args=(words, output))
+    process = forks.Process(target=_resact, args=(words, output, environment or {}))
     process.start()
     return process
 
 
-def _resact(words: list[str], output: Path) -> None:
+def start_ranks(words: list[str], folder: Path, world_size: int = 2) -> list[ForkServerProcess]:
+    """As torchrun starts them; each writes `<rank>.txt` and `<rank>.spy` in the folder."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        start(
+            words,
+            folder / f"{rank}.txt",
+            shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), "SPY": str(folder / f"{rank}.spy")},
+        )
+        for rank in range(world_size)
+    ]
+
+
+def _resact(words: list[str], output: Path, environment: dict[str, str]) -> None:
+    os.environ |= environment
+    if spied := environment.get("SPY"):
+        _spy_on_steps(Path(spied))
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -143,9 +168,18 @@ def _resact(words: list[str], output: Path) -> None:
     main()
 
 
-def weights_of(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
-    from resact.train.runs.tensors import read_tensors
+def _spy_on_steps(path: Path) -> None:
+    take_step = TrainStep.__call__
 
+    def noting(self: TrainStep, batch: dict[str, Any], **arguments: Any) -> torch.Tensor:
+        with path.open("a") as file:
+            file.write(json.dumps([*batch["positions"]]) + "\n")
+        return take_step(self, batch, **arguments)
+
+    TrainStep.__call__ = noting  # type: ignore[method-assign]
+
+
+def weights_of(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
     return read_tensors(folder / f"{which}.safetensors")[0]
 
 
