@@ -290,7 +290,7 @@ class Team:
         self._pipes, self._processes = [], []
         context = get_context("spawn")
         places = [tuple(cores)] if name in _THREADED else [(core,) for core in cores]
-        with _ffmpeg_of_pyav() if name == "torchcodec" else nullcontext():
+        with ffmpeg_of_pyav() if name == "torchcodec" else nullcontext():
             for number, place in enumerate(places):
                 ours, theirs = context.Pipe()
                 own = replace(task, threads=len(place), share=(number, len(places)))
@@ -355,7 +355,7 @@ def _work(name: str, task: Task, cores: tuple[int, ...], pipe: Any) -> None:
 
 
 @contextmanager
-def _ffmpeg_of_pyav() -> Iterator[None]:
+def ffmpeg_of_pyav() -> Iterator[None]:
     """Where the system has no FFmpeg libraries, torchcodec finds those in PyAV's wheel under the names it asks for."""
     from ctypes.util import find_library
 

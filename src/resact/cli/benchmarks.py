@@ -189,7 +189,7 @@ def _print_loader_table(result: dict[str, Any], console: "Console") -> None:
     cores = sorted({row["cores"] for row in result["rows"]})
     for count, cache in ((count, cache) for count in cores for cache in ("warm", "cold")):
         headings = ["clips/s", "CPU ms", *(rival.partition("_")[0] for rival in rivals)]
-        table = Table(f"{count} cores, {cache}", *headings, caption="ratios of clips/s, round by round")
+        table = Table(f"cores: {count}, page cache {cache}", *headings, caption="ratios of clips/s, round by round")
         for row in (row for row in result["rows"] if (row["cores"], row["page_cache"]) == (count, cache)):
             if row["problem"]:
                 continue

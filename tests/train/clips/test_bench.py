@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import pickle
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from resact.train.clips import bench, contestants
 from resact.train.clips.bench import bench_loader
 from resact.train.clips.contestants import NORMALISATION, Task, Team, decord_frames, pyav_frames, scaled, zarr_frames
 from resact.train.clips.geometry import ClipGeometry
-from resact.train.clips.sampling import TrainPlan
+from resact.train.clips.sampling import Clip, TrainPlan
 from resact.train.clips.transform import transform_clip
 
 GEOMETRY = ClipGeometry(modality="both", frames=8, size=32)
@@ -83,6 +84,16 @@ def decoded(path: str) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.int16)
 
 
+def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray) -> None:
+    video = decoded(task.sources[clip.row])
+    wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
+    assert got.shape == (len(wanted), 240, 320, 3)
+    for frame, expected in zip(got.astype(np.int16), wanted, strict=True):
+        differences = np.abs(video - frame).mean((1, 2, 3))
+        assert differences.argmin() == expected
+        assert differences[expected] < 2  # conversions to RGB differ a little
+
+
 @pytest.mark.parametrize("frames", [decord_frames, pyav_frames])
 def test_a_competitor_gives_the_frames_nearest_in_time(frames, task: Task) -> None:
     _, plan = task.open()
@@ -90,14 +101,25 @@ def test_a_competitor_gives_the_frames_nearest_in_time(frames, task: Task) -> No
     for epoch in range(3):
         for position in range(len(plan)):
             clip = plan.clip(epoch, position)
-            got = get(clip).numpy().astype(np.int16)
-            video = decoded(task.sources[clip.row])
-            wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
-            assert got.shape == (len(wanted), 240, 320, 3)
-            for frame, expected in zip(got, wanted, strict=True):
-                differences = np.abs(video - frame).mean((1, 2, 3))
-                assert differences.argmin() == expected
-                assert differences[expected] < 2  # conversions to RGB differ a little
+            assert_nearest_in_time(task, clip, get(clip).numpy())
+
+
+def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path) -> None:
+    """In a process of its own: which FFmpeg libraries there are is settled when it starts."""
+    _, plan = task.open()
+    clips = [plan.clip(epoch, position) for epoch in range(3) for position in range(4)]
+    (tmp_path / "asked").write_bytes(pickle.dumps((task, clips)))
+    code = (
+        "import pickle, sys; import numpy as np; from pathlib import Path\n"
+        "from resact.train.clips.contestants import torchcodec_frames\n"
+        "task, clips = pickle.loads(Path('asked').read_bytes()); frames = torchcodec_frames(task)\n"
+        "np.savez('got.npz', *[frames(clip).numpy() for clip in clips])"
+    )
+    with contestants.ffmpeg_of_pyav():
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    got = np.load(tmp_path / "got.npz")
+    for number, clip in enumerate(clips):
+        assert_nearest_in_time(task, clip, got[f"arr_{number}"])
 
 
 def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(task: Task) -> None:
