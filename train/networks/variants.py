@@ -16,6 +16,9 @@ class Variant:
     step: int | None = 1
     """Frames between the two that a residual subtracts; None where no residual is taken."""
 
+    tables: tuple[int, ...] = ()
+    """Of the paper, those that have it as a row."""
+
     paper_g: int | None = None
     """The paper's "GFLOPs", which are 10^9 multiply-adds; None where it gives none."""
 
@@ -25,15 +28,15 @@ class Variant:
 
 
 PAPER_VARIANTS = (
-    Variant(options={"modality": "rgb"}, step=None, paper_g=28),
-    Variant(options={"modality": "residual"}, paper_g=28),
-    Variant(options={"network": "3d-resnet50"}, paper_g=163),
-    Variant(paper_g=30),
-    Variant(options={"modality": "residual"}, step=2),
-    Variant(options={"modality": "residual"}, step=4),
-    Variant(options={"attention": False, "feature_residual": False}),
-    Variant(options={"attention": False}),
-    Variant(options={"feature_residual": False}),
+    Variant(options={"modality": "rgb"}, step=None, tables=(2,), paper_g=28),
+    Variant(options={"modality": "residual"}, tables=(2, 3), paper_g=28),
+    Variant(options={"network": "3d-resnet50"}, tables=(2,), paper_g=163),
+    Variant(tables=(2, 4), paper_g=30),
+    Variant(options={"modality": "residual"}, step=2, tables=(3,)),
+    Variant(options={"modality": "residual"}, step=4, tables=(3,)),
+    Variant(options={"attention": False, "feature_residual": False}, tables=(4,)),
+    Variant(options={"attention": False}, tables=(4,)),
+    Variant(options={"feature_residual": False}, tables=(4,)),
 )
 """The nine distinct rows of tables 2, 3 and 4, in the paper's order."""
 

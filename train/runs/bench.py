@@ -105,28 +105,50 @@ def _rows(
         dtype=torch.bfloat16 if config.amp else torch.float32,
         threads=threads,
     )
-    torch.manual_seed(config.seed)
-    network = config.network.build(geometry.modality, num_classes=len(store.index.classes)).to(device)
-    if config.channels_last:
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    ranks = Ranks(rank=0, world_size=1, device=device)
-    step = TrainStep(config, network, build_optimiser(network, config.recipe), ranks)
+    step = _fresh_step(config, len(store.index.classes), device)
     measured = {"synthetic": _Measured(), f"store {store.settings.codec}": _Measured()}
     for number in range(rounds):
         for name, result in measured.items():
             console.print(f"{device.type}: round {number + 1} of {rounds}: {name}, {steps} steps of {batch} clips")
-            source = _synthetic(stream) if name == "synthetic" else _from_store(stream)
+            source = _from_store(stream)
+            if name == "synthetic":
+                source = _synthetic(config, len(store.index.classes), device)
             with closing(source):
                 _measure(step, source, steps, device, result)
     return [_row(name, device, batch, steps, result) for name, result in measured.items()]
 
 
-def _synthetic(stream: ClipStream) -> Generator[tuple[dict[str, Any], float]]:
+def synthetic_rate(config: RunConfig, store: ClipStore, device: torch.device, *, steps: int = 3) -> float:
+    """Training clips a second of a fresh network on a batch that is there already.
+
+    Args:
+        config: with `amp` said.
+        store: for its number of classes.
+        device: to train on.
+        steps: that are measured, after as many to warm up.
+    """
+    num_classes, result = len(store.index.classes), _Measured()
+    with closing(_synthetic(config, num_classes, device)) as source:
+        _measure(_fresh_step(config, num_classes, device), source, steps, device, result)
+    return result.clips_per_second[0]
+
+
+def _fresh_step(config: RunConfig, num_classes: int, device: torch.device) -> TrainStep:
+    torch.manual_seed(config.seed)
+    network = config.network.build(config.geometry.modality, num_classes=num_classes).to(device)
+    if config.channels_last:
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    ranks = Ranks(rank=0, world_size=1, device=device)
+    return TrainStep(config, network, build_optimiser(network, config.recipe), ranks)
+
+
+def _synthetic(config: RunConfig, num_classes: int, device: torch.device) -> Generator[tuple[dict[str, Any], float]]:
     """One batch, over and over, that nobody waits for."""
-    geometry, clips = stream.plan.geometry, stream.batch_size
+    geometry, clips = config.geometry, config.recipe.batch_size
     shape = clips, 3, geometry.frames, geometry.size, geometry.size
-    batch: dict[str, Any] = {name: torch.randn(shape).to(stream.device, stream.dtype) for name in geometry.streams}
-    batch["label"] = torch.arange(clips, device=stream.device) % len(stream.store.index.classes)
+    dtype = torch.bfloat16 if config.amp else torch.float32
+    batch: dict[str, Any] = {name: torch.randn(shape).to(device, dtype) for name in geometry.streams}
+    batch["label"] = torch.arange(clips, device=device) % num_classes
     while True:
         yield batch, 0.0
 

@@ -95,10 +95,10 @@ def _restore(path: Path, network: nn.Module, optimiser: torch.optim.SGD) -> Prog
     tensors, header = read_tensors(path)
     parameters = dict(network.named_parameters())
     weights, momenta = _part(tensors, _WEIGHT), _part(tensors, _MOMENTUM)
+    if momenta and momenta.keys() != parameters.keys():
+        raise CheckpointError(f"{path} is not of this run: its momenta are of other weights")
     try:
         progress = Progress(**{**header, "sums": Sums(**header["sums"])})
-        if momenta and momenta.keys() != parameters.keys():
-            raise CheckpointError(f"{path} has momenta of other weights than the run's network")
         network.load_state_dict(weights)
     except (RuntimeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is not of this run: {error}") from None

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resact.errors import DivergedError, Interrupted
+from resact.errors import CheckpointError, DivergedError, Interrupted
 from resact.train.clips.sampling import batches
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
@@ -109,6 +109,8 @@ class Loop:
             if progress.position < len(self._stream.plan):
                 self._train_epoch()
             self._end_epoch()
+        if self._ranks.leads and not self.rates.clips:
+            self._mend_weights()
 
     def _train_epoch(self) -> None:
         progress, stream = self._progress, self._stream
@@ -204,6 +206,14 @@ class Loop:
                 f"epoch {progress.epoch}: loss {figures['loss']:.3f}, training top-1 {100 * figures['top1']:.1f} %, "
                 f"validation top-1 {100 * result.video_top1:.1f} % of videos"
             )
+
+    def _mend_weights(self) -> None:
+        """Of a run that was done already: lost or damaged since, its last weights come back from the checkpoint."""
+        try:
+            self._folder.read_network()
+        except CheckpointError as error:
+            self._display.say(f"{error}: written again")
+            self._folder.write_weights("last", self._network, self._weights_header())
 
     def _weights_header(self) -> WeightsHeader:
         progress = self._progress

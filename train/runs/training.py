@@ -177,15 +177,7 @@ def _require_same(
     Raises:
         UsageError: names all that differs.
     """
-    before = saved.config.settings
-    wanted = RunConfig.of(before | dict(settings)).settings
-    differing = [
-        f"{name}: {before[name]!r}, asked for {wanted[name]!r}" for name in before if before[name] != wanted[name]
-    ]
-    if differing:
-        raise UsageError(
-            f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run"
-        )
+    require_same_settings(saved, settings, folder)
     if not saved.store.same_as(StoreIdentity.of(store)):
         raise UsageError(
             f"{store.files} is not the store that {folder} was begun with ({saved.store.dataset} at "
@@ -195,6 +187,23 @@ def _require_same(
         raise UsageError(
             f"{folder} was begun on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
             f"part of a batch: go on with `{folder.resume_command(saved.world_size)}`"
+        )
+
+
+def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuse to go on with a run under other settings than it was begun with.
+
+    Raises:
+        UsageError: names all that differ; those not asked for do not.
+    """
+    before = saved.config.settings
+    wanted = RunConfig.of(before | dict(settings)).settings
+    differing = [
+        f"{name}: {value!r}, asked for {wanted[name]!r}" for name, value in before.items() if value != wanted[name]
+    ]
+    if differing:
+        raise UsageError(
+            f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run"
         )
 
 

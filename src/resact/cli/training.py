@@ -145,16 +145,81 @@ def train(
             print_json(asdict(result))
 
 
+@app.command()
+def reproduce(
+    store: StoreOption = None,
+    runs: RunsOption = Path("runs"),
+    tables: Annotated[str, typer.Option(metavar="N,N", help="Tables of the paper.")] = "2,3,4",
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="Each run is trained with each.")] = "0",
+    conv: ConvOption = None,
+    stem_channels: StemChannelsOption = None,
+    width: WidthOption = None,
+    depths: DepthsOption = None,
+    frames: FramesOption = None,
+    size: SizeOption = None,
+    short_clips: ShortClipsOption = None,
+    split: SplitOption = None,
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    lr: LrOption = None,
+    amp: AmpOption = None,
+    compile_: CompileOption = None,
+    flip: FlipOption = None,
+    config: ConfigOption = None,
+    threads: ThreadsOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    json_output: JsonOption = False,
+) -> None:
+    """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. Stopped, the same command does the rest."""
+    from resact.cache.places import find_store
+    from resact.cache.store import open_store
+    from resact.train.runs.reproduce import reproduce as run_all
+
+    settings = asked_settings(
+        config,
+        conv=conv,
+        stem_channels=stem_channels,
+        width=width,
+        depths=depths,
+        frames=frames,
+        size=size,
+        short_clips=short_clips,
+        split=split,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        amp=amp,
+        compile=compile_,
+        flip=flip,
+    )
+    result = run_all(
+        settings,
+        open_store(store or find_store()),
+        runs,
+        tables=_numbers("--tables", tables),
+        seeds=_numbers("--seeds", seeds),
+        threads=threads,
+        dry_run=dry_run,
+        console=open_console(json_output),
+    )
+    if json_output:
+        print_json(result)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"got {option} {text!r}, expected whole numbers with commas between") from None
+
+
 def asked_settings(config: Path | None, **options: Any) -> dict[str, Any]:
     """Settings by name: those of the toml file, and over them the options that were given."""
     from resact.train.runs.config import read_settings
 
     given = {name: value for name, value in options.items() if value is not None}
     if "depths" in given:
-        try:
-            given["depths"] = tuple(int(part) for part in given["depths"].split(","))
-        except ValueError:
-            raise UsageError(f"got --depths {given['depths']!r}, expected four numbers such as 3,4,6,3") from None
+        given["depths"] = _numbers("--depths", given["depths"])
     return (read_settings(config) if config is not None else {}) | given
 
 

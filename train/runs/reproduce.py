@@ -1,0 +1,219 @@
+"""`resact reproduce`: the runs of the paper's tables 2, 3 and 4, one after the other, each trained and evaluated."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+from rich.table import Column, Table
+
+from resact.cache.store import ClipStore
+from resact.errors import Interrupted, UsageError
+from resact.train.networks.variants import PAPER_VARIANTS, Variant
+from resact.train.runs.bench import synthetic_rate
+from resact.train.runs.config import RunConfig
+from resact.train.runs.evaluate import VIEWS, evaluate_run
+from resact.train.runs.folder import RunFolder
+from resact.train.runs.metrics import measure
+from resact.train.runs.predictions import PREDICTIONS, read_predictions, write_predictions
+from resact.train.runs.trained import is_current, load_trained
+from resact.train.runs.training import require_same_settings, train
+from resact.train.runs.videos import choose_videos
+
+TABLES = (2, 3, 4)
+
+_FORWARD_SHARE = 1 / 3  # of a training step: the backward pass is counted as twice the forward pass
+
+Status = Literal["done", "to evaluate", "begun", "to do"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One run of the tables."""
+
+    name: str
+    settings: Mapping[str, Any]
+    tables: tuple[int, ...]
+    """That have it as a row."""
+    status: Status
+    train_clips: int
+    """Left to train on."""
+    test_clips: int
+    """Left to evaluate."""
+
+
+def plan_runs(
+    settings: Mapping[str, Any], store: ClipStore, runs: Path, *, tables: Sequence[int], seeds: Sequence[int]
+) -> list[PlannedRun]:
+    """What has to be done, a seed at a time, so that whole tables come early.
+
+    Args:
+        settings: of all runs, such as small sizes; without `val_groups` nothing is held out, as in the paper.
+        store: that all are of.
+        runs: their folder.
+        tables: of the paper.
+        seeds: each run is trained with each.
+
+    Raises:
+        UsageError: no such table, no seed, a setting that the tables vary, or a run that is there with other settings.
+    """
+    if not tables or not set(tables) <= set(TABLES):
+        raise UsageError(f"got --tables {_listed(tables)}, expected some of {_listed(TABLES)}")
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"got --seeds {_listed(seeds)}, expected numbers that differ, such as 0,1,2")
+    varied = {"modality", "step", "arch", "attention", "feature_residual", "seed"} & settings.keys()
+    if varied:
+        raise UsageError(f"got {', '.join(sorted(varied))}, which the tables vary: leave it out, or use `resact train`")
+    variants = [variant for variant in PAPER_VARIANTS if set(variant.tables) & set(tables)]
+    planned = []
+    for seed in seeds:
+        for variant in variants:
+            asked = {"val_groups": 0} | dict(settings) | _settings_of(variant) | {"seed": seed}
+            planned.append(_planned(asked, store, runs, variant.tables))
+    return planned
+
+
+def reproduce(
+    settings: Mapping[str, Any],
+    store: ClipStore,
+    runs: Path,
+    *,
+    tables: Sequence[int] = TABLES,
+    seeds: Sequence[int] = (0,),
+    threads: int | None = None,
+    dry_run: bool = False,
+    console: Console,
+) -> dict[str, Any]:
+    """Train and evaluate all runs that are not done; stopped at any moment, the same call goes on from there.
+
+    Args:
+        settings: as for `plan_runs`.
+        store: likewise.
+        runs: likewise.
+        tables: likewise.
+        seeds: likewise.
+        threads: that read clips.
+        dry_run: only say what it would cost.
+        console: for people.
+
+    Returns:
+        `runs`, each `run, tables, seed, status, video_top1, video_top5` (None where it has not been evaluated); `clips`
+        to train on and to evaluate, and `hours` that they were estimated to take, None where there was nothing to do.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError("got several processes, expected one: use `resact train` under torchrun, run by run")
+    planned = plan_runs(settings, store, runs, tables=tables, seeds=seeds)
+    hours = _announce(planned, store, console)
+    result: dict[str, Any] = {
+        "clips": sum(run.train_clips + run.test_clips for run in planned),
+        "hours": hours,
+    }
+    for number, run in enumerate(planned, start=1):
+        if run.status == "done" or dry_run:
+            continue
+        console.print(f"run {number} of {len(planned)}: {run.name}")
+        try:
+            if run.train_clips:
+                where = str(store.files)
+                train(
+                    run.settings, runs=runs, name=run.name, store=where, resume=True, threads=threads, console=console
+                )
+            _evaluate(RunFolder(runs / run.name), store, threads, console)
+        except (Interrupted, KeyboardInterrupt):
+            raise Interrupted(f"stopped in {run.name}; the same command goes on from there") from None
+    return {"runs": [_row(run, runs) for run in planned], **result}
+
+
+def _settings_of(variant: Variant) -> dict[str, Any]:
+    """A row of the tables as settings of a run."""
+    options = dict(variant.options)
+    named = {"modality": options.pop("modality", "both"), "arch": options.pop("network", "p3d-resnet50"), **options}
+    if named["arch"] == "3d-resnet50":
+        named["conv"] = None  # it knows one kind alone, whatever the others are asked for
+    return named if variant.step is None else named | {"step": variant.step}
+
+
+def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[int, ...]) -> PlannedRun:
+    config = RunConfig.of(asked)
+    name = f"paper-{config.default_name}"
+    folder = RunFolder(runs / name)
+    if folder.exists:
+        require_same_settings(folder.read_record(), asked, folder)
+    split = store.settings.dataset.splits[0] if config.split is None else config.split
+    videos = choose_videos(store.index, split, val_groups=config.val_groups, seed=config.seed)
+    tests = store.index.rows(split, "test")
+    if not len(tests):
+        raise UsageError(f"{store.files} has no test video of {split}: `resact info` says what it holds")
+    header = folder.weights_header() if folder.exists else None
+    epochs_left = config.recipe.epochs - (header.epoch if header else 0)
+    evaluated = epochs_left == 0 and _is_evaluated(folder)
+    status: Status = "to do" if header is None else "begun"
+    if epochs_left == 0:
+        status = "done" if evaluated else "to evaluate"
+    return PlannedRun(
+        name=name,
+        settings=asked,
+        tables=tables,
+        status=status,
+        train_clips=epochs_left * len(videos.train),
+        test_clips=0 if evaluated else len(tests) * VIEWS,
+    )
+
+
+def _is_evaluated(folder: RunFolder) -> bool:
+    path = folder.path / PREDICTIONS
+    return path.exists() and is_current(folder, read_predictions(path).provenance)
+
+
+def _evaluate(folder: RunFolder, store: ClipStore, threads: int | None, console: Console) -> None:
+    predictions = evaluate_run(load_trained(folder), store, threads=threads)
+    write_predictions(folder.path / PREDICTIONS, predictions)
+    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
+    top5 = "" if scores.video_top5 is None else f", top-5 {scores.video_top5:.1%}"
+    console.print(f"{folder}: video top-1 {scores.video_top1:.1%}{top5} of {scores.videos:,} test videos")
+
+
+def _row(run: PlannedRun, runs: Path) -> dict[str, Any]:
+    folder = RunFolder(runs / run.name)
+    row: dict[str, Any] = {"run": str(folder), "tables": run.tables, "seed": run.settings["seed"]}
+    if not folder.exists or not _is_evaluated(folder):
+        return row | {"status": run.status, "video_top1": None, "video_top5": None}
+    predictions = read_predictions(folder.path / PREDICTIONS)
+    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
+    return row | {"status": "done", "video_top1": scores.video_top1, "video_top5": scores.video_top5}
+
+
+def _announce(planned: list[PlannedRun], store: ClipStore, console: Console) -> float | None:
+    """Print what it will cost, after a few steps of each network that there is something to do for."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rates: dict[RunConfig, float] = {}
+    table = Table(Column("run", overflow="fold"), "tables", "status", "training clips", "test clips", "hours")
+    total = 0.0
+    for run in planned:
+        hours = 0.0
+        if run.status != "done":
+            config = RunConfig.of(run.settings)
+            kind = replace(config, seed=0, amp=device.type == "cuda" if config.amp is None else config.amp)
+            if kind not in rates:
+                console.print(f"measuring a few steps of {run.name}")
+                rates[kind] = synthetic_rate(kind, store, device)
+            hours = (run.train_clips + run.test_clips * _FORWARD_SHARE) / rates[kind] / 3600
+        total += hours
+        cells = f"{run.train_clips:,}", f"{run.test_clips:,}", f"{hours:,.2f}"
+        table.add_row(run.name, _listed(run.tables), run.status, *cells)
+    console.print(table, soft_wrap=False)
+    to_do = [run for run in planned if run.status != "done"]
+    if not to_do:
+        console.print(f"all {len(planned)} runs are done")
+        return None
+    console.print(
+        f"{len(to_do)} of {len(planned)} runs to do: about {total:,.2f} hours on {device.type}, waiting for data apart"
+    )
+    return total
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ",".join(map(str, numbers))
