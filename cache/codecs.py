@@ -2,7 +2,7 @@
 
 | codec | pixels | what it is |
 |---|---|---|
-| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and smooth chroma upsampling |
+| jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and plain chroma upsampling |
 | zstd | exact | Zstandard, level -3 |
 | lz4 | exact | LZ4, level 5, in Blosc's container; no shuffle (interleaved RGB packs worse with one) |
 
@@ -85,7 +85,7 @@ class JpegFrames:
             height, width, _, _ = simplejpeg.decode_jpeg_header(data)
             if (height, width, 3) != out_HWC.shape:
                 raise DamagedError(f"not a JPEG of {out_HWC.shape}: its header gives {height}x{width}")
-            simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
+            simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=True, buffer=out_HWC)
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
 

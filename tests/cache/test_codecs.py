@@ -31,7 +31,7 @@ def test_jpeg_is_close_and_is_a_jpeg_that_others_read(make_frames) -> None:
     codec.decode_into(memoryview(data), out)
     error = np.mean((out.astype(float) - frame) ** 2)
     assert 10 * np.log10(255**2 / error) > 35
-    assert np.array_equal(out, simplejpeg.decode_jpeg(data, "RGB"))
+    assert np.array_equal(out, simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=True))
     assert data[:2] == b"\xff\xd8"
     assert simplejpeg.decode_jpeg_header(data)[2] in ("YCbCr", "YUV")
     assert "420" in simplejpeg.decode_jpeg_header(data)[3]

@@ -201,6 +201,7 @@ def _result(row: _Row, contestants: Sequence[_Row], cores: int, cache: str) -> d
     whole = not row.name.endswith("uint8") and row.name != "bare decode"
     rivals = {
         "decord": ("decord", None) if whole else None,
+        "decord_resized": ("decord resized", None) if whole else None,
         "torchcodec": ("torchcodec", None) if whole else None,
         "pyav": ("pyav", None) if whole else None,
         "zarr": ("zarr" if whole else "zarr uint8", row.codec),

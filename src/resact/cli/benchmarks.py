@@ -124,7 +124,7 @@ def bench_loader(
     codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores that are made.")] = "jpeg,zstd,lz4",
     competitors: Annotated[
         str, typer.Option(metavar="NAME,NAME", help="Beside zarr-python; the extra `bench` brings them.")
-    ] = "decord,torchcodec,pyav",
+    ] = "decord,decord resized,torchcodec,pyav",
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 32,
     step: Annotated[int, typer.Option(min=1, help="Frames between the two that a residual subtracts.")] = 1,
     size: Annotated[int, typer.Option(min=1, help="Height and width of the clips.")] = 112,
@@ -185,10 +185,10 @@ def bench_loader(
 def _print_loader_table(result: dict[str, Any], console: "Console") -> None:
     from rich.table import Table
 
-    rivals = ("decord", "torchcodec", "pyav", "zarr", "bare_decode")
+    rivals = ("decord", "decord_resized", "torchcodec", "pyav", "zarr", "bare_decode")
     cores = sorted({row["cores"] for row in result["rows"]})
     for count, cache in ((count, cache) for count in cores for cache in ("warm", "cold")):
-        headings = ["clips/s", "CPU ms", *(rival.partition("_")[0] for rival in rivals)]
+        headings = ["clips/s", "CPU ms", *(rival.replace("_", " ") for rival in rivals)]
         table = Table(f"cores: {count}, page cache {cache}", *headings, caption="ratios of clips/s, round by round")
         for row in (row for row in result["rows"] if (row["cores"], row["page_cache"]) == (count, cache)):
             if row["problem"]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import av
@@ -94,7 +95,7 @@ def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray) -> None:
         assert differences[expected] < 2  # conversions to RGB differ a little
 
 
-@pytest.mark.parametrize("frames", [decord_frames, pyav_frames])
+@pytest.mark.parametrize("frames", [decord_frames, partial(decord_frames, resized=True), pyav_frames])
 def test_a_competitor_gives_the_frames_nearest_in_time(frames, task: Task) -> None:
     _, plan = task.open()
     get = frames(task)
@@ -171,7 +172,9 @@ def test_what_takes_part_is_checked_before_anything_runs(
     stores: dict[str, str], sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"geometry": GEOMETRY, "cores": (1,), "clips": 2, "rounds": 1, "seed": 0, "console": QUIET}
-    with pytest.raises(UsageError, match="got competitor 'dali', expected some of decord, torchcodec, pyav"):
+    with pytest.raises(
+        UsageError, match="got competitor 'dali', expected some of decord, decord resized, torchcodec, pyav"
+    ):
         bench_loader([stores["lz4"]], sources, competitors=["dali"], **options)
     with pytest.raises(UsageError, match=r"got 99 cores, expected 1 to"):
         bench_loader([stores["lz4"]], sources, competitors=[], **{**options, "cores": (99,)})
