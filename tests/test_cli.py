@@ -22,11 +22,12 @@ OPTIONS = {
     "--ffmpeg --output --json",
     "bench loader": "dataset --root --classes --allow-partial --limit --stores --fps --short-side --codecs --competitors "
     "--frames --step --size --cores --clips --rounds --seed --workers --ffmpeg --output --json",
-    "bench train": "--store --modality --step --arch --conv --attention --feature-residual --stem-channels --width --depths "
-    "--frames --size --short-clips --split --batch-size --amp --compile --config --threads --steps --rounds --output --json",
-    "train": "--store --runs --run --modality --step --arch --conv --attention --feature-residual --stem-channels --width "
-    "--depths --frames --size --short-clips --split --epochs --batch-size --lr --seed --amp --compile --flip --val-groups "
-    "--resume --config --threads --checkpoint-seconds --json",
+    "bench train": "--store --modality --step --arch --conv --attention --feature-residual --stem-channels --width "
+    "--depths --frames --size --short-clips --split --batch-size --amp --compile --config --threads "
+    "--steps --rounds --output --json",
+    "train": "--store --runs --run --modality --step --arch --conv --attention --feature-residual --stem-channels "
+    "--width --depths --frames --size --short-clips --split --epochs --batch-size --lr --seed --amp "
+    "--compile --flip --val-groups --resume --config --threads --checkpoint-seconds --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --output --fuse --weight --json",
     "predict": "videos --run --runs --top --views --weights --ffmpeg --timeout --json",
     "cost": "--frames --size --json",
