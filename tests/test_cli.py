@@ -20,8 +20,9 @@ OPTIONS = {
     "verify": "store --rebuild-index --json",
     "bench prep": "dataset --root --classes --allow-partial --limit --fps --short-side --codecs --rounds --workers "
     "--ffmpeg --output --json",
-    "bench loader": "dataset --root --classes --allow-partial --limit --stores --fps --short-side --codecs --competitors "
-    "--frames --step --size --cores --clips --rounds --seed --workers --ffmpeg --output --json",
+    "bench loader": "dataset --root --classes --allow-partial --limit --stores --fps --short-side --codecs "
+    "--competitors --frames --step --size --cores --clips --rounds --seed --workers --ffmpeg --output "
+    "--json",
     "bench train": "--store --modality --step --arch --conv --attention --feature-residual --stem-channels --width "
     "--depths --frames --size --short-clips --split --batch-size --amp --compile --config --threads "
     "--steps --rounds --output --json",
