@@ -29,8 +29,8 @@ OPTIONS = {
     "train": "--store --runs --run --modality --step --arch --conv --attention --feature-residual --stem-channels "
     "--width --depths --frames --size --short-clips --split --epochs --batch-size --lr --seed --amp "
     "--compile --flip --val-groups --resume --config --threads --checkpoint-seconds --json",
-    "reproduce": "--store --runs --tables --seeds --conv --stem-channels --width --depths --frames --size --short-clips "
-    "--split --epochs --batch-size --lr --amp --compile --flip --config --threads --dry-run --json",
+    "reproduce": "--store --runs --tables --seeds --conv --stem-channels --width --depths --frames --size "
+    "--short-clips --split --epochs --batch-size --lr --amp --compile --flip --config --threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --output --fuse --weight --json",
     "predict": "videos --run --runs --top --views --weights --ffmpeg --timeout --json",
     "cost": "--frames --size --json",
