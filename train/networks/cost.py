@@ -49,6 +49,8 @@ def count_cost(model: ActionNetwork, *, frames: int = 32, size: int = 112) -> Co
 def count_saved_bytes(model: ActionNetwork, *, batch: int = 1, frames: int = 32, size: int = 112) -> int:
     """Bytes that a step of a model in training mode keeps for its backward pass, weights and clips included.
 
+    On an accelerator; the folded convolutions of the CPU keep a little more, their strided inputs.
+
     Storage that several operations share counts once. With activation checkpointing, what the backward pass
     computes again, one module at a time, comes on top.
 

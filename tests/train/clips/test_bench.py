@@ -79,30 +79,38 @@ def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
     )
 
 
-def decoded(path: str) -> np.ndarray:
-    """Every frame of a video, the plain way."""
+def decoded(path: str, **size: int) -> np.ndarray:
+    """Every frame of a video, the plain way, in its own size or another `width` and `height`."""
     with av.open(path) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.int16)
+        frames = [frame.to_ndarray(format="rgb24", **size) for frame in container.decode(video=0)]
+    return np.stack(frames).astype(np.int16)
 
 
-def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray) -> None:
-    video = decoded(task.sources[clip.row])
+def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray, **size: int) -> None:
+    video = decoded(task.sources[clip.row], **size)
     wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
-    assert got.shape == (len(wanted), 240, 320, 3)
+    assert got.shape == (len(wanted), *video.shape[1:])
     for frame, expected in zip(got.astype(np.int16), wanted, strict=True):
         differences = np.abs(video - frame).mean((1, 2, 3))
         assert differences.argmin() == expected
         assert differences[expected] < 2  # conversions to RGB differ a little
 
 
-@pytest.mark.parametrize("frames", [decord_frames, partial(decord_frames, resized=True), pyav_frames])
-def test_a_competitor_gives_the_frames_nearest_in_time(frames, task: Task) -> None:
+@pytest.mark.parametrize(
+    ("frames", "size"),
+    [
+        (decord_frames, {}),
+        (partial(decord_frames, resized=True), {"width": 128, "height": 96}),
+        (pyav_frames, {}),
+    ],
+)
+def test_a_competitor_gives_the_frames_nearest_in_time(frames, size: dict[str, int], task: Task) -> None:
     _, plan = task.open()
     get = frames(task)
     for epoch in range(3):
         for position in range(len(plan)):
             clip = plan.clip(epoch, position)
-            assert_nearest_in_time(task, clip, get(clip).numpy())
+            assert_nearest_in_time(task, clip, get(clip).numpy(), **size)
 
 
 def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path) -> None:
