@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: networks this small only wait for more threads
+
 GAUNTLET = bool(os.environ.get("RESACT_GAUNTLET"))
 
 
