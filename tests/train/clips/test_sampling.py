@@ -1,5 +1,6 @@
 """Which clips: a pure function of seed, epoch and position, exactly as docs/training.md says."""
 
+import pickle
 from collections import Counter
 from fractions import Fraction
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resact.errors import UsageError
+from resact.train.clips import sampling
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import SCALES, Clip, TestPlan, TrainPlan, batches
 
@@ -90,6 +92,30 @@ def test_the_plan_of_a_seed_is_frozen():
         (1, 8, 41, 75, 159, 181, True),
         (2, 20, 53, 75, 159, 181, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("seed", "epoch", "position", "expected"),
+    [
+        (0, 0, 0, (998, 22, 32, 104, 188, 152, False)),
+        (0, 1, 1, (468, 1, 11, 0, 84, 256, False)),
+        (1, 2, 3, (414, 19, 29, 75, 159, 181, False)),
+        (12345678901234567, 0, 500, (343, 0, 10, 41, 125, 215, False)),
+        (7, 2**40, 999, (64, 14, 24, 41, 125, 215, True)),
+        (2**63 - 1, 10**6, 999, (731, 12, 22, 41, 125, 215, True)),
+    ],
+)
+def test_so_it_is_for_large_seeds_epochs_and_plans(seed, epoch, position, expected):
+    plan = train_plan([5 + 7 * number % 61 for number in range(1000)], seed, frames=8, step=2)
+    drawn = as_tuple(plan.clip(epoch, position))
+    assert drawn[:3] + drawn[4:] == expected
+
+
+@given(seed=seeds, purpose=st.integers(0, 1), epoch=st.integers(0, 2**63 - 1), position=st.integers(0, 2**63 - 1))
+@few
+def test_random_words_are_numpys(seed, purpose, epoch, position):
+    numpys = np.random.Philox(key=[seed, purpose], counter=[0, position, epoch, 0])
+    assert list(sampling._words(seed, purpose, epoch, position)) == numpys.random_raw(4).tolist()
 
 
 def test_starts_scales_corners_and_flips_are_uniform():
@@ -235,13 +261,43 @@ def test_wrong_plans_are_told():
             train_plan([40]).clip(0, position)
 
 
-def test_drawing_from_a_million_videos_costs_what_drawing_from_a_thousand_does():
+@pytest.fixture
+def shuffles(monkeypatch):
+    """The epochs' orders that are made: seed, epoch, length of each."""
+    made, original = [], sampling._shuffled
+    monkeypatch.setattr(sampling, "_shuffled", lambda *arguments: made.append(arguments) or original(*arguments))
+    return made
+
+
+def test_drawing_from_a_million_videos_costs_what_drawing_from_a_thousand_does(shuffles):
     """Counted, not timed: only the epoch's order is ever made, once."""
     plan = train_plan([40] * 1_000_000)
     assert sorted(plan.clip(0, p).row for p in (0, 17, 999_999)) != [0, 17, 999_999]
-    from resact.train.clips import sampling
-
-    before = sampling._shuffled.cache_info().misses
     for position in range(0, 1_000_000, 10_000):
         plan.clip(0, position)
-    assert sampling._shuffled.cache_info().misses == before
+    assert shuffles == [(0, 0, 1_000_000)]
+
+
+def test_plans_used_in_turn_make_their_orders_once_an_epoch(shuffles):
+    plans = [train_plan([40] * 50, seed) for seed in range(6)]
+    for epoch in range(3):
+        for position in range(50):
+            for plan in plans:
+                plan.clip(epoch, position)
+    assert shuffles == [(seed, epoch, 50) for epoch in range(3) for seed in range(6)]
+
+
+def test_a_plan_keeps_nothing_of_other_videos():
+    index = index_of(range(1, 100_001))
+    rows = np.random.default_rng(0).choice(100_000, 100, replace=False)
+    for plan in (
+        TrainPlan(index, rows, ClipGeometry(), seed=0, flip=True),
+        TestPlan(index, rows, ClipGeometry()),
+    ):
+        unused = len(pickle.dumps(plan))
+        clips = [as_tuple(plan.clip(3, position)) for position in range(len(plan))]
+        message = pickle.dumps(plan)
+        assert len(message) == unused < 4000
+        again = pickle.loads(message)
+        assert [as_tuple(again.clip(3, position)) for position in range(len(again))] == clips
+        assert again.padded_share == plan.padded_share

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -328,6 +329,16 @@ def test_it_travels_to_forkserver_workers_as_a_path(clip_store):
     for place, position in itertools.product(range(4), (0, 4, 8)):
         expected = by_hand(clip_store, dataset.plan, 0, position + place)
         assert torch.equal(batches[position // 4]["residual"][place], expected["residual"])
+
+
+def test_a_data_set_sent_to_a_worker_is_as_large_as_its_own_videos(clip_store):
+    count = 100_000
+    columns = {name: np.full(count, 24, np.uint32) for name in ("num_frames", "height", "width")}
+    store = replace(clip_store, index=SimpleNamespace(**columns))
+    plan = TrainPlan(store.index, np.arange(0, count, 1000), GEOMETRY, seed=0, flip=True)
+    dataset = ClipDataset(store, plan, normalisation=NORMALISATION)
+    assert len(dataset) == 100
+    assert len(pickle.dumps(dataset)) < 5000
 
 
 def test_a_pickled_store_opens_the_same_path_again(clip_store):
