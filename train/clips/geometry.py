@@ -10,6 +10,8 @@ from resact.errors import UsageError
 
 MODALITIES = ("rgb", "residual", "both")
 SHORT_CLIPS = ("mirror", "loop", "hold")
+SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
+"""A training crop's side over the frame's short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +27,8 @@ class ClipGeometry:
     """D: height and width in pixels."""
     short_clips: Literal["mirror", "loop", "hold"] = "mirror"
     """What follows the last frame of a video that is too short."""
+    min_scale: float = SCALES[-1]
+    """The smallest of `SCALES` that training crops take; 1 for none but the largest crops."""
 
     def __post_init__(self) -> None:
         _require(self.modality in MODALITIES, "modality", self.modality, f"one of {', '.join(MODALITIES)}")
@@ -33,12 +37,19 @@ class ClipGeometry:
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
             _require(whole and value >= 1, name, value, "a whole number from 1 on")
+        number = isinstance(self.min_scale, int | float) and not isinstance(self.min_scale, bool)
+        _require(number and SCALES[-1] <= self.min_scale <= 1, "min_scale", self.min_scale, "a number from 0.5 to 1")
         _require(self.step < self.frames, "step", self.step, f"one below the {self.frames} frames of a clip")
 
     @property
     def streams(self) -> tuple[str, ...]:
         """`rgb`, `residual` or both, as the network takes them."""
         return ("rgb", "residual") if self.modality == "both" else (self.modality,)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """Those of `SCALES` that training crops take, each as often."""
+        return tuple(scale for scale in SCALES if scale >= self.min_scale)
 
     @property
     def frames_read(self) -> int:

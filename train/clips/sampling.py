@@ -17,9 +17,6 @@ from resact.cache.index import Index
 from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry
 
-SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
-"""Crop side over short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
-
 _ORDER, _CLIP = 0, 1  # what random words are drawn for: two streams that have nothing to do with each other
 _64_BITS = 2**64 - 1
 
@@ -97,7 +94,8 @@ class TrainPlan:
         video = int(self._order(epoch)[position])
         start_word, scale_word, corner_word, flip_word = _words(self._seed, _CLIP, epoch, position)
         num_frames, height, width = self._sizes[video].tolist()
-        side = max(1, round(min(height, width) * SCALES[_below(scale_word, len(SCALES))]))
+        scales = self.geometry.scales
+        side = max(1, round(min(height, width) * scales[_below(scale_word, len(scales))]))
         corner = _below(corner_word, 5)
         if corner < 4:
             top, left = (height - side) * (corner // 2), (width - side) * (corner % 2)

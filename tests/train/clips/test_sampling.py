@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from resact.errors import UsageError
 from resact.train.clips import sampling
-from resact.train.clips.geometry import ClipGeometry
-from resact.train.clips.sampling import SCALES, Clip, TestPlan, TrainPlan, batches
+from resact.train.clips.geometry import SCALES, ClipGeometry
+from resact.train.clips.sampling import Clip, TestPlan, TrainPlan, batches
 
 few = settings(deadline=None, max_examples=60)
 seeds = st.integers(0, 2**63 - 1)
@@ -142,6 +142,18 @@ def test_starts_scales_corners_and_flips_are_uniform():
     assert {c.left for c in clips if c.side == 128} == {0, 212, 106}
     pairs = Counter((clip.side, clip.flip) for clip in clips)
     assert min(pairs.values()) > 300, "scale and flip hang together"
+
+
+@pytest.mark.parametrize(("min_scale", "sides"), [(1, {256}), (0.8, {256, 215}), (0.51, {256, 215, 181, 152})])
+def test_no_crop_below_the_smallest_scale(min_scale, sides):
+    plan = train_plan([40] * 50, min_scale=min_scale)
+    assert {plan.clip(epoch, position).side for epoch in range(4) for position in range(50)} == sides
+
+
+@pytest.mark.parametrize("wrong", [0.49, 1.01, 0, "1", True, float("nan")])
+def test_a_wrong_smallest_scale_is_a_usage_error(wrong):
+    with pytest.raises(UsageError, match="got min_scale .*, expected a number from 0.5 to 1"):
+        ClipGeometry(min_scale=wrong)
 
 
 def test_no_flip():
