@@ -10,8 +10,8 @@ import resact
 from resact.cli import app
 from resact.errors import UsageError
 from resact.train.networks.cost import count_saved_bytes
-from resact.train.networks.modules import FactorisedConv3d
 from resact.train.networks.models import build_model
+from resact.train.networks.modules import FactorisedConv3d
 from resact.train.networks.variants import PAPER_VARIANTS
 
 
