@@ -3,6 +3,7 @@
 import math
 import tomllib
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -117,6 +118,15 @@ class RunConfig:
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
         for name in ("flip", "amp"):
             _require(isinstance(getattr(self, name), bool | None), name, getattr(self, name), "true or false")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of activations and weights."""
+        return torch.channels_last_3d if self.channels_last else torch.contiguous_format
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """For every forward pass of the network; a run's own config has settled `amp`."""
+        return torch.autocast(device.type, torch.bfloat16) if self.amp else nullcontext()
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Self:

@@ -180,9 +180,7 @@ class Loop:
         """Validate, and keep the weights."""
         progress, result = self._progress, None
         if self._validation is not None:
-            result = validate(
-                self._network, self._validation, self._ranks, autocast=self._step.autocast, stopping=self._wished
-            )
+            result = validate(self._network, self._validation, self._ranks, config=self._config, stopping=self._wished)
             if result is None:
                 self._stop_if_wished()
         sums = progress.sums
@@ -241,8 +239,9 @@ class Loop:
         self._settle()
         if self._ranks.leads:
             self._save()
+        cause = "stopped" if self._wish.signal is None else f"{self._wish.signal.name}: stopped"
         raise Interrupted(
-            f"stopped after step {self._progress.step:,}, all of it saved: "
+            f"{cause} after step {self._progress.step:,}, all of it saved: "
             f"go on with `{self._folder.resume_command(self._ranks.world_size)}`"
         )
 

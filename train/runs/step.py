@@ -1,6 +1,5 @@
 """One training step: forward, backward, the optimiser. Shapes: B clips of a batch, C classes."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,14 +23,9 @@ class TrainStep:
 
         """
         self._config, self._network, self._optimiser, self._ranks = config, network, optimiser, ranks
-        self._layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
         self._trained: nn.Module = ranks.wrap(network)
         if config.compile:
             self._trained = torch.compile(self._trained)  # type: ignore[assignment]
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """For every forward pass of the network."""
-        return torch.autocast(self._ranks.device.type, torch.bfloat16) if self._config.amp else nullcontext()
 
     def __call__(self, batch: dict[str, Any], *, clips: int, lr: float, seed: int) -> Tensor:
         """Take a step.
@@ -49,8 +43,9 @@ class TrainStep:
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         torch.manual_seed(seed)
-        inputs = {name: batch[name].to(memory_format=self._layout) for name in self._network.architecture.streams}
-        with self.autocast():
+        layout, streams = self._config.memory_format, self._network.architecture.streams
+        inputs = {name: batch[name].to(memory_format=layout) for name in streams}
+        with self._config.autocast(self._ranks.device):
             logits_BC: Tensor = self._trained(**inputs)
         logits_BC, label_B, recipe = logits_BC.float(), batch["label"], self._config.recipe
         loss = functional.cross_entropy(logits_BC, label_B, label_smoothing=recipe.label_smoothing, reduction="sum")

@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -11,12 +11,20 @@ class StopWish:
     """Whether somebody wants the training to stop."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.signal: signal.Signals | None = None
+        """The one that came."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether one came."""
+        return self.signal is not None
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopWish]:
+def stop_on_signals() -> Iterator[StopWish]:
     """Inside, the first ctrl-C or SIGTERM is a wish; a second one raises KeyboardInterrupt at once.
+
+    The handler does no more than take note: it may come in the middle of a line that is being printed.
 
     In a thread other than the main one signals stay as they are.
     """
@@ -28,8 +36,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopWish]:
     def note(number: int, _frame: FrameType | None) -> None:
         if wish.asked:
             raise KeyboardInterrupt
-        wish.asked = True
-        say(f"{signal.Signals(number).name}: stopping after this step; once more stops at once")
+        wish.signal = signal.Signals(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

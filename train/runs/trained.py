@@ -1,6 +1,5 @@
 """A run opened for inference: its network with the weights that it has, and all that goes with them."""
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -47,14 +46,11 @@ class TrainedRun:
         Args:
             batch: as `ClipStream` gives it.
         """
-        layout = torch.channels_last_3d if self.record.config.channels_last else torch.contiguous_format
-        clips = {name: batch[name].to(memory_format=layout) for name in self.geometry.streams}
-        with torch.inference_mode(), self._autocast():
+        config = self.record.config
+        clips = {name: batch[name].to(memory_format=config.memory_format) for name in self.geometry.streams}
+        with torch.inference_mode(), config.autocast(self.device):
             logits_BC: Tensor = self.network(**clips)
         return logits_BC.float()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, torch.bfloat16) if self.record.config.amp else nullcontext()
 
 
 def find_run(run: str | None, runs: Path) -> RunFolder:
@@ -103,8 +99,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
         if digest == _sha256(path):  # a training that goes on may have replaced the file between
             break
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    layout = torch.channels_last_3d if record.config.channels_last else torch.contiguous_format
-    network.to(place, memory_format=layout)  # type: ignore[call-overload]
+    network.to(place, memory_format=record.config.memory_format)  # type: ignore[call-overload]
     return TrainedRun(
         name=folder.name,
         record=record,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from resact.train.clips.normalisation import measure_normalisation
 from resact.train.clips.sampling import TestPlan, TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
+from resact.train.networks.parity import probe_parity
 from resact.train.runs.checkpoint import Checkpoints, Progress
 from resact.train.runs.config import RunConfig
 from resact.train.runs.display import TrainDisplay
@@ -28,7 +29,7 @@ from resact.train.runs.loop import Loop, Rates
 from resact.train.runs.optimiser import build_optimiser
 from resact.train.runs.record import RunRecord, StoreIdentity
 from resact.train.runs.stopping import stop_on_signals
-from resact.train.runs.validation import VIEWS
+from resact.train.runs.validation import VALIDATION_VIEWS
 from resact.train.runs.videos import RunVideos, choose_videos
 
 
@@ -115,9 +116,11 @@ def _train(
     if saved is not None:
         _require_same(saved, settings, opened, ranks, folder)
     config = _resolved(asked, opened, ranks) if saved is None else saved.config
+    config = _rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
     _require_batches(len(videos.train), config, ranks)
-    with folder.lock() if ranks.leads else nullcontext(), stop_on_signals(console.print) as wish:
+    with ExitStack() as held, stop_on_signals() as wish:
+        ranks.from_first(lambda: held.enter_context(folder.lock()))
         record = saved or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))
         network, optimiser, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
@@ -218,6 +221,36 @@ def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
     )
 
 
+def _rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
+    """With bfloat16 only where every GPU's convolutions come out right in it, if need be without cuDNN.
+
+    Raises:
+        UsageError: they do not, and it is not for us to change the precision, or that would not help.
+    """
+    if not config.amp or ranks.device.type != "cuda":
+        return config
+    with torch.device("meta"):
+        network = config.network.build(config.geometry.modality, num_classes=2)
+    report = probe_parity(
+        network,
+        device=ranks.device,
+        batch=config.recipe.batch_size // ranks.world_size,
+        frames=config.geometry.frames,
+        size=config.geometry.size,
+        memory_format=config.memory_format,
+    )
+    console.print(str(report))
+    if ranks.any(report.fallback == "another device"):
+        raise UsageError(f"{report}: train on another device, or with another version of torch")
+    if ranks.any(report.fallback == "float32"):
+        if not may_change:
+            raise UsageError(f"{report}: train anew with --no-amp, or with another version of torch")
+        return replace(config, amp=False)
+    if ranks.any(report.fallback == "without cudnn"):
+        torch.backends.cudnn.enabled = False
+    return config
+
+
 def _split(config: RunConfig) -> str:
     assert config.split is not None  # a resolved one
     return config.split
@@ -276,8 +309,7 @@ def _restored(
     config = record.config
     torch.manual_seed(config.seed)
     network = ActionNetwork(record.architecture, checkpoint_activations=config.network.checkpoint_activations)
-    layout = torch.channels_last_3d if config.channels_last else torch.contiguous_format
-    network.to(ranks.device, memory_format=layout)  # type: ignore[call-overload]
+    network.to(ranks.device, memory_format=config.memory_format)  # type: ignore[call-overload]
     optimiser = build_optimiser(network, config.recipe)
 
     def restore() -> Progress:
@@ -312,7 +344,8 @@ def _streams(
     training = ClipStream(store, plan, **shared)
     if not len(videos.validation):
         return training, None
-    return training, ClipStream(store, TestPlan(store.index, videos.validation, geometry, views=VIEWS), **shared)
+    held_out = TestPlan(store.index, videos.validation, geometry, views=VALIDATION_VIEWS)
+    return training, ClipStream(store, held_out, **shared)
 
 
 def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ranks, console: Console) -> None:

@@ -1,9 +1,7 @@
 """How well the network does on the groups held out, while it is trained. Evaluation proper is `evaluate`."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,9 +9,10 @@ from torch import Tensor
 from resact.train.clips.sampling import TestPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.config import RunConfig
 from resact.train.runs.distributed import Ranks
 
-VIEWS = 3
+VALIDATION_VIEWS = 3
 """Clips a video: its start, middle and end. Ours; the test has ten (paper, sec. 3)."""
 
 
@@ -31,7 +30,7 @@ def validate(
     stream: ClipStream,
     ranks: Ranks,
     *,
-    autocast: Callable[[], AbstractContextManager[Any]],
+    config: RunConfig,
     stopping: Callable[[], bool],
 ) -> Validation | None:
     """Run a `TestPlan`'s clips through the network; None where it is to stop before they are done.
@@ -40,7 +39,7 @@ def validate(
         network: left in training mode.
         stream: of a `TestPlan`, this rank's part of it.
         ranks: the others; each must call this.
-        autocast: as in training.
+        config: of the run, for its precision and layout.
         stopping: asked after each batch, on all ranks.
     """
     plan = stream.plan
@@ -55,8 +54,9 @@ def validate(
         with torch.no_grad(), stream.epoch(0) as reader:
             for batch in reader:
                 if len(batch["label"]):
-                    with autocast():
-                        logits_BC: Tensor = network(**{name: batch[name] for name in plan.geometry.streams})
+                    clips = {name: batch[name].to(memory_format=config.memory_format) for name in plan.geometry.streams}
+                    with config.autocast(ranks.device):
+                        logits_BC: Tensor = network(**clips)
                     hits += (logits_BC.argmax(1) == batch["label"]).sum()
                     video_B = torch.tensor(batch["positions"], device=ranks.device) // plan.views
                     scores_VC.index_add_(0, video_B, logits_BC.float().softmax(1))

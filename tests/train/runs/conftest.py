@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.context import ForkServerProcess
@@ -88,6 +89,12 @@ def one_core() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where results are alike to the bit; on a machine with a GPU, runs would go there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
 TrainTiny = Callable[..., TrainResult]
 
 
@@ -130,7 +137,8 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
     """`resact ...` in a process of its own, one thread; what it prints goes to a file.
 
     Forked from a process that has imported everything, which saves three seconds each time. Where `SPY` is in its
-    environment, it notes the positions of each step's clips there.
+    environment, it notes the positions of each step's clips there; where `PACE` is, it sleeps as many seconds a step,
+    so that a signal finds it at work.
     """
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["resact.train.runs.training", "resact.cli", "torch._dynamo"])
@@ -139,13 +147,13 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
     return process
 
 
-def start_ranks(words: list[str], folder: Path, world_size: int = 2) -> list[ForkServerProcess]:
+def start_ranks(words: list[str], folder: Path, world_size: int = 2, **environment: str) -> list[ForkServerProcess]:
     """As torchrun starts them; each writes `<rank>.txt` and `<rank>.spy` in the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | environment
     return [
         start(
             words,
@@ -158,8 +166,11 @@ def start_ranks(words: list[str], folder: Path, world_size: int = 2) -> list[For
 
 def _resact(words: list[str], output: Path, environment: dict[str, str]) -> None:
     os.environ |= environment
+    torch.cuda.is_available = lambda: False
     if spied := environment.get("SPY"):
         _spy_on_steps(Path(spied))
+    if pace := environment.get("PACE"):
+        _pace_steps(float(pace))
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -177,6 +188,16 @@ def _spy_on_steps(path: Path) -> None:
         return take_step(self, batch, **arguments)
 
     TrainStep.__call__ = noting  # type: ignore[method-assign]
+
+
+def _pace_steps(seconds: float) -> None:
+    take_step = TrainStep.__call__
+
+    def paced(self: TrainStep, batch: dict[str, Any], **arguments: Any) -> torch.Tensor:
+        time.sleep(seconds)
+        return take_step(self, batch, **arguments)
+
+    TrainStep.__call__ = paced  # type: ignore[method-assign]
 
 
 def weights_of(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:
