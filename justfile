@@ -17,9 +17,11 @@ lint:
 types:
     mypy
 
-# Every benchmark; results go to benchmarks/results/
+# Every benchmark of prep and of reading; the arguments say on which videos. Results go to benchmarks/results/
 bench *args:
     resact bench prep --output benchmarks/results/prep.json {{args}}
+    resact bench loader --output benchmarks/results/loader.json {{args}}
+    python benchmarks/million_videos.py --output benchmarks/results/million_videos.json
 
 # The long fault tests: 200 kills, 200 flipped bytes
 gauntlet *args:
