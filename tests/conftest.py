@@ -1,6 +1,8 @@
 """What several test folders share."""
 
 import os
+import secrets
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,3 +19,11 @@ def genuine() -> Path:
     if not (folder / "UCF-101").is_dir():
         pytest.skip("no genuine UCF101 clips beside the repository (shared/clips)")
     return folder
+
+
+@pytest.fixture
+def seed() -> int:
+    """Another one for each test and each time; where the test fails, pytest shows which, and how to have it again."""
+    drawn = int(os.environ.get("RESACT_SEED", secrets.randbits(32)))
+    sys.stdout.write(f"RESACT_SEED={drawn}\n")
+    return drawn
