@@ -1,9 +1,15 @@
 """What several test folders share."""
 
+import multiprocessing
 import os
+import secrets
+import sys
 from pathlib import Path
 
 import pytest
+
+# The server is started once for all tests; what it has imported, its processes need not.
+multiprocessing.set_forkserver_preload(["resact.train.runs.training", "resact.cli", "torch._dynamo"])
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: networks this small only wait for more threads
 
@@ -17,3 +23,11 @@ def genuine() -> Path:
     if not (folder / "UCF-101").is_dir():
         pytest.skip("no genuine UCF101 clips beside the repository (shared/clips)")
     return folder
+
+
+@pytest.fixture
+def seed() -> int:
+    """Another one for each test and each time; where the test fails, pytest shows which, and how to have it again."""
+    drawn = int(os.environ.get("RESACT_SEED", secrets.randbits(32)))
+    sys.stdout.write(f"RESACT_SEED={drawn}\n")
+    return drawn

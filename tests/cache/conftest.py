@@ -1,7 +1,10 @@
 """Small stores made with the store's own primitives, and ways to damage them."""
 
+import os
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,14 @@ VIDEOS = (
     ("wide", "ok", 3, 16, 50),
     ("index", "failed", 0, 0, 0),
 )
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """Where there is memory for files, in which syncing costs nothing."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
+        yield Path(folder)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from tests.cache.conftest import folder_in_memory
 
 import resact.cache.durable as durable_module
 from resact.cache.durable import (
@@ -99,10 +99,9 @@ def forks() -> Iterator[subprocess.Popen]:
 
 @pytest.fixture
 def in_memory() -> Iterator[Path]:
-    """A kill, unlike a power cut, is the same wherever the files are: in memory, syncing costs nothing."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if os.access(shared, os.W_OK) else None) as folder:
-        yield Path(folder)
+    """A kill, unlike a power cut, is the same wherever the files are."""
+    with folder_in_memory() as folder:
+        yield folder
 
 
 def run_prep(forks: subprocess.Popen, store: Path, *, kill_after: float | None = None) -> bool:

@@ -1,13 +1,13 @@
 """Columns, the journal, and both together, for arbitrary records."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.cache.conftest import folder_in_memory
 
 import resact.cache.index as index_module
 from resact.cache.durable import create_store, store_lock
@@ -114,8 +114,8 @@ def test_merged_equals_the_index_of_all_records(older: list[VideoRecord], newer:
 @settings(max_examples=6, deadline=None)
 @given(first=many, second=many)
 def test_write_and_read_round_trip(first: list[VideoRecord], second: list[VideoRecord], make_settings) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "s.zarr"
+    with folder_in_memory() as folder:
+        store = folder / "s.zarr"
         create_store(store, make_settings())
         with store_lock(store):
             write_index(store, of(first))

@@ -7,12 +7,12 @@ its own while the network works on the batch before.
 """
 
 import math
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from os import sched_getaffinity
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -65,7 +65,7 @@ class ClipStream:
             normalisation: of the plan's modalities.
             device: where batches are wanted.
             dtype: of the clips.
-            threads: that read and decode; one a core unless said.
+            threads: that read and decode; unless said one a core, divided among the processes that torchrun started.
             batches_ahead: that are being made while the consumer works on another.
             timeout_seconds: after which a batch that does not come is an error, not a hanging loader.
             rank: which of `world_size` consumers this is; each gets its own part of every step.
@@ -76,7 +76,7 @@ class ClipStream:
             UsageError: an argument is out of range, or the normalisation lacks a modality.
 
         """
-        self.threads = len(sched_getaffinity(0)) if threads is None else threads
+        self.threads = _default_threads() if threads is None else threads
         counts = {"batch_size": batch_size, "threads": self.threads, "batches_ahead": batches_ahead}
         for name, value in (counts | {"world_size": world_size}).items():
             if value < 1:
@@ -107,6 +107,12 @@ class ClipStream:
     def side_stream(self) -> AbstractContextManager[Any]:
         """The device's stream on which batches are made; nothing where the device is the CPU."""
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
+
+    def wait_for_side_stream(self) -> None:
+        """Until the device has done all that was asked of it on that stream so far; threads that decode go on."""
+        if self._side is not None:
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._side.record_event(done).synchronize()
 
     def epoch(self, epoch: int, *, position: int = 0) -> "EpochReader":
         """Start reading an epoch.
@@ -211,22 +217,24 @@ class _Batch:
 
     def prepare(self, place: int) -> None:
         """Read one clip and put it in its place; what goes wrong is kept for the consumer."""
-        index, clip = self.stream.store.index, None
+        position = self.positions[place]
+        at_work_on = f"clip {position} of epoch {self.epoch}"
         try:
-            clip = self.stream.plan.clip(self.epoch, self.positions[place])
+            clip = self.stream.plan.clip(self.epoch, position)
+            at_work_on = self.stream.store.index.video_id[clip.row]
             self._put(place, clip)
             self.clips[place] = clip
             with self._lock:
                 self._missing -= 1
                 last = not self._missing
             if last:
+                at_work_on = f"the batch of clips {self.positions[0]} to {self.positions[-1]} of epoch {self.epoch}"
                 self._complete()
                 self.done.set()
         except ResactError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer is told
-            where = index.video_id[clip.row] if clip else f"clip {self.positions[place]}"
-            wrapped = StreamError(f"{where}: {type(error).__name__}: {error}")
+            wrapped = StreamError(f"{at_work_on}: {type(error).__name__}: {error}")
             wrapped.__cause__ = error
             self._fail(wrapped)
 
@@ -297,9 +305,8 @@ class _PackedBatch(_Batch):
                 clips=clips,
             )
             self.tensors = transform_batch(packed, stream.plan.geometry, stream.normalisation, dtype=stream.dtype)
-        if stream.device.type == "cuda":
-            # The pinned memory must not be written again before it is copied; the consumer need not wait any more.
-            torch.cuda.current_stream(stream.device).synchronize()
+        # The pinned memory must not be written again before it is copied; the consumer need not wait any more.
+        stream.wait_for_side_stream()
         del self._frames, self._on_device
 
 
@@ -318,6 +325,11 @@ class _Scratch(threading.local):
         if len(self.memory) < size:
             self.memory = torch.empty(size, dtype=torch.uint8)
         return self.memory[:size].view(shape)
+
+
+def _default_threads() -> int:
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))  # set by torchrun: processes on this machine
 
 
 class _Readers:

@@ -1,10 +1,14 @@
 """`resact bench train`: training steps on clips from the store beside the same steps on clips that are there already.
 
 The two take turns in each round, so that a machine whose speed drifts does so for both.
+
+The wait for data is the time during which the device has nothing to do because the next clips are not there yet. On
+CUDA the host runs ahead: it may wait while the device is still busy with the steps before, and that costs nothing. So
+it is measured on the device there, by events, from the end of a step until the next clips are there.
 """
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -40,6 +44,7 @@ class _Measured:
     """Of each round."""
     seconds: float = 0.0
     wait_seconds: float = 0.0
+    """Of them, spent waiting for data."""
     peak_bytes: int = 0
 
 
@@ -64,8 +69,8 @@ def bench_train(
 
     Returns:
         `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the
-        memory-traffic floor; None: not measured), `peak_bytes`, `data_wait_share`, spreads of the rate over rounds;
-        settings; machine, versions, commit.
+        memory-traffic floor; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of
+        the rate over rounds; settings; machine, versions, commit.
 
     Raises:
         UsageError: settings are wrong, or `steps` or `rounds` is below 1.
@@ -142,7 +147,7 @@ def _fresh_step(config: RunConfig, num_classes: int, device: torch.device) -> Tr
     return TrainStep(config, network, build_optimiser(network, config.recipe), ranks)
 
 
-def _synthetic(config: RunConfig, num_classes: int, device: torch.device) -> Generator[tuple[dict[str, Any], float]]:
+def _synthetic(config: RunConfig, num_classes: int, device: torch.device) -> Generator[dict[str, Any]]:
     """One batch, over and over, that nobody waits for."""
     geometry, clips = config.geometry, config.recipe.batch_size
     shape = clips, 3, geometry.frames, geometry.size, geometry.size
@@ -150,44 +155,61 @@ def _synthetic(config: RunConfig, num_classes: int, device: torch.device) -> Gen
     batch: dict[str, Any] = {name: torch.randn(shape).to(device, dtype) for name in geometry.streams}
     batch["label"] = torch.arange(clips, device=device) % num_classes
     while True:
-        yield batch, 0.0
+        yield batch
 
 
-def _from_store(stream: ClipStream) -> Generator[tuple[dict[str, Any], float]]:
-    """Epoch after epoch, with the seconds waited so far."""
-    before = 0.0
+def _from_store(stream: ClipStream) -> Generator[dict[str, Any]]:
+    """Epoch after epoch."""
     for epoch in count():
         with stream.epoch(epoch) as reader:
-            for batch in reader:
-                yield batch, before + reader.wait_seconds
-        before += reader.wait_seconds
+            yield from reader
 
 
 def _measure(
-    step: TrainStep,
-    source: Generator[tuple[dict[str, Any], float]],
+    step: Callable[..., Any],
+    source: Generator[dict[str, Any]],
     steps: int,
     device: torch.device,
     result: _Measured,
 ) -> None:
     """A round: as many steps to warm up, but three at most, and then those that count."""
-    waited = 0.0
     for _ in range(min(steps, _WARMUP_STEPS)):
-        batch, waited = next(source)
+        batch = next(source)
         step(batch, clips=len(batch["label"]), lr=_LR, seed=0)
+    _synchronise(device)
     _reset_peak(device)
-    clips, begin, before = 0, time.perf_counter(), waited
+    clips, waits, begin = 0, [], time.perf_counter()
     for _ in range(steps):
-        batch, waited = next(source)
+        asked = _mark(device)
+        batch = next(source)
+        waits.append((asked, _mark(device)))
         step(batch, clips=len(batch["label"]), lr=_LR, seed=0)
         clips += len(batch["label"])
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _synchronise(device)
     seconds = time.perf_counter() - begin
     result.clips_per_second.append(clips / seconds)
     result.seconds += seconds
-    result.wait_seconds += waited - before
+    result.wait_seconds += sum(_seconds(asked, there) for asked, there in waits)
     result.peak_bytes = max(result.peak_bytes, _peak_bytes(device))
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _mark(device: torch.device) -> Any:
+    """A moment of the host, or of a GPU, which gets there once it has done what it was asked to before."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+def _seconds(begin: Any, end: Any) -> float:
+    """Between two moments."""
+    return float(end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000)
 
 
 def _row(name: str, device: torch.device, batch: int, steps: int, result: _Measured) -> dict[str, Any]:

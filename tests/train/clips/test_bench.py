@@ -7,7 +7,7 @@ import subprocess
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import av
@@ -20,6 +20,7 @@ from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import open_store
+from resact.cli import main
 from resact.errors import ToolError, UsageError
 from resact.pipeline.datasets import load_dataset
 from resact.pipeline.decode import find_ffmpeg
@@ -79,6 +80,7 @@ def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
     )
 
 
+@cache
 def decoded(path: str, **size: int) -> np.ndarray:
     """Every frame of a video, the plain way, in its own size or another `width` and `height`."""
     with av.open(path) as container:
@@ -90,8 +92,9 @@ def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray, **size: int)
     video = decoded(task.sources[clip.row], **size)
     wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
     assert got.shape == (len(wanted), *video.shape[1:])
-    for frame, expected in zip(got.astype(np.int16), wanted, strict=True):
-        differences = np.abs(video - frame).mean((1, 2, 3))
+    some = np.s_[:, ::3, ::5]  # of the pixels
+    for frame, expected in zip(got[some].astype(np.int16), wanted, strict=True):
+        differences = np.abs(video[some] - frame).mean((1, 2, 3))
         assert differences.argmin() == expected
         assert differences[expected] < 2  # conversions to RGB differ a little
 
@@ -212,16 +215,25 @@ def test_a_contestant_that_fails_in_a_round_ends_the_benchmark_and_its_processes
 
 
 def test_the_command_measures_all_and_prints_what_scripts_read(
-    root: Path, stores: dict[str, str], tmp_path: Path
+    root: Path,
+    stores: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    arguments = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
-    arguments += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
-    command = [sys.executable, "-m", "resact", "bench", "loader", *arguments, "--output", tmp_path / "loader.json"]
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    result = json.loads(run.stdout.splitlines()[-1])
+    words = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
+    words += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
+    words += ["--output", tmp_path / "loader.json"]
+    # Whose processes have imported everything: two seconds less for each contestant.
+    monkeypatch.setattr(contestants, "get_context", lambda method: multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr(sys, "argv", ["resact", "bench", "loader", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    result = json.loads(printed.out.splitlines()[-1])
     assert json.loads((tmp_path / "loader.json").read_text()) == result
-    assert "VideoReader(path, num_threads=1)" in run.stderr
+    assert "VideoReader(path, num_threads=1)" in printed.err
     assert result["clips_a_round"] == 4
     rows = {(row["name"], row["page_cache"]): row for row in result["rows"]}
     names = {"ours", "ours uint8", "zarr", "zarr uint8", "bare decode", "decord"}

@@ -74,6 +74,8 @@ def test_bad_shape_or_type_is_a_usage_error():
 
 
 def test_gradients_agree_with_finite_differences():
-    clip = torch.randn(1, 2, 5, 2, 3, dtype=torch.float64, requires_grad=True)
+    clip = torch.randn(
+        1, 2, 5, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     for step in (1, 2, 4):
         assert torch.autograd.gradcheck(lambda x, step=step: residual_frames(x, step=step), clip)

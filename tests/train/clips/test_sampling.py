@@ -1,4 +1,4 @@
-"""Which clips: a pure function of seed, epoch and position, exactly as docs/training.md says."""
+"""Which clips: a pure function of seed, epoch and position, exactly as docs/clips.md says."""
 
 import pickle
 from collections import Counter

@@ -1,0 +1,106 @@
+"""Decoding and checking let go of the GIL: another thread that holds it all the while sees them get on.
+
+Threads are not made to hand on the GIL here, so that nothing depends on how fast or how busy the machine is.
+"""
+
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resact.cache.codecs import CODEC_NAMES, build_codec
+from resact.cache.layout import crc32c
+
+UNTOUCHED = b"MMM"
+PATIENCE_SECONDS = 30.0
+"""One attempt has to do: on a busy machine, a call may be over before another thread wakes up."""
+
+HOLDING, RELEASING = ctypes.PyDLL(None), ctypes.CDLL(None)  # the C library, called with and without the GIL
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_made_to_hand_on_the_gil() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)
+    yield
+    sys.setswitchinterval(before)
+
+
+def during(call: Callable[[], Any], watch: Callable[[], Any]) -> Any:
+    """What `watch` returns in a thread that is to run during `call`; None where it does not get to run."""
+    go, seen = threading.Lock(), []
+
+    def look() -> None:
+        with go:
+            seen.append(watch())
+
+    go.acquire()
+    thread = threading.Thread(target=look)
+    thread.start()
+    go.release()  # it wants the GIL now
+    call()
+    result = seen[0] if seen else None
+    thread.join()
+    return result
+
+
+def looks_until_it_is_filled(out: np.ndarray) -> int | None:
+    """Holds the GIL until the last pixel is written, and counts; None where that does not happen."""
+    last, looks, deadline = memoryview(out.reshape(-1))[-3:], 0, time.monotonic() + 0.5
+    while last == UNTOUCHED:
+        looks += 1
+        if time.monotonic() > deadline:
+            return None
+    return looks
+
+
+def sooner_or_later(attempt: Callable[[], Any]) -> bool:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if attempt():
+            return True
+    return False
+
+
+def is_filled_while_another_thread_counts(call: Callable[[], Any], out: np.ndarray) -> bool:
+    out[...] = UNTOUCHED[0]
+    return bool(during(call, lambda: looks_until_it_is_filled(out)))
+
+
+@pytest.mark.parametrize("name", CODEC_NAMES)
+def test_decoding_lets_go_of_the_gil(name: str, seed: int) -> None:
+    blocks = np.random.default_rng(seed).integers(100, 256, (270, 480, 3), dtype=np.uint8)
+    frame = blocks.repeat(8, 0).repeat(8, 1)  # of 14 MB
+    codec, out = build_codec(name), np.empty_like(frame)
+    data = codec.encode(frame)
+    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: codec.decode_into(data, out), out))
+    assert np.array_equal(out, frame) or name == "jpeg"
+
+
+def test_checksums_let_go_of_the_gil(seed: int) -> None:
+    data = np.random.default_rng(seed).bytes(1 << 24)
+    assert sooner_or_later(lambda: during(lambda: crc32c(data), lambda: True))
+
+
+def test_what_holds_the_gil_would_be_found_out() -> None:
+    out = np.empty(1 << 24, np.uint8)
+
+    def fill(library: ctypes.CDLL) -> None:
+        library.memset(ctypes.c_void_p(out.ctypes.data), 1, ctypes.c_size_t(out.nbytes))
+
+    def let_go_and_hold() -> None:
+        RELEASING.usleep(20_000)
+        fill(HOLDING)
+
+    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: fill(RELEASING), out))
+    assert sooner_or_later(lambda: during(lambda: fill(RELEASING), lambda: True))
+    for _ in range(20):
+        assert not is_filled_while_another_thread_counts(lambda: fill(HOLDING), out)
+        assert not during(lambda: fill(HOLDING), lambda: True)
+    assert not is_filled_while_another_thread_counts(let_go_and_hold, out)
+    assert sooner_or_later(lambda: during(let_go_and_hold, lambda: True))  # for a call without parts this would do

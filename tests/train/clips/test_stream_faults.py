@@ -1,0 +1,239 @@
+"""What a running stream must survive: errors arrive, with the right name; nothing stays behind."""
+
+import gc
+import os
+import shutil
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from tests.conftest import GAUNTLET
+from tests.train.clips.conftest import by_hand, clip_threads, plan_of, stream_of
+from tests.train.conftest import make_clip_store
+
+from resact.cache.store import ClipStore, open_store
+from resact.errors import DamagedError, StoreError, StoreNotFoundError, StreamError, UsageError
+from resact.train.clips.sampling import Clip
+from resact.train.clips.stream import EpochReader
+from resact.train.clips.transform import Normalisation
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A store of 24 videos, to be copied."""
+    path = tmp_path_factory.mktemp("whole") / "s.zarr"
+    make_clip_store(path, [12] * 24)
+    return path
+
+
+@pytest.fixture
+def store(whole, tmp_path) -> ClipStore:
+    """Of the test's own, to be broken."""
+    shutil.copytree(whole, tmp_path / "s.zarr")
+    return open_store(tmp_path / "s.zarr")
+
+
+def take_all(reader: EpochReader, batches: list[dict], asked: list[float]) -> None:
+    """Until it fails; when each batch was asked for."""
+    while True:
+        asked.append(time.monotonic())
+        batches.append(next(reader))
+
+
+def break_shard(store: ClipStore, clip: Clip, how: str, seed: int) -> None:
+    folder = store.files.root / store.index.video_id[clip.row]
+    shard = folder / "0.0.0.0"
+    if how == "deleted":
+        shard.unlink()
+    elif how == "truncated":
+        os.truncate(shard, int(store.index.frame_offsets(clip.row, clip.stop)[-1]) - 1)
+    elif how == "corrupted":  # a bit of what the clip needs
+        begin, *_, end = store.index.frame_offsets(clip.row, clip.stop)[clip.start :].tolist()
+        data = bytearray(shard.read_bytes())
+        data[begin + seed % (end - begin)] ^= 1 << seed % 8
+        shard.write_bytes(data)
+    elif how == "folder gone":
+        folder.rename(store.files.root.parent / "gone")
+    else:
+        assert how == "read error"
+        shard.unlink()
+        shard.symlink_to("/proc/self/mem")  # begins with no memory: the kernel says EIO
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ("deleted", DamagedError, "its shard is missing"),
+        ("truncated", DamagedError, "its shard ends before frame"),
+        ("corrupted", DamagedError, "does not match its checksum"),
+        ("folder gone", DamagedError, "its shard is missing"),
+        ("read error", StoreError, "Input/output error"),
+    ],
+)
+def test_a_shard_broken_under_a_running_loader_is_named_within_a_second(store, packed, how, error, words, seed):
+    plan = plan_of(store, seed=seed)
+    stream = stream_of(store, plan, packed=packed, batch_size=2)
+    good = [by_hand(store, plan, 0, position) for position in range(24)]
+    with stream.epoch(0) as reader:
+        for _ in range(3):
+            next(reader)
+        assert len(clip_threads()) == 2
+        victim = plan.clip(0, 17)  # five batches are out or under way: the ninth is not begun
+        break_shard(store, victim, how, seed)
+        for _ in range(5):  # what comes before the broken one is delivered
+            batch = next(reader)
+            for place, position in enumerate(batch["positions"]):
+                for name in ("rgb", "residual"):
+                    assert torch.equal(batch[name][place], good[position][name]), "wrong pixels"
+        start = time.monotonic()
+        with pytest.raises(error, match=f"{store.index.video_id[victim.row]}: .*{words}"):
+            next(reader)
+        assert time.monotonic() - start < 1
+        assert next(reader, None) is None
+    assert not clip_threads()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_system_that_is_unmounted_is_named_within_a_second(store, packed):
+    plan = plan_of(store)
+    good = [by_hand(store, plan, 0, position) for position in range(24)]
+    with stream_of(store, plan, packed=packed, batch_size=2).epoch(0) as reader:
+        batches, asked = [next(reader)], []
+        assert len(clip_threads()) == 2
+        store.files.root.rename(store.files.root.with_name("gone"))
+        with pytest.raises(StoreNotFoundError, match=r"v_\w+: cannot read its shard, the whole store is gone from "):
+            take_all(reader, batches, asked)
+        assert time.monotonic() - asked[-1] < 1
+    assert len(batches) <= 4, "it did not strike amid the epoch"
+    for batch in batches:
+        for place, position in enumerate(batch["positions"]):
+            assert torch.equal(batch["rgb"][place], good[position]["rgb"]), "wrong pixels"
+    assert not clip_threads()
+
+
+@pytest.mark.faults
+def test_a_file_system_that_no_longer_answers_is_an_error_and_no_hang(store, monkeypatch):
+    """A pipe in place of each shard: to open it takes until somebody writes, as with a server that has gone away."""
+    plan = plan_of(store)
+    stream = stream_of(store, plan, batch_size=2)
+    shards = [store.files.root / video_id / "0.0.0.0" for video_id in store.index.video_id]
+    with stream.epoch(0) as reader:
+        batches, asked = [next(reader)], []
+        for shard in shards:
+            os.mkfifo(pipe := shard.with_name("pipe"))
+            pipe.replace(shard)
+        stream.timeout_seconds = 0.5
+        monkeypatch.setattr("resact.train.clips.stream._JOIN_SECONDS", 0.1)
+        with pytest.raises(StreamError, match=r"no batch within 0\.5 s; not read yet: v_.*") as caught:
+            take_all(reader, batches, asked)
+        assert time.monotonic() - asked[-1] > 0.5
+    assert len(batches) <= 4, "it did not strike amid the epoch"
+    assert f"is the file system of {store.files} there?" in str(caught.value)
+    delivered = 2 * len(batches)
+    missing = {store.index.video_id[plan.clip(0, delivered + place).row] for place in range(2)}
+    named = str(caught.value).partition("not read yet: ")[2].partition(":")[0]
+    assert set() < set(named.split(", ")) <= missing
+    assert len(clip_threads()) == 2  # they still hang
+    deadline = time.monotonic() + 30
+    while clip_threads() and time.monotonic() < deadline:
+        for shard in shards:
+            with suppress(OSError):  # nobody reads from this one
+                os.close(os.open(shard, os.O_WRONLY | os.O_NONBLOCK))
+        time.sleep(0.01)
+    assert not clip_threads()
+
+
+def test_any_other_error_in_a_thread_names_the_video(clip_store, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr(ClipStore, "read_frames", broken)
+    video_id = clip_store.index.video_id[plan_of(clip_store).clip(0, 0).row]
+    with (
+        pytest.raises(StreamError, match=f"{video_id}: ZeroDivisionError: oops") as caught,
+        stream_of(clip_store, threads=1).epoch(0) as reader,
+    ):
+        next(reader)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_an_error_once_all_clips_are_read_names_the_batch_and_no_video(clip_store, monkeypatch):
+    def broken(*arguments, **options):
+        raise ZeroDivisionError("oops")
+
+    monkeypatch.setattr("resact.train.clips.stream.transform_batch", broken)
+    with (
+        pytest.raises(StreamError, match=r"^the batch of clips 0 to 3 of epoch 2: ZeroDivisionError: oops$") as caught,
+        stream_of(clip_store, packed=True).epoch(2) as reader,
+    ):
+        next(reader)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert not clip_threads()
+
+
+def test_stopping_early_leaves_no_thread(clip_store):
+    with stream_of(clip_store, batch_size=1).epoch(0) as reader:
+        next(reader)
+        assert len(clip_threads()) == 2
+    assert not clip_threads()
+    forgotten = stream_of(clip_store, batch_size=1).epoch(0)
+    next(forgotten)
+    del forgotten
+    gc.collect()
+    for thread in clip_threads():
+        thread.join(5)
+    assert not clip_threads()
+
+
+@pytest.mark.faults
+def test_open_and_close_leaks_neither_files_nor_threads(clip_store):
+    def held() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
+
+    plan = plan_of(clip_store)
+    before = held()
+    for cycle in range(10_000 if GAUNTLET else 200):
+        with stream_of(clip_store, plan, batch_size=2).epoch(cycle) as reader:
+            for _ in range(cycle % 3):  # of six batches
+                next(reader)
+            assert held()[1] == before[1] + 2
+    assert held() == before
+
+
+def test_many_loaders_in_one_process(clip_store):
+    plans = [plan_of(clip_store, seed=seed) for seed in range(6)]
+    readers = [stream_of(clip_store, plan, batch_size=3).epoch(0) for plan in plans]
+    for _ in range(4):
+        for plan, reader in zip(plans, readers, strict=True):
+            batch = next(reader)
+            for place, position in enumerate(batch["positions"]):
+                assert torch.equal(batch["rgb"][place], by_hand(clip_store, plan, 0, position)["rgb"])
+    assert [next(reader, None) for reader in readers] == [None] * 6
+    assert not clip_threads()
+
+
+def test_the_consumers_own_threads_are_left_as_they_are(clip_store):
+    before = torch.get_num_threads()
+    with stream_of(clip_store).epoch(0):
+        inside = []
+        asker = threading.Thread(target=lambda: inside.append(torch.get_num_threads()))
+        asker.start()
+        asker.join()
+    assert torch.get_num_threads() == before == inside[0]
+
+
+def test_wrong_arguments_are_told(clip_store):
+    for options, words in (
+        ({"batch_size": 0}, "got batch_size 0, expected 1 or more"),
+        ({"threads": 0}, "got threads 0"),
+        ({"rank": 2, "world_size": 2}, "got rank 2, expected 0 <= rank < 2"),
+        ({"normalisation": Normalisation(rgb_mean=(0.0,) * 3, rgb_std=(1.0,) * 3)}, "residual"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            stream_of(clip_store, **options)
