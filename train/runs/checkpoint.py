@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resact.cache.durable import sync_folder
 from resact.errors import CheckpointError
-from resact.train.runs.tensors import read_tensors, write_tensors
+from resact.train.runs.tensors import from_header, read_tensors, require_like, write_tensors
 
 _WEIGHT, _MOMENTUM = "network/", "momentum/"
 
@@ -92,16 +92,23 @@ class Checkpoints:
 
 
 def _restore(path: Path, network: nn.Module, optimiser: torch.optim.SGD) -> Progress:
+    """Load a checkpoint, or change nothing.
+
+    Raises:
+        CheckpointError: it is damaged, or of another network or optimiser.
+    """
     tensors, header = read_tensors(path)
-    parameters = dict(network.named_parameters())
+    progress = from_header(Progress, header, path)
+    if progress.sums.clips != progress.position:
+        raise CheckpointError(
+            f"{path} is not of this run: got sums of {progress.sums.clips} clips, expected {progress.position}"
+        )
     weights, momenta = _part(tensors, _WEIGHT), _part(tensors, _MOMENTUM)
-    if momenta and momenta.keys() != parameters.keys():
-        raise CheckpointError(f"{path} is not of this run: its momenta are of other weights")
-    try:
-        progress = Progress(**{**header, "sums": Sums(**header["sums"])})
-        network.load_state_dict(weights)
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path} is not of this run: {error}") from None
+    parameters = dict(network.named_parameters())
+    remembers = progress.step > 0 and any(group["momentum"] for group in optimiser.param_groups)
+    require_like(path, weights, network.state_dict())
+    require_like(path, momenta, parameters if remembers else {})
+    network.load_state_dict(weights)
     for name, momentum in momenta.items():
         parameter = parameters[name]
         optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)

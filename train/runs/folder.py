@@ -23,7 +23,7 @@ from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
 from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
 from resact.train.networks.models import ActionNetwork
 from resact.train.runs.record import RunRecord
-from resact.train.runs.tensors import read_header, read_tensors, write_tensors
+from resact.train.runs.tensors import from_header, read_header, read_tensors, require_like, write_tensors
 
 Which = Literal["last", "best"]
 
@@ -129,15 +129,32 @@ class RunFolder:
             RunNotFoundError: no run here.
             CheckpointError: the weights are missing, damaged, or not this run's.
         """
-        network = ActionNetwork(self.read_record().architecture)
-        tensors, header = read_tensors(self.weights(which))
-        try:
-            network.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise CheckpointError(f"{self.weights(which)} does not fit the run's network: {error}") from None
-        return network, WeightsHeader(**header)
+        record, path = self.read_record(), self.weights(which)
+        network = ActionNetwork(record.architecture)
+        with self._what_next(which):
+            tensors, header = read_tensors(path)
+            require_like(path, tensors, network.state_dict())
+            known = from_header(WeightsHeader, header, path)
+        network.load_state_dict(tensors)
+        return network, known
 
     def weights_header(self, which: Which = "last") -> WeightsHeader | None:
-        """What is known of the weights, which are not read; None where there are none yet."""
+        """What is known of the weights, which are not read; None where there are none yet.
+
+        Raises:
+            CheckpointError: the weights are damaged or not a run's.
+        """
         path = self.weights(which)
-        return WeightsHeader(**read_header(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        with self._what_next(which):
+            return from_header(WeightsHeader, read_header(path), path)
+
+    @contextmanager
+    def _what_next(self, which: Which) -> Iterator[None]:
+        """Say it with every error about a file of weights."""
+        try:
+            yield
+        except CheckpointError as error:
+            other = f"`{self.resume_command()}` writes it again" if which == "last" else "use --weights last"
+            raise CheckpointError(f"{error}; restore it, or {other}") from None

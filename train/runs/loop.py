@@ -210,7 +210,7 @@ class Loop:
         try:
             self._folder.read_network()
         except CheckpointError as error:
-            self._display.say(f"{error}: written again")
+            self._display.say(f"{error}: done now")
             self._folder.write_weights("last", self._network, self._weights_header())
 
     def _weights_header(self) -> WeightsHeader:

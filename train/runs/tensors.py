@@ -1,9 +1,11 @@
 """Files of tensors: safetensors with a header of ours, checked by a checksum; reading one runs no code."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
 
 import safetensors.torch
 import torch
@@ -14,6 +16,7 @@ from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
 from resact.cache.layout import crc32c
 from resact.errors import CheckpointError
 
+_Fields = TypeVar("_Fields")
 _HEADER, _CHECKSUM = "resact", "crc32c"  # keys of the safetensors file's metadata
 
 
@@ -45,11 +48,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         CheckpointError: missing, no such file, or not the bytes that were written.
     """
     with _opened(path) as file:
-        metadata = _metadata(path, file)
+        text, checksum = _metadata(path, file)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a method, no mapping
-        if _checksum(metadata[_HEADER], tensors) != metadata[_CHECKSUM]:
-            raise CheckpointError(f"{path} does not match its checksum: it is damaged")
-    return tensors, json.loads(metadata[_HEADER])
+    if _checksum(text, tensors) != checksum:
+        raise CheckpointError(f"{path} does not match its checksum: it is damaged")
+    return tensors, _header(path, text)
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -59,26 +62,95 @@ def read_header(path: Path) -> dict[str, Any]:
         CheckpointError: missing or no such file.
     """
     with _opened(path) as file:
-        header: dict[str, Any] = json.loads(_metadata(path, file)[_HEADER])
-    return header
+        text, _ = _metadata(path, file)
+    return _header(path, text)
 
 
-def _opened(path: Path) -> Any:
+def from_header(kind: Callable[..., _Fields], header: Mapping[str, Any], path: Path) -> _Fields:
+    """A dataclass from its fields by name: numbers from 0 on, None, or other such dataclasses.
+
+    Args:
+        kind: the dataclass.
+        header: as it was read.
+        path: from where.
+
+    Raises:
+        CheckpointError: fields are missing, unknown, or of another type.
+    """
+    types = get_type_hints(kind)
+    if header.keys() != types.keys():
+        raise CheckpointError(f"{path} is not of this run: its header has {_names(header)}, expected {_names(types)}")
+    values = dict(header)
+    for name, expected in types.items():
+        value, nested = header[name], is_dataclass(expected)
+        if not isinstance(value, dict if nested else expected) or not (nested or _is_plain(value)):
+            words = getattr(expected, "__name__", expected)
+            raise CheckpointError(f"{path} is not of this run: got {name} {value!r}, expected {words} from 0 on")
+        if nested:
+            values[name] = from_header(expected, value, path)
+    return kind(**values)
+
+
+def require_like(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that cannot take the place of others.
+
+    Args:
+        path: of `tensors`.
+        tensors: by name.
+        expected: likewise, of any values and on any device.
+
+    Raises:
+        CheckpointError: names, dtypes or shapes differ.
+    """
+    if differing := sorted(tensors.keys() ^ expected.keys()):
+        raise CheckpointError(
+            f"{path} is not of this run: got {len(tensors)} tensors, expected {len(expected)}, "
+            f"and only one side has {differing[0]!r}"
+        )
+    for name, tensor in expected.items():
+        got, wanted = ((t.dtype, tuple(t.shape)) for t in (tensors[name], tensor))
+        if got != wanted:
+            raise CheckpointError(f"{path} is not of this run: got {name} {got}, expected {wanted}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
-        return safe_open(path, framework="pt")
+        with safe_open(path, framework="pt") as file:
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise CheckpointError(
             f"{path} is damaged or was not written by resact ({error}): expected safetensors; nothing in it was run"
         ) from None
 
 
-def _metadata(path: Path, file: Any) -> dict[str, str]:
+def _metadata(path: Path, file: Any) -> tuple[str, str]:
+    """The header's text, and the checksum."""
     metadata: dict[str, str] = file.metadata() or {}
     if not metadata.keys() >= {_HEADER, _CHECKSUM}:
         raise CheckpointError(f"{path} was not written by resact: its header lacks {_HEADER!r} or {_CHECKSUM!r}")
-    return metadata
+    return metadata[_HEADER], metadata[_CHECKSUM]
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} was not written by resact: its header is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} was not written by resact: its header is {text[:40]!r}, expected an object")
+    return header
+
+
+def _is_plain(value: Any) -> bool:
+    """What every field of ours is: None, or a number that counts or measures something."""
+    return value is None or (not isinstance(value, bool) and 0 <= value <= 2**53)
+
+
+def _names(fields: Iterable[str]) -> str:
+    return ", ".join(sorted(fields)) or "no fields"
 
 
 def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:

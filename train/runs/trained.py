@@ -90,7 +90,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
         CheckpointError: no such weights yet, or not what was written.
     """
     record, path = folder.read_record(), folder.weights(weights)
-    if not path.exists():
+    if not path.is_file():
         best = "it keeps best weights only where it holds out groups (--val-groups); " if weights == "best" else ""
         raise CheckpointError(f"{folder} has no {path.name}: {best}weights come with the end of the first epoch")
     while True:
@@ -114,7 +114,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
 def is_current(folder: RunFolder, made: Provenance) -> bool:
     """Whether predictions are of the weights that the run has now, and not of those before it was trained further."""
     path = folder.weights(made.weights)
-    return path.exists() and _sha256(path) == made.weights_sha256
+    return path.is_file() and _sha256(path) == made.weights_sha256
 
 
 def _sha256(path: Path) -> str:

@@ -3,17 +3,23 @@
 import os
 import pickle
 import random
+import re
+import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from rich.console import Console
 from tests.conftest import GAUNTLET
 from tests.train.runs.conftest import assert_same_weights
+from tests.train.runs.untrained import untrained_run
 
+from resact.cache.store import open_store
 from resact.errors import CheckpointError, DiskFullError
 from resact.train.runs import tensors as module
-from resact.train.runs.checkpoint import Checkpoints
+from resact.train.runs.checkpoint import Checkpoints, Progress, Sums
 from resact.train.runs.folder import RunFolder
 from resact.train.runs.history import read_metrics
 from resact.train.runs.tensors import read_header, read_tensors, write_tensors
@@ -129,6 +135,150 @@ def test_crafted_weights_are_refused_without_running_them(train_tiny, tmp_path, 
         folder.read_network()
     train_tiny(resume=True)
     assert folder.read_network()[1].epoch == 1, "going on with a run that is done brings its weights back"
+
+
+def rewrite(path: Path, edit) -> None:
+    """With a checksum that is right, as whoever crafts a file would."""
+    tensors, header = read_tensors(path)
+    path.unlink()
+    write_tensors(path, *edit(tensors, header))
+
+
+def with_text(path: Path, text: str) -> None:
+    """The same tensors under a header of any text."""
+    tensors, _ = read_tensors(path)
+    safetensors.torch.save_file(tensors, path, {"resact": text, "crc32c": module._checksum(text, tensors)})
+
+
+def with_raw_header(path: Path, header: bytes) -> None:
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+
+
+def without_tensor(path: Path, prefix: str) -> None:
+    rewrite(path, lambda tensors, header: ({n: t for n, t in tensors.items() if n != first(tensors, prefix)}, header))
+
+
+def with_tensor(path: Path, prefix: str, change) -> None:
+    rewrite(path, lambda tensors, header: (tensors | {(n := first(tensors, prefix)): change(tensors[n])}, header))
+
+
+def first(tensors, prefix: str) -> str:
+    return next(name for name, tensor in tensors.items() if name.startswith(prefix) and tensor.ndim)
+
+
+def with_header(path: Path, **changes) -> None:
+    rewrite(path, lambda tensors, header: (tensors, {k: v for k, v in (header | changes).items() if v != "gone"}))
+
+
+def with_sums(path: Path, sums) -> None:
+    rewrite(path, lambda tensors, header: (tensors, header | {"sums": sums(header["sums"])}))
+
+
+def as_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def without_momenta(path: Path) -> None:
+    rewrite(path, lambda tensors, header: ({n: t for n, t in tensors.items() if "momentum/" not in n}, header))
+
+
+CRAFTED = {
+    "a folder": (as_folder, "damaged or was not written by resact .*expected safetensors"),
+    "no JSON around": (partial(with_raw_header, header=b"nope"), "invalid JSON in header.*expected safetensors"),
+    "odd dtype": (
+        partial(with_raw_header, header=b'{"w":{"dtype":"F6_E2M3","shape":[0],"data_offsets":[0,0]}}'),
+        "was not written by resact",
+    ),
+    "no header": (partial(with_raw_header, header=b"{}"), "its header lacks 'resact' or 'crc32c'"),
+    "no JSON": (partial(with_text, text="nope"), "its header is no JSON"),
+    "JSON too deep": (partial(with_text, text="[" * 200_000), "its header is no JSON"),
+    "JSON of another kind": (partial(with_text, text="[1]"), r"its header is '\[1\]', expected an object"),
+    "no fields": (partial(with_text, text="{}"), "its header has no fields, expected .*epoch"),
+    "field missing": (partial(with_header, step="gone"), "its header has .*, expected .*step"),
+    "field unknown": (partial(with_header, colour=1), "its header has .*colour.*, expected"),
+    "text for a number": (partial(with_header, step="5"), "got step '5', expected int from 0 on"),
+    "truth for a number": (partial(with_header, step=True), "got step True, expected int"),
+    "below 0": (partial(with_header, epoch=-1), "got epoch -1, expected int from 0 on"),
+    "no number": (partial(with_header, val_video_top1=float("nan")), "got val_video_top1 nan, expected float"),
+    "beyond all": (partial(with_header, epoch=10**400), "got epoch 1000"),
+    "weight missing": (partial(without_tensor, prefix=""), "got .* tensors, expected"),
+    "weight of another shape": (partial(with_tensor, prefix="", change=lambda t: t[:1].clone()), "got .* expected"),
+    "weight of another dtype": (partial(with_tensor, prefix="", change=torch.Tensor.half), "got .*float16.* expected"),
+}
+CRAFTED_STATE = CRAFTED | {
+    "no sums": (partial(with_sums, sums=lambda sums: None), "got sums None, expected Sums"),
+    "sums of text": (partial(with_sums, sums=lambda sums: sums | {"loss": "1"}), "got loss '1', expected float"),
+    "sums of other fields": (
+        partial(with_sums, sums=lambda sums: {"loss": 0.0}),
+        "header has loss, expected clips",
+    ),
+    "sums of other clips": (partial(with_sums, sums=lambda sums: sums | {"clips": 3}), "got sums of 3 clips, expected"),
+    "no momenta": (without_momenta, "got 0 tensors, expected"),
+    "momentum missing": (partial(without_tensor, prefix="momentum/"), "got .* tensors, expected"),
+    "momentum of another shape": (
+        partial(with_tensor, prefix="momentum/", change=lambda t: t[:1].clone()),
+        "got .* expected",
+    ),
+    "momentum of another dtype": (partial(with_tensor, prefix="momentum/", change=torch.Tensor.double), "float64"),
+}
+
+
+@pytest.fixture(scope="module")
+def small_state(tmp_path_factory):
+    """A checkpoint after one step of a network of one layer, and what goes on from it."""
+    folder = tmp_path_factory.mktemp("state")
+    network, optimiser = one_layer()
+    network(torch.ones(2, 3)).sum().backward()
+    optimiser.step()
+    Checkpoints(folder).save(Progress(step=1, position=4, sums=Sums(clips=4)), network, optimiser)
+    return folder / "last.ckpt"
+
+
+def one_layer():
+    network = torch.nn.Linear(3, 4)
+    return network, torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", CRAFTED_STATE)
+def test_every_crafted_checkpoint_is_one_clear_error_and_changes_nothing(small_state, tmp_path, case):
+    (tmp_path / "last.ckpt").write_bytes(small_state.read_bytes())
+    network, optimiser = one_layer()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    craft, words = CRAFTED_STATE[case]
+    craft(tmp_path / "last.ckpt")
+    next_step = "restore one of them, or remove both to train from the beginning$"
+    with pytest.raises(CheckpointError, match=f"(?s)last.ckpt .*{words}.*: {next_step}"):
+        Checkpoints(tmp_path).restore(network, optimiser)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not optimiser.state
+    (tmp_path / "previous.ckpt").write_bytes(small_state.read_bytes())
+    progress, trouble = Checkpoints(tmp_path).restore(network, optimiser)
+    assert (progress.step, progress.position, progress.sums.clips) == (1, 4, 4)
+    assert "previous.ckpt" in trouble
+    assert len(optimiser.state) == 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", CRAFTED)
+def test_every_crafted_file_of_weights_is_one_clear_error(small_run, case):
+    folder = RunFolder(small_run)
+    craft, words = CRAFTED[case]
+    craft(folder.weights("last"))
+    next_step = re.escape(f"restore it, or `{folder.resume_command()}` writes it again")
+    with pytest.raises(CheckpointError, match=f"(?s)last.safetensors .*{words}.*; {next_step}"):
+        folder.read_network()
+    of_tensors = "weight" in case or "dtype" in case
+    if not of_tensors:
+        with pytest.raises(CheckpointError, match=f"(?s)last.safetensors .*{words}.*; {next_step}"):
+            folder.weights_header()
+
+
+@pytest.fixture
+def small_run(tiny_store, tmp_path):
+    """A run with weights and no checkpoint."""
+    return untrained_run(tmp_path / "a", open_store(tiny_store)).path
 
 
 @pytest.mark.faults
