@@ -10,6 +10,7 @@ from resact.errors import DecodeError
 from resact.train.clips.sampling import TestPlan
 from resact.train.runs.evaluate import VIEWS, clip_logits
 from resact.train.runs.metrics import ranking, video_scores
+from resact.train.runs.predictions import require_finite
 from resact.train.runs.trained import TrainedRun
 
 
@@ -38,6 +39,7 @@ def predict_video(trained: TrainedRun, store: ClipStore, *, views: int = VIEWS, 
 
     Raises:
         DecodeError: the video has no two frames that a residual could be taken of.
+        DivergedError: the network's logits are not finite.
     """
     num_frames = int(store.index.num_frames[0])
     geometry = trained.geometry
@@ -47,6 +49,7 @@ def predict_video(trained: TrainedRun, store: ClipStore, *, views: int = VIEWS, 
         )
     plan = TestPlan(store.index, np.arange(1), geometry, views=views)
     logits = clip_logits(trained, store, plan)
+    require_finite(logits, store.index.video_id)
     scores = video_scores(logits)
     best = ranking(scores)[0, :top]
     return Prediction(

@@ -8,6 +8,7 @@ import io
 import json
 import zipfile
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -100,17 +101,25 @@ class Predictions:
                 )
         if self.label.min() < 0 or self.label.max() >= classes:
             raise RunError(f"predictions: labels {self.label.min()} to {self.label.max()} of {classes} classes")
-        if not np.isfinite(self.logits).all():
-            bad = self.video_id[~np.isfinite(self.logits).all((1, 2))]
-            raise DivergedError(
-                f"the network gives logits that are not finite, for {len(bad):,} of {videos:,} videos, such as "
-                f"{bad[0].item()!r}: its weights have diverged; train again with a smaller --lr"
-            )
+        require_finite(self.logits, self.video_id.tolist())
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
         """(V, C) probabilities: each video's softmax, averaged over its views."""
         return video_scores(self.logits)
+
+
+def require_finite(logits_VKC: npt.NDArray[np.float32], video_id: Sequence[str]) -> None:
+    """Refuse logits of which no probabilities can be made.
+
+    Raises:
+        DivergedError: one is not finite.
+    """
+    if len(bad := np.flatnonzero(~np.isfinite(logits_VKC).all((1, 2)))):
+        raise DivergedError(
+            f"the network gives logits that are not finite, for {len(bad):,} of {len(logits_VKC):,} videos, such as "
+            f"{video_id[bad[0]]!r}: its weights have diverged; train again with a smaller --lr"
+        )
 
 
 _KINDS: dict[str, Any] = {
@@ -121,6 +130,9 @@ _KINDS: dict[str, Any] = {
     "group": np.str_,
     "classes": np.str_,
 }
+
+
+_DAMAGE = zipfile.BadZipFile, zlib.error, MemoryError  # the last where an array says that it is huge
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
@@ -152,7 +164,7 @@ def read_predictions(path: Path) -> Predictions:
         return Predictions(**arrays, provenance=provenance)
     except FileNotFoundError:
         raise RunError(f"no predictions at {path}: make them with `resact evaluate {run}`") from None
-    except (RunError, ValueError, TypeError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, RunError, ValueError, TypeError, KeyError, EOFError, RuntimeError, *_DAMAGE) as error:
         raise RunError(
             f"{path} is not what `resact evaluate` writes ({error}): make it again with `resact evaluate {run}`"
         ) from None

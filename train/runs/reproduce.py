@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from resact.cache.store import ClipStore
-from resact.errors import Interrupted, UsageError
+from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
 from resact.train.networks.variants import PAPER_VARIANTS, Variant
 from resact.train.runs.bench import synthetic_rate
 from resact.train.runs.config import RunConfig
 from resact.train.runs.evaluate import VIEWS, evaluate_run
 from resact.train.runs.folder import RunFolder
 from resact.train.runs.metrics import measure
-from resact.train.runs.predictions import PREDICTIONS, read_predictions, write_predictions
+from resact.train.runs.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from resact.train.runs.trained import is_current, load_trained
 from resact.train.runs.training import require_same_settings, train
 from resact.train.runs.videos import choose_videos
@@ -40,7 +40,7 @@ class PlannedRun:
     """That have it as a row."""
     status: Status
     train_clips: int
-    """Left to train on."""
+    """Left to train on; of a run whose weights are damaged, all of them, though its checkpoint may have more."""
     test_clips: int
     """Left to evaluate."""
 
@@ -147,10 +147,9 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
     tests = store.index.rows(split, "test")
     if not len(tests):
         raise UsageError(f"{store.files} has no test video of {split}: `resact info` says what it holds")
-    header = folder.weights_header() if folder.exists else None
-    epochs_left = config.recipe.epochs - (header.epoch if header else 0)
-    evaluated = epochs_left == 0 and _is_evaluated(folder)
-    status: Status = "to do" if header is None else "begun"
+    epochs_left = config.recipe.epochs - _epochs_trained(folder)
+    evaluated = epochs_left == 0 and _evaluation(folder) is not None
+    status: Status = "begun" if folder.exists else "to do"
     if epochs_left == 0:
         status = "done" if evaluated else "to evaluate"
     return PlannedRun(
@@ -163,9 +162,21 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
     )
 
 
-def _is_evaluated(folder: RunFolder) -> bool:
-    path = folder.path / PREDICTIONS
-    return path.exists() and is_current(folder, read_predictions(path).provenance)
+def _epochs_trained(folder: RunFolder) -> int:
+    """As whole weights show it; 0 where they are missing or damaged: then the checkpoint says where to go on."""
+    try:
+        return folder.read_network()[1].epoch
+    except (RunNotFoundError, CheckpointError):
+        return 0
+
+
+def _evaluation(folder: RunFolder) -> Predictions | None:
+    """Of the weights that the run has now; None where there is none, or one that is damaged."""
+    try:
+        predictions = read_predictions(folder.path / PREDICTIONS)
+    except RunError:
+        return None
+    return predictions if is_current(folder, predictions.provenance) else None
 
 
 def _evaluate(folder: RunFolder, store: ClipStore, threads: int | None, console: Console) -> None:
@@ -179,9 +190,9 @@ def _evaluate(folder: RunFolder, store: ClipStore, threads: int | None, console:
 def _row(run: PlannedRun, runs: Path) -> dict[str, Any]:
     folder = RunFolder(runs / run.name)
     row: dict[str, Any] = {"run": str(folder), "tables": run.tables, "seed": run.settings["seed"]}
-    if not folder.exists or not _is_evaluated(folder):
+    predictions = _evaluation(folder)
+    if predictions is None:
         return row | {"status": run.status, "video_top1": None, "video_top5": None}
-    predictions = read_predictions(folder.path / PREDICTIONS)
     scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
     return row | {"status": "done", "video_top1": scores.video_top1, "video_top5": scores.video_top5}
 

@@ -49,7 +49,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     with _opened(path) as file:
         text, checksum = _metadata(path, file)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - a method, no mapping
+        # Copies: the file is mapped, and whoever cuts it later would cut what has been checked here.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a method, no mapping
     if _checksum(text, tensors) != checksum:
         raise CheckpointError(f"{path} does not match its checksum: it is damaged")
     return tensors, _header(path, text)

@@ -310,6 +310,15 @@ def test_any_flipped_bit_and_any_cut_show(tmp_path):
             read_tensors(path)
 
 
+def test_what_was_read_and_checked_stays_when_the_file_changes(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_tensors(path, {"a": torch.ones(3)}, {})
+    tensors, _ = read_tensors(path)
+    with path.open("r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    assert torch.equal(tensors["a"], torch.ones(3))
+
+
 def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "x.safetensors"
     write_tensors(path, {"a": torch.ones(3)}, {"step": 1})

@@ -22,6 +22,7 @@ from resact.train.clips.transform import transform_clip
 from resact.train.runs import trained as module
 from resact.train.runs.evaluate import evaluate_run
 from resact.train.runs.folder import RunFolder
+from resact.train.runs.predict import predict_video
 from resact.train.runs.trained import find_run, load_trained
 
 on_cpu = partial(load_trained, device="cpu")
@@ -171,6 +172,9 @@ def test_weights_that_have_diverged_are_told(tmp_path: Path, clip_store: ClipSto
         trained.network.fc2.bias[1] = torch.nan
     with pytest.raises(DivergedError, match="not finite, for 3 of 3 videos, such as 'v_Fall_g04"):
         evaluate_run(trained, clip_store, views=1)
+    alone = make_clip_store(tmp_path / "alone.zarr", [20], settings=clip_store.settings)
+    with pytest.raises(DivergedError, match="not finite, for 1 of 1 videos, such as 'v_"):
+        predict_video(trained, alone, views=1)
 
 
 # A run's folder ---------------------------------------------------------------------------------------------

@@ -159,6 +159,26 @@ def test_one_bare_array_is_refused(tmp_path: Path) -> None:
         read_predictions(tmp_path / "predictions.npz")
 
 
+def test_a_folder_by_that_name_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "predictions.npz").mkdir()
+    with pytest.raises(RunError, match="is not what `resact evaluate` writes"):
+        read_predictions(tmp_path / "predictions.npz")
+
+
+def test_an_array_that_says_it_is_huge_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.npz"
+    write_predictions(path, make())
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["logits.npy"] = members["logits.npy"].replace(b"(4, 3, 6), }" + b" " * 16, b"(9999999999, 3, 999999), }  ")
+    assert b"9999999999" in members["logits.npy"]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    with pytest.raises(RunError, match="is not what `resact evaluate` writes"):
+        read_predictions(path)
+
+
 def test_fusion_by_hand() -> None:
     first = make(logits=np.log([[[0.8, 0.2], [0.6, 0.4]], [[0.5, 0.5], [0.1, 0.9]]]).astype(np.float32), videos=2,
                  views=2, num_classes=2)  # fmt: skip

@@ -2,13 +2,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
-from tests.train.runs.conftest import SMALL
+from tests.train.runs.conftest import SMALL, weights_of
 
 from resact.cache.store import open_store
 from resact.errors import Interrupted, UsageError
 from resact.train.runs import reproduce as module
 from resact.train.runs.folder import RunFolder
+from resact.train.runs.predictions import PREDICTIONS
 from resact.train.runs.reproduce import plan_runs, reproduce
 
 TINY = SMALL | {"frames": 5, "epochs": 1, "batch_size": 8}
@@ -86,6 +88,30 @@ def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, few_meas
     assert (again["hours"], again["clips"], again["runs"]) == (None, 0, result["runs"])
     with pytest.raises(UsageError, match=r"other settings \(epochs: 1, asked for 2\)"):
         reproduce(TINY | {"epochs": 2}, store, runs, console=quiet)
+
+
+@pytest.mark.faults
+def test_a_run_whose_files_are_damaged_is_done_again(tiny_store, tmp_path, few_measured):
+    store, quiet = open_store(tiny_store), Console(quiet=True)
+    done = reproduce(TINY, store, tmp_path, tables=[3], threads=1, console=quiet)["runs"]
+    folders = [RunFolder(row["run"]) for row in done]
+    before = {folder.path: (weights_of(folder.path), (folder.path / "last.ckpt").read_bytes()) for folder in folders}
+    predictions, torn, changed = folders
+    (predictions.path / PREDICTIONS).write_bytes((predictions.path / PREDICTIONS).read_bytes()[:-9])
+    torn.weights("last").write_bytes(b"torn")
+    (torn.path / PREDICTIONS).unlink()
+    data = bytearray(changed.weights("last").read_bytes())
+    data[-9] ^= 1
+    changed.weights("last").write_bytes(data)
+
+    planned = plan_runs(TINY, store, tmp_path, tables=[3], seeds=[0])
+    assert [run.status for run in planned] == ["to evaluate", "begun", "begun"]
+    rows = reproduce(TINY, store, tmp_path, tables=[3], threads=1, console=quiet)["runs"]
+    assert rows == done
+    for path, (weights, checkpoint) in before.items():
+        assert (path / "last.ckpt").read_bytes() == checkpoint, "what the checkpoint had was trained again"
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in weights_of(path).items())
+    assert {run.status for run in plan_runs(TINY, store, tmp_path, tables=[3], seeds=[0])} == {"done"}
 
 
 def test_a_dry_run_only_says_what_it_would_cost(tiny_store, tmp_path):
