@@ -11,6 +11,7 @@
     ├── RunError                 a training run
     │   ├── RunNotFoundError     nothing at that path
     │   ├── RunLockedError       another training is writing to it
+    │   ├── RunWriteError        a file of the run could not be written, such as on a full disk
     │   ├── CheckpointError      a file of weights is not what was written
     │   └── DivergedError        the loss is no longer a number
     └── StoreError               the store itself
@@ -71,6 +72,10 @@ class RunNotFoundError(RunError):
 
 class RunLockedError(RunError):
     """Another training is writing to the run."""
+
+
+class RunWriteError(RunError):
+    """A file of the run could not be written."""
 
 
 class CheckpointError(RunError):

@@ -7,12 +7,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 import zarr
+from tests.conftest import fill
 from tests.pipeline.conftest import FFMPEG, Tree, last_json, prep_arguments, resact, tree_of
 
 from resact.cache.store import open_store
@@ -20,34 +20,17 @@ from resact.cache.store import open_store
 pytestmark = pytest.mark.faults
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 MB, of which the store needs less than half."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], check=True)
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
-
-
 def test_a_disk_that_fills_up_stops_prep_with_one_error_and_resume_works(
     ucf101: Path, small_disk: Path, undisturbed: Tree
 ) -> None:
-    store, filler = small_disk / "ucf101.zarr", small_disk / "filler"
+    store = small_disk / "ucf101.zarr"
     command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 2))]
     with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         journal = store / "index" / "journal.jsonl"
         while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.002)
-        with filler.open("wb", buffering=0) as file:  # another program takes the rest of the disk
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-            except OSError:
-                pass
+        filler = fill(small_disk)  # another program takes the rest of the disk
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert errors.count("no room left") == 1

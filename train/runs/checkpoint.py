@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from resact.cache.durable import sync_folder
 from resact.errors import CheckpointError
 from resact.train.runs.tensors import from_header, read_tensors, require_like, write_tensors
+from resact.train.runs.writing import write_failure_as_error
 
 _WEIGHT, _MOMENTUM = "network/", "momentum/"
 
@@ -53,15 +54,20 @@ class Checkpoints:
         self.last, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
 
     def save(self, progress: Progress, network: nn.Module, optimiser: torch.optim.SGD) -> None:
-        """Write `last.ckpt`, whole; what it was becomes `previous.ckpt`."""
+        """Write `last.ckpt`, whole; what it was becomes `previous.ckpt`.
+
+        Raises:
+            RunWriteError: it could not be written; what was there still is.
+        """
         tensors = {f"{_WEIGHT}{name}": tensor for name, tensor in network.state_dict().items()}
         tensors |= {f"{_MOMENTUM}{name}": tensor for name, tensor in _momenta(network, optimiser).items()}
         fresh = self.last.with_name("fresh.ckpt")
         write_tensors(fresh, tensors, asdict(progress))
-        if self.last.exists():  # a kill between the two renames leaves `previous.ckpt` alone, which does as well
-            self.last.replace(self.previous)
-        fresh.replace(self.last)
-        sync_folder(self.last.parent)
+        with write_failure_as_error(self.last):
+            if self.last.exists():  # a kill between the two renames leaves `previous.ckpt` alone, which does as well
+                self.last.replace(self.previous)
+            fresh.replace(self.last)
+            sync_folder(self.last.parent)
 
     def restore(self, network: nn.Module, optimiser: torch.optim.SGD) -> tuple[Progress, str | None]:
         """Load the newest whole checkpoint; where there never was one, all stays as it is.

@@ -19,11 +19,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
 from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
 from resact.train.networks.models import ActionNetwork
 from resact.train.runs.record import RunRecord
 from resact.train.runs.tensors import from_header, read_header, read_tensors, require_like, write_tensors
+from resact.train.runs.writing import write_failure_as_error, write_whole
 
 Which = Literal["last", "best"]
 
@@ -86,9 +86,13 @@ class RunFolder:
 
         Raises:
             RunLockedError: another training holds it.
+            RunWriteError: the folder cannot be made or written to.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a") as file:  # for writing, because NFS grants exclusive locks only then
+        lock = self.path / "lock"
+        with write_failure_as_error(lock):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")  # for writing, because NFS grants exclusive locks only then
+        with file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -98,12 +102,12 @@ class RunFolder:
             yield
 
     def write_record(self, record: RunRecord) -> None:
-        """Write `config.json`, whole."""
-        partial = self.config.with_name(".config.json.partial")
-        with disk_full_as_error(self.path):
-            write_synced(partial, record.to_text().encode())
-            partial.replace(self.config)
-            sync_folder(self.path)
+        """Write `config.json`, whole.
+
+        Raises:
+            RunWriteError: it could not be written.
+        """
+        write_whole(self.config, record.to_text().encode())
 
     def read_record(self) -> RunRecord:
         """What `config.json` says.

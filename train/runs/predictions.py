@@ -17,9 +17,9 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
 from resact.errors import DivergedError, RunError, UsageError
 from resact.train.runs.metrics import video_scores
+from resact.train.runs.writing import write_whole
 
 PREDICTIONS = "predictions.npz"
 
@@ -139,16 +139,13 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     """Write the whole file or nothing; one that is there is replaced.
 
     Raises:
-        DiskFullError: no room left.
+        RunWriteError: it could not be written.
     """
     buffer = io.BytesIO()
     provenance = json.dumps(asdict(predictions.provenance), sort_keys=True)
     np.savez(buffer, **{name: getattr(predictions, name) for name in _KINDS}, provenance=np.array(provenance))
     attempt = path.with_name(f".{path.name}.{uuid4().hex}")  # evaluations may run side by side
-    with disk_full_as_error(path.parent):
-        write_synced(attempt, buffer.getvalue())
-        attempt.replace(path)
-        sync_folder(path.parent)
+    write_whole(path, buffer.getvalue(), attempt=attempt)
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
 from resact.cache.layout import crc32c
 from resact.errors import CheckpointError
+from resact.train.runs.writing import write_whole
 
 _Fields = TypeVar("_Fields")
 _HEADER, _CHECKSUM = "resact", "crc32c"  # keys of the safetensors file's metadata
@@ -29,16 +29,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
         header: plain values, for `json`.
 
     Raises:
-        DiskFullError: no room left.
+        RunWriteError: it could not be written.
     """
     on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(header)
     metadata = {_HEADER: text, _CHECKSUM: _checksum(text, on_cpu)}
-    partial = path.with_name(f".{path.name}.partial")
-    with disk_full_as_error(path.parent):
-        write_synced(partial, safetensors.torch.save(on_cpu, metadata))
-        partial.replace(path)
-        sync_folder(path.parent)
+    write_whole(path, safetensors.torch.save(on_cpu, metadata))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

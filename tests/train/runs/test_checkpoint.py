@@ -1,9 +1,11 @@
 """Checkpoints that are cut, flipped, crafted or gone."""
 
+import json
 import os
 import pickle
 import random
 import re
+import resource
 import struct
 from functools import partial
 from pathlib import Path
@@ -12,16 +14,17 @@ import pytest
 import safetensors.torch
 import torch
 from rich.console import Console
-from tests.conftest import GAUNTLET
+from tests.conftest import GAUNTLET, fill
 from tests.train.runs.conftest import assert_same_weights
 from tests.train.runs.untrained import untrained_run
 
 from resact.cache.store import open_store
-from resact.errors import CheckpointError, DiskFullError
+from resact.errors import CheckpointError, RunError, RunWriteError
 from resact.train.runs import tensors as module
 from resact.train.runs.checkpoint import Checkpoints, Progress, Sums
 from resact.train.runs.folder import RunFolder
-from resact.train.runs.history import read_metrics
+from resact.train.runs.history import History, read_metrics
+from resact.train.runs.step import TrainStep
 from resact.train.runs.tensors import read_header, read_tensors, write_tensors
 
 FLIPS = 2000 if GAUNTLET else 60
@@ -319,19 +322,82 @@ def test_what_was_read_and_checked_stays_when_the_file_changes(tmp_path):
     assert torch.equal(tensors["a"], torch.ones(3))
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "x.safetensors"
+def test_a_full_disk_leaves_what_was_there(small_disk):
+    path = small_disk / "x.safetensors"
     write_tensors(path, {"a": torch.ones(3)}, {"step": 1})
-
-    def full(path, data):
-        path.write_bytes(data[:10])
-        path.unlink()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "write_synced", full)
-    with pytest.raises(DiskFullError, match="no room left"):
-        write_tensors(path, {"a": torch.zeros(3)}, {"step": 2})
-    monkeypatch.undo()
+    fill(small_disk)
+    with pytest.raises(RunWriteError, match=r"x.safetensors could not be written \(No space left .*make room"):
+        write_tensors(path, {"a": torch.zeros(300_000)}, {"step": 2})
+    assert {entry.name for entry in small_disk.iterdir()} == {path.name, "filler"}
     tensors, header = read_tensors(path)
     assert header == {"step": 1}
     assert torch.equal(tensors["a"], torch.ones(3))
+
+
+@pytest.mark.faults
+def test_a_disk_that_fills_up_stops_training_with_one_error_and_resume_works(
+    halted, train_tiny, small_disk, monkeypatch
+):
+    _, whole = halted
+    take_step = TrainStep.__call__
+    steps = []
+
+    def filling(self, *arguments, **named):
+        steps.append(None)
+        if len(steps) == 5:
+            fill(small_disk)
+        return take_step(self, *arguments, **named)
+
+    monkeypatch.setattr(TrainStep, "__call__", filling)
+    with pytest.raises(RunWriteError, match=r"written \(No space left .*make room \(0 bytes free\).*--resume"):
+        train_tiny("a", runs=small_disk / "runs", checkpoint_seconds=0.0)
+    assert len(steps) in (5, 6), "it struck at work"
+    folder = small_disk / "runs" / "a"
+    assert read_tensors(folder / "last.ckpt")[1]["step"] in (4, 5)
+    assert not list(folder.glob(".*.partial"))
+    with pytest.raises(RunWriteError, match="No space left"):
+        train_tiny("a", runs=small_disk / "runs", resume=True)
+    (small_disk / "filler").unlink()
+    train_tiny("a", runs=small_disk / "runs", resume=True)
+    assert_same_weights(folder, whole)
+
+
+def note_a_hundred_steps(history: History, begun: int) -> None:
+    with history:
+        for step in range(begun + 1, begun + 101):
+            history.add("step", epoch=0, step=step, loss=0.5, top1=0.5, lr=0.5)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("name", "begun"), [("metrics.jsonl", 50), ("events.out.tfevents.*", 0)])
+def test_metrics_that_cannot_be_written_are_one_error(tmp_path, name, begun):
+    """With a limit on the size of files, which the kernel enforces where there is no small disk."""
+    metrics = tmp_path / "metrics.jsonl"
+    with History(metrics, Progress()) as history:
+        for step in range(1, begun + 1):
+            history.add("step", epoch=0, step=step)
+    history = History(metrics, Progress(step=begun))
+    (largest,) = tmp_path.glob(name)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest.stat().st_size + 900, before[1]))
+    try:
+        with pytest.raises(RunWriteError, match=r"metrics.jsonl could not be written \(File too large\)"):
+            note_a_hundred_steps(history, begun)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    kept = [line["step"] for line in read_metrics(metrics)]
+    assert kept == list(range(1, len(kept) + 1))
+    assert begun < len(kept) < begun + 100, "it struck at work"
+    with History(metrics, Progress(step=begun + 1)) as history:
+        history.add("step", epoch=0, step=begun + 2)
+    assert [line["step"] for line in read_metrics(metrics)] == list(range(1, begun + 3))
+
+
+@pytest.mark.parametrize("text", ["nope", "[1]", "3", '{"kind": "step"}', '{"kind": "step", "epoch": "1", "step": 1}'])
+def test_metrics_that_are_none_are_told(tmp_path, text):
+    good = '{"kind": "step", "epoch": 0, "step": 1}'
+    (tmp_path / "metrics.jsonl").write_text(f"{good}\n{text}\n{good}\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl, line 2: got .* expected an object .*remove that line"):
+        History(tmp_path / "metrics.jsonl", Progress(step=5))
+    (tmp_path / "metrics.jsonl").write_text(f"{good}\n{text}")
+    assert read_metrics(tmp_path / "metrics.jsonl") == [json.loads(good)], "a torn last line is none"

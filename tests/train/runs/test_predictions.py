@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.conftest import fill
 
-from resact.errors import DiskFullError, RunError, UsageError
-from resact.train.runs import predictions as module
+from resact.errors import RunError, RunWriteError, UsageError
 from resact.train.runs.predictions import Predictions, Provenance, fuse, read_predictions, write_predictions
 
 PROVENANCE = Provenance(
@@ -58,22 +58,14 @@ def test_the_same_predictions_are_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "predictions.npz"
+def test_a_write_that_fails_leaves_the_old_file(small_disk: Path) -> None:
+    path = small_disk / "predictions.npz"
     write_predictions(path, make(1))
-    struck = []
-
-    def full(attempt: Path, data: bytes) -> None:
-        attempt.write_bytes(data[: len(data) // 2])
-        struck.append(attempt)
-        attempt.unlink()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(module, "write_synced", full)
-    with pytest.raises(DiskFullError, match="no room left"):
+    fill(small_disk)
+    with pytest.raises(RunWriteError, match=r"predictions.npz could not be written \(No space left .*make room"):
         write_predictions(path, make(2))
-    assert struck
     np.testing.assert_array_equal(read_predictions(path).logits, make(1).logits)
+    assert {entry.name for entry in small_disk.iterdir()} == {path.name, "filler"}
 
 
 class _Explosive:

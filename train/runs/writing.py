@@ -1,0 +1,51 @@
+"""Writing into a run's folder: a whole file or nothing, and one clear error where it cannot be."""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from resact.cache.durable import sync_folder, write_synced
+from resact.errors import RunWriteError
+
+
+@contextmanager
+def write_failure_as_error(path: Path) -> Iterator[None]:
+    """Say which file could not be written, and what then.
+
+    Raises:
+        RunWriteError: the disk is full, the file system is read-only, a limit is reached ...
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = f"make room ({_free(path)} bytes free)" if full else "mend that"
+        raise RunWriteError(
+            f"{path} could not be written ({error.strerror}): what was saved before is intact; {remedy} and run the "
+            "same command again, `resact train` with --resume: it goes on from there"
+        ) from None
+
+
+def write_whole(path: Path, data: bytes, *, attempt: Path | None = None) -> None:
+    """Put a file there, whole and on the disk, or leave what was there.
+
+    Args:
+        path: one writer at a time, unless each has an `attempt` of its own.
+        data: all of it.
+        attempt: where it is written first, in the same folder.
+
+    Raises:
+        RunWriteError: it could not be written.
+    """
+    partial = attempt or path.with_name(f".{path.name}.partial")
+    with write_failure_as_error(path):
+        write_synced(partial, data)
+        partial.replace(path)
+        sync_folder(path.parent)
+
+
+def _free(path: Path) -> str:
+    folder = next(folder for folder in path.absolute().parents if folder.exists())
+    return f"{shutil.disk_usage(folder).free:,}"
