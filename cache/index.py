@@ -242,19 +242,33 @@ class Index:
 
 
 def index_files(index: Index) -> tuple[str, dict[str, bytes]]:
-    """The generation's name, which follows from its contents, and its files by path below the store."""
-    blobs: dict[str, bytes] = {}
-    for name, values in index.columns().items():
-        data = values.astype(values.dtype.newbyteorder("<")).tobytes()
-        blobs[f"{name}/{DOCUMENT}"] = seal(column_document(values.dtype, len(values)))
-        if len(values):
-            blobs[f"{name}/0"] = data + crc32c(data).to_bytes(CRC_BYTES, "little")
-    digest = sha256()
-    for name in sorted(blobs):
-        digest.update(name.encode() + b"\0" + blobs[name])
+    """The generation's name, and its files by path below the store."""
+    blobs = {name: b"".join(parts) for name, parts in _column_files(index)}
     blobs[DOCUMENT] = seal(group_document({}))
-    generation = digest.hexdigest()[:16]
+    generation = index_generation(index)
     return generation, {f"{INDEX}/{generation}/{name}": blob for name, blob in blobs.items()}
+
+
+def index_generation(index: Index) -> str:
+    """The name that follows from what the index holds; no column is copied for it."""
+    digest = sha256()
+    for name, parts in _column_files(index):
+        for part in (name.encode(), b"\0", *parts):
+            digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def _column_files(index: Index) -> Iterator[tuple[str, Sequence[bytes | memoryview]]]:
+    """Path below the generation, and what the file is made of; sorted by path."""
+    columns = index.columns()
+    paths = {f"{name}/{file}": name for name, values in columns.items() for file in (DOCUMENT, *["0"][: len(values)])}
+    for path in sorted(paths):
+        values = columns[paths[path]]
+        if path.endswith(f"/{DOCUMENT}"):
+            yield path, [seal(column_document(values.dtype, len(values)))]
+        else:
+            data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).view(np.uint8).data
+            yield path, [data, crc32c(data).to_bytes(CRC_BYTES, "little")]
 
 
 def pointer_document(generation: str, index: Index) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import resact
 from resact.cli import app
@@ -70,6 +71,16 @@ def test_every_command_and_option_has_a_help_text() -> None:
         assert command.help, name
         for parameter in command.params:
             assert getattr(parameter, "help", None), (name, parameter.name)
+
+
+def test_help_shows_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words in square brackets would be taken for markup, and vanish."""
+    monkeypatch.setenv("COLUMNS", "300")
+    for name, command in commands().items():
+        shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
+        words = " ".join(shown.replace("│", " ").split())
+        for text in (command.help, *(getattr(parameter, "help", None) for parameter in command.params)):
+            assert text in words, (name, text)
 
 
 def test_every_command_and_option_is_documented() -> None:

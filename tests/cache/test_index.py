@@ -1,6 +1,9 @@
 """Columns, the journal, and both together, for arbitrary records."""
 
 import json
+import tracemalloc
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +15,17 @@ from tests.cache.conftest import folder_in_memory
 import resact.cache.index as index_module
 from resact.cache.durable import create_store, store_lock
 from resact.cache.files import LocalFiles, RemoteFiles
-from resact.cache.index import Index, Journal, TextColumn, read_index, read_journal, write_index
-from resact.cache.layout import JOURNAL, Source, VideoRecord, crc32c
+from resact.cache.index import (
+    Index,
+    Journal,
+    TextColumn,
+    index_files,
+    index_generation,
+    read_index,
+    read_journal,
+    write_index,
+)
+from resact.cache.layout import INDEX, JOURNAL, Source, VideoRecord, crc32c
 from resact.cache.store import open_store
 from resact.errors import DamagedError, UsageError
 
@@ -381,3 +393,26 @@ def test_writing_the_same_index_again_leaves_the_files_that_readers_have_mapped(
         write_index(scratch.path, mapped)
     assert all(path.stat().st_ino != inode for path, inode in before.items()), "a mapped file was written over"
     assert mapped.frame_bytes.sum() == open_store(scratch.path).index.frame_bytes.sum()
+
+
+@settings(max_examples=50, deadline=None)
+@given(many)
+def test_the_generation_is_the_digest_of_its_files(records) -> None:
+    generation, files = index_files(index := of(records))
+    digest = sha256()
+    for path in sorted(files):
+        base, folder, name = path.split("/", 2)
+        assert (base, folder) == (INDEX, generation)
+        if "/" in name:  # the folder's own document is the same for all
+            digest.update(name.encode() + b"\0" + files[path])
+    assert index_generation(index) == generation == digest.hexdigest()[:16]
+
+
+def test_the_generation_is_found_without_copies(tmp_path: Path) -> None:
+    whole = np.memmap(tmp_path / "column", "<u4", "w+", shape=(4_000_000,))
+    index = replace(of([]), frame_bytes=whole.view(np.ndarray))
+    tracemalloc.start()
+    index_generation(index)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000, "a copy of the largest column takes 16 MB"

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import torch
 
@@ -15,13 +15,18 @@ from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.networks.models import ActionNetwork, build_model
 
+Arch = Literal["p3d-resnet50", "3d-resnet50"]
+Conv = Literal["separable", "dense"]
+_ARCHS: tuple[str, ...] = get_args(Arch)
+_CONVS: tuple[str, ...] = get_args(Conv)
+
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Options of `build_model`; None leaves one to it, as the two networks differ in what they allow."""
 
-    arch: Literal["p3d-resnet50", "3d-resnet50"] = "p3d-resnet50"
-    conv: Literal["separable", "dense"] | None = None
+    arch: Arch = "p3d-resnet50"
+    conv: Conv | None = None
     attention: bool | None = None
     feature_residual: bool | None = None
     stem_channels: int | None = None
@@ -37,6 +42,10 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if isinstance(self.depths, list):  # as toml and JSON give it
             object.__setattr__(self, "depths", tuple(self.depths))
+        _require(self.arch in _ARCHS, "arch", self.arch, " or ".join(_ARCHS))
+        _require(self.conv is None or self.conv in _CONVS, "conv", self.conv, " or ".join(_CONVS))
+        checkpointing = self.checkpoint_activations
+        _require(isinstance(checkpointing, bool), "checkpoint_activations", checkpointing, "true or false")
         object.__setattr__(self, "width", _number("width", self.width))
         object.__setattr__(self, "dropout", _number("dropout", self.dropout))
         with torch.device("meta"):  # the network checks its own options; there this costs no memory
@@ -90,7 +99,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run. `RunConfig.from_json(config.to_json())` equals `config`."""
+    """One run. `RunConfig.from_json(asdict(config))` equals `config`."""
 
     geometry: ClipGeometry = field(default_factory=ClipGeometry)
     network: NetworkConfig = field(default_factory=NetworkConfig)
@@ -152,13 +161,9 @@ class RunConfig:
             flat |= flat.pop(part)
         return flat
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, nested as the fields are."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """From what `to_json` gave, after a turn as text.
+        """From plain values, nested as the fields are, after a turn as text.
 
         Raises:
             UsageError: a setting that this version does not know, or a wrong value.

@@ -4,7 +4,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
-from resact.cache.index import index_files
+from resact.cache.files import LocalFiles
+from resact.cache.index import index_generation
 from resact.cache.settings import StoreSettings
 from resact.cache.store import ClipStore
 from resact.errors import RunError
@@ -20,7 +21,7 @@ class StoreIdentity:
     """Which store a run is of: two with the same `fingerprint` and `contents` hold the same videos alike."""
 
     path: str
-    """Where it was. Plays no part in whether two are the same."""
+    """Where it was, absolute, or its URL. Plays no part in whether two are the same."""
     dataset: str
     fingerprint: str
     """sha256 of the store's settings, in hex."""
@@ -35,10 +36,10 @@ class StoreIdentity:
     def of(cls, store: ClipStore) -> Self:
         """The store's, as it is now."""
         return cls(
-            path=str(store.files),
+            path=str(store.files.root.absolute() if isinstance(store.files, LocalFiles) else store.files),
             dataset=store.settings.dataset.name,
             fingerprint=store.settings.fingerprint,
-            contents=index_files(store.index)[0],
+            contents=index_generation(store.index),
             settings=store.settings,
             partial=store.partial,
         )

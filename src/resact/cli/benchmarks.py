@@ -219,7 +219,7 @@ def bench_train(
     short_clips: ShortClipsOption = None,
     split: SplitOption = None,
     batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Clips a step. [default: 32 on a GPU, 2 on a CPU]")
+        int | None, typer.Option(metavar="N", help="Clips a step; left out, 32 on a GPU, 2 on a CPU.")
     ] = None,
     amp: AmpOption = None,
     compile_: CompileOption = None,

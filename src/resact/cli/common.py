@@ -26,7 +26,7 @@ JsonOption = Annotated[
 DatasetArgument = Annotated[str, typer.Argument(help="ucf101, or sample: a small set made on the spot, offline.")]
 StoreArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[STORE]", help="Clip store; left out, the only one in the data folder."),
+    typer.Argument(metavar="STORE", help="Clip store; left out, the only one in the data folder."),
 ]
 RootOption = Annotated[
     Path | None,

@@ -38,7 +38,7 @@ WeightsOption = Annotated[
 def evaluate(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="[RUN]", help="Name or path of a run; left out, the one that was trained last."),
+        typer.Argument(metavar="RUN", help="Name or path of a run; left out, the one that was trained last."),
     ] = None,
     runs: RunsOption = Path("runs"),
     store: Annotated[

@@ -16,48 +16,50 @@ StoreOption = Annotated[
     str | None,
     typer.Option(help="Clip store; left out, the run's own, or for a new run the only one in the data folder."),
 ]
-ThreadsOption = Annotated[int | None, typer.Option(metavar="N", help="Threads that read clips; left out, one a core.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Threads that read clips; left out, one a core.")
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="toml file of settings, such as `lr = 0.02`; options given here win over it."),
 ]
-ModalityOption = Annotated[str | None, typer.Option(help="rgb, residual or both. [default: residual]")]
+ModalityOption = Annotated[str | None, typer.Option(help="rgb, residual or both; left out, residual.")]
 StepOption = Annotated[
-    int | None, typer.Option(metavar="S", help="Frames between the two that a residual subtracts. [default: 1]")
+    int | None, typer.Option(metavar="S", help="Frames between the two that a residual subtracts; left out, 1.")
 ]
-ArchOption = Annotated[str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50. [default: p3d-resnet50]")]
+ArchOption = Annotated[str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50; left out, p3d-resnet50.")]
 ConvOption = Annotated[
-    str | None, typer.Option(help="separable or dense convolutions in the modules. [default: separable]")
+    str | None, typer.Option(help="separable or dense convolutions in the modules; left out, separable.")
 ]
 AttentionOption = Annotated[
-    bool | None, typer.Option("--attention/--no-attention", help="Channel attention in each module. [default: on]")
+    bool | None, typer.Option("--attention/--no-attention", help="Channel attention in each module; left out, on.")
 ]
 FeatureResidualOption = Annotated[
-    bool | None, typer.Option("--feature-residual/--no-feature-residual", help="Residual of features. [default: on]")
+    bool | None, typer.Option("--feature-residual/--no-feature-residual", help="Residual of features; left out, on.")
 ]
 StemChannelsOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Channels of each conv1 stream. [default: 64 for two, 128 for one]")
+    int | None, typer.Option(metavar="N", help="Channels of each conv1 stream; left out, 64 for two, 128 for one.")
 ]
-WidthOption = Annotated[float | None, typer.Option(metavar="W", help="Multiplies all channels. [default: 1]")]
+WidthOption = Annotated[float | None, typer.Option(metavar="W", help="Multiplies all channels; left out, 1.")]
 DepthsOption = Annotated[
-    str | None, typer.Option(metavar="A,B,C,D", help="Modules in res2 to res5. [default: 3,4,6,3]")
+    str | None, typer.Option(metavar="A,B,C,D", help="Modules in res2 to res5; left out, 3,4,6,3.")
 ]
-FramesOption = Annotated[int | None, typer.Option(metavar="T", help="Frames of a clip. [default: 32]")]
-SizeOption = Annotated[int | None, typer.Option(metavar="D", help="Height and width of a clip. [default: 112]")]
+FramesOption = Annotated[int | None, typer.Option(metavar="T", help="Frames of a clip; left out, 32.")]
+SizeOption = Annotated[int | None, typer.Option(metavar="D", help="Height and width of a clip; left out, 112.")]
 ShortClipsOption = Annotated[
-    str | None, typer.Option(help="What follows a video that is too short: mirror, loop or hold. [default: mirror]")
+    str | None, typer.Option(help="What follows a video that is too short: mirror, loop or hold; left out, mirror.")
 ]
-SplitOption = Annotated[str | None, typer.Option(metavar="NAME", help="Split. [default: the store's first]")]
-EpochsOption = Annotated[int | None, typer.Option(metavar="N", help="One clip a video each. [default: 200]")]
+SplitOption = Annotated[str | None, typer.Option(metavar="NAME", help="Split; left out, the store's first.")]
+EpochsOption = Annotated[int | None, typer.Option(metavar="N", help="One clip a video each; left out, 200.")]
 BatchSizeOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Clips a step, on all devices together. [default: 32]")
+    int | None, typer.Option(metavar="N", help="Clips a step, on all devices together; left out, 32.")
 ]
-LrOption = Annotated[float | None, typer.Option(metavar="LR", help="Highest learning rate. [default: 0.05]")]
-AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast. [default: on CUDA]")]
+LrOption = Annotated[float | None, typer.Option(metavar="LR", help="Highest learning rate; left out, 0.05.")]
+AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast; left out, on CUDA.")]
 CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network.")]
 FlipOption = Annotated[
     bool | None,
-    typer.Option("--flip/--no-flip", help="Mirror every other clip. [default: where the data set is safe for it]"),
+    typer.Option("--flip/--no-flip", help="Mirror every other clip; left out, where the data set is safe for it."),
 ]
 CheckpointSecondsOption = Annotated[
     float, typer.Option(metavar="S", help="From one checkpoint to the next; each epoch ends with one anyhow.")
@@ -87,13 +89,13 @@ def train(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     lr: LrOption = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is drawn. [default: 0]")] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is drawn; left out, 0.")] = None,
     amp: AmpOption = None,
     compile_: CompileOption = None,
     flip: FlipOption = None,
     val_groups: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Training groups of each class held out to validate on. [default: 1]"),
+        typer.Option(metavar="N", help="Training groups of each class held out to validate on; left out, 1."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if there is one.")] = False,
     config: ConfigOption = None,
@@ -128,6 +130,8 @@ def train(
         flip=flip,
         val_groups=val_groups,
     )
+    if not checkpoint_seconds > 0:
+        raise UsageError(f"got --checkpoint-seconds {checkpoint_seconds:g}, expected a number above 0")
     console = open_console(json_output)
     result = run_training(
         settings,

@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_a_configuration_survives_json_and_its_own_settings():
     config = RunConfig.of(
         {"modality": "both", "step": 4, "depths": [1, 2, 3, 4], "width": 1, "clip_norm": 2, "amp": True, "seed": 7}
     )
-    assert RunConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
+    assert RunConfig.from_json(json.loads(json.dumps(asdict(config)))) == config
     assert RunConfig.of(config.settings) == config
     assert set(config.settings) == set(SETTINGS)
     assert config.network.depths == (1, 2, 3, 4)
@@ -55,7 +56,16 @@ def test_names_say_what_differs(settings, name):
         ({"depths": 3}, "depths got 3"),
         ({"dropout": 1}, "dropout got 1.0"),
         ({"step": 32}, "got step 32, expected one below the 32 frames"),
-        ({"arch": "p3d"}, "got 'p3d', expected p3d-resnet50 or 3d-resnet50"),
+        ({"arch": "p3d"}, "^got arch 'p3d', expected p3d-resnet50 or 3d-resnet50$"),
+        ({"arch": 3}, "^got arch 3, expected p3d-resnet50 or 3d-resnet50$"),
+        ({"arch": ["p3d-resnet50"]}, "^got arch \\['p3d-resnet50'\\], expected p3d-resnet50 or 3d-resnet50$"),
+        ({"checkpoint_activations": "no"}, "^got checkpoint_activations 'no', expected true or false$"),
+        ({"checkpoint_activations": 1}, "^got checkpoint_activations 1, expected true or false$"),
+        ({"zero_init": 1}, "zero_init got 1, expected True or False"),
+        ({"attention": "no"}, "attention got 'no', expected True or False"),
+        ({"conv": []}, "^got conv \\[\\], expected separable or dense$"),
+        ({"modality": ["rgb"]}, "modality"),
+        ({"stem_channels": 0.5}, "stem_channels got 0.5"),
         ({"arch": "3d-resnet50", "feature_residual": True}, "leave the three out"),
         ({"learning_rate": 1}, "did you mean 'lr'|did you mean"),
         ({"epoch": 1}, "got setting 'epoch', .*did you mean 'epochs'"),

@@ -1,12 +1,15 @@
 """A run from its beginning to its end."""
 
 import json
+import re
 
 import pytest
 import torch
 from rich.console import Console
-from tests.train.runs.conftest import SMALL, assert_same_weights, build_store
+from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, build_store
+from typer.testing import CliRunner
 
+from resact.cli import app
 from resact.errors import DivergedError, RunLockedError, RunNotFoundError, UsageError
 from resact.train.runs.folder import RunFolder
 from resact.train.runs.history import read_metrics
@@ -124,6 +127,35 @@ def test_wrong_combinations_are_told_before_any_work(train_tiny, tmp_path):
     lacking = build_store(tmp_path / "one.zarr", groups=1)
     assert "split1 has no training video of Jump, Run, Walk" in _error(train_tiny, store=lacking)
     assert not runs.exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--threads", "0", "greater than or equal to 1|x>=1"),
+        ("--checkpoint-seconds", "0", "got --checkpoint-seconds 0, expected a number above 0"),
+        ("--checkpoint-seconds", "-1", "got --checkpoint-seconds -1, expected"),
+        ("--checkpoint-seconds", "nan", "got --checkpoint-seconds nan, expected"),
+        ("--arch", "foo", "got arch 'foo', expected p3d-resnet50 or 3d-resnet50"),
+        ("--conv", "foo", "got conv 'foo', expected separable or dense"),
+    ],
+)
+def test_wrong_options_are_told_before_the_runs_folder_is_made(tiny_store, tmp_path, option, value, words):
+    done = CliRunner().invoke(app, arguments(tiny_store, tmp_path / "runs", "a", option, value))
+    assert done.exit_code == 2 or isinstance(done.exception, UsageError)
+    assert re.search(words, " ".join(done.output.split()) or str(done.exception))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_run_knows_its_store_from_any_folder(train_tiny, tmp_path, tiny_store, monkeypatch):
+    monkeypatch.chdir(tiny_store.parent)
+    result = train_tiny(epochs=1, store=tiny_store.name)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert RunFolder(result.run).read_record().store.path == str(tiny_store)
+    done = CliRunner().invoke(app, ["evaluate", result.run, "--views", "1"])
+    assert done.exception is None, done.output
+    assert f"from {tiny_store}" in done.output
 
 
 def test_a_run_is_only_gone_on_with_as_it_was(train_tiny, tmp_path):
