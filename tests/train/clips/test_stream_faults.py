@@ -5,7 +5,8 @@ import os
 import shutil
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -117,36 +118,44 @@ def test_a_file_system_that_is_unmounted_is_named_within_a_second(store, packed)
     assert not clip_threads()
 
 
+@contextmanager
+def no_answer(store: ClipStore) -> Iterator[None]:
+    """A pipe in place of each shard: to open it takes until somebody writes, as with a server that has gone away."""
+    shards = [store.files.root / video_id / "0.0.0.0" for video_id in store.index.video_id]
+    for shard in shards:
+        os.mkfifo(pipe := shard.with_name("pipe"))
+        pipe.replace(shard)
+    try:
+        yield
+    finally:
+        deadline = time.monotonic() + 30
+        while clip_threads() and time.monotonic() < deadline:
+            for shard in shards:
+                with suppress(OSError):  # nobody reads from this one
+                    os.close(os.open(shard, os.O_WRONLY | os.O_NONBLOCK))
+            time.sleep(0.01)
+
+
 @pytest.mark.faults
 def test_a_file_system_that_no_longer_answers_is_an_error_and_no_hang(store, monkeypatch):
-    """A pipe in place of each shard: to open it takes until somebody writes, as with a server that has gone away."""
     plan = plan_of(store)
     stream = stream_of(store, plan, batch_size=2)
-    shards = [store.files.root / video_id / "0.0.0.0" for video_id in store.index.video_id]
     with stream.epoch(0) as reader:
         batches, asked = [next(reader)], []
-        for shard in shards:
-            os.mkfifo(pipe := shard.with_name("pipe"))
-            pipe.replace(shard)
-        stream.timeout_seconds = 0.5
-        monkeypatch.setattr("resact.train.clips.stream._JOIN_SECONDS", 0.1)
-        with pytest.raises(StreamError, match=r"no batch within 0\.5 s; not read yet: v_.*") as caught:
-            take_all(reader, batches, asked)
-        assert time.monotonic() - asked[-1] > 0.5
+        with no_answer(store):
+            stream.timeout_seconds = 0.5
+            monkeypatch.setattr("resact.train.clips.stream._JOIN_SECONDS", 0.1)
+            with pytest.raises(StreamError, match=r"no batch within 0\.5 s; not read yet: v_.*") as caught:
+                take_all(reader, batches, asked)
+            assert time.monotonic() - asked[-1] > 0.5
+            assert clip_threads(), "none hangs"
+    assert not clip_threads()
     assert len(batches) <= 4, "it did not strike amid the epoch"
     assert f"is the file system of {store.files} there?" in str(caught.value)
     delivered = 2 * len(batches)
     missing = {store.index.video_id[plan.clip(0, delivered + place).row] for place in range(2)}
     named = str(caught.value).partition("not read yet: ")[2].partition(":")[0]
     assert set() < set(named.split(", ")) <= missing
-    assert len(clip_threads()) == 2  # they still hang
-    deadline = time.monotonic() + 30
-    while clip_threads() and time.monotonic() < deadline:
-        for shard in shards:
-            with suppress(OSError):  # nobody reads from this one
-                os.close(os.open(shard, os.O_WRONLY | os.O_NONBLOCK))
-        time.sleep(0.01)
-    assert not clip_threads()
 
 
 def test_any_other_error_in_a_thread_names_the_video(clip_store, monkeypatch):
