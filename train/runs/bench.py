@@ -64,7 +64,7 @@ def bench_train(
         store: whose clips are read.
         steps: of each contestant in a round.
         rounds: of which the median is quoted.
-        threads: that read clips; None: one a core.
+        threads: that read clips; None: one a core, shared among ranks.
         console: for people.
 
     Returns:

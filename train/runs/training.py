@@ -73,7 +73,7 @@ def train(
         name: of this one; None gives it one by its settings.
         store: None takes the run's, or for a new one the only store in the data folder.
         resume: go on with the run, if there is one.
-        threads: that read clips; None: one a core.
+        threads: that read clips; None: one a core, shared among ranks.
         checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
         console: for people.
 
