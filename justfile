@@ -6,8 +6,9 @@ setup:
     python3 -m venv .venv
     .venv/bin/pip install -c constraints.txt -e ".[dev]"
 
+# A file of tests at a time on each of two cores
 test *args:
-    python -m pytest --cov --cov-report=term:skip-covered {{args}}
+    python -m pytest --numprocesses=2 --dist=loadfile --cov --cov-report=term:skip-covered {{args}}
 
 lint:
     ruff check .
