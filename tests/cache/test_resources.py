@@ -17,10 +17,10 @@ from resact.cache.store import open_store
 FRAMES = 4096  # of each synthetic video: 16 KiB of the column, four pages
 
 
-def resident_bytes(file: str) -> int:
-    """How much of a mapped file is in this process's memory."""
+def resident_bytes(store: Path, file: str) -> int:
+    """How much of a store's mapped file is in this process's memory."""
     entries = Path("/proc/self/smaps").read_text().split("VmFlags")
-    (entry,) = [entry for entry in entries if file in entry]
+    (entry,) = [entry for entry in entries if str(store) in entry and file in entry]
     return int(entry.partition("\nRss:")[2].split()[0]) * 1024
 
 
@@ -57,9 +57,9 @@ def test_opening_reads_none_of_the_frame_table_and_a_clip_little(scratch) -> Non
     with store_lock(scratch.path):
         write_index(scratch.path, index)
     index = open_store(scratch.path).index
-    assert resident_bytes("/frame_bytes/0") == 0
+    assert resident_bytes(scratch.path, "/frame_bytes/0") == 0
     assert index.frame_offsets(500, 10).tolist() == list(range(0, 11_000, 1000))
-    touched = resident_bytes("/frame_bytes/0")
+    touched = resident_bytes(scratch.path, "/frame_bytes/0")
     assert 0 < touched <= 1 << 22  # of 16 MB: the kernel maps up to a huge page along
 
 
