@@ -34,6 +34,7 @@ OPTIONS = {
     "--short-clips --split --epochs --batch-size --lr --amp --compile --flip --config --threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --output --fuse --weight --json",
     "predict": "videos --run --runs --top --views --weights --ffmpeg --timeout --json",
+    "report": "--runs --format --without --output --json",
     "cost": "--frames --size --json",
 }
 """Frozen: a change here is a change that breaks somebody's script, or a new option to document."""

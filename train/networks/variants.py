@@ -1,9 +1,10 @@
 """The variants that the paper's tables compare, and what the paper says they cost."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from resact.train.networks.models import ActionNetwork, build_model
+if TYPE_CHECKING:
+    from resact.train.networks.models import ActionNetwork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,19 @@ class Variant:
     paper_g: int | None = None
     """The paper's "GFLOPs", which are 10^9 multiply-adds; None where it gives none."""
 
-    def build(self, **options: Any) -> ActionNetwork:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a run of it is told, by the names of its settings."""
+        options = dict(self.options)
+        named = {"modality": options.pop("modality", "both"), "arch": options.pop("network", "p3d-resnet50"), **options}
+        if named["arch"] == "3d-resnet50":
+            named["conv"] = None  # it knows one kind alone, whatever the others are asked for
+        return named if self.step is None else named | {"step": self.step}
+
+    def build(self, **options: Any) -> "ActionNetwork":
         """The network, with further options of `build_model`."""
+        from resact.train.networks.models import build_model  # brings torch, which a list of variants does not need
+
         return build_model(**self.options, **options)
 
 

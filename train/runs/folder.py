@@ -13,11 +13,12 @@ lock                               held by the training that writes here
 import fcntl
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
 from resact.train.networks.models import ActionNetwork
@@ -39,6 +40,15 @@ class WeightsHeader:
     step: int
     val_video_top1: float | None
     """On the held-out groups, in [0, 1]; None where there are none."""
+
+
+def program(world_size: int = 1) -> list[str]:
+    """The words before a command's own that a user types to train on so many devices."""
+    # Without the `--`, torchrun takes `--run` for an abbreviation of an option of its own.
+    return ["torchrun", "--nproc-per-node", str(world_size), "-m", "--", "resact"] if world_size > 1 else ["resact"]
+
+
+_GLANCE_SECONDS = 1.0  # far longer than anybody who looks whether a run is held (`RunFolder.is_held`) holds it
 
 
 class RunFolder:
@@ -76,9 +86,9 @@ class RunFolder:
 
     def resume_command(self, world_size: int = 1) -> str:
         """What a user types to go on with the run."""
-        # Without the `--`, torchrun takes `--run` for an abbreviation of an option of its own.
-        program = f"torchrun --nproc-per-node {world_size} -m -- resact" if world_size > 1 else "resact"
-        return shlex.join([*program.split(), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"])
+        return shlex.join(
+            [*program(world_size), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"]
+        )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -93,13 +103,29 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = lock.open("a")  # for writing, because NFS grants exclusive locks only then
         with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _taken(file, within_seconds=_GLANCE_SECONDS):
                 raise RunLockedError(
                     f"another training is writing to {self}: wait for it or stop it, or choose another --run"
-                ) from None
+                )
             yield
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a training writes here now, on this machine or on one that shares the file system's locks.
+
+        A shared lock, kept for no longer than this call takes: two that look do not mistake each other for a
+        training, and a training that begins waits for them.
+        """
+        try:
+            file = (self.path / "lock").open("rb")
+        except FileNotFoundError:
+            return False
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
 
     def write_record(self, record: RunRecord) -> None:
         """Write `config.json`, whole.
@@ -162,3 +188,17 @@ class RunFolder:
         except CheckpointError as error:
             other = f"`{self.resume_command()}` writes it again" if which == "last" else "use --weights last"
             raise CheckpointError(f"{error}; restore it, or {other}") from None
+
+
+def _taken(file: IO[str], *, within_seconds: float) -> bool:
+    """Whether the lock could be had alone."""
+    end = time.monotonic() + within_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        else:
+            return True

@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
-from resact.train.networks.variants import PAPER_VARIANTS, Variant
+from resact.train.networks.variants import PAPER_VARIANTS
 from resact.train.runs.bench import synthetic_rate
 from resact.train.runs.config import RunConfig
 from resact.train.runs.evaluate import VIEWS, evaluate_run
@@ -71,7 +71,7 @@ def plan_runs(
     planned = []
     for seed in seeds:
         for variant in variants:
-            asked = {"val_groups": 0} | dict(settings) | _settings_of(variant) | {"seed": seed}
+            asked = {"val_groups": 0} | dict(settings) | variant.settings | {"seed": seed}
             planned.append(_planned(asked, store, runs, variant.tables))
     return planned
 
@@ -125,15 +125,6 @@ def reproduce(
         except (Interrupted, KeyboardInterrupt):
             raise Interrupted(f"stopped in {run.name}; the same command goes on from there") from None
     return {"runs": [_row(run, runs) for run in planned], **result}
-
-
-def _settings_of(variant: Variant) -> dict[str, Any]:
-    """A row of the tables as settings of a run."""
-    options = dict(variant.options)
-    named = {"modality": options.pop("modality", "both"), "arch": options.pop("network", "p3d-resnet50"), **options}
-    if named["arch"] == "3d-resnet50":
-        named["conv"] = None  # it knows one kind alone, whatever the others are asked for
-    return named if variant.step is None else named | {"step": variant.step}
 
 
 def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[int, ...]) -> PlannedRun:

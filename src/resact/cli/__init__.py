@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resact.cli import benchmarks, evaluation, networks, stores, training
+from resact.cli import benchmarks, evaluation, networks, report, stores, training
 from resact.errors import ResactError
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Turns a folder of action videos into a clip store once, and trains residual-frame networks from it.",
 )
-for module in (stores, training, evaluation, networks):
+for module in (stores, training, evaluation, report, networks):
     app.registered_commands += module.app.registered_commands
 app.add_typer(benchmarks.app, name="bench")
 

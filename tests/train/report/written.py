@@ -1,0 +1,125 @@
+"""Runs as training and evaluation leave them, by the product's own writers, without either."""
+
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resact.cache.codecs import build_codec
+from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.train.clips.transform import Normalisation
+from resact.train.networks.models import ActionNetwork
+from resact.train.runs.checkpoint import Progress
+from resact.train.runs.config import RunConfig
+from resact.train.runs.folder import RunFolder, WeightsHeader
+from resact.train.runs.history import History
+from resact.train.runs.predictions import PREDICTIONS, Predictions, Provenance, write_predictions
+from resact.train.runs.record import RunRecord, StoreIdentity
+
+CLASSES = tuple("ABCDEF")
+GROUPS, CLIPS = 4, 3
+VIDEOS = len(CLASSES) * GROUPS * CLIPS
+SMALL = {"frames": 8, "size": 16, "width": 0.0625, "depths": (1, 1, 1, 1), "epochs": 2, "warmup_epochs": 0.5}
+
+
+def write_run(
+    runs: Path,
+    name: str,
+    *,
+    correct: np.ndarray | float = 0.5,
+    epoch: int = 2,
+    evaluated: bool = True,
+    views: int = 10,
+    provenance: dict[str, Any] | None = None,
+    dataset: str = "ucf101",
+    partial: str | None = None,
+    contents: str = "c0ffee" * 10,
+    codec: str = "zstd",
+    world_size: int = 1,
+    padded_share: float = 0.0,
+    **settings: Any,
+) -> RunFolder:
+    """`correct`: which videos are right, or the share of them; `epoch`: trained, of two; 0 writes no weights."""
+    said = {"split": "split1", "flip": True, "amp": False, "val_groups": 0, **SMALL, **settings}
+    config, network = _built(tuple(said.items()), "meta" if epoch == 0 else "cpu")
+    store = StoreSettings(
+        dataset=DatasetSettings(
+            name=dataset, videos=VIDEOS, all_classes=6, classes=CLASSES, splits=("split1", "split2"), flip_safe=True
+        ),
+        decode=DecodeSettings(fps="15", short_side=32, max_seconds=None, ffmpeg="7.0.2"),
+        codec=codec,
+        library=build_codec(codec).library(),
+    )
+    streams = config.geometry.streams
+    folder = RunFolder(runs / name)
+    folder.path.mkdir(parents=True)
+    record = RunRecord(
+        config=config,
+        architecture=network.architecture,
+        normalisation=Normalisation(
+            **{f"{stream}_{what}": (9.0, 8.0, 7.0) for stream in streams for what in ("mean", "std")}
+        ),
+        classes=CLASSES,
+        store=StoreIdentity(
+            path="/data/store.zarr",
+            dataset=dataset,
+            fingerprint=store.fingerprint,
+            contents=contents,
+            settings=store,
+            partial=partial,
+        ),
+        world_size=world_size,
+        train_videos=100,
+        val_videos=0,
+        held_out=(),
+        padded_share=padded_share,
+        provenance={},
+    )
+    folder.write_record(record)
+    if epoch == 0:
+        return folder
+    with History(folder.metrics, Progress()) as history:
+        for step in range(4):
+            history.add("step", epoch=step // 2, step=step + 1, clips=10, seconds=0.5 if step else 1.5)
+    folder.write_weights("last", network, WeightsHeader(epoch=epoch, epochs=2, step=2 * epoch, val_video_top1=None))
+    if evaluated:
+        write_predictions(folder.path / PREDICTIONS, predictions_of(folder, record, correct, views, provenance or {}))
+    return folder
+
+
+@cache
+def _built(settings: tuple[tuple[str, Any], ...], device: str) -> tuple[RunConfig, ActionNetwork]:
+    config = RunConfig.of(dict(settings))
+    with torch.device(device):
+        return config, config.network.build(config.geometry.modality, num_classes=len(CLASSES))
+
+
+def predictions_of(
+    folder: RunFolder, record: RunRecord, correct: np.ndarray | float, views: int, provenance: dict[str, Any]
+) -> Predictions:
+    if isinstance(correct, float):
+        correct = np.arange(VIDEOS) < correct * VIDEOS
+    label = np.arange(VIDEOS) // (GROUPS * CLIPS)
+    group = [f"g{place // CLIPS % GROUPS:02}" for place in range(VIDEOS)]
+    logits = np.random.default_rng(0).normal(0, 0.1, (VIDEOS, views, len(CLASSES))).astype(np.float32)
+    logits[np.arange(VIDEOS), :, np.where(correct, label, (label + 1) % len(CLASSES))] += 5
+    made = Provenance(
+        run=folder.name, weights="last", weights_sha256=sha256(folder.weights("last").read_bytes()).hexdigest(),
+        epoch=2, epochs=2, precision="float32", dataset=record.store.dataset,
+        store_fingerprint=record.store.fingerprint, codec="zstd", differs_from_training={},
+        partial=record.store.partial, split=str(record.config.split), membership="test",
+        geometry=asdict(record.config.geometry), padded_share=0.0,
+    )  # fmt: skip
+    return Predictions(
+        logits=logits,
+        starts=np.zeros((VIDEOS, views), np.int64),
+        label=label,
+        video_id=np.array([f"v{place:03}" for place in range(VIDEOS)]),
+        group=np.array(group),
+        classes=np.array(CLASSES),
+        provenance=Provenance(**{**asdict(made), **provenance}),
+    )

@@ -1,0 +1,150 @@
+"""What a user types to fill a row that no run fills. Loads no torch where there is no run at all."""
+
+import json
+import shlex
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resact.train.networks.variants import Variant
+from resact.train.report.group import Group
+
+if TYPE_CHECKING:
+    from resact.train.runs.record import RunRecord
+
+SETTINGS_FILE = "settings.toml"
+
+_VALUES = ("conv", "stem_channels", "width", "depths", "frames", "size", "short_clips", "epochs", "batch_size", "lr")
+_IN_THE_NAME = {"modality", "step", "arch", "conv", "attention", "feature_residual"}
+_SWITCHES = ("attention", "feature_residual", "amp", "flip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filling:
+    """What goes with every command of a group."""
+
+    runs: Path
+    store: str | None
+    """None: the only one in the data folder."""
+    world_size: int
+    settings: Mapping[str, Any]
+    """That are not the default, by name; each has an option of `resact train`."""
+    file: Mapping[str, Any]
+    """Likewise, for a toml file: those that have no option."""
+    taken: Collection[str]
+    """Names of the folders that are there."""
+
+    @property
+    def file_text(self) -> str:
+        """Of that file, in toml; empty where none is needed."""
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.file.items())
+
+    def command(self, variant: Variant) -> str | None:
+        """`resact train ...`, for a shell; None where the step does not fit into the group's clips."""
+        asked = {"val_groups": 0, **self.settings, **variant.settings}
+        if "frames" in asked and asked.get("step", 1) >= asked["frames"]:
+            return None
+        if asked["arch"] == "p3d-resnet50":
+            del asked["arch"]
+        if asked.get("step") == 1:
+            del asked["step"]
+        words = [*self._program(), "train"]
+        if self.store is not None:
+            words += ["--store", self.store]
+        words += self._where
+        if (name := self._free_name(asked)) is not None:
+            words += ["--run", name]
+        for setting, value in asked.items():
+            option = setting.replace("_", "-")
+            if value is None:
+                continue
+            if setting in _SWITCHES:
+                words.append(f"--{option}" if value else f"--no-{option}")
+            else:
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words += [f"--{option}", text]
+        if self.file:
+            words += ["--config", SETTINGS_FILE]
+        return shlex.join(words)
+
+    @property
+    def evaluate_command(self) -> str:
+        """For the run that was trained last."""
+        return shlex.join(["resact", "evaluate", *self._where])
+
+    @property
+    def reproduce_command(self) -> str:
+        """For all rows of a group that has no run."""
+        return shlex.join(["resact", "reproduce", *self._where])
+
+    @property
+    def _where(self) -> list[str]:
+        return [] if str(self.runs) == "runs" else ["--runs", str(self.runs)]
+
+    def _program(self) -> list[str]:
+        if self.world_size == 1:
+            return ["resact"]
+        from resact.train.runs.folder import program
+
+        return program(self.world_size)
+
+    def _free_name(self, asked: Mapping[str, Any]) -> str | None:
+        """None where the name that a run is given by its settings is free."""
+        if not self.taken:
+            return None
+        shown = tuple((name, value) for name, value in asked.items() if name in _IN_THE_NAME)
+        name = _default_name(shown)
+        if name not in self.taken:
+            return None
+        number = 2
+        while f"{name}-{number}" in self.taken:
+            number += 1
+        return f"{name}-{number}"
+
+
+@cache
+def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
+    from resact.train.runs.config import RunConfig
+
+    return RunConfig.of({**dict(settings), "depths": (1, 1, 1, 1)}).default_name  # few modules are sooner built
+
+
+@cache
+def default_settings() -> dict[str, Any]:
+    """What a run has that is told nothing."""
+    from resact.train.runs.config import RunConfig
+
+    return RunConfig.of({}).settings
+
+
+def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord | None") -> Filling:
+    """What the rows of a group that no run fills need.
+
+    Args:
+        group: whose rows.
+        runs: the folder of runs.
+        taken: names of what is in it.
+        record: of one of the group's runs, if there is one.
+    """
+    if record is None:
+        return Filling(runs=runs, store=None, world_size=1, settings={}, file={}, taken=taken)
+    defaults, dataset = default_settings(), record.store.settings.dataset
+    said = {name: value for name, value in group.settings if value != defaults[name]}
+    said["val_groups"] = dict(group.settings)["val_groups"]
+    if group.conv == "separable":
+        said.pop("conv", None)
+    if said["flip"] == dataset.flip_safe:
+        del said["flip"]
+    if group.split != dataset.splits[0]:
+        said["split"] = group.split
+    options = {*_VALUES, *_SWITCHES, "split", "val_groups"}
+    return Filling(
+        runs=runs,
+        store=record.store.path,
+        world_size=group.world_size,
+        settings={name: value for name, value in said.items() if name in options},
+        file={name: value for name, value in said.items() if name not in options},
+        taken=taken,
+    )

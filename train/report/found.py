@@ -1,0 +1,240 @@
+"""The runs of a folder, each read as far as it goes: what is damaged is named, and stops no report.
+
+Shapes: V videos, C classes.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resact.errors import ResactError
+from resact.train.networks.architecture import Architecture
+from resact.train.networks.cost import Cost, count_cost
+from resact.train.networks.models import ActionNetwork
+from resact.train.report.group import Group
+from resact.train.report.paper import RowKey
+from resact.train.runs.evaluate import VIEWS
+from resact.train.runs.folder import RunFolder, WeightsHeader
+from resact.train.runs.history import read_metrics
+from resact.train.runs.metrics import TOP, ranking
+from resact.train.runs.predictions import PREDICTIONS, Predictions, read_predictions
+from resact.train.runs.record import RunRecord
+from resact.train.runs.trained import is_current
+
+State = Literal["done", "training", "stopped", "not evaluated", "evaluated otherwise", "damaged"]
+
+_VARIED = {"modality", "step", "arch", "attention", "feature_residual", "seed"}
+"""What the tables' rows, and the seeds of one row, differ in."""
+_EXECUTION = {"compile", "channels_last", "checkpoint_activations"}
+"""How a run is computed, which is not to change what comes out."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """What a run got right, by the paper's protocol."""
+
+    hits1: npt.NDArray[np.bool_]
+    """(V,) whether the video's class scores highest."""
+    hits5: npt.NDArray[np.bool_] | None
+    """(V,) likewise among the five highest; None with fewer than five classes."""
+    video_id: tuple[str, ...]
+    cluster: tuple[tuple[int, str], ...]
+    """(V,) class and group: videos that show one scene."""
+
+    @property
+    def top1(self) -> float:
+        """In percent of videos."""
+        return 100 * float(self.hits1.mean())
+
+    @property
+    def top5(self) -> float | None:
+        """Likewise."""
+        return None if self.hits5 is None else 100 * float(self.hits5.mean())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FoundRun:
+    """One run."""
+
+    folder: RunFolder
+    record: RunRecord
+    state: State
+    problem: str | None
+    """What there is to say of a state other than `done`."""
+    epoch: int
+    """Epochs trained."""
+    clips_per_second: float | None
+    """Of its training steps; None before the first."""
+    evaluation: Evaluation | None
+    """Of a run that is done."""
+
+    @property
+    def path(self) -> str:
+        """Of its folder."""
+        return str(self.folder)
+
+    @property
+    def key(self) -> RowKey:
+        """Which row it fills."""
+        network, geometry = self.record.architecture, self.record.config.geometry
+        return RowKey(
+            network=network.network,
+            modality=network.modality,
+            step=geometry.step if "residual" in geometry.streams else None,
+            attention=network.attention,
+            feature_residual=network.feature_residual,
+        )
+
+    @property
+    def group(self) -> Group:
+        """Which runs it may be compared with."""
+        record = self.record
+        settings = {
+            name: value
+            for name, value in record.config.settings.items()
+            if name not in _VARIED | _EXECUTION and name != "split"
+        }
+        settings["conv"] = None if record.architecture.network == "3d-resnet50" else record.architecture.conv
+        return Group(
+            dataset=record.store.dataset,
+            split=str(record.config.split),
+            partial=record.store.partial,
+            fingerprint=record.store.fingerprint,
+            contents=record.store.contents,
+            world_size=record.world_size,
+            settings=tuple(sorted(settings.items())),
+        )
+
+    @property
+    def cost(self) -> Cost:
+        """Of its own network, for one of its own clips."""
+        geometry = self.record.config.geometry
+        return _cost(self.record.architecture, geometry.frames, geometry.size)
+
+    @property
+    def next_command(self) -> str | None:
+        """What brings it further; None where it is done or being trained."""
+        if self.state == "stopped" or (self.state == "damaged" and self.epoch < self.record.config.recipe.epochs):
+            return self.folder.resume_command(self.record.world_size)
+        return f"resact evaluate {self.folder}" if self.state in _TO_EVALUATE else None
+
+
+_TO_EVALUATE = ("not evaluated", "evaluated otherwise", "damaged")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenRun:
+    """A folder of which not even the record can be read."""
+
+    path: str
+    problem: str
+
+
+def find_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[FoundRun], list[BrokenRun]]:
+    """The runs in a folder, by name; other folders in it play no part."""
+    found, broken = [], []
+    for path in sorted(entry for entry in runs.iterdir() if entry.is_dir() and entry.name not in without):
+        folder = RunFolder(path)
+        if not folder.exists:
+            if folder.is_held:
+                broken.append(BrokenRun(path=str(path), problem="a training is about to begin here"))
+            elif folder.weights("last").exists() or folder.metrics.exists():
+                problem = f"{folder.config.name} is missing: restore it, or train again"
+                broken.append(BrokenRun(path=str(path), problem=problem))
+            continue
+        try:
+            record = folder.read_record()
+        except UnicodeDecodeError as error:
+            problem = f"{folder.config} is no text ({error}): restore it, or train again"
+            broken.append(BrokenRun(path=str(path), problem=problem))
+            continue
+        except (ResactError, OSError) as error:
+            broken.append(BrokenRun(path=str(path), problem=str(error)))
+            continue
+        found.append(_read_run(folder, record))
+    return found, broken
+
+
+def _read_run(folder: RunFolder, record: RunRecord) -> FoundRun:
+    epoch, evaluation = 0, None
+    state: State
+    problem: str | None
+    try:
+        header = folder.weights_header()
+        epoch = 0 if header is None else header.epoch
+        state, problem, predictions = _state(folder, header)
+        evaluation = None if predictions is None else _evaluation(predictions)
+    except (ResactError, OSError, UnicodeDecodeError) as error:
+        state, problem = "damaged", str(error)
+    try:
+        rate = _clips_per_second(folder)
+    except (ResactError, OSError, KeyError, TypeError) as error:
+        rate = None
+        problem = "; ".join(filter(None, (problem, f"its speed is not known ({error!s})")))
+    return FoundRun(
+        folder=folder,
+        record=record,
+        state=state,
+        problem=problem,
+        epoch=epoch,
+        clips_per_second=rate,
+        evaluation=evaluation,
+    )
+
+
+def _state(folder: RunFolder, header: WeightsHeader | None) -> tuple[State, str | None, Predictions | None]:
+    if header is None or header.epoch < header.epochs:
+        trained = "no epoch trained yet" if header is None else f"epoch {header.epoch} of {header.epochs}"
+        return "training" if folder.is_held else "stopped", trained, None
+    path = folder.path / PREDICTIONS
+    if not path.exists():
+        return "not evaluated", "trained to its end", None
+    predictions = read_predictions(path)
+    if other := _other_protocol(folder, predictions):
+        return "evaluated otherwise", other, None
+    return "done", None, predictions
+
+
+def _other_protocol(folder: RunFolder, predictions: Predictions) -> str | None:
+    """What keeps predictions from being the paper's test of this run."""
+    made, views = predictions.provenance, predictions.logits.shape[1]
+    if made.weights != "last":
+        return f"evaluated with its {made.weights} weights, and the tables use the last epoch's"
+    if not is_current(folder, made):
+        return "its predictions are of other weights than it has now"
+    if made.membership != "test" or views != VIEWS:
+        return f"evaluated with {views} views of {made.membership} videos, and the paper has {VIEWS} of test videos"
+    if made.differs_from_training:
+        return f"evaluated on another store than it was trained on ({', '.join(made.differs_from_training)})"
+    return None
+
+
+def _evaluation(predictions: Predictions) -> Evaluation:
+    ranks_VC, label_V = ranking(predictions.scores), predictions.label
+    top5_V = (ranks_VC[:, :TOP] == label_V[:, None]).any(1) if ranks_VC.shape[1] >= TOP else None
+    return Evaluation(
+        hits1=ranks_VC[:, 0] == label_V,
+        hits5=top5_V,
+        video_id=tuple(predictions.video_id.tolist()),
+        cluster=tuple(zip(label_V.tolist(), predictions.group.tolist(), strict=True)),
+    )
+
+
+def _clips_per_second(folder: RunFolder) -> float | None:
+    """Over all steps that the history has, before and after a resumption; validation apart."""
+    steps = [line for line in read_metrics(folder.metrics) if line["kind"] == "step"]
+    seconds = sum(line["seconds"] for line in steps)
+    return sum(line["clips"] for line in steps) / seconds if seconds else None
+
+
+@lru_cache
+def _cost(architecture: Architecture, frames: int, size: int) -> Cost:
+    with torch.device("meta"):
+        network = ActionNetwork(architecture)
+    return count_cost(network, frames=frames, size=size)

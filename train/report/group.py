@@ -1,0 +1,58 @@
+"""Which runs may stand in one table. Loads no torch."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """What runs of one table have in common: all that decides a result but what rows differ in, and the seed."""
+
+    dataset: str = "ucf101"
+    split: str = "split1"
+    partial: str | None = None
+    """What the store lacks of the data set, in words."""
+    fingerprint: str = ""
+    contents: str = ""
+    """These two say which videos there are, and how they are stored; empty where there is no run to say it."""
+    world_size: int = 1
+    """Devices, each of which normalises its own part of a batch."""
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Of the runs, by name; empty where there is none: then they are the defaults, with no group held out."""
+
+    @property
+    def conv(self) -> str | None:
+        """The kind of convolution; None for a network that knows one alone and goes with any."""
+        kind: str | None = dict(self.settings).get("conv")
+        return kind
+
+    @property
+    def store(self) -> str:
+        """Short name of the store's settings and contents."""
+        return f"{self.fingerprint[:6]}-{self.contents[:6]}" if self.fingerprint else ""
+
+    @property
+    def heading(self) -> str:
+        """Data set and split; what it lacks."""
+        return f"{self.dataset}, {self.split}" + (f" ({self.partial})" if self.partial else "")
+
+    def words(self, defaults: dict[str, Any]) -> str:
+        """The settings that are not the default, for people.
+
+        Args:
+            defaults: settings by name.
+        """
+        if not self.settings:
+            return "the paper's sizes, the default recipe"
+        said = dict(self.settings)
+        amp = said.pop("amp")
+        words = [] if said.pop("flip") else ["no flip"]
+        for name, value in said.items():
+            if value not in (defaults[name], "separable"):
+                text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
+                words.append(f"{name.replace('_', ' ')} {text}")
+        words = words or ["the paper's sizes, the default recipe"]
+        words.append("bfloat16" if amp else "float32")
+        if self.world_size > 1:
+            words.append(f"{self.world_size} devices")
+        return "; ".join([*words, f"store {self.store}"])

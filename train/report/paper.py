@@ -1,0 +1,117 @@
+"""What the paper published: the rows of its tables 2, 3 and 4, and what it claims of them. Loads no torch."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from resact.train.networks.variants import PAPER_VARIANTS, Variant
+
+TABLES = {
+    2: "modalities and networks",
+    3: "step of the residual",
+    4: "parts of the P3D module",
+}
+"""Number -> what its rows differ in."""
+
+
+class RowKey(NamedTuple):
+    """What a run has to be to fill a row."""
+
+    network: str
+    modality: str
+    step: int | None
+    """None where no residual is taken."""
+    attention: bool
+    feature_residual: bool
+
+    @property
+    def label(self) -> str:
+        """For people: `P3D both s=1, no attention`."""
+        words = [_NETWORKS.get(self.network, self.network), "RGB" if self.modality == "rgb" else self.modality]
+        if self.step is not None:
+            words.append(f"s={self.step}")
+        parts = {"attention": self.attention, "fmres": self.feature_residual}
+        without = [f"no {name}" for name, on in parts.items() if not on] if self.network == "p3d-resnet50" else []
+        return ", ".join([" ".join(words), *without])
+
+
+_NETWORKS = {"p3d-resnet50": "P3D", "3d-resnet50": "3D-R50"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperRow:
+    """One row of one table, in percent; of its cost, `variant.paper_g`."""
+
+    table: int
+    variant: Variant
+    top1: float
+    top5: float
+
+    @property
+    def key(self) -> RowKey:
+        """Which runs fill it."""
+        options: dict[str, Any] = self.variant.options
+        network = options.get("network", "p3d-resnet50")
+        pseudo = network == "p3d-resnet50"  # the other has neither part (`Architecture`)
+        return RowKey(
+            network=network,
+            modality=options.get("modality", "both"),
+            step=self.variant.step,
+            attention=options.get("attention", pseudo),
+            feature_residual=options.get("feature_residual", pseudo),
+        )
+
+
+_TOP1_TOP5 = {
+    2: ((80.4, 95.0), (83.0, 98.3), (85.0, 99.1), (85.6, 99.2)),
+    3: ((83.0, 98.3), (82.7, 97.1), (80.2, 96.0)),
+    4: ((82.1, 97.9), (83.8, 98.4), (83.5, 98.1), (85.6, 99.2)),
+}
+_IN_TABLE_4 = (6, 7, 8, 3)  # places among the variants: there the full network comes last, as in the paper
+
+
+def _rows(table: int) -> list[PaperRow]:
+    variants = [variant for variant in PAPER_VARIANTS if table in variant.tables]
+    if table == 4:
+        variants = [PAPER_VARIANTS[place] for place in _IN_TABLE_4]
+    return [
+        PaperRow(table=table, variant=variant, top1=top1, top5=top5)
+        for variant, (top1, top5) in zip(variants, _TOP1_TOP5[table], strict=True)
+    ]
+
+
+PAPER_ROWS = tuple(row for table in TABLES for row in _rows(table))
+"""In the paper's order; a network that two tables have is a row of each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """That one row has a higher top-1 than another."""
+
+    table: int
+    words: str
+    better: RowKey
+    worse: RowKey
+    points: float
+    """By how much in the paper, in percent of videos."""
+
+
+def _claim(table: int, words: str, better: int, worse: int) -> Claim:
+    """Args: places of the rows in their table."""
+    rows = [row for row in PAPER_ROWS if row.table == table]
+    points = round(rows[better].top1 - rows[worse].top1, 1)
+    return Claim(table=table, words=words, better=rows[better].key, worse=rows[worse].key, points=points)
+
+
+CLAIMS = (
+    _claim(2, "residual frames beat RGB", 1, 0),
+    _claim(2, "both beat residual frames alone", 3, 1),
+    _claim(2, "both beat RGB alone", 3, 0),
+    _claim(2, "P3D beats 3D-ResNet50, both on both", 3, 2),
+    _claim(3, "step 1 beats step 2", 0, 1),
+    _claim(3, "step 1 beats step 4", 0, 2),
+    _claim(3, "step 2 beats step 4", 1, 2),
+    _claim(4, "attention and the feature residual help", 3, 0),
+    _claim(4, "attention helps", 3, 1),
+    _claim(4, "the feature residual helps", 3, 2),
+)
+"""Those that the paper draws from its tables, on top-1."""
