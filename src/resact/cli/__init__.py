@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resact.cli import benchmarks, evaluation, networks, report, stores, training
+from resact.cli import benchmarks, demo, evaluation, networks, report, stores, training
 from resact.errors import ResactError
 
 app = typer.Typer(
@@ -16,10 +16,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Turns a folder of action videos into a clip store once, and trains residual-frame networks from it.",
+    epilog="In this order: prep, train, evaluate, report. `resact demo` shows them all in minutes.",
 )
-for module in (stores, training, evaluation, report, networks):
-    app.registered_commands += module.app.registered_commands
-app.add_typer(benchmarks.app, name="bench")
+PANELS = {
+    "First steps": (demo,),
+    "Clip stores": (stores,),
+    "Networks": (training, evaluation, report, networks),
+}
+"""Heading in the help -> where its commands are."""
+for panel, modules in PANELS.items():
+    for command in (command for module in modules for command in module.app.registered_commands):
+        command.rich_help_panel = panel
+        app.registered_commands.append(command)
+app.add_typer(benchmarks.app, name="bench", rich_help_panel="Measurements")
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ from resact.errors import UsageError
 
 app = typer.Typer()
 
+CLIPS, NETWORK, RECIPE = "Clips", "Network", "Recipe"  # headings of the help
+
 RunsOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
 StoreOption = Annotated[
     str | None,
@@ -23,43 +25,85 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="toml file of settings, such as `lr = 0.02`; options given here win over it."),
 ]
-ModalityOption = Annotated[str | None, typer.Option(help="rgb, residual or both; left out, residual.")]
-StepOption = Annotated[
-    int | None, typer.Option(metavar="S", help="Frames between the two that a residual subtracts; left out, 1.")
+ModalityOption = Annotated[
+    str | None, typer.Option(help="rgb, residual or both; left out, residual.", rich_help_panel=CLIPS)
 ]
-ArchOption = Annotated[str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50; left out, p3d-resnet50.")]
+StepOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="S", help="Frames between the two that a residual subtracts; left out, 1.", rich_help_panel=CLIPS
+    ),
+]
+ArchOption = Annotated[
+    str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50; left out, p3d-resnet50.", rich_help_panel=NETWORK)
+]
 ConvOption = Annotated[
-    str | None, typer.Option(help="separable or dense convolutions in the modules; left out, separable.")
+    str | None,
+    typer.Option(help="separable or dense convolutions in the modules; left out, separable.", rich_help_panel=NETWORK),
 ]
 AttentionOption = Annotated[
-    bool | None, typer.Option("--attention/--no-attention", help="Channel attention in each module; left out, on.")
+    bool | None,
+    typer.Option(
+        "--attention/--no-attention", help="Channel attention in each module; left out, on.", rich_help_panel=NETWORK
+    ),
 ]
 FeatureResidualOption = Annotated[
-    bool | None, typer.Option("--feature-residual/--no-feature-residual", help="Residual of features; left out, on.")
+    bool | None,
+    typer.Option(
+        "--feature-residual/--no-feature-residual", help="Residual of features; left out, on.", rich_help_panel=NETWORK
+    ),
 ]
 StemChannelsOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Channels of each conv1 stream; left out, 64 for two, 128 for one.")
+    int | None,
+    typer.Option(
+        metavar="N", help="Channels of each conv1 stream; left out, 64 for two, 128 for one.", rich_help_panel=NETWORK
+    ),
 ]
-WidthOption = Annotated[float | None, typer.Option(metavar="W", help="Multiplies all channels; left out, 1.")]
+WidthOption = Annotated[
+    float | None, typer.Option(metavar="W", help="Multiplies all channels; left out, 1.", rich_help_panel=NETWORK)
+]
 DepthsOption = Annotated[
-    str | None, typer.Option(metavar="A,B,C,D", help="Modules in res2 to res5; left out, 3,4,6,3.")
+    str | None,
+    typer.Option(metavar="A,B,C,D", help="Modules in res2 to res5; left out, 3,4,6,3.", rich_help_panel=NETWORK),
 ]
-FramesOption = Annotated[int | None, typer.Option(metavar="T", help="Frames of a clip; left out, 32.")]
-SizeOption = Annotated[int | None, typer.Option(metavar="D", help="Height and width of a clip; left out, 112.")]
+FramesOption = Annotated[
+    int | None, typer.Option(metavar="T", help="Frames of a clip; left out, 32.", rich_help_panel=CLIPS)
+]
+SizeOption = Annotated[
+    int | None, typer.Option(metavar="D", help="Height and width of a clip; left out, 112.", rich_help_panel=CLIPS)
+]
 ShortClipsOption = Annotated[
-    str | None, typer.Option(help="What follows a video that is too short: mirror, loop or hold; left out, mirror.")
+    str | None,
+    typer.Option(
+        help="What follows a video that is too short: mirror, loop or hold; left out, mirror.", rich_help_panel=CLIPS
+    ),
 ]
-SplitOption = Annotated[str | None, typer.Option(metavar="NAME", help="Split; left out, the store's first.")]
-EpochsOption = Annotated[int | None, typer.Option(metavar="N", help="One clip a video each; left out, 200.")]
+SplitOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Split; left out, the store's first.", rich_help_panel=CLIPS)
+]
+EpochsOption = Annotated[
+    int | None, typer.Option(metavar="N", help="One clip a video each; left out, 200.", rich_help_panel=RECIPE)
+]
 BatchSizeOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Clips a step, on all devices together; left out, 32.")
+    int | None,
+    typer.Option(metavar="N", help="Clips a step, on all devices together; left out, 32.", rich_help_panel=RECIPE),
 ]
-LrOption = Annotated[float | None, typer.Option(metavar="LR", help="Highest learning rate; left out, 0.05.")]
-AmpOption = Annotated[bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast; left out, on CUDA.")]
-CompileOption = Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network.")]
+LrOption = Annotated[
+    float | None, typer.Option(metavar="LR", help="Highest learning rate; left out, 0.05.", rich_help_panel=RECIPE)
+]
+AmpOption = Annotated[
+    bool | None, typer.Option("--amp/--no-amp", help="bfloat16 autocast; left out, on CUDA.", rich_help_panel=RECIPE)
+]
+CompileOption = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network.", rich_help_panel=RECIPE)
+]
 FlipOption = Annotated[
     bool | None,
-    typer.Option("--flip/--no-flip", help="Mirror every other clip; left out, where the data set is safe for it."),
+    typer.Option(
+        "--flip/--no-flip",
+        help="Mirror every other clip; left out, where the data set is safe for it.",
+        rich_help_panel=CLIPS,
+    ),
 ]
 CheckpointSecondsOption = Annotated[
     float, typer.Option(metavar="S", help="From one checkpoint to the next; each epoch ends with one anyhow.")
@@ -89,13 +133,19 @@ def train(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     lr: LrOption = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of everything that is drawn; left out, 0.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of everything that is drawn; left out, 0.", rich_help_panel=RECIPE)
+    ] = None,
     amp: AmpOption = None,
     compile_: CompileOption = None,
     flip: FlipOption = None,
     val_groups: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Training groups of each class held out to validate on; left out, 1."),
+        typer.Option(
+            metavar="N",
+            help="Training groups of each class held out to validate on; left out, 1.",
+            rich_help_panel=RECIPE,
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if there is one.")] = False,
     config: ConfigOption = None,

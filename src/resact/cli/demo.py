@@ -1,0 +1,129 @@
+"""The command that shows the others: from nothing to a page of results, offline."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resact.cli.common import JsonOption, open_console, print_json
+from resact.errors import Interrupted, ResactError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer()
+
+PAGE = "report.md"
+PREP = ("prep", "sample", "--fps", "10")
+
+RECIPE = """\
+# A network that two cores train in minutes. What is not named has its default; flags of `resact train` win.
+frames = 12                 # of 56x56 pixels a clip, where the paper has 32 of 112x112
+size = 56
+width = 0.25                # a quarter of the channels
+depths = [1, 1, 1, 1]       # modules in res2 to res5, where the paper has 3, 4, 6, 3
+stem_channels = 16
+epochs = 30
+batch_size = 8
+warmup_epochs = 2.0
+dropout = 0.0               # the sample's scenes are drawn anew for each video: there is little to learn by heart
+label_smoothing = 0.0
+min_scale = 1.0             # whole frames: the sample's classes differ by how fast things move
+channels_last = true        # faster on a CPU
+val_groups = 0              # train on all training videos, as the paper does
+"""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command, and what it is for."""
+
+    words: tuple[str, ...]
+    why: str
+
+    @property
+    def shown(self) -> str:
+        """As a user types it."""
+        return " ".join(("resact", *self.words))
+
+
+def stages(folder: Path) -> list[Stage]:
+    """What the demo does in its folder, in order; a training that was begun there before goes on."""
+
+    def train(name: str, *options: str) -> tuple[str, ...]:
+        resume = ("--resume",) if (folder / "runs" / name / "config.json").exists() else ()
+        return ("train", "--config", "recipe.toml", *options, *resume)
+
+    return [
+        Stage(PREP, "draws 192 short videos of 8 kinds of motion, and puts them into a store"),
+        Stage(("info",), "says what the store holds"),
+        Stage(train("rgb-0", "--modality", "rgb"), "a network that sees frames"),
+        Stage(train("residual-s1-0"), "the same network sees residuals: how each frame differs from the next"),
+        Stage(("evaluate", "rgb-0"), "the test videos, which no training saw: 10 clips each, scores averaged"),
+        Stage(("evaluate", "residual-s1-0"), "the same for the other"),
+        Stage(("report",), "the paper's tables, and where these two runs stand in them"),
+        Stage(("report", "--format", "markdown", "--output", PAGE), "the same as a page"),
+    ]
+
+
+@app.command()
+def demo(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where all of it goes; run again, it goes on from there.")
+    ] = Path("resact-demo"),
+    json_output: JsonOption = False,
+) -> None:
+    """Everything once, in minutes and offline: a small data set, a store, two networks, a test, a page of results."""
+    console = open_console(json_output)
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"got {folder}, expected a folder, or a name that is free")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    start = time.monotonic()
+    console.print(f"$ cd {folder}")
+    done = [_run(stage, folder, console, quiet_stdout=json_output) for stage in stages(folder)]
+    seconds = time.monotonic() - start
+    page = folder / PAGE
+    console.print(f"\nAll of it took {seconds:.0f} s. The page: {page}")
+    console.print("Next, for real videos: `resact prep ucf101`, or `resact prep folder --root YOUR_VIDEOS`")
+    if json_output:
+        print_json({"folder": str(folder), "page": str(page), "seconds": round(seconds, 1), "stages": done})
+
+
+def _run(stage: Stage, folder: Path, console: "Console", *, quiet_stdout: bool) -> dict[str, object]:
+    """Run a command as a user would, in the demo's folder, with its data beside it.
+
+    Raises:
+        Interrupted, ResactError: it was stopped, or failed; it has said why.
+    """
+    console.print(f"\n# {stage.why}\n$ {stage.shown}", style="bold")
+    environment = {name: value for name, value in os.environ.items() if name != "RESACT_DATA"}
+    start = time.monotonic()
+    command = [sys.executable, "-m", "resact", *stage.words]
+    output = sys.stderr if quiet_stdout else None
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=output) as process:
+        code = _wait(process)
+    if code == Interrupted.exit_code:
+        raise Interrupted(f"stopped; `resact demo {folder}` goes on from here")
+    if code:
+        raise ResactError(f"`{stage.shown}` in {folder} failed (exit code {code}): its own message is above")
+    return {"command": stage.shown, "seconds": round(time.monotonic() - start, 1)}
+
+
+def _wait(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code. A terminal's ctrl-C reaches it, too: it has to save and to end by itself."""
+    before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                return process.wait()
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, before)
