@@ -1,5 +1,6 @@
 """The examples in README.md and docs/ run as they stand, beside a small store where they look for one."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,20 @@ def test_examples_run(example: str, folder: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_there_are_examples() -> None:
     assert {example.id for example in EXAMPLES} >= {"README-0", "clips-0", "networks-0"}
+
+
+def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    text = (DOCUMENTS / "docs" / "troubleshooting.md").read_text().replace("\\`", "\0")
+    messages = [
+        line.removeprefix("### ").strip("`").replace("\0", "`") for line in text.splitlines() if "### `" in line
+    ]
+    # Literals as the source has them: pieces of one message stand on lines of their own.
+    sources = [
+        path.read_text()
+        for folder in ("cache", "pipeline", "train", "src/resact/cli")
+        for path in (DOCUMENTS / folder).rglob("*.py")
+    ]
+    joined = "\n".join(re.sub(r'"\s*\n\s*f?"', "", source) for source in sources)
+    pieces = [piece.strip() for message in messages for piece in message.split("...") if piece.strip(" ():,")]
+    assert len(messages) > 20
+    assert [piece for piece in pieces if piece not in joined] == []
