@@ -13,6 +13,8 @@ SHORT_CLIPS = ("mirror", "loop", "hold")
 SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
 """A training crop's side over the frame's short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
 
+_MOST = 2**16
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipGeometry:
@@ -36,7 +38,7 @@ class ClipGeometry:
         for name in ("frames", "step", "size"):
             value = getattr(self, name)
             whole = isinstance(value, int) and not isinstance(value, bool)
-            _require(whole and value >= 1, name, value, "a whole number from 1 on")
+            _require(whole and 1 <= value <= _MOST, name, value, f"a whole number from 1 to {_MOST:,}")
         number = isinstance(self.min_scale, int | float) and not isinstance(self.min_scale, bool)
         _require(number and SCALES[-1] <= self.min_scale <= 1, "min_scale", self.min_scale, "a number from 0.5 to 1")
         _require(self.step < self.frames, "step", self.step, f"one below the {self.frames} frames of a clip")

@@ -1,6 +1,5 @@
 """What a network is: everything that fixes its layers and its first weights, checked, ready to be saved."""
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,9 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 
 FC_CHANNELS = 2048
 """Width of fc1 (paper, table 1)."""
+
+_MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; beyond, torch's own errors say nothing
+_COUNT = f"a whole number above 0, up to {_MAX_COUNT:,}"
 
 _CHOICES: dict[str, Iterable[str]] = {
     "network": ("p3d-resnet50", "3d-resnet50"),
@@ -76,11 +78,11 @@ class Architecture:
         for field in ("attention", "feature_residual", "zero_init"):
             _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "True or False")
         for field in ("num_classes", "stem_channels"):
-            _require(_is_count(getattr(self, field)), field, getattr(self, field), "a whole number above 0")
+            _require(_is_count(getattr(self, field)), field, getattr(self, field), _COUNT)
         for field in ("dropout", "width"):
             _require(isinstance(getattr(self, field), int | float), field, getattr(self, field), "a number")
         _require(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
-        _require(0 < self.width < math.inf, "width", self.width, "a multiplier above 0")
+        _require(0 < self.width <= _MAX_WIDTH, "width", self.width, f"a multiplier above 0, up to {_MAX_WIDTH}")
         counts = isinstance(self.depths, tuple) and all(map(_is_count, self.depths))
         ok = counts and len(self.depths) == len(STAGE_CHANNELS)
         _require(ok, "depths", self.depths, "four whole numbers above 0, one for each of res2 to res5")
@@ -108,7 +110,7 @@ class Architecture:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_COUNT
 
 
 def _require(ok: bool, field: str, got: object, expected: str) -> None:

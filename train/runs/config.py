@@ -84,7 +84,9 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
-            _require(_is_whole(getattr(self, name), 1), name, getattr(self, name), "a whole number from 1 on")
+            _require(
+                _is_whole(getattr(self, name), 1), name, getattr(self, name), "a whole number from 1 on, below 2^63"
+            )
         for name in ("lr", "momentum", "weight_decay", "warmup_epochs", "label_smoothing"):
             object.__setattr__(self, name, _number(name, getattr(self, name)))
         _require(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
@@ -120,8 +122,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for name in ("val_groups", "seed"):
-            _require(_is_whole(getattr(self, name), 0), name, getattr(self, name), "a whole number from 0 on")
-        _require(self.seed < 2**63, "seed", self.seed, "one below 2^63")
+            _require(
+                _is_whole(getattr(self, name), 0), name, getattr(self, name), "a whole number from 0 on, below 2^63"
+            )
         _require(self.split is None or isinstance(self.split, str), "split", self.split, 'a name, such as "1"')
         for name in ("compile", "channels_last"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
@@ -223,11 +226,14 @@ def _require_known(name: str, where: str = "") -> None:
 
 def _number(name: str, value: Any) -> float:
     _require(isinstance(value, int | float) and not isinstance(value, bool), name, value, "a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise UsageError(f"got {name} with {len(str(value))} digits, expected a number") from None
 
 
 def _is_whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**63
 
 
 def _require(fits: bool, name: str, got: Any, expected: str) -> None:
