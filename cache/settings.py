@@ -17,15 +17,17 @@ class DatasetSettings:
     """The data set, and what part of it the store is meant to hold."""
 
     name: str
-    videos: int
-    """Videos in the whole data set, whatever part of it is at hand."""
-    all_classes: int
-    """Classes in the whole data set."""
+    videos: int | None
+    """Videos in the whole data set, whatever part of it is at hand; None where it may grow."""
+    all_classes: int | None
+    """Classes in the whole data set; None where it may grow."""
     classes: tuple[str, ...]
     """The classes of this store; a video's label is its class's place here."""
     splits: tuple[str, ...]
     flip_safe: bool
     """Whether a mirrored video keeps its class."""
+    division: str | None = None
+    """How its groups were drawn for train and test; None where lists divide it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,10 @@ class StoreSettings:
     @lru_cache  # noqa: B019 - a handful of instances in a process, and every commit asks
     def to_document(self) -> bytes:
         """The root group's sealed document."""
-        return seal(group_document({"format": FORMAT_VERSION, **asdict(self)}))
+        plain = asdict(self)
+        if plain["dataset"]["division"] is None:  # as in stores that were made before there was any
+            del plain["dataset"]["division"]
+        return seal(group_document({"format": FORMAT_VERSION, **plain}))
 
     @classmethod
     def from_document(cls, document: dict[str, Any], where: str) -> Self:

@@ -28,18 +28,23 @@ class ClipStore:
 
     @property
     def partial(self) -> str | None:
-        """What is missing from the whole data set, in words; None when the store holds all of it."""
+        """What is missing from the whole data set, in words; None when the store holds all of it.
+
+        Of a data set that may grow, the whole is what prep was given.
+        """
         whole = self.settings.dataset
         listed = np.zeros(len(self.index), bool)
         for codes in self.index.splits.values():
             listed |= codes > 0
         have = int((listed & (self.index.num_frames > 0)).sum())
         seconds = self.settings.decode.max_seconds
-        if have >= whole.videos and len(whole.classes) == whole.all_classes and seconds is None:
+        videos = int(listed.sum()) if whole.videos is None else whole.videos
+        classes = len(whole.classes) if whole.all_classes is None else whole.all_classes
+        if have >= videos and len(whole.classes) == classes and seconds is None:
             return None
         return (
-            f"not the whole of {whole.name}: {have:,} of {whole.videos:,} videos, "
-            f"{len(whole.classes)} of {whole.all_classes} classes"
+            f"not the whole of {whole.name}: {have:,} of {videos:,} videos, "
+            f"{len(whole.classes)} of {classes} classes"
             + (f", at most {seconds:g} s of each" if seconds is not None else "")
         )
 

@@ -35,6 +35,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
     return {
         "dataset": settings.dataset.name,
         "partial": store.partial,
+        "may_grow": settings.dataset.videos is None,
         "videos": len(index),
         "frames": int(frames.sum()),
         "hours": float(np.nansum(frames / rates) / 3600),
@@ -72,8 +73,9 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
             f": 1/{gb['raw_bytes'] / gb['bytes']:.1f} of the raw frames ({gb['raw_bytes']:.2f} GB), "
             f"{gb['bytes'] / gb['source_bytes']:.1f} times the source files ({gb['source_bytes']:.3f} GB)"
         )
+    whole = "all that prep was given" if summary["may_grow"] else "whole"
     rows = {
-        "data set": summary["dataset"] + (f": {summary['partial']}" if summary["partial"] else ", whole"),
+        "data set": summary["dataset"] + (f": {summary['partial']}" if summary["partial"] else f", {whole}"),
         "videos": f"{summary['videos']:,} in {summary['classes']} classes",
         "frames": f"{summary['frames']:,} at {summary['fps']} a second ({summary['hours']:.2f} h), "
         f"short side {summary['short_side']}",

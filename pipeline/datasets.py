@@ -1,14 +1,48 @@
 """What a data set is to prep: videos on the disk with their class, group and split memberships."""
 
-from collections.abc import Sequence
+import difflib
+import inspect
+import os
+import pkgutil
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from resact.cache.places import data_folder
+from resact.cache.index import Index
+from resact.cache.layout import array_name
 from resact.cache.settings import DatasetSettings
 from resact.errors import UsageError
+from resact.pipeline.division import SPLIT, Division
 
-DATASET_NAMES = ("ucf101", "sample")
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from resact.pipeline.executor import Executor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetKind:
+    """Where the functions of a data set are, as `module:function`; a module is imported when it is needed."""
+
+    load: str
+    """Finds its videos. Takes `root`, `classes`, `allow_partial` and, by keyword, the options that only it has."""
+    make: str | None = None
+    """Makes what can be made of it on the spot. Takes `root`, `classes`, `open_executor` and `console`."""
+
+
+DATASETS = {
+    "ucf101": DatasetKind(load="resact.pipeline.ucf101:load_ucf101"),
+    "sample": DatasetKind(load="resact.pipeline.sample:load_sample", make="resact.pipeline.sample:make_sample"),
+    "folder": DatasetKind(load="resact.pipeline.folder:load_folder"),
+}
+"""All that `resact prep` knows, by name: a new data set is a line here."""
+
+_SHARED_ARGUMENTS = {"root", "classes", "allow_partial"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,37 +71,114 @@ class Dataset:
     """Ids of videos that the lists name and the disk has not."""
     notes: tuple[str, ...]
     """What a user should know of, such as folders that are no class."""
+    division: Division | None = None
+    """Where no list says which videos are for test."""
+
+    def beside(self, index: Index) -> "Dataset":
+        """As it is for a store that holds some of it: where no list divides it, what is there keeps its side."""
+        if self.division is None:
+            return self
+        sides = self.division.memberships_beside(index)
+        return replace(self, videos=tuple(replace(v, splits={SPLIT: sides[v.group]}) for v in self.videos))
 
 
 def load_dataset(
-    name: str, *, root: Path | None = None, classes: Sequence[str] | None = None, allow_partial: bool = False
+    name: str,
+    *,
+    root: Path | None = None,
+    classes: Sequence[str] | None = None,
+    allow_partial: bool = False,
+    options: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Find a data set's videos.
 
     Args:
-        name: one of `DATASET_NAMES`.
-        root: folder that holds it; None to look under the data folder.
+        name: one of `DATASETS`.
+        root: folder that holds it; None to look where it usually is.
         classes: only these classes.
         allow_partial: take what is there, even if videos that the lists name are missing.
+        options: what only some data sets take, as keyword arguments of the function that loads them.
 
     Raises:
-        UsageError: no such data set or class.
+        UsageError: no such data set or class, or an option that belongs to another data set.
         SourceError: sources missing, or fewer than the lists say.
     """
-    if name == "ucf101":
-        from resact.pipeline.ucf101 import load_ucf101
-
-        return load_ucf101(root, classes=classes, allow_partial=allow_partial)
-    if name == "sample":
-        from resact.pipeline.sample import load_sample
-
-        return load_sample(root or sample_folder(), classes=classes)
-    raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASET_NAMES)}")
+    require_own_options(name, options or {})
+    load = pkgutil.resolve_name(_kind(name).load)
+    found: Dataset = load(root, classes=classes, allow_partial=allow_partial, **(options or {}))
+    return found
 
 
-def sample_folder() -> Path:
-    """Where the sample is made, unless said otherwise."""
-    return data_folder() / "sample"
+def require_own_options(name: str, options: Iterable[str]) -> None:
+    """Refuse what a data set does not take, before any work.
+
+    Raises:
+        UsageError: no such data set, or an option that belongs to another one.
+    """
+    if foreign := [option for option in options if option not in _own_options(name)]:
+        takers = [other for other in DATASETS if foreign[0] in _own_options(other)]
+        raise UsageError(
+            f"got --{foreign[0].replace('_', '-')}, which belongs to {' or '.join(takers) or 'no data set'}, "
+            f"not to {name}: leave it out"
+        )
+
+
+def make_dataset(
+    name: str,
+    *,
+    root: Path | None,
+    classes: Sequence[str] | None,
+    open_executor: "Callable[[], AbstractContextManager[Executor]]",
+    console: "Console",
+) -> None:
+    """Make what can be made of a data set on the spot; of most nothing can.
+
+    Raises:
+        UsageError: no such data set.
+        SourceError: it could not be made.
+        Interrupted: ctrl-C.
+    """
+    if make := _kind(name).make:
+        pkgutil.resolve_name(make)(root, classes=classes, open_executor=open_executor, console=console)
+
+
+def _kind(name: str) -> DatasetKind:
+    if name not in DATASETS:
+        raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+def _own_options(name: str) -> set[str]:
+    return set(inspect.signature(pkgutil.resolve_name(_kind(name).load)).parameters) - _SHARED_ARGUMENTS
+
+
+def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ...]:
+    """Those asked for, in the order of `known`; all of them for None.
+
+    Raises:
+        UsageError: no such class, or none at all.
+    """
+    if wanted is None:
+        return tuple(known)
+    asked = list(wanted)
+    for name in asked:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            raise UsageError(
+                f"got class {name!r}, expected one of the {len(known)} classes, such as {', '.join(near or known[:3])}"
+            )
+    if not asked:
+        raise UsageError("got an empty --classes, expected names separated by commas")
+    return tuple(name for name in known if name in asked)
+
+
+def path_as_id(name: str) -> str:
+    """The id of a video that has only its path: this, or, where a store cannot have it, its beginning and a hash."""
+    try:
+        array_name(name)
+    except UsageError:
+        return f"{name[:12]}~{sha256(os.fsencode(name)).hexdigest()[:16]}"
+    return name
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
@@ -81,12 +192,13 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
         return dataset
     if limit < 1:
         raise UsageError(f"got --limit {limit}, expected at least 1")
-    in_group: dict[str, int] = {}
+    in_group: dict[tuple[int, str], int] = {}
     in_class: dict[int, int] = {}
     turns = []
     for video in sorted(dataset.videos, key=lambda v: v.video_id):
-        in_group[video.group] = in_group.get(video.group, 0) + 1
-        turns.append((in_group[video.group], video))
+        key = (video.label, video.group)
+        in_group[key] = in_group.get(key, 0) + 1
+        turns.append((in_group[key], video))
     order = []
     for _, video in sorted(turns, key=lambda turn: (turn[0], turn[1].video_id)):
         in_class[video.label] = in_class.get(video.label, 0) + 1

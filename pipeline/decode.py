@@ -92,8 +92,8 @@ def decode_arguments(source: str, settings: DecodeSettings, pixels: Pixels, *, s
         inputs["t"] = repr(settings.max_seconds)
     if strict:
         inputs["err_detect"] = "explode"
-    # `V`: a cover picture is not a video. `file:` keeps colons and leading dashes in names from meaning anything.
-    video = ffmpeg.input(f"file:{source}", **inputs)["V:0"]
+    # `V`: a cover picture is not a video.
+    video = ffmpeg.input("source", **inputs)["V:0"]
     if settings.fps != "source":
         video = video.filter("fps", fps=settings.fps)
     side = settings.short_side
@@ -109,7 +109,10 @@ def decode_arguments(source: str, settings: DecodeSettings, pixels: Pixels, *, s
         "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
         "-filter_complex_threads", "1", *(["-xerror"] if strict else []),
     )  # fmt: skip
-    return list(ffmpeg.get_args(stream))
+    arguments = list(ffmpeg.get_args(stream))
+    # `file:` keeps colons and leading dashes in names from meaning anything. ffmpeg-python takes only names in UTF-8.
+    arguments[arguments.index("-i") + 1] = f"file:{source}"
+    return arguments
 
 
 class VideoDecoder:

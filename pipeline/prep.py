@@ -3,6 +3,7 @@
 import shutil
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from rich.console import Console
 from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index, Journal, read_index, write_index
-from resact.cache.layout import DOCUMENT, FAILED, Source, VideoRecord, array_name, video_id_of
+from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
 from resact.cache.store import read_settings
-from resact.errors import DiskFullError, Interrupted, UsageError
+from resact.errors import DiskFullError, Interrupted, SettingsError, UsageError
 from resact.pipeline.datasets import Dataset, SourceVideo
 from resact.pipeline.decode import find_ffmpeg
 from resact.pipeline.estimate import estimate_bytes
@@ -69,7 +70,7 @@ def prep(
 
     Raises:
         UsageError: the store's path holds something else, or two ids differ only in case.
-        SettingsError: the store was made with other settings.
+        SettingsError: the store was made with other settings, or divides videos otherwise.
         StoreLockedError: another prep is at it.
         DiskFullError: the store cannot fit, or the disk filled up; all that was committed is intact.
         ToolError: ffmpeg or a library is missing or differs between hosts.
@@ -97,6 +98,10 @@ def _prep(
     read_settings(LocalFiles(store)).require_same(settings, str(store))
     with disk_full_as_error(store), store_lock(store):
         index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
+        dataset = dataset.beside(index)
+        _require_agreement(dataset, index, store)
+        if dataset.division:
+            console.print(f"divided by group: {_counts(dataset)}")
         _forget_stale_failures(store)
         todo = _missing(store, index, dataset, retry_failed=retry_failed)
         _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
@@ -210,6 +215,37 @@ def _require_distinct(dataset: Dataset) -> None:
         if folded in seen:
             raise UsageError(f"two videos share the id {video.video_id!r}: {seen[folded]} and {video.name}: rename one")
         seen[folded] = video.name
+
+
+def _require_agreement(dataset: Dataset, index: Index, store: Path) -> None:
+    """No video that is there changes its group or its membership."""
+    row_of = {video_id: row for row, video_id in enumerate(index.video_id)}
+    differing = []
+    for video in dataset.videos:
+        row = row_of.get(video.video_id)
+        if row is None:
+            continue
+        sides = {name: MEMBERSHIPS[codes[row]] for name, codes in index.splits.items() if codes[row]}
+        if (index.group[row], sides) != (video.group, video.splits):
+            differing.append(
+                f"{video.video_id!r} (store: group {index.group[row]!r}, {_in_words(sides)}; "
+                f"asked for: group {video.group!r}, {_in_words(video.splits)})"
+            )
+    if differing:
+        raise SettingsError(
+            f"{store} holds {len(differing):,} of these videos in another group or on another side of a split, such as "
+            f"{differing[0]}: prep with the lists and options that it was made with, or choose another --store"
+        )
+
+
+def _counts(dataset: Dataset) -> str:
+    """Videos on each side of each split."""
+    count = Counter((split, side) for video in dataset.videos for split, side in video.splits.items())
+    return "; ".join(f"{s}: {count[s, 'train']:,} train, {count[s, 'test']:,} test" for s in dataset.settings.splits)
+
+
+def _in_words(sides: dict[str, str]) -> str:
+    return ", ".join(f"{side} of {split}" for split, side in sorted(sides.items())) or "in no split"
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from resact.cache.places import data_folder
 from resact.errors import Interrupted, SourceError, UsageError
 from resact.pipeline.sample_scene import (
     CLASSES,
@@ -57,6 +58,7 @@ __all__ = [
     "missing_videos",
     "render_frame",
     "render_frames_THWC",
+    "usual_root",
     "video_path",
     "write_lists",
     "write_video",
@@ -125,8 +127,13 @@ def write_video(video: SampleVideo, path: Path) -> None:
         _encode((render_frame(video, t) for t in range(video.num_frames)), unfinished)
 
 
+def usual_root() -> Path:
+    """Where the sample is made, unless said otherwise."""
+    return data_folder() / "sample"
+
+
 def make_sample(
-    root: Path,
+    root: Path | None,
     *,
     classes: "Sequence[str] | None" = None,
     open_executor: "Callable[[], AbstractContextManager[Executor]]",
@@ -138,6 +145,7 @@ def make_sample(
         SourceError: ffmpeg failed, in its words.
         Interrupted: ctrl-C.
     """
+    root = root or usual_root()
     try:
         _make_missing(root, classes, open_executor, console)
     except KeyboardInterrupt:
@@ -173,7 +181,7 @@ def _write_below(root: Path, video: SampleVideo) -> str | None:
     return None
 
 
-def load_sample(root: Path, *, classes: "Sequence[str] | None" = None) -> "Dataset":
+def load_sample(root: Path | None, *, classes: "Sequence[str] | None" = None, allow_partial: bool = False) -> "Dataset":
     """The sample's videos, once `make_sample` has made them.
 
     Raises:
@@ -183,13 +191,13 @@ def load_sample(root: Path, *, classes: "Sequence[str] | None" = None) -> "Datas
     from resact.pipeline.ucf101 import load_layout
 
     return load_layout(
-        root,
+        root or usual_root(),
         name="sample",
         videos=len(VIDEOS),
         all_classes=len(CLASSES),
         flip_safe=False,
         classes=classes,
-        allow_partial=False,
+        allow_partial=allow_partial,
     )
 
 

@@ -4,17 +4,14 @@ The lists have CRLF line ends, and spell one class in two ways (`HandstandPushup
 names are compared without regard to case; a video's id is its name as the lists write it.
 """
 
-import difflib
-import os
 import re
-from collections.abc import Iterable, Sequence
-from hashlib import sha256
+from collections.abc import Sequence
 from pathlib import Path
 
 from resact.cache.places import data_folder
 from resact.cache.settings import DatasetSettings
-from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets import Dataset, SourceVideo
+from resact.errors import SourceError
+from resact.pipeline.datasets import Dataset, SourceVideo, choose_classes, path_as_id
 
 VIDEOS = 13_320
 CLASSES = 101
@@ -28,7 +25,6 @@ _LIST_FOLDERS = (
     "UCF-101/ucfTrainTestlist",
     "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
 )
-_MAX_UNLISTED_BYTES = 80  # three times as many, if each has to be percent-encoded
 _CLUTTER = {"thumbs.db", "desktop.ini"}
 _NAME = re.compile(r"(v_.+_g\d+)_c\d+")
 
@@ -102,7 +98,7 @@ def load_layout(
             f"the lists in {list_folder} leave {len(unsplit):,} videos out of a split (such as {unsplit[0]}): "
             f"fetch the lists again from {HOMEPAGE}"
         )
-    chosen = _choose(known, classes)
+    chosen = choose_classes(known, classes)
     label_of = {class_name.lower(): label for label, class_name in enumerate(chosen)}
     wanted = {key: entry for key, entry in listed.items() if key.partition("/")[0] in label_of}
 
@@ -118,7 +114,7 @@ def load_layout(
             if path.name.startswith(".") or path.name.lower() in _CLUTTER:
                 continue
             entry = wanted.get(f"{folder.name}/{path.name}".lower())
-            stem, splits = entry or (_unlisted_id(f"{folder.name}/{path.name}"), {})
+            stem, splits = entry or (path_as_id(f"{folder.name}/{path.name}"), {})
             match = _NAME.fullmatch(stem)
             found.append(
                 SourceVideo(
@@ -156,12 +152,6 @@ def load_layout(
     )
 
 
-def _unlisted_id(name: str) -> str:
-    """The path below the video folder, or, where that is too long for a file name, its beginning and a hash."""
-    raw = os.fsencode(name)
-    return name if len(raw) <= _MAX_UNLISTED_BYTES else f"{name[:12]}~{sha256(raw).hexdigest()[:16]}"
-
-
 def _lines(path: Path) -> list[str]:
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -182,18 +172,3 @@ def _read_splits(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
                         f"{folder}: {name} is both in train and in test of {split}: fetch the lists again"
                     )
     return listed
-
-
-def _choose(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ...]:
-    if wanted is None:
-        return tuple(known)
-    asked = list(wanted)
-    for name in asked:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
-            raise UsageError(
-                f"got class {name!r}, expected one of the {len(known)} classes, such as {', '.join(near or known[:3])}"
-            )
-    if not asked:
-        raise UsageError("got an empty --classes, expected names separated by commas")
-    return tuple(name for name in known if name in asked)

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,12 @@ DONE_WITH_FAILURES = 3
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End standard output with one JSON object; all else to standard error.")
 ]
-DatasetArgument = Annotated[str, typer.Argument(help="ucf101, or sample: a small set made on the spot, offline.")]
+DatasetArgument = Annotated[
+    str,
+    typer.Argument(
+        help="ucf101; sample: a small set made on the spot, offline; folder: your own videos, CLASS/VIDEO below --root."
+    ),
+]
 StoreArgument = Annotated[
     str | None,
     typer.Argument(metavar="STORE", help="Clip store; left out, the only one in the data folder."),
@@ -37,6 +43,34 @@ AllowPartialOption = Annotated[
     bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")
 ]
 LimitOption = Annotated[int | None, typer.Option(metavar="N", help="At most N videos, taken from each class in turn.")]
+NameOption = Annotated[
+    str | None, typer.Option(help="folder: of the data set, and of its store; left out, the folder's own.")
+]
+SplitsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.csv", help="folder: which videos are for test, by the columns video, membership, split, group."
+    ),
+]
+TestShareOption = Annotated[
+    float | None,
+    typer.Option(metavar="SHARE", help="folder: of each class's groups, for test where no CSV says; left out, 0.3."),
+]
+SplitSeedOption = Annotated[
+    int | None, typer.Option(metavar="N", help="folder: decides which groups those are; left out, 0.")
+]
+GroupPatternOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX", help="folder: what its parentheses match in a video's path is its group, kept on one side."
+    ),
+]
+FlipSafeOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip-safe/--not-flip-safe", help="folder: whether mirrored videos keep their class; left out, they do."
+    ),
+]
 FpsOption = Annotated[
     str, typer.Option(help="Frames a second, such as 15 or 30000/1001, or source to keep each video's own.")
 ]
@@ -77,19 +111,24 @@ def load_videos(
     limit: int | None,
     console: "Console",
     executor: Any,
+    options: Mapping[str, Any] | None = None,
 ) -> "Dataset":
-    """The data set of that name, made first where it is the sample; says what is missing from it."""
-    from resact.pipeline.datasets import limited, load_dataset, sample_folder
+    """The data set of that name, made first where it can be; says what is missing from it.
+
+    `options`, of which None is not given, are those that only some data sets take.
+    """
+    from resact.cache.layout import printable
+    from resact.pipeline.datasets import limited, load_dataset, make_dataset, require_own_options
 
     root = root and root.absolute()
     chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
-    if name == "sample":
-        from resact.pipeline.sample import make_sample
-
-        make_sample(root or sample_folder(), classes=chosen, open_executor=executor, console=console)
-    dataset = limited(load_dataset(name, root=root, classes=chosen, allow_partial=allow_partial), limit)
+    given = {option: value for option, value in (options or {}).items() if value is not None}
+    require_own_options(name, given)
+    make_dataset(name, root=root, classes=chosen, open_executor=executor, console=console)
+    dataset = load_dataset(name, root=root, classes=chosen, allow_partial=allow_partial, options=given)
+    dataset = limited(dataset, limit)
     for note in dataset.notes:
-        console.print(f"note: {note}")
+        console.print(printable(f"note: {note}"))
     if dataset.missing:
         console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there")
     return dataset

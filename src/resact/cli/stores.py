@@ -12,12 +12,18 @@ from resact.cli.common import (
     ClassesOption,
     DatasetArgument,
     FfmpegOption,
+    FlipSafeOption,
     FpsOption,
+    GroupPatternOption,
     JsonOption,
     LimitOption,
+    NameOption,
     RootOption,
     ShortSideOption,
+    SplitSeedOption,
+    SplitsOption,
     StoreArgument,
+    TestShareOption,
     WorkersOption,
     decode_settings,
     load_videos,
@@ -37,7 +43,7 @@ def prep(
     root: RootOption = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="Store to make or to go on with; left out, DATASET.zarr in the data folder."),
+        typer.Option(help="Store to make or to go on with; left out, that of the data set in the data folder."),
     ] = None,
     codec: Annotated[str, typer.Option(help="jpeg (small, lossy), zstd or lz4 (lossless).")] = "jpeg",
     fps: FpsOption = "15",
@@ -48,6 +54,12 @@ def prep(
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
+    name: NameOption = None,
+    splits: SplitsOption = None,
+    test_share: TestShareOption = None,
+    split_seed: SplitSeedOption = None,
+    group_pattern: GroupPatternOption = None,
+    flip_safe: FlipSafeOption = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
     workers: WorkersOption = None,
     scheduler: Annotated[
@@ -71,8 +83,16 @@ def prep(
         raise UsageError(f"got --timeout {timeout}, expected seconds over 0")
     decode, library = decode_settings(fps, short_side, max_seconds, ffmpeg), build_codec(codec).library()
     executor = partial(open_executor, workers=worker_count(workers), scheduler=scheduler)
-    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
-    target = store or default_store(dataset)
+    own = {
+        "name": name,
+        "splits": splits,
+        "test_share": test_share,
+        "split_seed": split_seed,
+        "group_pattern": group_pattern,
+        "flip_safe": flip_safe,
+    }
+    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor, own)
+    target = store or default_store(videos.settings.name)
     job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
     console.print(
