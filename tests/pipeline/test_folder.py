@@ -133,21 +133,6 @@ def test_links_to_videos_and_folders_are_followed_and_loops_are_not(tmp_path: Pa
     assert "left out: folders that links lead to again: 3 (Walk/loop, Walk/second, Walk/sub/up)" in dataset.notes
 
 
-def test_a_tree_deeper_than_python_may_recurse(tmp_path: Path) -> None:
-    folder = two_classes(tmp_path) / "Walk"
-    here = os.open(folder, os.O_RDONLY)  # a path this long has to be made, and removed, step by step
-    for _ in range(1100):
-        os.mkdir("d", dir_fd=here)
-        below = os.open("d", os.O_RDONLY, dir_fd=here)
-        os.close(here)
-        here = below
-    os.close(os.open("x.mp4", os.O_CREAT, dir_fd=here))
-    os.close(here)
-    (video,) = (v for v in load_folder(tmp_path).videos if v.name.endswith("x.mp4"))
-    assert video.video_id.startswith("Walk/d/d/d/d~")
-    subprocess.run(["rm", "-r", folder], check=True)
-
-
 def test_folders_that_are_no_such_tree_are_refused(tmp_path: Path) -> None:
     for name, files, words in (
         ("empty", [], "has no folder with videos in it, expected ROOT/<class>/<video>"),
