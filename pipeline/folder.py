@@ -77,49 +77,48 @@ def load_folder(
 
     found = _Findings(root, splits)
     by_class = found.search()
-    known = _checked_classes(root, by_class)
-    chosen = choose_classes(known, classes)
-    names = [name for class_name in known for name in by_class[class_name]]
+    _require_classes(root, list(by_class))
+    names = [name for videos in by_class.values() for name in videos]
     notes = found.notes()
     if pattern and (own := [name for name in names if not _found_in(name, pattern)]):
         if len(own) == len(names):
             raise UsageError(f"got --group-pattern {group_pattern!r}, which no path matches, such as {names[0]!a}")
         notes.append(f"{len(own):,} videos do not match --group-pattern: each is its own group ({_some(own)})")
     groups = {name: _group(name, pattern) for name in names}
-    division, missing = None, []
+    division = None
     if splits:
         lists = read_split_csv(splits, names)
-        missing = sorted(set(lists.memberships) - set(names))
-        if classes is not None:
-            missing = [name for name in missing if _class_of(name) in chosen]
-        if missing and not allow_partial:
-            raise SourceError(
-                f"{splits} names {len(missing):,} videos that are not below {root} ({_some(missing)}): expected paths "
-                f"below it such as {names[0]!a}; correct the list, or take what is there with --allow-partial"
-            )
     else:
         division = _division(groups, share, seed)
         lists = _drawn(division, groups)
     groups |= lists.groups
-    asked = [(label, name) for label, class_name in enumerate(chosen) for name in by_class[class_name]]
+    listed = [name for name in names if name in lists.memberships]
+    missing = sorted(set(lists.memberships) - set(names))
+    if listed and classes is not None:
+        missing = [name for name in missing if _class_of(name) in classes]
+    if missing and not (allow_partial and listed):
+        raise SourceError(
+            f"{splits} names {len(missing):,} videos that are not below {root} ({_some(missing)}): expected paths "
+            f"below it such as {names[0]!a}; correct the list, or take what is there with --allow-partial"
+        )
+    if unlisted := [name for name in names if name not in lists.memberships]:
+        notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({_some(unlisted)})")
+    chosen = choose_classes(list(dict.fromkeys(_class_of(name) for name in listed)), classes)
+    label_of = {class_name: label for label, class_name in enumerate(chosen)}
     videos = tuple(
         SourceVideo(
             video_id=path_as_id(name),
-            class_name=chosen[label],
-            label=label,
+            class_name=_class_of(name),
+            label=label_of[_class_of(name)],
             group=groups[name],
             splits=lists.memberships[name],
             path=root / name,
             name=name,
             problem="not a regular file" if found.is_special(name) else None,
         )
-        for label, name in asked
-        if name in lists.memberships
+        for name in listed
+        if _class_of(name) in label_of
     )
-    if unlisted := [name for _, name in asked if name not in lists.memberships]:
-        if not videos:
-            raise SourceError(f"{splits} names none of the {len(asked):,} videos below {root}, such as {names[0]!a}")
-        notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({_some(unlisted)})")
     notes += _doubts(videos, chosen, lists.splits)
     if flip_safe is None:
         notes.append("mirrored videos are taken to keep their class; where left and right matter: --not-flip-safe")
@@ -263,16 +262,16 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def _checked_classes(root: Path, by_class: Mapping[str, Sequence[str]]) -> list[str]:
-    if not by_class:
+def _require_classes(root: Path, classes: Sequence[str]) -> None:
+    if not classes:
         raise SourceError(f"{root} has no folder with videos in it, expected {_LAYOUT}")
-    if {name.lower() for name in by_class} <= _SIDES:
+    if {name.lower() for name in classes} <= _SIDES:
         raise SourceError(
-            f"{root} holds {', '.join(by_class)}, which are no classes, expected {_LAYOUT}: put the videos, or links "
+            f"{root} holds {', '.join(classes)}, which are no classes, expected {_LAYOUT}: put the videos, or links "
             "to them, into one folder a class, and name their sides in a CSV for --splits"
         )
     alike: dict[str, str] = {}
-    for name in by_class:
+    for name in classes:
         try:
             name.encode()
         except UnicodeEncodeError:
@@ -281,7 +280,6 @@ def _checked_classes(root: Path, by_class: Mapping[str, Sequence[str]]) -> list[
         if folded in alike:
             raise SourceError(f"{root} holds the folders {alike[folded]!a} and {name!a}, which look alike: rename one")
         alike[folded] = name
-    return list(by_class)
 
 
 def _group(name: str, pattern: re.Pattern[str] | None) -> str:

@@ -14,6 +14,15 @@ def test_settings_survive_their_document(make_settings) -> None:
         assert StoreSettings.from_document(unseal(settings.to_document(), "here"), "here") == settings
 
 
+def test_a_division_survives_and_where_there_is_none_the_document_is_as_before_there_were_any(make_settings) -> None:
+    settings = make_settings()
+    divided = replace(settings, dataset=replace(settings.dataset, videos=None, all_classes=None, division="seed 0"))
+    assert StoreSettings.from_document(unseal(divided.to_document(), "here"), "here") == divided
+    assert set(unseal(settings.to_document(), "here")["attributes"]["dataset"]) == {
+        "name", "videos", "all_classes", "classes", "splits", "flip_safe",
+    }  # fmt: skip
+
+
 def test_equal_settings_are_the_same(make_settings) -> None:
     make_settings().require_same(make_settings(), "store.zarr")
     assert make_settings().fingerprint == make_settings().fingerprint
@@ -39,6 +48,8 @@ def test_every_setting_counts(make_settings) -> None:
         replace(settings, codec="lz4"),
         replace(settings, dataset=replace(settings.dataset, classes=("Walk", "Jump"))),
         replace(settings, dataset=replace(settings.dataset, flip_safe=True)),
+        replace(settings, dataset=replace(settings.dataset, videos=None)),
+        replace(settings, dataset=replace(settings.dataset, division="test share 0.3, seed 0")),
         replace(settings, decode=replace(settings.decode, scaler="lanczos")),
         replace(settings, decode=replace(settings.decode, ffmpeg="8")),
     ]

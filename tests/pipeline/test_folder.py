@@ -263,8 +263,19 @@ def test_a_csv_that_names_videos_that_are_not_there(tmp_path: Path) -> None:
         load_folder(root, splits=csv)
     assert len(load_folder(root, splits=csv, allow_partial=True).missing) == 5
     assert [v.video_id for v in load_folder(root, splits=csv, classes=["Run"]).videos] == ["Run/0.mp4"]
-    with pytest.raises(SourceError, match="names none of the 4 videos"):
-        load_folder(root, splits=csv, classes=["Walk"], allow_partial=True)
+    csv.write_text("video,membership\nWalk/gone.mp4,train\n")
+    with pytest.raises(SourceError, match="names 1 videos that are not below"):
+        load_folder(root, splits=csv, allow_partial=True)
+
+
+def test_classes_are_those_that_the_csv_has_videos_of(tmp_path: Path) -> None:
+    root, csv = touch(two_classes(tmp_path / "v"), "Junk/x.mp4"), tmp_path / "splits.csv"
+    csv.write_text("video,membership\nRun/0.mp4,train\nWalk/0.mp4,test\n")
+    dataset = load_folder(root, splits=csv)
+    assert dataset.settings.classes == ("Run", "Walk")
+    assert f"left out: videos that {csv} does not name: 7 (Junk/x.mp4, Run/1.mp4, Run/2.mp4, ...)" in dataset.notes
+    with pytest.raises(UsageError, match="got class 'Junk', expected one of the 2 classes"):
+        load_folder(root, splits=csv, classes=["Junk"])
 
 
 # The registry -----------------------------------------------------------------------------------------------
@@ -430,6 +441,13 @@ def test_what_would_change_a_store_is_refused(tmp_path: Path, tiny: bytes) -> No
     ):
         make(root, store)
     assert tree_of(store) == before
+
+
+def test_ids_that_differ_only_in_case_are_refused(tmp_path: Path, tiny: bytes) -> None:
+    root = fill(tmp_path / "v", tiny, "Walk/a.mp4", "Walk/A.mp4")
+    with pytest.raises(UsageError, match=r"share the id 'Walk/a.mp4': Walk/A.mp4 and Walk/a.mp4: rename one"):
+        make(root, tmp_path / "s.zarr")
+    assert not (tmp_path / "s.zarr").exists()
 
 
 def test_a_csv_may_grow_but_not_change(tmp_path: Path, tiny: bytes) -> None:
