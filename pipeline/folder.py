@@ -154,11 +154,12 @@ class _Findings:
     again: list[str] = field(default_factory=list)
     """Folders that links lead to a second time: those would be twice the same videos, or go round in circles."""
     stores: list[str] = field(default_factory=list)
+    _seen: set[tuple[int, int]] = field(default_factory=set)
 
     def search(self) -> dict[str, list[str]]:
         """Class -> its videos, both sorted; classes without videos are left out."""
         try:
-            self._seen = {_identity(self.root)}
+            self._seen.add(_identity(self.root))
             by_class = {}
             for name in self._entries(""):
                 if not (self.root / name).is_dir():
