@@ -35,6 +35,7 @@ OPTIONS = {
     "--short-clips --split --epochs --batch-size --lr --amp --compile --flip --config --threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --output --fuse --weight --json",
     "predict": "videos --run --runs --top --views --weights --ffmpeg --timeout --json",
+    "demo": "folder --json",
     "report": "--runs --format --without --output --json",
     "cost": "--frames --size --json",
 }
