@@ -20,6 +20,7 @@ OPTIONS = {
     "--retry-failed --workers --scheduler --ffmpeg --timeout --json",
     "info": "store --json",
     "verify": "store --rebuild-index --json",
+    "show": "store video --step --frames --start --every --height --gain --classes --per-class --output --json",
     "bench prep": "dataset --root --classes --allow-partial --limit --fps --short-side --codecs --rounds --workers "
     "--ffmpeg --output --json",
     "bench loader": "dataset --root --classes --allow-partial --limit --stores --fps --short-side --codecs "

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resact.cli import benchmarks, demo, evaluation, networks, report, stores, training
+from resact.cli import benchmarks, demo, evaluation, networks, report, show, stores, training
 from resact.errors import ResactError
 
 app = typer.Typer(
@@ -20,7 +20,7 @@ app = typer.Typer(
 )
 PANELS = {
     "First steps": (demo,),
-    "Clip stores": (stores,),
+    "Clip stores": (stores, show),
     "Networks": (training, evaluation, report, networks),
 }
 """Heading in the help -> where its commands are."""

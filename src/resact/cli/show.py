@@ -1,0 +1,197 @@
+"""The command that draws what a store holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resact.cli.common import ClassesOption, JsonOption, open_console, print_json
+from resact.errors import UsageError
+
+if TYPE_CHECKING:
+    from resact.cache.store import ClipStore
+    from resact.train.clips.figure import Excerpt, Look
+
+app = typer.Typer()
+
+_MAX_COMPARED = 200_000  # ids that a wrong one is compared with: that takes a second or two
+
+
+@app.command()
+def show(
+    store: Annotated[
+        str | None, typer.Argument(metavar="STORE", help="Clip store; left out, the only one in the data folder.")
+    ] = None,
+    video: Annotated[str | None, typer.Argument(metavar="VIDEO", help="Its id; or ask for --classes.")] = None,
+    step: Annotated[
+        list[str] | None,
+        typer.Option(metavar="N,N", help="Frames between the two that a residual subtracts; a row each. Left out, 1."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(metavar="N", help="Columns; left out, 8, or 1 a video for --classes.")
+    ] = None,
+    start: Annotated[int, typer.Option(metavar="FRAME", help="The first frame that may be shown.")] = 0,
+    every: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Frames from column to column; left out, evenly over the rest of the video."),
+    ] = None,
+    height: Annotated[int, typer.Option(metavar="PIXELS", help="Of each frame in the picture.")] = 128,
+    gain: Annotated[
+        float, typer.Option(metavar="G", help="Show residuals so many times brighter than they are; labelled.")
+    ] = 1.0,
+    classes: ClassesOption = None,
+    per_class: Annotated[
+        int | None, typer.Option(metavar="N", help="With --classes: at most N videos of each, evenly spread over it.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="PNG, JPEG, WebP or TIFF; left out, VIDEO.png here."),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Draw a video as in the paper's figure 1, RGB frames above their residuals, or a contact sheet of classes."""
+    from resact.cache.places import find_store
+    from resact.cache.store import open_store
+    from resact.train.clips.figure import Look, contact_sheet, encoded, figure, read_excerpt, require_drawable
+
+    if classes is None and store is not None and video is None and not _is_store(store):
+        store, video = None, store
+    look = Look(
+        steps=_steps(step or ["1"]),
+        frames=frames if frames is not None else 8 if classes is None else 1,
+        start=start,
+        every=every,
+        height=height,
+        gain=gain,
+    )
+    names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+    if (video is None) == (not names):
+        got = "neither a VIDEO nor --classes" if video is None else f"both the video {video!r} and --classes"
+        raise UsageError(f"got {got}, expected one: `resact show STORE VIDEO` or `resact show STORE --classes NAME`")
+    if per_class is not None and (per_class < 1 or not names):
+        raise UsageError(f"got --per-class {per_class}, expected a whole number from 1 on, and --classes")
+    path = output or _default_output(video, names or [])
+    _require_writable(path)
+    opened = open_store(store or find_store())
+    rows = [_row_of(opened, video)] if video is not None else _rows_of(opened, names or [], per_class)
+    require_drawable(opened, rows, look)
+    excerpts = [read_excerpt(opened, row, look) for row in rows]
+    picture = figure(excerpts[0], look) if video is not None else contact_sheet(excerpts, look)
+    _write(path, encoded(picture, path.suffix.lower()))
+    console = open_console(json_output)
+    for excerpt in excerpts:
+        if excerpt.problem or len(excerpt.times) < look.frames:
+            missing = f"{len(excerpt.times)} of {look.frames} frames shown, of its {excerpt.num_frames:,}"
+            console.print(f"note: {excerpt.video_id}: {missing}" + (f"; {excerpt.problem}" if excerpt.problem else ""))
+    console.print(f"{path}: {picture.shape[1]}x{picture.shape[0]}, {_contents(excerpts)}")
+    if json_output:
+        print_json(_payload(path, picture.shape, excerpts, look))
+
+
+def _is_store(name: str) -> bool:
+    return "://" in name or name.endswith(".zarr") or (Path(name) / "zarr.json").exists()
+
+
+def _steps(asked: Sequence[str]) -> tuple[int, ...]:
+    words = [word.strip() for text in asked for word in text.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise UsageError(f"got --step {','.join(words)}, expected numbers such as 1,2,4")
+    return tuple(int(word) for word in words)
+
+
+def _default_output(video: str | None, names: Sequence[str]) -> Path:
+    from resact.cache.layout import array_name
+
+    return Path(array_name(video if video is not None else "+".join(names)) + ".png")
+
+
+def _require_writable(path: Path) -> None:
+    """Told before any work; the disk may still fill up."""
+    from tempfile import TemporaryFile
+
+    from resact.train.clips.figure import FORMATS
+
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"got --output {path}, expected a file that ends in {', '.join(FORMATS)}")
+    try:
+        with TemporaryFile(dir=path.parent):
+            problem = "a folder has that name" if path.is_dir() else None
+    except OSError as error:
+        problem = error.strerror
+    if problem:
+        raise UsageError(f"got --output {path}, expected a file in a folder that may be written to ({problem})")
+
+
+def _write(path: Path, data: bytes) -> None:
+    """A whole picture, or what was there before."""
+    from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
+
+    partial = path.with_name(f".{path.name[:200]}.partial")
+    with disk_full_as_error(path.parent):
+        write_synced(partial, data)
+        partial.replace(path)
+        sync_folder(path.parent)
+
+
+def _row_of(store: "ClipStore", video: str) -> int:
+    index = store.index
+    try:
+        return index.row_of(video)
+    except UsageError:
+        pass
+    if video in index.classes:
+        raise UsageError(f"got video {video!r}, which is a class: show it with --classes {video}")
+    raise UsageError(
+        f"got video {video!r}, expected one of the {len(index):,} in {store.files}{_such_as(video, index.video_id)}"
+    )
+
+
+def _rows_of(store: "ClipStore", names: Sequence[str], per_class: int | None) -> list[int]:
+    import numpy as np
+
+    index, rows = store.index, []
+    for name in dict.fromkeys(names):
+        if name not in index.classes:
+            known = f"one of the {len(index.classes)} in {store.files}"
+            raise UsageError(f"got class {name!r}, expected {known}{_such_as(name, index.classes)}")
+        members = np.flatnonzero(np.asarray(index.label) == index.classes.index(name))
+        if not len(members):
+            raise UsageError(f"got class {name!r}, of which {store.files} has no video yet: name another one")
+        count = len(members) if per_class is None else min(per_class, len(members))
+        rows += members[np.linspace(0, len(members) - 1, count).round().astype(int)].tolist()
+    return rows
+
+
+def _such_as(name: str, known: Sequence[str]) -> str:
+    """The names most like a wrong one, whatever its letters' case."""
+    from difflib import get_close_matches
+
+    names = {text.lower(): text for text in known[:_MAX_COMPARED]}
+    close = [names[match] for match in get_close_matches(name.lower(), names, cutoff=0.5)]
+    return f", such as {', '.join(close or list(known[:3]))}"
+
+
+def _contents(excerpts: Sequence["Excerpt"]) -> str:
+    if len(excerpts) > 1:
+        return f"{len(excerpts):,} videos"
+    return f"{excerpts[0].video_id}, frames {', '.join(map(str, excerpts[0].times))}"
+
+
+def _payload(path: Path, shape: Sequence[int], excerpts: Sequence["Excerpt"], look: "Look") -> dict[str, Any]:
+    return {
+        "output": str(path),
+        "width": shape[1],
+        "height": shape[0],
+        "steps": list(look.steps),
+        "gain": look.gain,
+        "videos": [
+            {
+                "video_id": excerpt.video_id,
+                "class_name": excerpt.class_name,
+                "frames": excerpt.times,
+                "seconds": [excerpt.seconds(time) for time in excerpt.times],
+            }
+            for excerpt in excerpts
+        ],
+    }

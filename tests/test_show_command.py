@@ -1,0 +1,183 @@
+"""`resact show`, from a store to a picture in a file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+from PIL import Image
+from tests.conftest import fill
+from tests.train.conftest import make_clip_store
+from typer.testing import CliRunner
+
+from resact.cache.layout import SHARD, array_name
+from resact.cache.store import open_store
+from resact.cli import app
+from resact.errors import DamagedError, DiskFullError, ResactError, UsageError
+from resact.train.clips.figure import Look, contact_sheet, figure, read_excerpt
+
+VIDEO = "v_Jump_g01_n000"
+
+
+def call(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["show", *map(str, arguments)])
+
+
+def payload(*arguments: object) -> dict[str, object]:
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.exception
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB"))
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve videos of three classes, of which two are too short for step 2."""
+    folder = tmp_path_factory.mktemp("show")
+    (folder / "data").mkdir()
+    make_clip_store(folder / "data" / "small.zarr", [40, 2, 30, 25, 33, 1, 40, 40, 40, 12, 12, 12])
+    return folder / "data" / "small.zarr"
+
+
+@pytest.fixture
+def here(tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and a data folder with one store."""
+    monkeypatch.setenv("RESACT_DATA", str(path.parent))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def test_video_is_drawn_into_the_file(here: Path, path: Path) -> None:
+    store = open_store(path)
+    video = store.index.video_id[0]
+    result = payload(path, video, "--step", "2", "-o", "fig.png")
+    look = Look(steps=(2,))
+    excerpt = read_excerpt(store, 0, look)
+    np.testing.assert_array_equal(pixels(here / "fig.png"), figure(excerpt, look))
+    height, width, _ = pixels(here / "fig.png").shape
+    assert (result["output"], result["width"], result["height"]) == ("fig.png", width, height)
+    assert (result["steps"], result["gain"]) == ([2], 1.0)
+    assert result["videos"] == [
+        {
+            "video_id": video,
+            "class_name": excerpt.class_name,
+            "frames": excerpt.times,
+            "seconds": [excerpt.seconds(time) for time in excerpt.times],
+        }
+    ]
+    assert len(excerpt.times) == 8
+    assert [entry.name for entry in here.iterdir()] == ["fig.png"], "nothing else is left behind"
+
+
+def test_every_option_reaches_the_picture(here: Path, path: Path) -> None:
+    options = "--step 1,2 --step 4 --frames 3 --start 5 --every 6 --height 30 --gain 2 -o out.tiff"
+    result = payload(path, open_store(path).index.video_id[0], *options.split())
+    look = Look(steps=(1, 2, 4), frames=3, start=5, every=6, height=30, gain=2)
+    assert result["videos"][0]["frames"] == [5, 11, 17]  # type: ignore[index]
+    np.testing.assert_array_equal(pixels(here / "out.tiff"), figure(read_excerpt(open_store(path), 0, look), look))
+
+
+def test_the_only_store_is_found_and_the_picture_is_named_after_the_video(here: Path, path: Path) -> None:
+    video = open_store(path).index.video_id[0]
+    result = call(video)
+    assert result.exit_code == 0, result.exception
+    assert result.stdout.startswith(f"{video}.png: ")
+    (here / f"{video}.png").rename("first.png")
+    assert call(path, video).exit_code == 0
+    assert Path(f"{video}.png").read_bytes() == Path("first.png").read_bytes()
+
+
+def test_contact_sheet_of_classes(here: Path, path: Path) -> None:
+    store = open_store(path)
+    classes = sorted(set(store.index.class_name))
+    result = payload("--classes", ",".join(classes[:2]), "--step", "2")
+    rows = [row for name in classes[:2] for row in range(12) if store.index.class_name[row] == name]
+    look = Look(steps=(2,), frames=1)
+    picture = contact_sheet([read_excerpt(store, row, look) for row in rows], look)
+    np.testing.assert_array_equal(pixels(here / f"{classes[0]}+{classes[1]}.png"), picture)
+    assert [video["video_id"] for video in result["videos"]] == [store.index.video_id[row] for row in rows]  # type: ignore[attr-defined]
+    fewer = payload(path, "--classes", classes[0], "--per-class", "2", "-o", "few.png")["videos"]
+    of_class = [store.index.video_id[row] for row in range(12) if store.index.class_name[row] == classes[0]]
+    assert [video["video_id"] for video in fewer] == [of_class[0], of_class[-1]]  # type: ignore[attr-defined]
+
+
+def test_short_videos_are_noted(here: Path, path: Path) -> None:
+    store = open_store(path)
+    short = int(np.flatnonzero(store.index.num_frames == 2)[0])
+    name = store.index.video_id[short]
+    sheet = call("--classes", store.index.class_name[short], "--step", "2")
+    assert sheet.exit_code == 0
+    assert f"note: {name}: 0 of 1 frames shown, of its 2\n" in sheet.stdout
+    alone = call(name)
+    assert f"note: {name}: 1 of 8 frames shown, of its 2\n" in alone.stdout
+    with pytest.raises(UsageError, match="has 2 frames, expected 3 or more for a residual at step 2"):
+        raise call(name, "--step", "2").exception or AssertionError("it was drawn")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("STORE", "V_jump_g01_n00"), r"got video 'V_jump_g01_n00', expected one of the 12 in .*, such as v_"),
+        (("STORE", "CLASS"), r"which is a class: show it with --classes "),
+        (("STORE",), "got neither a VIDEO nor --classes, expected one: `resact show STORE VIDEO`"),
+        ((), "got neither a VIDEO nor --classes"),
+        (("STORE", "VIDEO", "--classes", "CLASS"), "got both the video .* and --classes, expected one: "),
+        (("STORE", "--classes", "Nonsense"), "got class 'Nonsense', expected one of the 3 in .*, such as "),
+        (("STORE", "VIDEO", "--step", "1,x"), "got --step 1,x, expected numbers such as 1,2,4"),
+        (("STORE", "VIDEO", "--step", "0"), "got steps 0, expected different whole numbers from 1 on"),
+        (("STORE", "VIDEO", "--frames", "0"), "got frames 0"),
+        (("STORE", "VIDEO", "--per-class", "2"), "got --per-class 2, expected a whole number from 1 on, and --classes"),
+        (("STORE", "VIDEO", "--height", "20000"), "million pixels, expected at most 100"),
+        (("STORE", "VIDEO", "-o", "fig.gif"), r"got --output fig.gif, expected a file that ends in .png, .jpg"),
+        (("STORE", "VIDEO", "-o", "nowhere/fig.png"), "got --output nowhere/fig.png, expected a file in a folder"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_written(
+    here: Path, path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    index = open_store(path).index
+    known = {"STORE": str(path), "VIDEO": index.video_id[0], "CLASS": index.classes[0]}
+    result = call(*(known.get(argument, argument) for argument in arguments))
+    with pytest.raises(UsageError, match=words):
+        raise result.exception or AssertionError("it was drawn")
+    assert list(here.iterdir()) == []
+
+
+def test_the_likest_ids_are_suggested(here: Path, path: Path) -> None:
+    video = open_store(path).index.video_id[4]
+    with pytest.raises(UsageError, match=rf"such as {video}"):
+        raise call(video.upper().replace("_N", "_")).exception or AssertionError("it was drawn")
+
+
+def test_unwritable_folder_is_told_before_the_store_is_read(here: Path) -> None:
+    (here / "folder.png").mkdir()
+    for output, problem in {"folder.png": "a folder has that name", "/proc/fig.png": ".*"}.items():
+        with pytest.raises(UsageError, match=rf"expected a file in a folder that may be written to \({problem}\)"):
+            raise call("nowhere.zarr", VIDEO, "-o", output).exception or AssertionError("it was drawn")
+
+
+def test_a_failure_leaves_the_last_picture(here: Path, tmp_path: Path, small_disk: Path) -> None:
+    store = make_clip_store(tmp_path / "own.zarr", [30])
+    video = store.index.video_id[0]
+    output = small_disk / "fig.png"
+    assert call(tmp_path / "own.zarr", video, "-o", output).exit_code == 0
+    before = output.read_bytes()
+    filler = fill(small_disk)
+    raised: list[type[ResactError]] = []
+    full = call(tmp_path / "own.zarr", video, "-o", output, "--step", "2")
+    raised.append(type(full.exception))  # type: ignore[arg-type]
+    filler.unlink()
+    shard = tmp_path / "own.zarr" / array_name(video) / SHARD
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 3] ^= 1
+    shard.write_bytes(data)
+    damaged = call(tmp_path / "own.zarr", video, "-o", output, "--every", "1", "--frames", "30")
+    raised.append(type(damaged.exception))  # type: ignore[arg-type]
+    assert raised == [DiskFullError, DamagedError]
+    assert output.read_bytes() == before
+    assert [entry.name for entry in small_disk.iterdir()] == ["fig.png"]

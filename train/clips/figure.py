@@ -1,0 +1,421 @@
+"""Pictures of stored videos: RGB frames above, their residual frames below (paper, figure 1).
+
+Frames are resized first and subtracted then, as in training: a residual is the exact difference of the two frames that
+one sees. `strip` has no words; `figure` and `contact_sheet` say which video, frames and step are shown.
+
+Shapes: T frames, H height, W width, C = 3 (RGB); everything uint8.
+"""
+
+import io
+import math
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.layout import fps_value, printable
+from resact.cache.store import ClipStore
+from resact.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL.ImageFont import FreeTypeFont
+
+Picture = npt.NDArray[np.uint8]
+
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+}
+"""Suffix of a file -> what Pillow calls it, and how it is told to write it."""
+
+MAX_PIXELS = 100_000_000
+"""Of one picture: 300 MB in memory."""
+
+_GAP, _MARGIN = 4, 12  # pixels between pictures, and around everything
+_TEXT, _TITLE = 13, 17  # sizes of letters
+_SHEET_WIDTH = 1_600  # pixels that the columns of a contact sheet may take
+_WHITE, _BLACK, _GREY = 255, "#000000", "#606060"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """What is shown of a video."""
+
+    steps: tuple[int, ...] = (1,)
+    """A row of residuals each: `abs(x[t + step] - x[t])`, below frame t."""
+    frames: int = 8
+    """At most so many columns."""
+    start: int = 0
+    """The first frame that may be shown."""
+    every: int | None = None
+    """Frames from column to column; None spreads the columns evenly over the rest of the video."""
+    height: int = 128
+    """Of each picture, in pixels; its width follows."""
+    gain: float = 1.0
+    """Residuals are shown so many times brighter than they are, cut at 255."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1 on")
+        _require(self.start >= 0, "start", self.start, "a frame from 0 on")
+        _require(self.every is None or self.every >= 1, "every", self.every, "a whole number from 1 on")
+        _require(0 < self.gain < math.inf, "gain", self.gain, "a number above 0")
+        _require(
+            len(self.steps) > 0 and min(self.steps) >= 1 and len(set(self.steps)) == len(self.steps),
+            "steps",
+            ",".join(map(str, self.steps)),
+            "different whole numbers from 1 on, such as 1,2,4",
+        )
+
+    def times(self, num_frames: int) -> list[int]:
+        """Which of a video's frames are shown: fewer than `frames` where it has no more with all their successors."""
+        stop = num_frames - max(self.steps)
+        if self.every is not None:
+            return list(range(self.start, stop, self.every)[: self.frames])
+        count = min(self.frames, max(0, stop - self.start))
+        if count == 1:
+            return [(self.start + stop - 1) // 2]
+        return [round(time) for time in np.linspace(self.start, stop - 1, count).tolist()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Excerpt:
+    """What `Look` asks for, of one video."""
+
+    video_id: str
+    class_name: str
+    problem: str
+    """What ffmpeg had to recover from, or why there are no frames; mostly empty."""
+    num_frames: int
+    """Of the whole video."""
+    fps: float | None
+    """Stored frames a second; None where not even the source's are known."""
+    times: list[int]
+    """Frames shown; empty where the video is too short for the look."""
+    frames: dict[int, Picture]
+    """The frames at `times` and their successors, resized."""
+
+    def seconds(self, time: int) -> float | None:
+        """When a frame is shown."""
+        return time / self.fps if self.fps else None
+
+
+def residual(earlier: Picture, later: Picture) -> Picture:
+    """`abs(later - earlier)` of two frames, or of as many as the arrays hold, without wrapping around."""
+    return np.maximum(earlier, later) - np.minimum(earlier, later)
+
+
+def strip(
+    frames_THWC: Picture, steps: Sequence[int] = (1,), *, times: Sequence[int] | None = None, gain: float = 1.0
+) -> Picture:
+    """Frames side by side, and below them a row of residuals for each step; small white gaps between.
+
+    Args:
+        frames_THWC: neighbouring frames, uint8 RGB.
+        steps: frames between the two that are subtracted, each 1 <= step < T.
+        times: which frames to show, each with a successor at every step; left out, all that have them.
+        gain: residuals are shown so many times brighter, cut at 255.
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        UsageError: these are no such frames, or one has no successor.
+    """
+    if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or frames_THWC.dtype != np.uint8:
+        raise UsageError(f"got frames {frames_THWC.shape} of {frames_THWC.dtype}, expected (T, H, W, 3) of uint8")
+    look = Look(steps=tuple(steps), gain=gain, frames=len(frames_THWC), every=1)
+    shown = look.times(len(frames_THWC))
+    if times is not None and not set(times) <= set(shown):
+        raise UsageError(f"got times {list(times)}, expected them among the {len(shown)} frames with all successors")
+    shown = shown if times is None else list(times)
+    if not shown:
+        raise UsageError(f"got steps {list(steps)} for {len(frames_THWC)} frames, expected them below that")
+    return _tiled(_rows(dict(enumerate(frames_THWC)), shown, look))
+
+
+def read_excerpt(store: ClipStore, row: int, look: Look) -> Excerpt:
+    """Read the frames that are shown and their successors, one by one, and resize them.
+
+    Raises:
+        DamagedError: bytes are not those that were written.
+        StoreError: the file system or server does not answer.
+    """
+    index, rate = store.index, store.settings.decode.fps
+    num_frames = int(index.num_frames[row])
+    fps = float(index.source_fps[row]) if rate == "source" else fps_value(rate)
+    times = look.times(num_frames)
+    needed = sorted({time + step for time in times for step in (0, *look.steps)})
+    return Excerpt(
+        video_id=index.video_id[row],
+        class_name=index.classes[index.label[row]],
+        problem=index.problem[row],
+        num_frames=num_frames,
+        fps=fps if fps > 0 else None,  # not a number where ffmpeg does not know it
+        times=times,
+        frames={time: _resized(store.read_frames(row, time, time + 1)[0], look.height) for time in needed},
+    )
+
+
+def figure(excerpt: Excerpt, look: Look) -> Picture:
+    """One video: a column a frame, with its number and time, and a row for RGB and for each step.
+
+    Raises:
+        UsageError: it is too short to show anything, or the picture would be too large.
+    """
+    if not excerpt.times:
+        raise UsageError(f"{excerpt.video_id!r} {_too_short(excerpt, look)}")
+    heads = [_head(excerpt, time) for time in excerpt.times]
+    font, title_font = _font(_TEXT), _font(_TITLE)
+    names = ["RGB", *(_step_name(step, look) for step in look.steps)]
+    rows = _rows(excerpt.frames, excerpt.times, look)
+    height, width = rows[0][0].shape[:2]
+    pitch = max(width, *(_width(word, font) for head in heads for word in head)) + _GAP
+    left = _MARGIN + max(_width(name, font) for name in names) + 2 * _GAP
+    total = left + pitch * len(heads) - _GAP + _MARGIN
+    details = [f"{excerpt.class_name}, {excerpt.num_frames:,} frames", excerpt.problem]
+    if excerpt.fps:
+        details[0] += f" at {excerpt.fps:g} a second"
+    title = _wrapped(excerpt.video_id, title_font, total - 2 * _MARGIN)
+    words = [line for text in details if text for line in _wrapped(text, font, total - 2 * _MARGIN)]
+    line, title_line = _line(font), _line(title_font)
+    top = _MARGIN + len(title) * title_line + len(words) * line + 2 * _GAP
+    pictures_top = top + len(heads[0]) * line + _GAP
+    canvas = _Canvas(total, pictures_top + len(rows) * (height + _GAP) - _GAP + _MARGIN)
+    canvas.write(_MARGIN, _MARGIN, title, title_font)
+    canvas.write(_MARGIN, _MARGIN + len(title) * title_line, words, font, _GREY)
+    for column, head in enumerate(heads):
+        canvas.write(left + column * pitch, top, head, font, _GREY)
+    for number, (name, row) in enumerate(zip(names, rows, strict=True)):
+        y = pictures_top + number * (height + _GAP)
+        canvas.write(_MARGIN, y + (height - line) // 2, [name], font)
+        for column, picture in enumerate(row):
+            canvas.put(left + column * pitch, y, picture)
+    return canvas.picture()
+
+
+def contact_sheet(excerpts: Sequence[Excerpt], look: Look) -> Picture:
+    """A cell a video: its frames, below them their residuals, below these its id; a heading for each class.
+
+    Videos that are too short for the look, or have no frames, have a cell that says so.
+
+    Raises:
+        UsageError: the picture would be too large.
+    """
+    font, title_font = _font(_TEXT), _font(_TITLE)
+    strips = [_tiled(_rows(e.frames, e.times, look)) if e.times else None for e in excerpts]
+    shown = [cell.shape for cell in strips if cell is not None]
+    cell_height = max((shape[0] for shape in shown), default=look.height)
+    cell_width = max((shape[1] for shape in shown), default=0)
+    cell_width = max(cell_width, _width("frame 10,000, 1,000.00 s", font))
+    pitch = cell_width + 2 * _MARGIN
+    columns = max(1, min(len(excerpts), (_SHEET_WIDTH + 2 * _MARGIN) // pitch))
+    words = [_cell_words(excerpt, look, font, cell_width) for excerpt in excerpts]
+    line, title_line = _line(font), _line(title_font)
+    row_height = cell_height + _GAP + max(map(len, words)) * line + _MARGIN
+    below = "; ".join(_step_name(step, look) for step in look.steps)
+    total = pitch * columns
+    placed: list[tuple[int, int, int]] = []
+    headings: list[tuple[int, list[str]]] = []
+    y = _MARGIN
+    for name in dict.fromkeys(excerpt.class_name for excerpt in excerpts):
+        members = [number for number, excerpt in enumerate(excerpts) if excerpt.class_name == name]
+        count = f"{len(members):,} video{'s' if len(members) > 1 else ''}"
+        heading = _wrapped(f"{name}: {count}; RGB, residuals at {below}", title_font, total - 2 * _MARGIN)
+        headings.append((y, heading))
+        y += len(heading) * title_line + 2 * _GAP
+        for place, number in enumerate(members):
+            placed.append((number, _MARGIN + place % columns * pitch, y + place // columns * row_height))
+        y += -(-len(members) // columns) * row_height
+    canvas = _Canvas(total, y)
+    for top, heading in headings:
+        canvas.write(_MARGIN, top, heading, title_font)
+    for number, x, top in placed:
+        picture = strips[number]
+        if picture is not None:
+            canvas.put(x, top, picture)
+        canvas.write(x, top + cell_height + _GAP, words[number], font)
+    return canvas.picture()
+
+
+def require_drawable(store: ClipStore, rows: Sequence[int], look: Look) -> None:
+    """Before anything is read: that the pictures, not counting words, fit into one.
+
+    Raises:
+        UsageError: they do not.
+    """
+    index = store.index
+    pixels = 0
+    for row in rows:
+        columns = len(look.times(int(index.num_frames[row])))
+        if columns:
+            width = _width_at(int(index.height[row]), int(index.width[row]), look.height)
+            pixels += columns * (1 + len(look.steps)) * look.height * width
+    _require_size(pixels)
+
+
+def encoded(picture: Picture, suffix: str) -> bytes:
+    """The bytes of an image file.
+
+    Args:
+        picture: uint8 (H, W, 3).
+        suffix: of `FORMATS`.
+
+    Raises:
+        UsageError: another suffix, or a picture larger than the format can have.
+    """
+    from PIL import Image
+
+    if suffix not in FORMATS:
+        raise UsageError(f"got a picture's suffix {suffix!r}, expected one of {', '.join(FORMATS)}")
+    name, options = FORMATS[suffix]
+    buffer = io.BytesIO()
+    limit = {"JPEG": 65_535, "WEBP": 16_383}.get(name, MAX_PIXELS)
+    if max(picture.shape) > limit:
+        raise UsageError(f"got {_size(picture)} pixels for {suffix}, expected at most {limit:,} a side: write .png")
+    Image.fromarray(picture).save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+class _Canvas:
+    """White, in pixels from the top left corner."""
+
+    def __init__(self, width: int, height: int) -> None:
+        from PIL import Image, ImageDraw
+
+        _require_size(width * height)
+        self._image = Image.new("RGB", (width, height), "white")
+        self._draw = ImageDraw.Draw(self._image)
+
+    def put(self, x: int, y: int, picture: Picture) -> None:
+        from PIL import Image
+
+        self._image.paste(Image.fromarray(picture), (x, y))
+
+    def write(self, x: int, y: int, lines: Sequence[str], font: "FreeTypeFont", colour: str = _BLACK) -> None:
+        for number, text in enumerate(lines):
+            self._draw.text((x, y + number * _line(font)), text, font=font, fill=colour)
+
+    def picture(self) -> Picture:
+        return np.array(self._image)
+
+
+def _rows(frames: Mapping[int, Picture], times: Sequence[int], look: Look) -> list[list[Picture]]:
+    """RGB, and residuals of each step."""
+    residuals = [[residual(frames[time], frames[time + step]) for time in times] for step in look.steps]
+    return [[frames[time] for time in times], *([_amplified(one, look.gain) for one in row] for row in residuals)]
+
+
+def _amplified(picture: Picture, gain: float) -> Picture:
+    if gain == 1:
+        return picture
+    return np.minimum(np.rint(picture * np.float64(gain)), 255).astype(np.uint8)
+
+
+def _tiled(rows: Sequence[Sequence[Picture]]) -> Picture:
+    height, width, _ = rows[0][0].shape
+    shape = (len(rows) * (height + _GAP) - _GAP, len(rows[0]) * (width + _GAP) - _GAP, 3)
+    whole = np.full(shape, _WHITE, np.uint8)
+    for number, row in enumerate(rows):
+        for column, picture in enumerate(row):
+            y, x = number * (height + _GAP), column * (width + _GAP)
+            whole[y : y + height, x : x + width] = picture
+    return whole
+
+
+def _resized(frame_HWC: Picture, height: int) -> Picture:
+    """By the triangle that training resizes with."""
+    from PIL import Image
+
+    size = _width_at(frame_HWC.shape[0], frame_HWC.shape[1], height), height
+    return np.array(Image.fromarray(frame_HWC).resize(size, Image.Resampling.BILINEAR))
+
+
+def _width_at(frame_height: int, frame_width: int, height: int) -> int:
+    return max(1, round(frame_width * height / frame_height))
+
+
+def _head(excerpt: Excerpt, time: int) -> list[str]:
+    seconds = excerpt.seconds(time)
+    return [f"frame {time:,}", *([] if seconds is None else [f"{seconds:,.2f} s"])]
+
+
+def _step_name(step: int, look: Look) -> str:
+    return f"step {step}" + ("" if look.gain == 1 else f", gain {look.gain:g}")
+
+
+def _cell_words(excerpt: Excerpt, look: Look, font: "FreeTypeFont", width: int) -> list[str]:
+    times = excerpt.times
+    heads = [", ".join(_head(excerpt, time)) for time in (times[:1] if len(times) < 2 else [times[0], times[-1]])]
+    words = " to ".join(heads) if times else _too_short(excerpt, look)
+    return [*_wrapped(excerpt.video_id, font, width), *_wrapped(words, font, width)]
+
+
+def _too_short(excerpt: Excerpt, look: Look) -> str:
+    if not excerpt.num_frames:
+        return f"has no frames: {excerpt.problem}"
+    needed = look.start + max(look.steps) + 1
+    frames = f"{excerpt.num_frames:,} frame{'s' if excerpt.num_frames > 1 else ''}"
+    return f"has {frames}, expected {needed:,} or more for a residual at step {max(look.steps)} from frame {look.start}"
+
+
+@lru_cache
+def _font(size: int) -> "FreeTypeFont":
+    """The one that Pillow brings, so that pictures are alike everywhere."""
+    from PIL import ImageFont
+
+    font = ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
+
+
+def _line(font: "FreeTypeFont") -> int:
+    return sum(font.getmetrics())
+
+
+def _width(text: str, font: "FreeTypeFont") -> int:
+    return math.ceil(font.getlength(text))
+
+
+def _wrapped(text: str, font: "FreeTypeFont", width: int) -> list[str]:
+    """Lines of at most that width, broken at a blank where there is one, each of at least one letter."""
+    lines, rest = [], "".join(_letter(letter, font) for letter in printable(text))
+    while rest:
+        fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: _width(rest[:n], font)))
+        blank = rest.rfind(" ", 0, fits + 1)
+        end = fits if fits == len(rest) or blank < 1 else blank
+        lines.append(rest[:end])
+        rest = rest[end:].lstrip(" ")
+    return lines
+
+
+@lru_cache(4096)
+def _letter(letter: str, font: "FreeTypeFont") -> str:
+    """Escaped where the font has no such letter: it would draw the same box for all of them."""
+    drawn = letter.isprintable() and bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
+    return letter if drawn else letter.encode("unicode_escape").decode()
+
+
+def _size(picture: Picture) -> str:
+    return f"{picture.shape[1]:,}x{picture.shape[0]:,}"
+
+
+def _require_size(pixels: int) -> None:
+    if pixels > MAX_PIXELS:
+        raise UsageError(
+            f"got a picture of {pixels / 1e6:,.0f} million pixels, expected at most {MAX_PIXELS / 1e6:,.0f}: "
+            "show fewer videos or frames, or make them less high"
+        )
+
+
+def _require(fits: bool, name: str, got: Any, expected: str) -> None:
+    if not fits:
+        raise UsageError(f"got {name} {got}, expected {expected}")
