@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
-from resact.cache.codecs import FrameCodec, JpegFrames
+from resact.cache.codecs import Frame, FrameCodec, JpegFrames
 from resact.cache.durable import ShardWriter, commit_video, disk_full_as_error
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
@@ -203,14 +202,19 @@ def pixels_of(codec: FrameCodec) -> Pixels:
     return "yuvj420p" if isinstance(codec, JpegFrames) else "rgb24"
 
 
-def encode_frame(codec: FrameCodec, frame: npt.NDArray[np.uint8], decoder: VideoDecoder) -> bytes:
+def encode_frame(codec: FrameCodec, frame: Frame, decoder: VideoDecoder) -> bytes:
     """One frame as `decoder` gave it, for a codec that takes `pixels_of`."""
     if not isinstance(codec, JpegFrames):
         return codec.encode(frame)
-    h, w = decoder.height, decoder.width
-    luma, chroma = h * w, h * w // 4
-    u, v = frame[luma : luma + chroma], frame[luma + chroma :]
-    return codec.encode_planes(frame[:luma].reshape(h, w), u.reshape(h // 2, w // 2), v.reshape(h // 2, w // 2))
+    return codec.encode_planes(*planes_of(frame, decoder.height, decoder.width))
+
+
+def planes_of(frame: Frame, height: int, width: int) -> tuple[Frame, Frame, Frame]:
+    """Luma and both chromas of a 4:2:0 frame, as views."""
+    luma, chroma = height * width, height * width // 4
+    y, u, v = frame[:luma], frame[luma : luma + chroma], frame[luma + chroma :]
+    half = height // 2, width // 2
+    return y.reshape(height, width), u.reshape(half), v.reshape(half)
 
 
 def _words(complaints: list[str]) -> str:

@@ -26,6 +26,8 @@ OPTIONS = {
     "bench loader": "dataset --root --classes --allow-partial --limit --stores --fps --short-side --codecs "
     "--competitors --frames --step --size --cores --clips --rounds --seed --workers --ffmpeg --output "
     "--json",
+    "bench codecs": "dataset --root --classes --allow-partial --videos --frames --fps --short-side --qualities --size "
+    "--rounds --seed --workers --ffmpeg --output --json",
     "bench train": "--store --modality --step --arch --conv --attention --feature-residual --stem-channels --width "
     "--depths --frames --size --short-clips --split --batch-size --amp --compile --config --threads "
     "--steps --rounds --output --json",

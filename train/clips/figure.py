@@ -41,6 +41,7 @@ MAX_PIXELS = 100_000_000
 
 _GAP, _MARGIN = 4, 12  # pixels between pictures, and around everything
 _TEXT, _TITLE = 13, 17  # sizes of letters
+_MIN_WIDTH = 360  # pixels of a figure, for its title
 _SHEET_WIDTH = 1_600  # pixels that the columns of a contact sheet may take
 _WHITE, _BLACK, _GREY = 255, "#000000", "#606060"
 
@@ -180,7 +181,7 @@ def figure(excerpt: Excerpt, look: Look) -> Picture:
     height, width = rows[0][0].shape[:2]
     pitch = max(width, *(_width(word, font) for head in heads for word in head)) + _GAP
     left = _MARGIN + max(_width(name, font) for name in names) + 2 * _GAP
-    total = left + pitch * len(heads) - _GAP + _MARGIN
+    total = max(_MIN_WIDTH, left + pitch * len(heads) - _GAP + _MARGIN)
     details = [f"{excerpt.class_name}, {excerpt.num_frames:,} frames", excerpt.problem]
     if excerpt.fps:
         details[0] += f" at {excerpt.fps:g} a second"

@@ -51,6 +51,8 @@ from resact.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+_RESIDUAL_STEPS = (1, 2, 4)  # the paper's, table 3
+
 app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
 OutputOption = Annotated[
     Path | None, typer.Option(help="Write the result here too, such as benchmarks/results/NAME.json.")
@@ -200,6 +202,71 @@ def _print_loader_table(result: dict[str, Any], console: "Console") -> None:
         console.print(table, soft_wrap=False)
     for problem in sorted({row["problem"] for row in result["rows"] if row["problem"]}):
         console.print(f"could not run here: {problem}")
+
+
+@app.command("codecs")
+def bench_codecs(
+    dataset: DatasetArgument = "sample",
+    root: RootOption = None,
+    classes: ClassesOption = None,
+    allow_partial: AllowPartialOption = False,
+    videos: Annotated[int, typer.Option(min=1, help="So many, drawn at random from each class in turn.")] = 60,
+    frames: Annotated[int, typer.Option(min=5, help="Of each video, at most, from its first on.")] = 40,
+    fps: FpsOption = "15",
+    short_side: ShortSideOption = 256,
+    qualities: Annotated[str, typer.Option(metavar="Q,Q", help="Of JPEG, each from 1 to 100.")] = "80,90,95,98",
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the residuals' clips.")] = 112,
+    rounds: Annotated[int, typer.Option(min=1, help="Of timing, of which the median is quoted.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of videos.")] = 0,
+    workers: WorkersOption = None,
+    ffmpeg: FfmpegOption = None,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """What each codec costs: bytes, noise on frames and residuals, and time, on the same frames."""
+    from functools import partial
+
+    from resact.pipeline.codec_bench import bench_codecs as run_bench
+    from resact.pipeline.codec_bench import chosen, variants
+    from resact.pipeline.executor import open_executor
+    from resact.train.clips.loss import losses_against
+
+    console = open_console(json_output)
+    asked = qualities.split(",")
+    if not all(quality.isdecimal() and 1 <= int(quality) <= 100 for quality in asked):
+        raise UsageError(f"got --qualities {qualities}, expected whole numbers from 1 to 100 such as 90,95")
+    executor = partial(open_executor, workers=worker_count(workers))
+    found = load_videos(dataset, root, classes, allow_partial, None, console, executor)
+    result = run_bench(
+        chosen(found.videos, videos, seed),
+        decode_settings(fps, short_side, None, ffmpeg),
+        compared=variants([int(quality) for quality in asked]),
+        loss_against=partial(losses_against, steps=_RESIDUAL_STEPS, size=size),
+        frames=frames,
+        min_frames=max(_RESIDUAL_STEPS) + 1,
+        rounds=rounds,
+        ffmpeg=ffmpeg,
+        console=console,
+    )
+    for video in result["left_out"]:
+        console.print(f"left out: {video['video_id']}: {video['problem']}")
+    _print_codecs_table(result, console)
+    _finish_bench({**result, "dataset": found.settings.name, "seed": seed, "size": size}, output, json_output)
+
+
+def _print_codecs_table(result: dict[str, Any], console: "Console") -> None:
+    from rich.table import Table
+
+    losses = {"frames_db": "frames\ndB"} | {f"residual_step_{s}_db": f"step {s}\ndB" for s in _RESIDUAL_STEPS}
+    caption = f"{result['videos']:,} videos, {result['frames']:,} frames; medians of videos and of rounds"
+    table = Table("", "KB", *losses.values(), "encode\na second", "decode\na second", caption=caption, box=None)
+    for row in result["rows"]:
+        decibels = ["exact" if row["exact"] else f"{row[name]['median'] or float('inf'):.1f}" for name in losses]
+        rates = [f"{row[f'{way}_frames_per_second']:,.0f}" for way in ("encode", "decode")]
+        table.add_row(row["name"] + "*" * row["is_default"], f"{row['bytes_a_frame'] / 1e3:.1f}", *decibels, *rates)
+    console.print(table, soft_wrap=False)
+    if any(row["is_default"] for row in result["rows"]):
+        console.print("* what prep and reads do unless told otherwise")
 
 
 @app.command("train")

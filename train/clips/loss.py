@@ -1,0 +1,67 @@
+"""What a lossy codec changes: noise on frames, and on the residuals that networks are given.
+
+Shapes: N frames, H height, W width, C = 3 (RGB), D height and width of what the network is given.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resact.errors import UsageError
+from resact.train.clips.residual import residual_frames
+from resact.train.clips.transform import resize_clip
+
+Frames = npt.NDArray[np.uint8]
+
+
+def losses_against(
+    lossless_NHWC: Frames, *, steps: Sequence[int], size: int
+) -> Callable[[Frames], dict[str, float | None]]:
+    """Compare other versions of neighbouring frames with the right ones.
+
+    Args:
+        lossless_NHWC: the right ones, uint8 RGB.
+        steps: of the residuals.
+        size: D. Residuals are those of the centre crop, resized as in training, with no normalisation.
+
+    Returns:
+        A function of uint8 frames of the same shape. It gives, in dB, `frames_db`, peak signal to noise over all
+        pixels of all frames, and for each step s `residual_step_s_db`, the power of the right residuals over that of
+        the difference; infinite where nothing differs, None where the right residuals are zero and others are not.
+
+    Raises:
+        UsageError: these are no such frames, or too few for a step.
+    """
+    right = {step: residual.double() for step, residual in _residuals(lossless_NHWC, steps, size).items()}
+
+    def compare(lossy_NHWC: Frames) -> dict[str, float | None]:
+        if lossy_NHWC.shape != lossless_NHWC.shape or lossy_NHWC.dtype != np.uint8:
+            raise UsageError(f"got {lossy_NHWC.dtype} {lossy_NHWC.shape}, expected uint8 {lossless_NHWC.shape}")
+        pairs = zip(lossy_NHWC, lossless_NHWC, strict=True)
+        error = sum(int(np.square(lossy.astype(np.int32) - lossless).sum()) for lossy, lossless in pairs)
+        found = {"frames_db": decibels(255**2, error / lossless_NHWC.size)}
+        for step, residual in _residuals(lossy_NHWC, steps, size).items():
+            noise = residual.double().sub_(right[step]).square_().mean().item()
+            found[f"residual_step_{step}_db"] = decibels(right[step].square().mean().item(), noise)
+        return found
+
+    return compare
+
+
+def decibels(signal: float, noise: float) -> float | None:
+    """Of two powers; infinite without noise, None without a signal."""
+    if not noise:
+        return math.inf
+    return 10 * math.log10(signal / noise) if signal else None
+
+
+def _residuals(frames_NHWC: Frames, steps: Sequence[int], size: int) -> dict[int, torch.Tensor]:
+    """(1, 3, N - step, D, D) each, of the centre crop."""
+    _, height, width, _ = frames_NHWC.shape
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    small_NCDD = resize_clip(torch.from_numpy(frames_NHWC), top=top, left=left, side=side, size=size)
+    return {step: residual_frames(small_NCDD.transpose(0, 1)[None], step=step) for step in steps}
