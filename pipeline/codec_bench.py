@@ -8,10 +8,8 @@ Shapes: T frames, H height, W width, C = 3 (RGB); everything uint8.
 """
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -153,8 +151,8 @@ def bench_codecs(
     Returns:
         `rows`, one a variant: `name, codec, quality, subsampling, made_from, upsampling, is_default, exact,
         bytes_a_frame`, for each loss `median, p5, p95` over videos in dB (None where `exact`), and frames a second of
-        one core in encoding and decoding with their rounds; `left_out`, each `video_id, problem`; machine, versions,
-        commit.
+        one core's time in encoding and decoding with their rounds; `left_out`, each `video_id, problem`; machine,
+        versions, commit.
 
     Raises:
         UsageError: no video is left.
@@ -244,36 +242,25 @@ def _time(
     # As the reader does, into one clip's worth of memory after another, which no cache holds all of.
     clips = {sample.rgb.shape: np.ones((_CLIP_FRAMES, *sample.rgb.shape), np.uint8) for sample in samples}
     outs = [clips[sample.rgb.shape][number % _CLIP_FRAMES] for number, sample in enumerate(samples)]
-    with _on_one_core():
-        for number in range(rounds):
-            turn = number % len(pairs)
-            for variant, one in pairs[turn:] + pairs[:turn]:
-                one.encode_rates.append(_rate(variant.encode, [(sample,) for sample in samples]))
-                encoded = [variant.encode(sample) for sample in samples]
-                one.decode_rates.append(_rate(variant.decode, list(zip(encoded, outs, strict=True))))
-            console.print(f"round {number + 1} of {rounds} timed")
+    for number in range(rounds):
+        turn = number % len(pairs)
+        for variant, one in pairs[turn:] + pairs[:turn]:
+            one.encode_rates.append(_rate(variant.encode, [(sample,) for sample in samples]))
+            encoded = [variant.encode(sample) for sample in samples]
+            one.decode_rates.append(_rate(variant.decode, list(zip(encoded, outs, strict=True))))
+        console.print(f"round {number + 1} of {rounds} timed")
 
 
 def _rate(call: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float:
-    """Calls a second, each timed by itself; a few go before that do not count."""
+    """Calls a second of this thread's processor time, each timed by itself; a few go before that do not count."""
     for some in arguments[:_WARM_UP]:
         call(*some)
     seconds = 0.0
     for some in arguments:
-        begin = time.perf_counter()
+        begin = time.thread_time()
         call(*some)
-        seconds += time.perf_counter() - begin
+        seconds += time.thread_time() - begin
     return len(arguments) / seconds
-
-
-@contextmanager
-def _on_one_core() -> Iterator[None]:
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def _row(variant: Variant, found: _Found, frames: int) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """`bench codecs`: what is measured is what prep writes and reads give, and the figures are those of the definitions."""
 
 import json
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -136,11 +135,9 @@ def call(root: Path, *more: object) -> dict[str, object]:
 
 def test_bench_says_what_each_codec_costs(root: Path, tmp_path: Path) -> None:
     output = tmp_path / "out" / "codecs.json"
-    cores = os.sched_getaffinity(0)
     result = call(root, "--rounds", 2, "--size", 32, "--qualities", "50,95", "--output", output)
     said = str(result.pop("said"))
     assert json.loads(output.read_text()) == result
-    assert os.sched_getaffinity(0) == cores
     rows = {row["name"]: row for row in result["rows"]}  # type: ignore[attr-defined]
     assert set(rows) == {variant.name for variant in variants([50, 95])}
     for name, row in rows.items():
@@ -149,7 +146,7 @@ def test_bench_says_what_each_codec_costs(root: Path, tmp_path: Path) -> None:
             assert row[loss] is None if row["exact"] else 0 < row[loss]["p5"] <= row[loss]["median"] <= row[loss]["p95"]
         assert len(row["encode_frames_per_second_rounds"]) == len(row["decode_frames_per_second_rounds"]) == 2
         assert min(row["encode_frames_per_second_rounds"]) <= row["encode_frames_per_second"]
-        assert name.partition(",")[0] in said
+        assert name.removeprefix("jpeg ") in said
     worse, default = rows["jpeg q50 4:2:0 of planes"], rows["jpeg q95 4:2:0 of planes"]
     assert worse["bytes_a_frame"] < default["bytes_a_frame"] < rows["zstd"]["bytes_a_frame"]
     assert all(worse[loss]["median"] < default[loss]["median"] for loss in LOSSES)
@@ -170,9 +167,7 @@ def test_videos_and_frames_are_as_many_as_asked(root: Path) -> None:
 def test_nothing_to_measure_is_told(root: Path, settings: DecodeSettings) -> None:
     videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True).videos
     options = {"compared": variants([95]), "loss_against": lambda _: dict, "frames": 9, "rounds": 1}
-    with pytest.raises(
-        UsageError, match=r"got 1 videos, expected some with 5 frames or more, such as v_Bikes_g01_c04: "
-    ):
+    with pytest.raises(UsageError, match=r"got 1 videos, expected some with 5 frames or more, such as v_Bikes_g01_c04"):
         bench_codecs(videos[3:], settings, **options, min_frames=5, ffmpeg=None, console=QUIET)
     known = replace(videos[0], problem="two videos of that name")
     with pytest.raises(UsageError, match="such as v_Bikes_g01_c01: two videos of that name"):

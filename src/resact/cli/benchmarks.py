@@ -210,7 +210,7 @@ def bench_codecs(
     root: RootOption = None,
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
-    videos: Annotated[int, typer.Option(min=1, help="So many, drawn at random from each class in turn.")] = 60,
+    videos: Annotated[int, typer.Option(min=1, help="So many, drawn at random from each class in turn.")] = 100,
     frames: Annotated[int, typer.Option(min=5, help="Of each video, at most, from its first on.")] = 40,
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
@@ -255,15 +255,18 @@ def bench_codecs(
 
 
 def _print_codecs_table(result: dict[str, Any], console: "Console") -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     losses = {"frames_db": "frames\ndB"} | {f"residual_step_{s}_db": f"step {s}\ndB" for s in _RESIDUAL_STEPS}
     caption = f"{result['videos']:,} videos, {result['frames']:,} frames; medians of videos and of rounds"
-    table = Table("", "KB", *losses.values(), "encode\na second", "decode\na second", caption=caption, box=None)
+    numbers = ["KB", *losses.values(), "encode\n/s", "decode\n/s"]
+    columns = [Column(number, justify="right", no_wrap=True) for number in numbers]
+    table = Table("jpeg", *columns, caption=caption, box=None, padding=(0, 1, 0, 0))
     for row in result["rows"]:
         decibels = ["exact" if row["exact"] else f"{row[name]['median'] or float('inf'):.1f}" for name in losses]
         rates = [f"{row[f'{way}_frames_per_second']:,.0f}" for way in ("encode", "decode")]
-        table.add_row(row["name"] + "*" * row["is_default"], f"{row['bytes_a_frame'] / 1e3:.1f}", *decibels, *rates)
+        name = row["name"].removeprefix("jpeg ") + "*" * row["is_default"]
+        table.add_row(name, f"{row['bytes_a_frame'] / 1e3:.1f}", *decibels, *rates)
     console.print(table, soft_wrap=False)
     if any(row["is_default"] for row in result["rows"]):
         console.print("* what prep and reads do unless told otherwise")
