@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
+from tests.cache.conftest import VIDEOS, _build
 from tests.conftest import fill
 from tests.train.conftest import make_clip_store
 from typer.testing import CliRunner
@@ -99,7 +100,7 @@ def test_contact_sheet_of_classes(here: Path, path: Path) -> None:
     rows = [row for name in classes[:2] for row in range(12) if store.index.class_name[row] == name]
     look = Look(steps=(2,), frames=1)
     picture = contact_sheet([read_excerpt(store, row, look) for row in rows], look)
-    np.testing.assert_array_equal(pixels(here / f"{classes[0]}+{classes[1]}.png"), picture)
+    np.testing.assert_array_equal(pixels(here / "classes.png"), picture)
     assert [video["video_id"] for video in result["videos"]] == [store.index.video_id[row] for row in rows]  # type: ignore[attr-defined]
     fewer = payload(path, "--classes", classes[0], "--per-class", "2", "-o", "few.png")["videos"]
     of_class = [store.index.video_id[row] for row in range(12) if store.index.class_name[row] == classes[0]]
@@ -117,6 +118,21 @@ def test_short_videos_are_noted(here: Path, path: Path) -> None:
     assert f"note: {name}: 1 of 8 frames shown, of its 2\n" in alone.stdout
     with pytest.raises(UsageError, match="has 2 frames, expected 3 or more for a residual at step 2"):
         raise call(name, "--step", "2").exception or AssertionError("it was drawn")
+
+
+def test_every_video_of_a_class_is_there_whatever_its_name_and_state(here: Path, tmp_path: Path) -> None:
+    """Undecodable bytes in an id, one frame, a failed video: each has its cell, and is named."""
+    odd = tmp_path / "odd.zarr"
+    _build(odd, "zstd")
+    result = call(odd, "--classes", "Jump,Walk", "--json")
+    assert result.exit_code == 0, result.exception
+    listed = {video["video_id"]: video["frames"] for video in json.loads(result.stdout.splitlines()[-1])["videos"]}
+    assert listed == {video_id: [(n - 2) // 2] if n > 1 else [] for video_id, _, n, *_ in VIDEOS}
+    notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
+    assert sorted(line.split(":")[1].strip() for line in notes) == ["index", "one frame", r"v_d\udce4maged.ü"]
+    alone = call(odd, "v_d\udce4maged.ü")
+    assert alone.exit_code == 0, alone.exception
+    assert (here / "v_d%E4maged.%C3%BC.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,7 @@ def show(
     json_output: JsonOption = False,
 ) -> None:
     """Draw a video as in the paper's figure 1, RGB frames above their residuals, or a contact sheet of classes."""
+    from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.store import open_store
     from resact.train.clips.figure import Look, contact_sheet, encoded, figure, read_excerpt, require_drawable
@@ -83,8 +84,9 @@ def show(
     for excerpt in excerpts:
         if excerpt.problem or len(excerpt.times) < look.frames:
             missing = f"{len(excerpt.times)} of {look.frames} frames shown, of its {excerpt.num_frames:,}"
-            console.print(f"note: {excerpt.video_id}: {missing}" + (f"; {excerpt.problem}" if excerpt.problem else ""))
-    console.print(f"{path}: {picture.shape[1]}x{picture.shape[0]}, {_contents(excerpts)}")
+            problem = f"; {excerpt.problem}" if excerpt.problem else ""
+            console.print(printable(f"note: {excerpt.video_id}: {missing}{problem}"))
+    console.print(printable(f"{path}: {picture.shape[1]}x{picture.shape[0]}, {_contents(excerpts)}"))
     if json_output:
         print_json(_payload(path, picture.shape, excerpts, look))
 
@@ -103,7 +105,8 @@ def _steps(asked: Sequence[str]) -> tuple[int, ...]:
 def _default_output(video: str | None, names: Sequence[str]) -> Path:
     from resact.cache.layout import array_name
 
-    return Path(array_name(video if video is not None else "+".join(names)) + ".png")
+    only = video if video is not None else names[0] if len(names) == 1 else "classes"
+    return Path(f"{array_name(only)}.png")
 
 
 def _require_writable(path: Path) -> None:
