@@ -166,6 +166,11 @@ def read_excerpt(store: ClipStore, row: int, look: Look) -> Excerpt:
     )
 
 
+def strip_of(excerpt: Excerpt, look: Look) -> Picture:
+    """As `strip`, of what was read; `excerpt.times` must not be empty."""
+    return _tiled(_rows(excerpt.frames, excerpt.times, look))
+
+
 def figure(excerpt: Excerpt, look: Look) -> Picture:
     """One video: a column a frame, with its number and time, and a row for RGB and for each step.
 
@@ -190,14 +195,15 @@ def figure(excerpt: Excerpt, look: Look) -> Picture:
     line, title_line = _line(font), _line(title_font)
     top = _MARGIN + len(title) * title_line + len(words) * line + 2 * _GAP
     pictures_top = top + len(heads[0]) * line + _GAP
-    canvas = _Canvas(total, pictures_top + len(rows) * (height + _GAP) - _GAP + _MARGIN)
+    down = max(height, line) + _GAP
+    canvas = _Canvas(total, pictures_top + len(rows) * down - _GAP + _MARGIN)
     canvas.write(_MARGIN, _MARGIN, title, title_font)
     canvas.write(_MARGIN, _MARGIN + len(title) * title_line, words, font, _GREY)
     for column, head in enumerate(heads):
         canvas.write(left + column * pitch, top, head, font, _GREY)
     for number, (name, row) in enumerate(zip(names, rows, strict=True)):
-        y = pictures_top + number * (height + _GAP)
-        canvas.write(_MARGIN, y + (height - line) // 2, [name], font)
+        y = pictures_top + number * down
+        canvas.write(_MARGIN, y + max(0, height - line) // 2, [name], font)
         for column, picture in enumerate(row):
             canvas.put(left + column * pitch, y, picture)
     return canvas.picture()
@@ -212,7 +218,7 @@ def contact_sheet(excerpts: Sequence[Excerpt], look: Look) -> Picture:
         UsageError: the picture would be too large.
     """
     font, title_font = _font(_TEXT), _font(_TITLE)
-    strips = [_tiled(_rows(e.frames, e.times, look)) if e.times else None for e in excerpts]
+    strips = [strip_of(excerpt, look) if excerpt.times else None for excerpt in excerpts]
     shown = [cell.shape for cell in strips if cell is not None]
     cell_height = max((shape[0] for shape in shown), default=look.height)
     cell_width = max((shape[1] for shape in shown), default=0)

@@ -156,7 +156,7 @@ def test_excerpts_hold_the_stored_frames_resized_as_training_does(tmp_path, seed
             np.testing.assert_array_equal(frame, stored[time])
 
 
-@pytest.mark.parametrize("size", [(12, 16), (16, 9), (30, 100)])
+@pytest.mark.parametrize("size", [(12, 16), (20, 9), (30, 100)])
 def test_figure_has_a_column_a_frame_and_a_row_a_step(seed, size):
     look = Look(steps=(1, 3), frames=4)
     frames, excerpt = excerpt_of(seed, look, size=size)
@@ -169,7 +169,7 @@ def test_figure_has_a_column_a_frame_and_a_row_a_step(seed, size):
     assert (y == y[:, :1]).all()
     assert len(set(np.diff(x[0]).tolist())) == 1
     assert np.diff(x[0])[0] >= size[1] + 4
-    assert (np.diff(y[:, 0]) == size[0] + 4).all()
+    assert (np.diff(y[:, 0]) == max(size[0], module._line(module._font(13))) + 4).all()
 
 
 def words_drawn(monkeypatch, draw, *arguments):
