@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-FORMATS = ("terminal", "markdown", "csv", "json")
+FORMATS = ("terminal", "markdown", "csv", "json", "html")
 
 _FILE_WIDTH = 100  # columns of a terminal's tables in a file
 
@@ -25,7 +25,10 @@ _FILE_WIDTH = 100  # columns of a terminal's tables in a file
 def report(
     runs: RunsOption = Path("runs"),
     format_: Annotated[
-        str, typer.Option("--format", metavar="F", help="terminal, markdown, csv or json.")
+        str,
+        typer.Option(
+            "--format", metavar="F", help="terminal, markdown, csv, json or html (one page that needs no network)."
+        ),
     ] = "terminal",
     without: Annotated[
         str | None,
@@ -70,6 +73,10 @@ def _write(built: "Report", format_: str, console: "Console") -> None:
         from resact.train.report.as_markdown import markdown
 
         console.file.write(markdown(built))
+    elif format_ == "html":
+        from resact.train.report.as_html import html
+
+        console.file.write(html(built))
     elif format_ == "csv":
         from resact.train.report.as_csv import comma_separated
 

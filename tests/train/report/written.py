@@ -1,6 +1,6 @@
 """Runs as training and evaluation leave them, by the product's own writers, without either."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -11,6 +11,7 @@ import torch
 
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.store import ClipStore
 from resact.train.clips.transform import Normalisation
 from resact.train.networks.models import ActionNetwork
 from resact.train.runs.checkpoint import Progress
@@ -41,9 +42,11 @@ def write_run(
     codec: str = "zstd",
     world_size: int = 1,
     padded_share: float = 0.0,
+    clips: ClipStore | None = None,
     **settings: Any,
 ) -> RunFolder:
-    """`correct`: which videos are right, or the share of them; `epoch`: trained, of two; 0 writes no weights."""
+    """`correct`: which videos are right, or the share of them; `epoch`: trained, of two; 0 writes no weights; `clips`:
+    the store that it was trained on, whose videos are shown again and again."""
     said = {"split": "split1", "flip": True, "amp": False, "val_groups": 0, **SMALL, **settings}
     config, network = _built(tuple(said.items()), "meta" if epoch == 0 else "cpu")
     store = StoreSettings(
@@ -64,7 +67,9 @@ def write_run(
             **{f"{stream}_{what}": (9.0, 8.0, 7.0) for stream in streams for what in ("mean", "std")}
         ),
         classes=CLASSES,
-        store=StoreIdentity(
+        store=StoreIdentity.of(clips)
+        if clips is not None
+        else StoreIdentity(
             path="/data/store.zarr",
             dataset=dataset,
             fingerprint=store.fingerprint,
@@ -85,9 +90,14 @@ def write_run(
     with History(folder.metrics, Progress()) as history:
         for step in range(4):
             history.add("step", epoch=step // 2, step=step + 1, clips=10, seconds=0.5 if step else 1.5)
+            if step % 2:
+                history.add("epoch", epoch=step // 2, step=step + 1, loss=2 - step / 4, top1=step / 4)
     folder.write_weights("last", network, WeightsHeader(epoch=epoch, epochs=2, step=2 * epoch, val_video_top1=None))
     if evaluated:
-        write_predictions(folder.path / PREDICTIONS, predictions_of(folder, record, correct, views, provenance or {}))
+        made = predictions_of(folder, record, correct, views, provenance or {})
+        if clips is not None:
+            made = replace(made, video_id=np.resize(np.array(clips.index.video_id), VIDEOS))
+        write_predictions(folder.path / PREDICTIONS, made)
     return folder
 
 
