@@ -11,7 +11,7 @@ import simplejpeg
 from resact.cache.layout import printable
 from resact.cache.store import ClipStore, open_store
 from resact.errors import ResactError
-from resact.train.clips.figure import Look, read_excerpt, wordless
+from resact.train.clips.figure import Look, read_excerpt, strip_of
 from resact.train.report.details import RESIDUAL, RGB, Detail
 from resact.train.runs.metrics import ranking
 from resact.train.runs.record import StoreIdentity
@@ -78,7 +78,7 @@ def _items(detail: Detail, store: ClipStore) -> list[Item]:
             excerpt = read_excerpt(store, store.index.row_of(video_id), look)
             if not excerpt.times:
                 continue  # too short for one residual
-            picture = np.ascontiguousarray(wordless(excerpt, look))
+            picture = np.ascontiguousarray(strip_of(excerpt, look))
             true, score = detail.classes[predictions.label[video]], 100 * scores_VC[video, said]
             verdict = f"({score:.0f} %)" if right else f"taken for {detail.classes[said]} ({score:.0f} %)"
             items.append(
