@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-PAGE = "report.md"
+PAGE = "report.html"
 PREP = ("prep", "sample", "--fps", "10")
 
 RECIPE = """\
@@ -68,7 +68,7 @@ def stages(folder: Path) -> list[Stage]:
         Stage(("evaluate", "rgb-0"), "the test videos, which no training saw: 10 clips each, scores averaged"),
         Stage(("evaluate", "residual-s1-0"), "the same for the other"),
         Stage(("report",), "the paper's tables, and where these two runs stand in them"),
-        Stage(("report", "--format", "markdown", "--output", PAGE), "the same as a page"),
+        Stage(("report", "--format", "html", "--output", PAGE), "the same as a page"),
     ]
 
 
