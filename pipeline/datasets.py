@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resact.pipeline.executor import Executor
+    from resact.pipeline.ucf101_download import Fetch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,14 @@ class DatasetKind:
     """Finds its videos. Takes `root`, `classes`, `allow_partial` and, by keyword, the options that only it has."""
     make: str | None = None
     """Makes what can be made of it on the spot. Takes `root`, `classes`, `open_executor` and `console`."""
+    fetch: str | None = None
+    """Plans how what is missing can be downloaded. Takes `root`; gives a `Fetch`, or None."""
 
 
 DATASETS = {
-    "ucf101": DatasetKind(load="resact.pipeline.ucf101:load_ucf101"),
+    "ucf101": DatasetKind(
+        load="resact.pipeline.ucf101:load_ucf101", fetch="resact.pipeline.ucf101_download:plan_fetch"
+    ),
     "sample": DatasetKind(load="resact.pipeline.sample:load_sample", make="resact.pipeline.sample:make_sample"),
     "folder": DatasetKind(load="resact.pipeline.folder:load_folder"),
 }
@@ -140,6 +145,17 @@ def make_dataset(
     """
     if make := _kind(name).make:
         pkgutil.resolve_name(make)(root, classes=classes, open_executor=open_executor, console=console)
+
+
+def plan_fetch(name: str, root: Path | None) -> "Fetch | None":
+    """How to download what is missing of a data set; None where nothing is, or none can be downloaded.
+
+    Raises:
+        UsageError: no such data set.
+    """
+    plan = _kind(name).fetch
+    fetch: Fetch | None = pkgutil.resolve_name(plan)(root) if plan else None
+    return fetch
 
 
 def _kind(name: str) -> DatasetKind:

@@ -36,9 +36,9 @@ def load_ucf101(root: Path | None, *, classes: Sequence[str] | None = None, allo
         UsageError: no such class.
         SourceError: not there, or less than all of it without `classes` or `allow_partial`.
     """
-    candidates = [root] if root else [data_folder(), data_folder() / "ucf101"]
+    candidates = _candidates(root)
     for candidate in candidates:
-        if any((candidate / folder).is_dir() for folder in _VIDEO_FOLDERS):
+        if _has(candidate, _VIDEO_FOLDERS):
             return load_layout(
                 candidate,
                 name="ucf101",
@@ -49,10 +49,26 @@ def load_ucf101(root: Path | None, *, classes: Sequence[str] | None = None, allo
                 allow_partial=allow_partial,
             )
     raise SourceError(
-        f"UCF101 is not in {' or '.join(str(c) for c in candidates)}: get UCF101.rar and "
-        f"UCF101TrainTestSplits-RecognitionTask.zip from {HOMEPAGE}, and unpack both into {candidates[-1]} "
-        "(it then holds UCF-101/<Class>/v_*.avi and ucfTrainTestlist/*.txt)"
+        f"UCF101 is not in {' or '.join(str(c) for c in candidates)}: fetch it with `resact prep ucf101 --download`, "
+        f"or get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from {HOMEPAGE}, and unpack both into "
+        f"{candidates[-1]} (it then holds UCF-101/<Class>/v_*.avi and ucfTrainTestlist/*.txt)"
     )
+
+
+def missing_parts(root: Path | None) -> tuple[Path, list[str]]:
+    """Where UCF101 is or would be, and which of `videos` and `lists` are not there."""
+    candidates = _candidates(root)
+    kinds = {"videos": _VIDEO_FOLDERS, "lists": _LIST_FOLDERS}
+    home = next((c for c in candidates if any(_has(c, folders) for folders in kinds.values())), candidates[-1])
+    return home, [what for what, folders in kinds.items() if not _has(home, folders)]
+
+
+def _candidates(root: Path | None) -> list[Path]:
+    return [root] if root else [data_folder(), data_folder() / "ucf101"]
+
+
+def _has(root: Path, folders: Sequence[str]) -> bool:
+    return any((root / folder).is_dir() for folder in folders)
 
 
 def load_layout(

@@ -17,7 +17,7 @@ from resact.cli import app
 OPTIONS = {
     "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
     "--name --splits --test-share --split-seed --group-pattern --flip-safe "
-    "--retry-failed --workers --scheduler --ffmpeg --timeout --json",
+    "--download --retry-failed --workers --scheduler --ffmpeg --timeout --json",
     "info": "store --json",
     "verify": "store --rebuild-index --json",
     "show": "store video --step --frames --start --every --height --gain --classes --per-class --output --json",

@@ -1,5 +1,6 @@
 """Commands that make clip stores and look after them."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,8 @@ from resact.errors import UsageError
 
 app = typer.Typer()
 
+_FPS_OF_MOST_VIDEOS = 25.0  # of UCF101's
+
 
 @app.command()
 def prep(
@@ -60,6 +63,9 @@ def prep(
     split_seed: SplitSeedOption = None,
     group_pattern: GroupPatternOption = None,
     flip_safe: FlipSafeOption = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch what is missing of ucf101 first; on a terminal prep also asks.")
+    ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
     workers: WorkersOption = None,
     scheduler: Annotated[
@@ -74,7 +80,9 @@ def prep(
     from functools import partial
 
     from resact.cache.codecs import build_codec
+    from resact.cache.layout import fps_value
     from resact.cache.places import default_store
+    from resact.pipeline.datasets import plan_fetch, require_own_options
     from resact.pipeline.executor import open_executor
     from resact.pipeline.prep import prep as run_prep
 
@@ -91,6 +99,13 @@ def prep(
         "group_pattern": group_pattern,
         "flip_safe": flip_safe,
     }
+    require_own_options(dataset, [option for option, value in own.items() if value is not None])
+    if fetch := plan_fetch(dataset, root and root.absolute()):
+        if download or (console.is_terminal and sys.stdin.isatty() and typer.confirm(fetch.question, err=json_output)):
+            rate = _FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps)
+            fetch.run(codec=codec, frames_per_second=rate, short_side=short_side, console=console)
+    elif download:
+        console.print(f"note: nothing of {dataset} has to be downloaded")
     videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor, own)
     target = store or default_store(videos.settings.name)
     job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)

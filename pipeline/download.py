@@ -1,0 +1,247 @@
+"""One file over HTTP, whole or not at all: it goes on after a break, and never joins pieces of two files.
+
+The bytes go to `NAME.part`; beside it, `NAME.part.json` says of which file they are (the server's ETag or date). A
+server that has another file by now is noticed by `If-Range`, and the download begins anew.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import file_digest
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from resact.cache.durable import sync_folder, write_synced
+from resact.errors import SourceError
+
+_CHUNK_BYTES = 1 << 20
+_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+"""Answers after which it is worth another try."""
+
+Progress = Callable[[int], None]
+"""Is told how many bytes of the file are there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteFile:
+    """A file whose content is known beforehand."""
+
+    url: str
+    bytes: int
+    sha256: str | None = None
+    """In hex; None where nobody has published one."""
+
+    @property
+    def name(self) -> str:
+        """The last part of its address."""
+        return self.url.rpartition("/")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long to try."""
+
+    tries: int = 6
+    """One after the other without a single new byte."""
+    wait_seconds: float = 2.0
+    """After the first of them; doubled after each further one."""
+    stall_seconds: float = 60.0
+    """Without a byte, after which a connection counts as broken."""
+
+
+PATIENCE = Patience()
+
+
+class _BrokenOffError(Exception):
+    """The connection ended, or never was; another try may help."""
+
+
+def bytes_there(file: RemoteFile, folder: Path) -> int:
+    """How many of a file's bytes need not be fetched any more."""
+    path = folder / file.name
+    return file.bytes if path.exists() else _size(_part(path))
+
+
+def download(
+    file: RemoteFile, folder: Path, *, progress: Progress = lambda _: None, patience: Patience = PATIENCE
+) -> Path:
+    """Fetch a file, or what is missing of it, and check its size and checksum.
+
+    Args:
+        file: what, and from where.
+        folder: where to; it has to be there.
+        progress: is told how far it is.
+        patience: when to give up.
+
+    Returns:
+        Its path, which is there once the file is whole.
+
+    Raises:
+        SourceError: the server has not that file, or does not answer; what has come stays for the next time.
+    """
+    path = folder / file.name
+    if path.exists():
+        _check(file, path)
+        progress(file.bytes)
+        return path
+    with _held(_part(path)) as part:
+        failures = 0
+        while _length(part) < file.bytes:
+            before = _length(part)
+            try:
+                _fetch_more(file, path, part, progress, patience)
+            except _BrokenOffError as error:
+                failures = 0 if _length(part) > before else failures + 1
+                if failures >= patience.tries:
+                    raise SourceError(
+                        f"{file.url} broke off {failures} times without a new byte ({error}); {before:,} of "
+                        f"{file.bytes:,} bytes are kept: run the same command again, it goes on from there"
+                    ) from None
+                time.sleep(patience.wait_seconds * 2 ** max(failures - 1, 0))
+        os.fsync(part.fileno())
+        _check(file, _part(path))
+        _part(path).replace(path)
+        _note(path).unlink(missing_ok=True)
+        sync_folder(folder)
+    return path
+
+
+def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progress, patience: Patience) -> None:
+    """One connection: what is missing of the file, or as much of it as comes."""
+    have, known = _length(part), _read_note(path)
+    headers = {"User-Agent": "resact", "Accept-Encoding": "identity"}
+    if have and known:
+        headers |= {"Range": f"bytes={have}-", "If-Range": known}
+    with _opened(file, headers, patience) as response:
+        start = _start(file, response, have)
+        _require_size(file, response, start)
+        if start == 0:
+            part.truncate(0)
+            write_synced(_note(path), json.dumps({"url": file.url, "validator": _validator(response)}).encode())
+        part.seek(start)
+        done = start
+        while done <= file.bytes:
+            try:
+                chunk = response.read1(_CHUNK_BYTES)  # what is there: a timeout must not lose it
+            except (OSError, HTTPException) as error:
+                part.flush()
+                raise _BrokenOffError(f"{type(error).__name__}: {error}") from None
+            if not chunk:
+                break
+            part.write(chunk)
+            done += len(chunk)
+            progress(min(done, file.bytes))
+        part.flush()
+    if done > file.bytes:
+        part.truncate(0)
+        raise SourceError(f"{file.url} sends more than {file.bytes:,} bytes: it is another file; {_BY_HAND}")
+    if done < file.bytes:
+        raise _BrokenOffError(f"the connection ended after {done:,} bytes")
+
+
+_BY_HAND = "fetch it by hand and put it there"
+
+
+@contextmanager
+def _opened(file: RemoteFile, headers: dict[str, str], patience: Patience) -> Iterator[HTTPResponse]:
+    try:
+        request = Request(file.url, headers=headers)  # noqa: S310 - https, and http in tests
+        response = urlopen(request, timeout=patience.stall_seconds)  # noqa: S310 - likewise
+    except HTTPError as error:
+        if error.code in _AGAIN:
+            raise _BrokenOffError(f"HTTP {error.code} {error.reason}") from None
+        raise SourceError(f"{file.url} answers HTTP {error.code} {error.reason}: {_BY_HAND}") from None
+    except URLError as error:
+        if "CERTIFICATE" in str(error.reason):
+            raise SourceError(f"{file.url} cannot prove who it is ({error.reason}): {_BY_HAND}") from None
+        raise _BrokenOffError(str(error.reason)) from None
+    except (OSError, HTTPException) as error:
+        raise _BrokenOffError(f"{type(error).__name__}: {error}") from None
+    with response:
+        yield response
+
+
+def _start(file: RemoteFile, response: HTTPResponse, have: int) -> int:
+    """Where in the file the answer begins."""
+    if response.status != 206:
+        return 0  # the whole file: asked for, or another one by now, or a server that knows no ranges
+    said = response.headers.get("Content-Range", "")
+    if not said.startswith(f"bytes {have}-"):
+        raise SourceError(f"{file.url} answers {said!r} to a request for bytes from {have:,} on: {_BY_HAND}")
+    return have
+
+
+def _require_size(file: RemoteFile, response: HTTPResponse, start: int) -> None:
+    said = response.headers.get("Content-Length")
+    if said is not None and start + int(said) != file.bytes:
+        raise SourceError(
+            f"{file.url} has {start + int(said):,} bytes, expected {file.bytes:,}: it is another file than the one "
+            f"known to resact; {_BY_HAND} if that is right"
+        )
+
+
+def _check(file: RemoteFile, path: Path) -> None:
+    """Size and checksum.
+
+    Raises:
+        SourceError: they differ. What was fetched is removed, what was there before is not.
+    """
+    if _size(path) != file.bytes:
+        raise SourceError(f"{path} has {_size(path):,} bytes, expected {file.bytes:,}: remove it and run this again")
+    if file.sha256 is None:
+        return
+    with path.open("rb") as opened:
+        found = file_digest(opened, "sha256").hexdigest()
+    if found != file.sha256:
+        if path.suffix == ".part":
+            path.unlink()
+        raise SourceError(f"{path} has sha256 {found}, expected {file.sha256}: remove it and run this again")
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part")
+
+
+def _note(path: Path) -> Path:
+    return path.with_name(f"{path.name}.part.json")
+
+
+def _validator(response: HTTPResponse) -> str | None:
+    """What `If-Range` takes; a weak ETag does not say that all bytes are the same."""
+    tag = response.headers.get("ETag")
+    return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
+
+
+def _read_note(path: Path) -> str | None:
+    """The validator of what is there; None where it is not known, and the file has to come anew."""
+    try:
+        validator = json.loads(_note(path).read_bytes())["validator"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return validator if isinstance(validator, str) else None
+
+
+@contextmanager
+def _held(part: Path) -> Iterator[IO[bytes]]:
+    """Open for writing, by one process at a time."""
+    with part.open("r+b" if part.exists() else "w+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SourceError(f"another download is writing to {part}: wait for it or stop it") from None
+        yield file
+
+
+def _length(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
