@@ -125,7 +125,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("prep", "ucf101"), 1, "UCF101 is not in data or data/ucf101: get UCF101.rar and"),
+        (("prep", "ucf101"), 1, "UCF101 is not in data or data/ucf101: fetch it with"),
         (("prep", "hmdb51"), 2, "got data set 'hmdb51', expected one of ucf101, sample"),
         (("prep", "ucf101", "--fps", "often"), 2, "got --fps 'often', expected a rate over 0"),
         (("info",), 1, "no clip store in data: make one with `resact prep ucf101`"),
