@@ -214,3 +214,31 @@ def test_the_sample_does_not_overwrite_another_data_sets_lists(tmp_path: Path) -
     assert "belongs to another data set than the sample" in done.stderr
     assert lists.read_bytes() == b"1 Archery\r\n"
     assert [p.name for p in tmp_path.iterdir()] == ["ucfTrainTestlist"]
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("pre", ["prep", "predict"]),
+        ("prep ", ["ucf101", "sample", "folder"]),
+        ("prep sample --codec z", ["zstd"]),
+        ("train --modality ", ["rgb", "residual", "both"]),
+        ("train --arch 3", ["3d-resnet50"]),
+        ("evaluate ", ["first", "second"]),
+        ("report --format h", ["html"]),
+        ("info ", ["data/tiny.zarr"]),
+        ("show data/tiny.zarr v_x", []),
+    ],
+)
+def test_a_shell_is_offered_what_fits(tmp_path: Path, words: str, offered: list[str]) -> None:
+    for name in ("runs/first/config.json", "runs/second/config.json", "data/tiny.zarr/zarr.json"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    typed = f"resact {words}"
+    place = len(typed.split(" ")) - 1
+    asked = {"_RESACT_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(place), "RESACT_DATA": ""}
+    script = "from resact.cli import app; app(prog_name='resact')"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **asked}
+    )
+    assert done.stdout.split() == offered, done.stderr

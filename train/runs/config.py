@@ -17,8 +17,8 @@ from resact.train.networks.models import ActionNetwork, build_model
 
 Arch = Literal["p3d-resnet50", "3d-resnet50"]
 Conv = Literal["separable", "dense"]
-_ARCHS: tuple[str, ...] = get_args(Arch)
-_CONVS: tuple[str, ...] = get_args(Conv)
+ARCHS: tuple[str, ...] = get_args(Arch)
+CONVS: tuple[str, ...] = get_args(Conv)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if isinstance(self.depths, list):  # as toml and JSON give it
             object.__setattr__(self, "depths", tuple(self.depths))
-        _require(self.arch in _ARCHS, "arch", self.arch, " or ".join(_ARCHS))
-        _require(self.conv is None or self.conv in _CONVS, "conv", self.conv, " or ".join(_CONVS))
+        _require(self.arch in ARCHS, "arch", self.arch, " or ".join(ARCHS))
+        _require(self.conv is None or self.conv in CONVS, "conv", self.conv, " or ".join(CONVS))
         checkpointing = self.checkpoint_activations
         _require(isinstance(checkpointing, bool), "checkpoint_activations", checkpointing, "true or false")
         object.__setattr__(self, "width", _number("width", self.width))

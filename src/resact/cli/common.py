@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resact.cli import complete
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,12 +28,16 @@ JsonOption = Annotated[
 DatasetArgument = Annotated[
     str,
     typer.Argument(
-        help="ucf101; sample: a small set made on the spot, offline; folder: your own videos, CLASS/VIDEO below --root."
+        help="ucf101; sample: a small set made on the spot, offline; "
+        "folder: your own videos, CLASS/VIDEO below --root.",
+        autocompletion=complete.among("resact.pipeline.datasets:DATASETS"),
     ),
 ]
 StoreArgument = Annotated[
     str | None,
-    typer.Argument(metavar="STORE", help="Clip store; left out, the only one in the data folder."),
+    typer.Argument(
+        metavar="STORE", help="Clip store; left out, the only one in the data folder.", autocompletion=complete.stores
+    ),
 ]
 RootOption = Annotated[
     Path | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from resact.cli import complete
 from resact.cli.common import DONE_WITH_FAILURES, FfmpegOption, JsonOption, open_console, print_json
 from resact.cli.training import RunsOption, ThreadsOption
 from resact.errors import UsageError
@@ -38,7 +39,11 @@ WeightsOption = Annotated[
 def evaluate(
     run: Annotated[
         str | None,
-        typer.Argument(metavar="RUN", help="Name or path of a run; left out, the one that was trained last."),
+        typer.Argument(
+            metavar="RUN",
+            help="Name or path of a run; left out, the one that was trained last.",
+            autocompletion=complete.runs,
+        ),
     ] = None,
     runs: RunsOption = Path("runs"),
     store: Annotated[
@@ -122,7 +127,10 @@ def evaluate(
 def predict(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
     run: Annotated[
-        str | None, typer.Option(help="Name or path of a run; left out, the one that was trained last.")
+        str | None,
+        typer.Option(
+            help="Name or path of a run; left out, the one that was trained last.", autocompletion=complete.runs
+        ),
     ] = None,
     runs: RunsOption = Path("runs"),
     top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes to give of each video.")] = 5,

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resact.cli import complete
 from resact.cli.common import JsonOption, open_console, print_json
 from resact.cli.training import RunsOption
 from resact.errors import UsageError
@@ -27,7 +28,10 @@ def report(
     format_: Annotated[
         str,
         typer.Option(
-            "--format", metavar="F", help="terminal, markdown, csv, json or html (one page that needs no network)."
+            "--format",
+            metavar="F",
+            help="terminal, markdown, csv, json or html (one page that needs no network).",
+            autocompletion=complete.among("resact.cli.report:FORMATS"),
         ),
     ] = "terminal",
     without: Annotated[

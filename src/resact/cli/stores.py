@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resact.cli import complete
 from resact.cli.common import (
     DONE_WITH_FAILURES,
     AllowPartialOption,
@@ -48,7 +49,13 @@ def prep(
         Path | None,
         typer.Option(help="Store to make or to go on with; left out, that of the data set in the data folder."),
     ] = None,
-    codec: Annotated[str, typer.Option(help="jpeg (small, lossy), zstd or lz4 (lossless).")] = "jpeg",
+    codec: Annotated[
+        str,
+        typer.Option(
+            help="jpeg (small, lossy), zstd or lz4 (lossless).",
+            autocompletion=complete.among("resact.cache.codecs:CODEC_NAMES"),
+        ),
+    ] = "jpeg",
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
     max_seconds: Annotated[

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from resact.cli import complete
 from resact.cli.common import JsonOption, open_console, print_json
 from resact.errors import UsageError
 
@@ -16,7 +17,10 @@ CLIPS, NETWORK, RECIPE = "Clips", "Network", "Recipe"  # headings of the help
 RunsOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
 StoreOption = Annotated[
     str | None,
-    typer.Option(help="Clip store; left out, the run's own, or for a new run the only one in the data folder."),
+    typer.Option(
+        help="Clip store; left out, the run's own, or for a new run the only one in the data folder.",
+        autocompletion=complete.stores,
+    ),
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads that read clips; left out, one a core.")
@@ -26,7 +30,12 @@ ConfigOption = Annotated[
     typer.Option(metavar="FILE", help="toml file of settings, such as `lr = 0.02`; options given here win over it."),
 ]
 ModalityOption = Annotated[
-    str | None, typer.Option(help="rgb, residual or both; left out, residual.", rich_help_panel=CLIPS)
+    str | None,
+    typer.Option(
+        help="rgb, residual or both; left out, residual.",
+        rich_help_panel=CLIPS,
+        autocompletion=complete.among("resact.train.clips.geometry:MODALITIES"),
+    ),
 ]
 StepOption = Annotated[
     int | None,
@@ -35,11 +44,20 @@ StepOption = Annotated[
     ),
 ]
 ArchOption = Annotated[
-    str | None, typer.Option(help="p3d-resnet50 or 3d-resnet50; left out, p3d-resnet50.", rich_help_panel=NETWORK)
+    str | None,
+    typer.Option(
+        help="p3d-resnet50 or 3d-resnet50; left out, p3d-resnet50.",
+        rich_help_panel=NETWORK,
+        autocompletion=complete.among("resact.train.runs.config:ARCHS"),
+    ),
 ]
 ConvOption = Annotated[
     str | None,
-    typer.Option(help="separable or dense convolutions in the modules; left out, separable.", rich_help_panel=NETWORK),
+    typer.Option(
+        help="separable or dense convolutions in the modules; left out, separable.",
+        rich_help_panel=NETWORK,
+        autocompletion=complete.among("resact.train.runs.config:CONVS"),
+    ),
 ]
 AttentionOption = Annotated[
     bool | None,
@@ -75,7 +93,9 @@ SizeOption = Annotated[
 ShortClipsOption = Annotated[
     str | None,
     typer.Option(
-        help="What follows a video that is too short: mirror, loop or hold; left out, mirror.", rich_help_panel=CLIPS
+        help="What follows a video that is too short: mirror, loop or hold; left out, mirror.",
+        rich_help_panel=CLIPS,
+        autocompletion=complete.among("resact.train.clips.geometry:SHORT_CLIPS"),
     ),
 ]
 SplitOption = Annotated[

@@ -1,0 +1,50 @@
+"""What a shell offers after the tab key: values of arguments and options, once `resact --install-completion` has run.
+
+The values stay where they are defined, and are imported only when they are asked for.
+"""
+
+import pkgutil
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from resact.errors import ResactError
+
+
+def among(values: str) -> Callable[[str], list[str]]:
+    """Offer the names in a collection.
+
+    Args:
+        values: where it is, as `module:name`.
+    """
+
+    def offer(incomplete: str) -> list[str]:
+        return _beginning_with(incomplete, pkgutil.resolve_name(values))
+
+    return offer
+
+
+def runs(incomplete: str) -> list[str]:
+    """Offer the runs in `runs`."""
+    return _beginning_with(incomplete, sorted(path.parent.name for path in Path("runs").glob("*/config.json")))
+
+
+def stores(incomplete: str) -> list[str]:
+    """Offer the stores in the data folder."""
+    from resact.cache.places import data_folder
+
+    return _beginning_with(incomplete, sorted(str(path.parent) for path in data_folder().glob("*.zarr/zarr.json")))
+
+
+def videos(incomplete: str) -> list[str]:
+    """Offer the ids in the only store, if there is one."""
+    from resact.cache.places import find_store
+    from resact.cache.store import open_store
+
+    with suppress(ResactError, OSError):  # a tab key is no place for errors
+        return _beginning_with(incomplete, open_store(find_store()).index.video_id)
+    return []
+
+
+def _beginning_with(incomplete: str, values: Iterable[str]) -> list[str]:
+    return [value for value in values if value.startswith(incomplete)]
