@@ -19,14 +19,19 @@ def step(model, clips):
 
 @pytest.mark.parametrize(
     ("options", "compiled"),
-    [({}, False), ({"network": "3d-resnet50"}, False), ({"dropout": 0.5}, False), ({"depths": (1, 1, 1, 1)}, True)],
+    [
+        ({}, False),
+        ({"network": "3d-resnet50"}, False),
+        ({"dropout": 0.5}, False),
+        ({"depths": (1, 1, 1, 1), "modality": "rgb"}, True),
+    ],
     ids=str,
 )
 def test_checkpointing_changes_no_result(options, compiled):
     plain = build_model(**SMALL | options)
     checkpointed = copy.deepcopy(plain)
     checkpointed.checkpoint_activations = True
-    clips = {name: torch.randn(3, 3, 4, 24, 24) for name in ("rgb", "residual")}
+    clips = {name: torch.randn(3, 3, 4, 24, 24) for name in plain.architecture.streams}
     results = []
     for model in (plain, checkpointed):
         if compiled:
