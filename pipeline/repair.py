@@ -34,7 +34,6 @@ from resact.cache.settings import DatasetSettings, StoreSettings
 from resact.cache.store import read_settings
 from resact.cache.verify import (
     ROOT_OF_FAILED,
-    Nodes,
     Problem,
     find_nodes,
     index_of_arrays,
@@ -158,9 +157,9 @@ def _repair(
             index, listed = index_of_arrays(files, settings)[0], Index.of([], (), ())
         fresh: list[VideoRecord] = []
         remains: dict[str, _Remains] = {}
-        nodes, _ = find_nodes(files)
+        nodes = {video_id_of(name): (name, failed) for name, failed in find_nodes(files)[0].items()}
         for video_id in ids:
-            found = _examine(files, settings, nodes, listed, video_id)
+            found = _examine(files, settings, nodes.get(video_id), listed, video_id)
             if isinstance(found, VideoRecord):
                 fresh.append(found)
                 how[video_id] = "its row of the index made again from the array"
@@ -201,21 +200,29 @@ def _key(problem: Problem) -> object:
 
 
 def _examine(
-    files: LocalFiles, settings: StoreSettings, nodes: Nodes, listed: Index, video_id: str
+    files: LocalFiles, settings: StoreSettings, node: tuple[str, bool] | None, listed: Index, video_id: str
 ) -> VideoRecord | _Remains:
-    """A video's record if its array is sound after all, and only the index is not; else what is left of it."""
+    """A video's record if its array is sound after all, and only the index is not; else what is left of it.
+
+    Args:
+        files: the store's.
+        settings: the store's.
+        node: the array's name, and whether it is the note of a failure; None where there is none.
+        listed: the index, as far as it can be read.
+        video_id: of the video.
+    """
     try:
         row = row_values(listed, listed.row_of(video_id))
     except UsageError:
         row = None
-    name = next((name for name in nodes if video_id_of(name) == video_id), None)
     # A note of failure beside a row that has frames: the array is what is lost.
-    if name is None or (nodes[name] and row is not None and STATUSES[row["status_code"]] != "failed"):
+    if node is None or (node[1] and row is not None and STATUSES[row["status_code"]] != "failed"):
         return _Remains(document=None, row=row)
+    name, failed = node
     try:
-        return sound_record(files, settings, name, failed=nodes[name])
+        return sound_record(files, settings, name, failed=failed)
     except (ResactError, OSError):
-        return _Remains(document=_document(files, name, failed=nodes[name]), row=row)
+        return _Remains(document=_document(files, name, failed=failed), row=row)
 
 
 def _document(files: LocalFiles, name: str, *, failed: bool) -> VideoRecord | None:
