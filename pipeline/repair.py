@@ -314,7 +314,8 @@ def _as_it_was(source: SourceVideo | None, known: _Remains, dataset: DatasetSett
         )
     if source.class_name not in dataset.classes:
         raise SourceError(f"its class {source.class_name} is none of the store's")
-    return replace(source, label=dataset.classes.index(source.class_name))
+    sides = {split: side for split, side in source.splits.items() if split in dataset.splits}
+    return replace(source, label=dataset.classes.index(source.class_name), splits=sides)
 
 
 def _prep_one_again(job: PrepJob, item: tuple[SourceVideo, _Remains]) -> VideoRecord | Trouble:

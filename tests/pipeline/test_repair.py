@@ -491,6 +491,21 @@ def test_the_command_says_what_it_repaired_and_what_not(scratch: Prepped) -> Non
     assert resact("verify", scratch.store).returncode == 0
 
 
+def test_a_folder_of_ones_own_is_found_by_its_root(scratch: Prepped, tmp_path: Path) -> None:
+    mine, store = tmp_path / "mine", tmp_path / "mine.zarr"
+    for number, name in enumerate(("wave/anna 1.mp4", "wave/bert.mp4", "clap/[dora].mp4")):
+        draw(mine / name, number)
+    arguments = ["--root", mine, "--workers", 0]
+    made = resact("prep", "folder", *arguments, "--store", store, "--not-flip-safe", "--split-seed", 3)
+    assert made.returncode == 0, made.stderr
+    expected = tree_of(store)
+    flip(store / "wave%2Fanna 1.mp4" / SHARD)
+    flip(store / "clap%2F[dora].mp4" / "zarr.json")
+    run = resact("verify", store, "--repair", *arguments)
+    assert run.returncode == 0, run.stderr
+    assert tree_of(store) == expected
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
