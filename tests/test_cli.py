@@ -19,6 +19,7 @@ OPTIONS = {
     "--name --splits --test-share --split-seed --group-pattern --flip-safe "
     "--download --retry-failed --workers --scheduler --ffmpeg --timeout --json",
     "info": "store --json",
+    "doctor": "folder --ffmpeg --json",
     "verify": "store --rebuild-index --repair --root --workers --ffmpeg --timeout --json",
     "show": "store video --step --frames --start --every --height --gain --classes --per-class --output --json",
     "bench prep": "dataset --root --classes --allow-partial --limit --fps --short-side --codecs --rounds --workers "
