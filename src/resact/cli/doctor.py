@@ -30,10 +30,7 @@ def doctor(
     ffmpeg: FfmpegOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Check what resact needs of this machine, by trying it, and say what to do where it is lacking. Takes seconds.
-
-    Exit code 1 when something is bad, without which prep or training does not work.
-    """
+    """Try what resact needs of this machine, and say what to do where it lacks. Exit code 1 if something is bad."""
     from resact.cache.places import data_folder
     from resact.cache.provenance import provenance
     from resact.pipeline.doctor import check_machine
