@@ -175,9 +175,31 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
         # the same source gives the same bytes, and only another source's are replaced.
         # A shard whose bytes have changed on the disk is replaced as well.
         if not _same_files(node, attempt):
-            _discard(store, node)
-            attempt.rename(node)
+            _replace(store, node, attempt)
     sync_folder(node.parent)
+
+
+def _replace(store: Path, node: Path, attempt: Path) -> None:
+    """Put a folder in another's place; killed before it is there, the next `store_lock` puts the old one back."""
+    aside = store / INDEX / f"replaced.{uuid4().hex}"
+    old = aside / node.relative_to(store)
+    old.parent.mkdir(parents=True)
+    sync_folder(aside.parent)
+    node.rename(old)
+    sync_folder(old.parent)
+    attempt.rename(node)
+    sync_folder(node.parent)
+    shutil.rmtree(aside)
+
+
+def _put_back(store: Path, aside: Path) -> None:
+    """What `_replace` moved aside and was not followed by anything."""
+    for old in [*aside.glob(f"{FAILED}/*"), *aside.iterdir()]:
+        node = store / old.relative_to(aside)
+        if not node.exists():
+            old.rename(node)
+            sync_folder(node.parent)
+    shutil.rmtree(aside)
 
 
 def _same_files(node: Path, attempt: Path) -> bool:
@@ -250,6 +272,8 @@ def store_lock(store: Path) -> Iterator[None]:
 
 
 def _clear_partial(store: Path) -> None:
+    for killed_midway in (store / INDEX).glob("replaced.*"):
+        _put_back(store, killed_midway)
     for killed_midway in (store / INDEX).glob("discarded.*"):
         shutil.rmtree(killed_midway)
     if (store / PARTIAL).exists():

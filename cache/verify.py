@@ -1,9 +1,10 @@
 """Checking every byte of a local store, and making its index again from the arrays."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,19 +45,23 @@ class Problem:
     problem: str
 
 
+ROOT_OF_FAILED = f"{FAILED}/{DOCUMENT}"
 Nodes = dict[str, bool]
 """Array name -> whether it stands for a failed video."""
 Progress = Callable[[int, int], None]
 """Called with the number of videos checked and their total."""
 
 
-def verify_store(path: Path, *, threads: int, progress: Progress = lambda *_: None) -> tuple[int, list[Problem]]:
+def verify_store(
+    path: Path, *, threads: int, progress: Progress = lambda *_: None, only: Collection[str] | None = None
+) -> tuple[int, list[Problem]]:
     """Read the whole store: every document, every shard index, every frame's checksum, every frame decoded.
 
     Args:
         path: local path of the store.
         threads: videos checked at a time.
         progress: see `Progress`.
+        only: of the videos, check just these; None for all.
 
     Returns:
         How many videos were checked, and all that is wrong.
@@ -70,7 +75,7 @@ def verify_store(path: Path, *, threads: int, progress: Progress = lambda *_: No
         settings = read_settings(files)
     except DamagedError as error:
         return 0, [Problem(None, f"{error}; without its settings nothing else can be checked")]
-    nodes, stray = _nodes(files)
+    nodes, stray = find_nodes(files)
     problems += stray
     problems += _check_index_files(files, settings)
     try:
@@ -85,8 +90,7 @@ def verify_store(path: Path, *, threads: int, progress: Progress = lambda *_: No
     def check(name: str) -> list[Problem]:
         video_id = video_id_of(name)
         try:
-            record = read_record(files, settings, name, failed=nodes[name])
-            _check_frames(files, settings, record, decode=True)
+            record = sound_record(files, settings, name, failed=nodes[name])
             if index is None:
                 return []
             if video_id not in listed:
@@ -96,11 +100,12 @@ def verify_store(path: Path, *, threads: int, progress: Progress = lambda *_: No
             return [Problem(video_id, str(error))]
         return []
 
+    chosen = [name for name in nodes if only is None or video_id_of(name) in only]
     with ThreadPoolExecutor(threads) as pool:
-        for done, found in enumerate(pool.map(check, nodes), start=1):
+        for done, found in enumerate(pool.map(check, chosen), start=1):
             problems += found
-            progress(done, len(nodes))
-    return len(nodes), problems
+            progress(done, len(chosen))
+    return len(chosen), problems
 
 
 def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
@@ -115,17 +120,34 @@ def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
     files = LocalFiles(path)
     settings = read_settings(files)
     with store_lock(path):
-        nodes, problems = _nodes(files)
-        records = []
-        for name, failed in nodes.items():
-            try:
-                record = read_record(files, settings, name, failed=failed)
-                _check_frames(files, settings, record, decode=False)
-                records.append(record)
-            except (ResactError, OSError) as error:
-                problems.append(Problem(video_id_of(name), str(error)))
-        write_index(path, Index.of(records, settings.dataset.classes, settings.dataset.splits))
-    return len(records), problems
+        index, problems = index_of_arrays(files, settings)
+        write_index(path, index)
+    return len(index), problems
+
+
+def index_of_arrays(files: LocalFiles, settings: StoreSettings) -> tuple[Index, list[Problem]]:
+    """The index that the arrays give, and what is damaged and left out; frames are not decoded."""
+    nodes, problems = find_nodes(files)
+    records = []
+    for name, failed in nodes.items():
+        try:
+            records.append(sound_record(files, settings, name, failed=failed, decode=False))
+        except (ResactError, OSError) as error:
+            problems.append(Problem(video_id_of(name), str(error)))
+    return Index.of(records, settings.dataset.classes, settings.dataset.splits), problems
+
+
+def sound_record(
+    files: LocalFiles, settings: StoreSettings, name: str, *, failed: bool, decode: bool = True
+) -> VideoRecord:
+    """One video's record, once every byte of it has been checked.
+
+    Raises:
+        DamagedError: not what was written.
+    """
+    record = read_record(files, settings, name, failed=failed)
+    _check_frames(files, settings, record, decode=decode)
+    return record
 
 
 def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed: bool) -> VideoRecord:
@@ -156,7 +178,7 @@ def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed
     return record
 
 
-def _nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
+def find_nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
     """The videos that have a node, and what lies about that is none.
 
     A video that succeeded after all may still have its note of failure, if prep was killed at that moment:
@@ -195,17 +217,23 @@ def _check_frames(files: LocalFiles, settings: StoreSettings, record: VideoRecor
 
 def _check_row(index: Index, row: int, record: VideoRecord) -> None:
     """The index's row has to be the one that the array gives."""
-    fresh = Index.of([record], index.classes, tuple(index.splits))
-    for name, values in _row(fresh, 0).items():
-        if values != _row(index, row)[name]:
+    fresh, listed = row_of_record(record, index.classes, tuple(index.splits)), row_values(index, row)
+    for name, value in fresh.items():
+        if value != listed[name]:
             raise DamagedError(f"the index's {name} differs from the array's: run with --rebuild-index")
     if not np.array_equal(index.frame_bytes_of(row), record.frame_bytes):
         raise DamagedError("the index's frame_bytes differs from the shard's: run with --rebuild-index")
 
 
-def _row(index: Index, row: int) -> dict[str, object]:
+def row_of_record(record: VideoRecord, classes: tuple[str, ...], splits: tuple[str, ...]) -> dict[str, Any]:
+    """The `row_values` that an index has to have for a record."""
+    return row_values(Index.of([record], classes, splits), 0)
+
+
+def row_values(index: Index, row: int) -> dict[str, Any]:
+    """Column -> its value, of those that say something of the video itself; for comparing."""
     numbers = ("label", "status_code", "num_frames", "height", "width", "source_bytes", "frames_crc32c")
-    values: dict[str, object] = {name: int(getattr(index, name)[row]) for name in numbers}
+    values: dict[str, Any] = {name: int(getattr(index, name)[row]) for name in numbers}
     values |= {
         "group": index.group[row],
         "problem": index.problem[row],
@@ -216,9 +244,8 @@ def _row(index: Index, row: int) -> dict[str, object]:
 
 def _check_index_files(files: LocalFiles, settings: StoreSettings) -> Iterator[Problem]:
     """Byte by byte what `write_index` writes, where no prep is under way."""
-    root_of_failed = f"{FAILED}/{DOCUMENT}"
-    if not files.exists(root_of_failed) or files.read(root_of_failed) != seal(group_document({})):
-        yield Problem(None, f"{root_of_failed}: missing or changed")
+    if not files.exists(ROOT_OF_FAILED) or files.read(ROOT_OF_FAILED) != seal(group_document({})):
+        yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
     if files.exists(JOURNAL):
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return

@@ -109,7 +109,7 @@ class DaskExecutor:
             if isinstance(result, _Done):
                 yield item, result.value
             elif isinstance(result, CancelledError):
-                raise ToolError(f"the Dask scheduler gave up a task ({result}): run the same command again")
+                raise _scheduler_lost(" ".join(str(result).split()))
             elif isinstance(result[1], KilledWorker):
                 yield item, WorkerLostError("its workers died, one after the other, while they had it")
             else:
@@ -118,12 +118,21 @@ class DaskExecutor:
             finished.update(list(submit(max(1, self._room() - len(running)))))
 
     def _room(self) -> int:
-        threads = sum(self._client.nthreads().values())
+        try:
+            threads = sum(self._client.nthreads().values())
+        except OSError as error:
+            raise _scheduler_lost(error) from None
         return max(1, int(threads)) * _IN_FLIGHT_PER_THREAD
 
     def peak_bytes(self) -> int:
         """Of the workers that are there now."""
         return int(max(self._client.run(_peak_bytes).values()))
+
+
+def _scheduler_lost(why: object) -> ToolError:
+    return ToolError(
+        f"the Dask scheduler no longer answers ({why}): start it again where it is gone, and run the same command again"
+    )
 
 
 @contextmanager
@@ -142,6 +151,7 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
         return
     import dask
     from distributed import Client, LocalCluster
+    from distributed.utils import silence_logging_cmgr
 
     settings = {
         # Dask asks malloc to give memory back at once; a frame's worth of it, taken and given back for each frame,
@@ -160,7 +170,7 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
                 raise ToolError(
                     f"no Dask scheduler answers at {scheduler} ({error}): start one, or leave out --scheduler"
                 ) from None
-            with client:
+            with silence_logging_cmgr(logging.CRITICAL), client:  # a scheduler that dies is told by one error of ours
                 yield DaskExecutor(client)
             return
         with (

@@ -78,7 +78,7 @@ def prep(
     """
     _require_distinct(dataset)
     try:
-        with _sigterm_as_interrupt():
+        with sigterm_as_interrupt():
             return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {job.store} is intact: the same command goes on from here") from None
@@ -249,8 +249,8 @@ def _in_words(sides: dict[str, str]) -> str:
 
 
 @contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends prep as ctrl-C does."""
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends work as ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

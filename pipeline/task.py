@@ -4,6 +4,7 @@ import errno
 import re
 import stat
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from hashlib import file_digest
 from pathlib import Path
@@ -15,7 +16,7 @@ from resact.cache.codecs import Frame, FrameCodec, JpegFrames
 from resact.cache.durable import ShardWriter, commit_video, disk_full_as_error
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
-from resact.errors import DecodeError, DiskFullError, ResactError, ToolError
+from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
 from resact.pipeline.datasets import SourceVideo
 from resact.pipeline.decode import FfmpegKilledError, Pixels, VideoDecoder, decode_arguments, find_ffmpeg
 
@@ -38,26 +39,32 @@ class PrepJob:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a task stopped the job, as text, because not every exception can travel between processes."""
+    """Why a task committed nothing, as text, because not every exception can travel between processes."""
 
-    kind: Literal["disk full", "tool", "bug"]
+    kind: Literal["source", "disk full", "tool", "bug"]
     message: str
 
     def as_error(self) -> Exception:
         """To raise in the process that is told."""
-        kinds: dict[str, type[Exception]] = {"disk full": DiskFullError, "tool": ToolError}
+        kinds: dict[str, type[Exception]] = {"source": SourceError, "disk full": DiskFullError, "tool": ToolError}
         return kinds.get(self.kind, RuntimeError)(self.message)
 
 
-def prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord | Trouble:
+Approve = Callable[[VideoRecord], None]
+"""Called before a record is committed; raises `SourceError` to keep it out of the store."""
+
+
+def prep_video(job: PrepJob, video: SourceVideo, approve: Approve = lambda _: None) -> VideoRecord | Trouble:
     """Put one video into the store, or note there why it has no frames.
 
     Returns:
-        The record that the driver has to write to the journal, or what stops the job.
+        The record that the driver has to write to the journal, or why there is none.
     """
     try:
         with disk_full_as_error(job.store):
-            return _prep_video(job, video)
+            return _prep_video(job, video, approve)
+    except SourceError as error:
+        return Trouble("source", str(error))
     except DiskFullError as error:
         return Trouble("disk full", str(error))
     except ResactError as error:
@@ -66,7 +73,7 @@ def prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord | Trouble:
         return Trouble("bug", f"{video.video_id}: {traceback.format_exc()}")
 
 
-def _prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord:
+def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoRecord:
     binary, version = find_ffmpeg(job.ffmpeg)
     codec = job.settings.frame_codec
     for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
@@ -78,9 +85,10 @@ def _prep_video(job: PrepJob, video: SourceVideo) -> VideoRecord:
     failed = failed_record(video, source, problem)
     if problem is None:
         try:
-            return _decode_and_commit(job, video, failed, codec, binary)
+            return _decode_and_commit(job, video, failed, codec, binary, approve)
         except DecodeError as error:
             failed = replace(failed, problem=str(error))
+    approve(failed)
     commit_video(job.store, failed, job.settings, shard=None)
     return failed
 
@@ -138,7 +146,7 @@ def _announced_bytes(path: Path) -> tuple[int, int]:
 
 
 def _decode_and_commit(
-    job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str
+    job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str, approve: Approve
 ) -> VideoRecord:
     for strict in (True, False):
         for tries in range(1, _TRIES_WHEN_KILLED + 1):
@@ -146,6 +154,7 @@ def _decode_and_commit(
                 with ShardWriter(job.store, video.video_id) as shard:
                     finished = _decode_into(shard, job, video, record, codec, binary, strict=strict)
                     if finished is not None:
+                        approve(finished)
                         commit_video(job.store, finished, job.settings, shard=shard.path)
                         return finished
                 break

@@ -19,7 +19,8 @@ OPTIONS = {
     "--name --splits --test-share --split-seed --group-pattern --flip-safe "
     "--download --retry-failed --workers --scheduler --ffmpeg --timeout --json",
     "info": "store --json",
-    "verify": "store --rebuild-index --json",
+    "doctor": "folder --ffmpeg --json",
+    "verify": "store --rebuild-index --repair --root --workers --ffmpeg --timeout --json",
     "show": "store video --step --frames --start --every --height --gain --classes --per-class --output --json",
     "bench prep": "dataset --root --classes --allow-partial --limit --fps --short-side --codecs --rounds --workers "
     "--ffmpeg --output --json",
@@ -174,7 +175,8 @@ def test_the_sample_from_nothing_to_a_verified_store(tmp_path: Path) -> None:
     assert (summary["fps"], summary["short_side"], summary["classes"], summary["codec"]) == (15, 256, 2, "jpeg")
     assert summary["shorter_than"] == {"33": 48, "34": 48, "36": 48}
     verified = run("verify", "--json", cwd=tmp_path, RESACT_DATA="")
-    assert json.loads(verified.stdout) == {"videos": 48, "bad": []}
+    expected = {"videos": 48, "bad": [], "repaired": [], "not_repaired": []}
+    assert json.loads(verified.stdout) == expected
     rebuilt = run("verify", "--rebuild-index", cwd=tmp_path, RESACT_DATA="")
     assert rebuilt.returncode == 0
     assert "index of 48 videos made again from the arrays" in rebuilt.stdout

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resact.cli import benchmarks, demo, evaluation, networks, report, show, stores, training
+from resact.cli import benchmarks, demo, doctor, evaluation, networks, report, show, stores, training
 from resact.errors import ResactError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     epilog="In this order: prep, train, evaluate, report. `resact demo` shows them all in minutes.",
 )
 PANELS = {
-    "First steps": (demo,),
+    "First steps": (demo, doctor),
     "Clip stores": (stores, show),
     "Networks": (training, evaluation, report, networks),
 }

@@ -83,6 +83,7 @@ ShortSideOption = Annotated[int, typer.Option(metavar="PIXELS", help="Of the sto
 FfmpegOption = Annotated[
     str | None, typer.Option(metavar="PATH", help="ffmpeg to use instead of the imageio-ffmpeg wheel's.")
 ]
+TimeoutOption = Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")]
 WorkersOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Worker processes; left out, one a core; 0 works in this process."),
@@ -99,6 +100,12 @@ def open_console(json_output: bool) -> "Console":
 def print_json(payload: dict[str, Any]) -> None:
     """The one object that scripts read, as the last line of standard output."""
     sys.stdout.write(json.dumps(payload) + "\n")
+
+
+def check_timeout(seconds: float) -> None:
+    """Refuse a --timeout that is none."""
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"got --timeout {seconds}, expected seconds over 0")
 
 
 def worker_count(asked: int | None) -> int:

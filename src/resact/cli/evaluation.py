@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from resact.cli import complete
-from resact.cli.common import DONE_WITH_FAILURES, FfmpegOption, JsonOption, open_console, print_json
+from resact.cli.common import DONE_WITH_FAILURES, FfmpegOption, JsonOption, check_timeout, open_console, print_json
 from resact.cli.training import RunsOption, ThreadsOption
 from resact.errors import UsageError
 
@@ -149,8 +149,7 @@ def predict(
     from resact.train.runs.trained import find_run, load_trained
 
     console = open_console(json_output)
-    if not 0 < timeout < float("inf"):
-        raise UsageError(f"got --timeout {timeout}, expected seconds over 0")
+    check_timeout(timeout)
     trained = load_trained(find_run(run, runs), weights=_which(weights))
     decode = trained.record.store.settings.decode
     _introduce(trained, console)

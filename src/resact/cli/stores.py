@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,9 @@ from resact.cli.common import (
     SplitsOption,
     StoreArgument,
     TestShareOption,
+    TimeoutOption,
     WorkersOption,
+    check_timeout,
     decode_settings,
     load_videos,
     open_console,
@@ -35,6 +37,14 @@ from resact.cli.common import (
     worker_count,
 )
 from resact.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resact.cache.settings import DatasetSettings
+    from resact.cache.verify import Problem
+    from resact.pipeline.datasets import Dataset
+    from resact.pipeline.repair import RepairResult
 
 app = typer.Typer()
 
@@ -80,7 +90,7 @@ def prep(
         typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here."),
     ] = None,
     ffmpeg: FfmpegOption = None,
-    timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
+    timeout: TimeoutOption = 600.0,
     json_output: JsonOption = False,
 ) -> None:
     """Turn a folder of videos into a clip store. Stopped at any moment, the same command goes on from there."""
@@ -94,8 +104,7 @@ def prep(
     from resact.pipeline.prep import prep as run_prep
 
     console = open_console(json_output)
-    if not 0 < timeout < float("inf"):
-        raise UsageError(f"got --timeout {timeout}, expected seconds over 0")
+    check_timeout(timeout)
     decode, library = decode_settings(fps, short_side, max_seconds, ffmpeg), build_codec(codec).library()
     executor = partial(open_executor, workers=worker_count(workers), scheduler=scheduler)
     own = {
@@ -150,6 +159,13 @@ def verify(
     rebuild_index: Annotated[
         bool, typer.Option("--rebuild-index", help="First make the index again from the arrays.")
     ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Then prep again what is bad, and nothing else, from the sources.")
+    ] = False,
+    root: RootOption = None,
+    workers: WorkersOption = None,
+    ffmpeg: FfmpegOption = None,
+    timeout: TimeoutOption = 600.0,
     json_output: JsonOption = False,
 ) -> None:
     """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 when something is wrong."""
@@ -160,6 +176,11 @@ def verify(
     from resact.cache.verify import rebuild_index as run_rebuild
     from resact.cache.verify import verify_store
 
+    if repair and rebuild_index:
+        raise UsageError("got --repair and --rebuild-index, expected one: --repair makes the index good as well")
+    if not repair and (root, workers, ffmpeg) != (None, None, None):
+        raise UsageError("got --root, --workers or --ffmpeg, which only --repair uses: add it, or leave them out")
+    check_timeout(timeout)
     path = Path(store or find_store())
     console = open_console(json_output)
     if rebuild_index:
@@ -175,11 +196,54 @@ def verify(
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for problem in problems:
-        console.print(
-            f"bad: {problem.video_id or path}: {problem.problem}",
-        )
+        console.print(printable(f"bad: {problem.video_id or path}: {problem.problem}"))
     console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems")
+    result: dict[str, Any] = {"videos": videos, "bad": problems, "repaired": [], "not_repaired": problems}
+    if problems and repair:
+        result |= vars(_repair(path, problems, root, workers, ffmpeg, timeout, console))
+        for done in result["repaired"]:
+            console.print(printable(f"repaired: {done.video_id or path}: {done.how}"))
+        for problem in result["not_repaired"]:
+            console.print(printable(f"not repaired: {problem.video_id or path}: {problem.problem}"))
+    elif problems:
+        console.print(f"`resact verify {path} --repair` makes it good again from the source videos")
     if json_output:
-        print_json({"videos": videos, "bad": [asdict(problem) for problem in problems]})
-    if problems:
+        print_json({key: [asdict(p) for p in value] if key != "videos" else value for key, value in result.items()})
+    if result["not_repaired"]:
         raise typer.Exit(1)
+
+
+def _repair(
+    path: Path,
+    problems: "list[Problem]",
+    root: Path | None,
+    workers: int | None,
+    ffmpeg: str | None,
+    timeout: float,
+    console: "Console",
+) -> "RepairResult":
+    from functools import partial
+
+    from resact.pipeline.datasets import DATASETS
+    from resact.pipeline.executor import open_executor
+    from resact.pipeline.repair import repair
+
+    count = min(worker_count(workers), len(problems))
+    executor = partial(open_executor, workers=count if len(problems) > 1 else 0)
+
+    def find_sources(settings: "DatasetSettings") -> "Dataset":
+        if settings.name not in DATASETS:  # a folder's own name
+            options = {"name": settings.name, "flip_safe": settings.flip_safe}
+            return load_videos("folder", root, None, True, None, console, executor, options)
+        return load_videos(settings.name, root, ",".join(settings.classes), True, None, console, executor)
+
+    return repair(
+        path,
+        problems,
+        find_sources=find_sources,
+        ffmpeg=ffmpeg,
+        timeout_seconds=timeout,
+        threads=worker_count(None),
+        open_executor=executor,
+        console=console,
+    )

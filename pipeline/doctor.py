@@ -1,0 +1,270 @@
+"""What prep and reading a store need of a machine, checked by doing it; apart from GPUs, which only training needs."""
+
+import fcntl
+import os
+import re
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+from typing import Any, Literal
+
+from resact.cache.provenance import provenance
+
+State = Literal["ok", "warning", "bad"]
+
+_MEASURED_BYTES = 64 << 20
+_MEASURED_SECONDS = 1.0  # a slow disk is known for one by then
+_CHUNK_BYTES = 4 << 20
+_SLOW_WRITE = 20e6  # bytes a second: about what one core of prep writes as zstd
+_SLOW_READ = 50e6
+_WHOLE_UCF101 = 40e9  # bytes, as jpeg
+_LEAST_FREE = 1e9
+_OPEN_FILES = 1024
+_SHARED_BYTES = 64 << 20
+_CLIP_FRAMES = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the diagnosis."""
+
+    name: str
+    state: State
+    found: str
+    advice: str | None = None
+    """What to do where the state is not `ok`."""
+
+
+def check_versions() -> Check:
+    """All that resact requires is installed; the versions of what matters."""
+    versions = provenance()["versions"]
+    required = [re.match(r"[\w.-]+", line) for line in requires("resact") or [] if "extra ==" not in line]
+    missing = [name[0] for name in required if name and not _is_installed(name[0])]
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
+    if missing:
+        return Check("versions", "bad", f"not installed: {', '.join(missing)}; {shown}", "pip install resact")
+    return Check("versions", "ok", shown)
+
+
+def _is_installed(package: str) -> bool:
+    from importlib.metadata import version
+
+    try:
+        version(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def check_ffmpeg(binary: str | None) -> Check:
+    """It runs, and gives the frames of a tiny clip."""
+    from resact.cache.settings import DecodeSettings
+    from resact.errors import ResactError
+    from resact.pipeline.decode import FfmpegKilledError, Pixels, VideoDecoder, find_ffmpeg
+
+    mend = "pip install --force-reinstall imageio-ffmpeg, or pass --ffmpeg PATH of ffmpeg 5.1 to 7"
+    try:
+        path, version = find_ffmpeg(binary)
+        settings = DecodeSettings(fps="source", short_side=48, max_seconds=None, ffmpeg=version)
+        with tempfile.TemporaryDirectory() as folder:
+            clip = Path(folder) / "clip.avi"
+            make = ["-nostdin", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s=64x48:r={_CLIP_FRAMES}:d=1"]
+            subprocess.run([path, *make, "-c:v", "mpeg4", clip], check=True, capture_output=True, timeout=30)
+            kinds: tuple[Pixels, ...] = ("yuvj420p", "rgb24")
+            for pixels in kinds:
+                with VideoDecoder(clip, settings, pixels, strict=True, binary=path, timeout_seconds=30) as decoder:
+                    frames = sum(1 for _ in decoder)
+                    _, complaints = decoder.finish()
+                if frames != _CLIP_FRAMES or complaints:
+                    found = f"{version}: {frames} of a test clip's {_CLIP_FRAMES} frames {complaints}"
+                    return Check("ffmpeg", "bad", found, mend)
+    except (ResactError, FfmpegKilledError) as error:
+        return Check("ffmpeg", "bad", str(error), mend)
+    except subprocess.SubprocessError as error:
+        return Check("ffmpeg", "bad", f"{version} makes no test clip: {error}", mend)
+    known = re.match(r"(\d+)\.(\d+)", version)
+    if known is None or not (5, 1) <= (int(known[1]), int(known[2])) < (8, 0):
+        return Check("ffmpeg", "warning", f"{version} decodes a test clip", "known to work are versions 5.1 to 7")
+    return Check("ffmpeg", "ok", f"{version} decodes a test clip")
+
+
+def check_codecs() -> Check:
+    """Each codec gives back a frame: the lossless ones exactly, JPEG nearly."""
+    import numpy as np
+
+    from resact.cache.codecs import CODEC_NAMES, build_codec
+
+    y, x = np.mgrid[:48, :64]
+    frame = np.stack([4 * y, 3 * x, 2 * (x + y)], axis=-1).astype(np.uint8)
+    broken, libraries = [], []
+    for name in CODEC_NAMES:
+        try:
+            codec, back = build_codec(name), np.zeros_like(frame)
+            codec.decode_into(codec.encode(frame), back)
+            error = int(np.abs(back.astype(int) - frame).max())
+            if error > (30 if name == "jpeg" else 0):
+                broken.append(f"{name} (off by {error})")
+            libraries.append(f"{name} ({codec.library()})")
+        except Exception as error:  # noqa: BLE001 - whatever a library raises is what is to be told
+            broken.append(f"{name} ({error})")
+    if broken:
+        return Check("codecs", "bad", ", ".join(broken), "pip install --force-reinstall simplejpeg numcodecs")
+    return Check("codecs", "ok", ", ".join(libraries))
+
+
+def check_folder(folder: Path) -> Iterator[Check]:
+    """Where sources and stores are to be: it can be written to, locks and renames work, how fast, how much room."""
+    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    shown = str(folder) if place == folder.absolute() else f"{folder} (not there yet: measured in {place})"
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".resact-doctor-") as name:
+            scratch = Path(name)
+            yield Check("data folder", "ok", f"{shown}, writable")
+            yield _check_lock(scratch)
+            yield _check_renames(scratch)
+            yield _check_speed(scratch)
+    except OSError as error:
+        advice = "set $RESACT_DATA to a folder that you may write to"
+        yield Check("data folder", "bad", f"{shown}: {error.strerror or error}", advice)
+    free = shutil.disk_usage(place).free
+    room = f"{free / 1e9:,.1f} GB free"
+    if free < _LEAST_FREE:
+        yield Check("disk space", "bad", room, "make room, or set $RESACT_DATA to a folder on a larger disk")
+    elif free < _WHOLE_UCF101:
+        advice = f"the whole of UCF101 takes about {_WHOLE_UCF101 / 1e9:.0f} GB as jpeg; a part of it, less"
+        yield Check("disk space", "warning", room, advice)
+    else:
+        yield Check("disk space", "ok", room)
+
+
+def _check_lock(scratch: Path) -> Check:
+    advice = "keep stores on another file system, or mount this one with locks (NFS: nfsvers=4; Lustre: flock)"
+    path = scratch / "lock"
+    with path.open("w+b") as first, path.open("r+b") as second:
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return Check("file locks", "bad", f"flock does not work: {error.strerror}", advice)
+        try:
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return Check("file locks", "ok", "flock keeps a second writer out")
+    return Check("file locks", "bad", "flock lets two writers in at once", advice)
+
+
+def _check_renames(scratch: Path) -> Check:
+    """As a video is committed, and a store is made."""
+    try:
+        (scratch / "attempt").mkdir()
+        (scratch / "attempt" / "file").write_bytes(b"whole")
+        (scratch / "attempt").rename(scratch / "place")
+        os.link(scratch / "place" / "file", scratch / "linked")
+    except OSError as error:
+        advice = "make stores on another file system, and copy them here afterwards: reading needs neither"
+        return Check("renames, links", "bad", f"folders cannot be renamed, or files linked: {error.strerror}", advice)
+    return Check("renames, links", "ok", "folders are renamed whole, files linked")
+
+
+def _check_speed(scratch: Path) -> Check:
+    """Fewer bytes where the disk is slow."""
+    path, chunk = scratch / "measured", os.urandom(_CHUNK_BYTES)
+
+    def write() -> Iterator[int]:
+        with path.open("wb", buffering=0) as file:
+            for _ in range(_MEASURED_BYTES // _CHUNK_BYTES):
+                file.write(chunk)
+                os.fsync(file.fileno())
+                yield _CHUNK_BYTES
+
+    def read() -> Iterator[int]:
+        with path.open("rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
+            while data := file.read(_CHUNK_BYTES):
+                yield len(data)
+
+    writes, reads = _bytes_a_second(write), _bytes_a_second(read)
+    found = f"writes {writes / 1e6:,.0f} MB/s (synced), reads {reads / 1e6:,.0f} MB/s"
+    if writes < _SLOW_WRITE or reads < _SLOW_READ:
+        return Check(
+            "disk speed", "warning", found, "prep and training will wait for it: use a local disk if there is one"
+        )
+    return Check("disk speed", "ok", found)
+
+
+def _bytes_a_second(steps: Callable[[], Iterator[int]]) -> float:
+    start, done = time.perf_counter(), 0
+    for count in steps():
+        done += count
+        if time.perf_counter() - start > _MEASURED_SECONDS:
+            break
+    return done / (time.perf_counter() - start)
+
+
+def check_open_files() -> Check:
+    """The limit that a process begins with."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES:
+        return Check("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft:,}")
+    most = "unlimited" if hard == resource.RLIM_INFINITY else str(hard)
+    mend = f"ulimit -n {_OPEN_FILES} before resact (this shell allows up to {most})"
+    return Check("open files", "warning", f"up to {soft:,}", mend)
+
+
+def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:  # noqa: S108 - it is looked at, not written to
+    """What several training processes on one machine talk through."""
+    mend = "only training on several GPUs needs it; in a container: --shm-size=1g"
+    if not os.access(folder, os.W_OK):
+        return Check("shared memory", "warning", f"{folder} is not there or not writable", mend)
+    free = shutil.disk_usage(folder).free
+    state: State = "ok" if free >= _SHARED_BYTES else "warning"
+    return Check("shared memory", state, f"{free / 1e9:,.1f} GB free in {folder}", None if state == "ok" else mend)
+
+
+def check_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
+    """Those that this process may use, and how much of them a container is given."""
+    usable, quota = len(os.sched_getaffinity(0)), _cgroup_cores(cgroup)
+    found = f"{usable} of {os.cpu_count()} usable"
+    if quota is not None and quota < usable:
+        advice = (
+            f"--workers {max(1, round(quota))} (prep) and --threads {max(1, round(quota))} (train), or allow it more"
+        )
+        return Check("cores", "warning", f"{found}, but the container is limited to {quota:g}", advice)
+    return Check("cores", "ok", found)
+
+
+def _cgroup_cores(cgroup: Path) -> float | None:
+    """A limit, in cores; None where there is none."""
+    newer, older = cgroup / "cpu.max", cgroup / "cpu"
+    try:
+        if newer.exists():
+            quota, period = newer.read_text().split()
+        else:
+            quota, period = ((older / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    except (FileNotFoundError, PermissionError):  # no cgroup, or the root of all
+        return None
+    return float(quota) / float(period) if quota.strip() not in ("max", "-1") else None
+
+
+def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
+    """All of these, one after the other."""
+    steps: tuple[tuple[str, Callable[[], Any]], ...] = (
+        ("versions", check_versions),
+        ("ffmpeg", lambda: check_ffmpeg(ffmpeg)),
+        ("codecs", check_codecs),
+        ("data folder", lambda: check_folder(folder)),
+        ("open files", check_open_files),
+        ("shared memory", check_shared_memory),
+        ("cores", check_cores),
+    )
+    for name, step in steps:
+        try:
+            found = step()
+            yield from [found] if isinstance(found, Check) else found
+        except ImportError as error:
+            yield Check(name, "bad", str(error), "pip install resact")
