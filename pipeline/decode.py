@@ -163,6 +163,7 @@ class VideoDecoder:
         self._source, self._settings, self._pixels, self._strict = source, settings, pixels, strict
         self._binary, self._timeout_seconds = binary, timeout_seconds
         self._timed_out = False
+        self._num_frames = 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__; a pipe would fill up and deadlock
         self._start()
         self._timer = Timer(timeout_seconds, self._time_out)
@@ -225,18 +226,27 @@ class VideoDecoder:
             frames = self._read_frames()
             first = next(frames, None)
         most = self._most_frames()
-        for number, frame in enumerate(chain([] if first is None else [first], frames)):
-            if number >= most:
-                raise DecodeError(
-                    f"it gives more than {most:,} frames, {_MAX_SECONDS / 3600:g} hours of them: cut it, or say with "
-                    "--max-seconds how many seconds of each video to take"
-                )
+        for frame in chain([] if first is None else [first], frames):
+            if self._num_frames == most:
+                raise DecodeError(self._too_long(most))
+            self._num_frames += 1
             yield frame
 
     def _most_frames(self) -> int:
         """So many that a single wrong time stamp does not fill the disk with copies of one frame."""
         fps, seconds = self._settings.fps, self._settings.max_seconds or _MAX_SECONDS
         return math.ceil(seconds * (_MAX_SOURCE_FPS if fps == "source" else Fraction(fps))) + 1
+
+    def _too_long(self, most: int) -> str:
+        if self._settings.max_seconds is None:
+            return (
+                f"it gives more than {most:,} frames, the limit of {_MAX_SECONDS / 3600:g} hours: cut it, or say with "
+                "--max-seconds how much of each video to take"
+            )
+        return (
+            f"it gives more than {most:,} frames in {self._settings.max_seconds:g} seconds: its time stamps jump; "
+            "re-encode it"
+        )
 
     def _read_frames(self) -> Iterator[npt.NDArray[np.uint8]]:
         return self._planes() if self._pixels == "yuvj420p" else self._rgb()
@@ -321,7 +331,7 @@ class VideoDecoder:
         number = log.signal or -code
         if number > 0:
             self._tell_of_signal(number)
-        if not self.width and log.refusal:
+        if not self._num_frames and log.refusal:
             raise DecodeError(log.refusal)
         if log.properties is None and self.width:
             if os.fstat(self._log.fileno()).st_size > _MAX_LOG_BYTES:

@@ -19,7 +19,7 @@ _RESAMPLED_TO_NOTHING = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] [1-9]
 _SIGNALLED = re.compile(r"^\[info\] Exiting normally, received signal (\d+)\.", re.M)
 _DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
 _COMPLAINT = re.compile(r"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\] (.*)")
-_INTERLACED = re.compile(r"\((?:[^()]*, )?(?:top|bottom)(?: coded)? first[,) ]")
+_INTERLACED = re.compile(r"^dvvideo\b|\((?:[^()]*, )?(?:top|bottom)(?: coded)? first[,) ]")
 _PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _UNPRINTABLE = re.compile(r"[\x01-\x07\x0e-\x1f]")  # ffmpeg writes each of them as a question mark
@@ -47,7 +47,7 @@ class Treatment:
     """What some videos need and most do not, so that the graph of an ordinary one stays as it is, to the byte."""
 
     deinterlace: bool = False
-    """The stream says that it is interlaced."""
+    """The stream says that it is interlaced, or is DV, which says so of each frame."""
     square_pixels: bool = False
     """The source's pixels are not square."""
     keep_last: bool = False
@@ -95,7 +95,7 @@ class FfmpegLog:
         if self._input is None:
             return Treatment()
         stream, numerator, denominator = self._input[0], int(self._input[5]), int(self._input[6])
-        described = re.search(rf"^\[info\]   Stream #{re.escape(stream)}\D.*?: Video: (.*)", self._text, re.M)
+        described = re.search(rf"^\[info\]   Stream #{re.escape(stream)}(?!\d).*?: Video: (.*)", self._text, re.M)
         return Treatment(
             deinterlace=bool(described and _INTERLACED.search(described[1])),
             square_pixels=bool(numerator and denominator and abs(Fraction(numerator, denominator) - 1) > _ROUNDING),
@@ -132,5 +132,9 @@ class FfmpegLog:
                 return "there is no video in it, only sound or a cover picture"
             size = _PICTURE_SIZE.search(words)
             if size and int(size[1]) * int(size[2]) > MAX_PIXELS:
-                return f"its frames are {size[1]}x{size[2]}, and no more than {MAX_PIXELS:,} pixels are taken: scale it"
+                return f"its frames are {size[1]}x{size[2]}, and no more than {MAX_PIXELS:,} pixels are taken: scale it down"
+            if words.endswith("Cannot allocate memory"):
+                return (
+                    "ffmpeg needs more memory for it than it may have (4 GiB, or what the machine has): scale it down"
+                )
         return None
