@@ -132,7 +132,9 @@ class FfmpegLog:
                 return "there is no video in it, only sound or a cover picture"
             size = _PICTURE_SIZE.search(words)
             if size and int(size[1]) * int(size[2]) > MAX_PIXELS:
-                return f"its frames are {size[1]}x{size[2]}, and no more than {MAX_PIXELS:,} pixels are taken: scale it down"
+                return (
+                    f"its frames have {size[1]}x{size[2]}, more than the limit of {MAX_PIXELS:,} pixels: scale it down"
+                )
             if words.endswith("Cannot allocate memory"):
                 return (
                     "ffmpeg needs more memory for it than it may have (4 GiB, or what the machine has): scale it down"
