@@ -132,11 +132,7 @@ class FfmpegLog:
                 return "there is no video in it, only sound or a cover picture"
             size = _PICTURE_SIZE.search(words)
             if size and int(size[1]) * int(size[2]) > MAX_PIXELS:
-                return (
-                    f"its frames have {size[1]}x{size[2]}, more than the limit of {MAX_PIXELS:,} pixels: scale it down"
-                )
+                return f"its frames have {size[1]}x{size[2]} pixels, over the limit of {MAX_PIXELS:,}: scale it down"
             if words.endswith("Cannot allocate memory"):
-                return (
-                    "ffmpeg needs more memory for it than it may have (4 GiB, or what the machine has): scale it down"
-                )
+                return "ffmpeg needs more memory for it than it may have (4 GiB at most): scale it down"
         return None

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from tests.pipeline.videos import DECODE, H264, QUADRANTS, colours, ffmpeg, prep
 from tests.train.runs.untrained import untrained_run
 from typer.testing import CliRunner
 
-from resact.cache.layout import array_name
 from resact.cache.settings import DecodeSettings
 from resact.cli import app
 from resact.errors import DecodeError
@@ -110,7 +108,7 @@ def test_rotated(tmp_path: Path, degrees: int, turns: int, codec: str) -> None:
     ffmpeg("-display_rotation", degrees, "-i", tmp_path / "lying.mp4", "-c", "copy", tmp_path / "v.mp4")
     store = prep_files(tmp_path, [tmp_path / "v.mp4"], codec=codec).store
     assert store.index.status == ["ok"]
-    frames = store.read("v0", 0, 3)
+    frames = store.read("v000", 0, 3)
     assert frames.shape[1:3] == ((64, 48) if turns % 2 else (48, 64))
     np.testing.assert_allclose(colours(frames[0]), np.rot90(QUADRANTS, turns), atol=12)
 
@@ -288,8 +286,8 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
 def test_the_graph_of_an_ordinary_video_never_changes(tmp_path: Path) -> None:
     """Stores made before go on, and are repaired, to the same bytes: this is what they have recorded."""
     video = write_video(tmp_path / "v.avi", quadrants(20), "-c:v", "mpeg4", "-q:v", "4")
-    document = json.loads((prep_files(tmp_path, [video]).path / array_name("v0") / "zarr.json").read_bytes())
-    assert document["attributes"]["arguments"] == [
+    arguments = prep_files(tmp_path, [video]).attributes()["arguments"]
+    assert arguments == [
         "-err_detect", "explode", "-protocol_whitelist", "file,pipe", "-threads", "1", "-i", "file:v.avi",
         "-filter_complex", "[0:V:0]fps=fps=15[s0];[s0]scale=flags=bicubic+bitexact:"
         r"h=if(lte(iw\,ih)\,-2\,48):out_color_matrix=bt601:out_range=pc:w=if(lte(iw\,ih)\,48\,-2)[s1]",
@@ -303,12 +301,10 @@ def test_the_store_records_what_a_video_needed(tmp_path: Path) -> None:
     video = write_video(
         tmp_path / "v.mp4", moving_edge(4), "-vf", "interlace,setsar=2/1", *H264, "-flags", "+ilme+ildct", fps=50
     )
-    document = json.loads((prep_files(tmp_path, [video]).path / array_name("v0") / "zarr.json").read_bytes())
+    arguments = prep_files(tmp_path, [video]).attributes()["arguments"]
     needed = Treatment(deinterlace=True, square_pixels=True)
-    assert document["attributes"]["arguments"] == decode_arguments(
-        "v.mp4", DECODE, "yuvj420p", strict=True, treatment=needed
-    )
-    graph = document["attributes"]["arguments"][9]
+    assert arguments == decode_arguments("v.mp4", DECODE, "yuvj420p", strict=True, treatment=needed)
+    graph = arguments[9]
     assert graph.index("bwdif") < graph.index("fps=") < graph.index("sar")
 
 
@@ -319,10 +315,10 @@ def test_genuine_clips_of_other_sources(genuine: Path, tmp_path: Path) -> None:
     assert prepped.result.failed == 0
     for row, clip in enumerate(clips):
         assert prepped.store.index.status[row] == "ok", (clip.name, prepped.store.index.problem[row])
-        source = Fraction(int(prepped.store.index.source_width[row]), int(prepped.store.index.source_height[row]))
+        source = prepped.attributes(row)["source"]
         height, width = int(prepped.store.index.height[row]), int(prepped.store.index.width[row])
         assert min(height, width) == 64
-        assert width / height == pytest.approx(float(source), abs=2 / 64)
+        assert width / height == pytest.approx(source["width"] / source["height"], abs=2 / 64)
         assert 10 <= prepped.store.index.num_frames[row] <= 30
 
 

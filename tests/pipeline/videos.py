@@ -1,9 +1,11 @@
 """Tiny videos of every kind, made by ffmpeg from frames that a test knows, and prep's own task over them."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -55,7 +57,7 @@ def write_video(target: Path, frames_THWC: np.ndarray, *arguments: object, fps: 
 
 @dataclass(frozen=True)
 class Prepped:
-    """What a prep made of some videos; their ids are `v0`, `v1` ..."""
+    """What a prep made of some videos; their ids are `v000`, `v001` ..."""
 
     result: PrepResult
     store: ClipStore
@@ -65,6 +67,11 @@ class Prepped:
     def problem(self, row: int = 0) -> str:
         """Status and problem."""
         return f"{self.store.index.status[row]}: {self.store.index.problem[row]}"
+
+    def attributes(self, row: int = 0) -> dict[str, Any]:
+        """What the store keeps of a video that has frames."""
+        document = json.loads((self.path / self.store.index.video_id[row] / "zarr.json").read_bytes())
+        return dict(document["attributes"])
 
 
 def prep_files(
@@ -83,7 +90,13 @@ def prep_files(
     )
     sources = tuple(
         SourceVideo(
-            video_id=f"v{number}", class_name="a", label=0, group="", splits={"1": "test"}, path=video, name=video.name
+            video_id=f"v{number:03}",
+            class_name="a",
+            label=0,
+            group="",
+            splits={"1": "test"},
+            path=video,
+            name=video.name,
         )
         for number, video in enumerate(videos)
     )
