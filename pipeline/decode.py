@@ -1,7 +1,9 @@
 """One video to frames: ffmpeg in a process of its own, frames through a pipe, never more than one in memory.
 
 ffmpeg first decodes strictly (`-xerror -err_detect explode`). A video that fails so is decoded again as far as ffmpeg
-can recover, and is called damaged: half an AVI otherwise looks like a whole one.
+can recover, and is called damaged: half an AVI otherwise looks like a whole one. The graph is that of an ordinary
+video; where the log says with the first frame that this one needs more, ffmpeg is started again. What a video may be
+and may cost is limited: docs/videos.md.
 """
 
 import fcntl
@@ -35,11 +37,10 @@ Pixels = Literal["rgb24", "yuvj420p"]
 
 _PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in the middle of one
 _MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock writes tens of megabytes
-
-_MAX_LOG_FILE_BYTES = 1 << 30
+_MAX_LOG_FILE_BYTES = 1 << 30  # then ffmpeg is stopped
 _MAX_SIDE = 16_384  # of a frame for the store; JPEG ends at 65,535
 _MAX_SECONDS = 4 * 3600.0  # of video, where --max-seconds does not say
-_MAX_SOURCE_FPS = 1000
+_MAX_SOURCE_FPS = 1000  # where all of the source's frames are kept; parse_fps takes no more either
 _MAX_MEMORY_BYTES = 4 << 30  # of address space, for ffmpeg
 
 # Container formats and bare streams that open no other file. Left out: playlists and scripts (hls, dash, concat, sdp,

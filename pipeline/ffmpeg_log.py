@@ -67,7 +67,8 @@ class FfmpegLog:
         written, name = (
             _UNPRINTABLE.sub("?", os.fsencode(path).decode("utf-8", "replace")) for path in (source, source.name)
         )
-        self._text = text.replace(f"file:{written}", _LINE_BREAKS.sub("?", name))
+        text = text.replace(f"file:{written}", _LINE_BREAKS.sub("?", name))
+        self._text = text.replace("\r", "\n")  # behind a line on its progress, which it means to overwrite
 
     @cached_property
     def _input(self) -> tuple[str, ...] | None:

@@ -20,6 +20,7 @@ from resact.errors import DecodeError
 from resact.pipeline import decode as module
 from resact.pipeline import estimate
 from resact.pipeline.decode import VideoDecoder
+from resact.pipeline.ffmpeg_log import FfmpegLog, Treatment
 from resact.pipeline.single_video import single_video_store
 
 # Playlists and the like ----------------------------------------------------------------------------------------
@@ -366,6 +367,20 @@ def test_a_title_cannot_speak_for_ffmpeg(tmp_path: Path, spoof: str) -> None:
     prepped = prep_files(tmp_path, [tmp_path / "v.mkv"])
     assert prepped.problem() == "ok: "
     assert prepped.attributes()["source"]["width"] == prepped.store.index.width[0] == 64
+
+
+def test_a_line_on_ffmpegs_progress_hides_nothing_behind_it() -> None:
+    lines = [
+        "[graph 0 input from stream 0:0 @ 0x1] [verbose] w:64 h:48 pixfmt:rgb24 tb:1/25 fr:25/1 sar:2/1",
+        "[Parsed_scale_1 @ 0x1] [verbose] w:64 h:48 fmt:rgb24 sar:2/1 -> w:64 h:48 fmt:rgb24",
+        "[Parsed_fps_0 @ 0x1] [verbose] 1 frames in, 0 frames out; 0 frames dropped, 0 frames duplicated.",
+        "[info] Exiting normally, received signal 15.",
+        "[h264 @ 0x1] [error] error while decoding",
+    ]
+    log = FfmpegLog("".join(f"[info] frame=  9 fps=9.9 q=0.0    \r{line}\n" for line in lines), Path("v.mp4"))
+    assert log.properties is not None
+    assert log.treatment == Treatment(square_pixels=True, keep_last=True)
+    assert (log.sizes, log.signal, log.complaints) == (["64x48"], 15, ["error while decoding"])
 
 
 # Crashes ---------------------------------------------------------------------------------------------------------
