@@ -130,7 +130,7 @@ class FfmpegLog:
                     "pictures and texts are not followed (docs/videos.md)"
                 )
             if "matches no streams" in words:
-                return "there is no video in it, only sound or a cover picture"
+                return "ffmpeg finds no video in it, only sound, a cover picture or nothing"
             size = _PICTURE_SIZE.search(words)
             if size and int(size[1]) * int(size[2]) > MAX_PIXELS:
                 return f"its frames have {size[1]}x{size[2]} pixels, over the limit of {MAX_PIXELS:,}: scale it down"
