@@ -136,4 +136,8 @@ class FfmpegLog:
                 return f"its frames have {size[1]}x{size[2]} pixels, over the limit of {MAX_PIXELS:,}: scale it down"
             if words.endswith("Cannot allocate memory"):
                 return "ffmpeg needs more memory for it than it may have (4 GiB at most): scale it down"
+        general = [words for words in self.complaints if words.startswith("Error opening input")]
+        if general:  # three lines that say one thing, and perhaps one that says why
+            others = [words for words in self.complaints if words not in general]
+            return "; ".join([f"ffmpeg cannot open it: {general[-1].partition(': ')[2]}", *others[:2]])
         return None

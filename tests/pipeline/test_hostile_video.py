@@ -383,6 +383,16 @@ def test_a_line_on_ffmpegs_progress_hides_nothing_behind_it() -> None:
     assert (log.sizes, log.signal, log.complaints) == (["64x48"], 15, ["error while decoding"])
 
 
+def test_why_a_file_cannot_be_opened_is_said_first(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "whole.mp4", quadrants(20), *H264).read_bytes()
+    (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "random.avi").write_bytes(b"no video " * 99)
+    prepped = prep_files(tmp_path, [tmp_path / "half.mp4", tmp_path / "random.avi"])
+    opening = "failed: ffmpeg cannot open it: Invalid data found when processing input"
+    assert prepped.problem(0) == f"{opening}; moov atom not found"
+    assert prepped.problem(1) == opening
+
+
 # Crashes ---------------------------------------------------------------------------------------------------------
 
 
