@@ -12,7 +12,9 @@ MAX_PIXELS = 1 << 26
 
 # Each begins where ffmpeg begins a line: a title, or a complaint that quotes one, may hold anything but that.
 _GRAPH_INPUT = re.compile(
-    r"^\[graph \S+ input from stream (\S+) @ \S+\] \[verbose\] w:(\d+) h:(\d+) .*?fr:(\d+)/(\d+) sar:(\d+)/(\d+)", re.M
+    r"^\[graph \S+ input from stream (\S+) @ \S+\] \[verbose\] w:(\d+) h:(\d+) .*?"
+    r"fr:(-?\d+)/(-?\d+) sar:(-?\d+)/(-?\d+)",
+    re.M,
 )
 _SCALED = re.compile(r"^\[Parsed_scale_\d+ @ \S+\] \[verbose\] .*-> w:(\d+) h:(\d+)", re.M)
 _RESAMPLED_TO_NOTHING = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] [1-9]\d* frames in, 0 frames out", re.M)
@@ -86,7 +88,7 @@ class FfmpegLog:
         return SourceProperties(
             width=width,
             height=height,
-            fps=f"{numerator}/{denominator}" if numerator and denominator else None,
+            fps=f"{numerator}/{denominator}" if numerator > 0 and denominator > 0 else None,
             duration_seconds=seconds,
         )
 
@@ -99,7 +101,7 @@ class FfmpegLog:
         described = re.search(rf"^\[info\]   Stream #{re.escape(stream)}(?!\d).*?: Video: (.*)", self._text, re.M)
         return Treatment(
             deinterlace=bool(described and _INTERLACED.search(described[1])),
-            square_pixels=bool(numerator and denominator and abs(Fraction(numerator, denominator) - 1) > _ROUNDING),
+            square_pixels=min(numerator, denominator) > 0 and abs(Fraction(numerator, denominator) - 1) > _ROUNDING,
             keep_last=bool(_RESAMPLED_TO_NOTHING.search(self._text)),
         )
 

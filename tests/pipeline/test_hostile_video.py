@@ -383,6 +383,17 @@ def test_a_line_on_ffmpegs_progress_hides_nothing_behind_it() -> None:
     assert (log.sizes, log.signal, log.complaints) == (["64x48"], 15, ["error while decoding"])
 
 
+def test_rates_and_aspects_that_make_no_sense_are_unknown() -> None:
+    for rate, aspect in (("0/1", "0/1"), ("-25/1", "-2/1"), ("25/0", "2/0"), ("-1/-1", "-2/-1")):
+        line = (
+            f"[graph 0 input from stream 0:0 @ 0x1] [verbose] w:64 h:48 pixfmt:rgb24 tb:1/25 fr:{rate} sar:{aspect}\n"
+        )
+        log = FfmpegLog(line, Path("v.mp4"))
+        assert log.properties is not None
+        assert log.properties.fps is None
+        assert log.treatment == Treatment()
+
+
 def test_why_a_file_cannot_be_opened_is_said_first(tmp_path: Path) -> None:
     whole = write_video(tmp_path / "whole.mp4", quadrants(20), *H264).read_bytes()
     (tmp_path / "half.mp4").write_bytes(whole[: len(whole) // 2])
