@@ -405,15 +405,17 @@ def test_why_a_file_cannot_be_opened_is_said_first(tmp_path: Path) -> None:
 
 
 def test_what_does_not_open_strictly_is_recovered_all_the_same(tmp_path: Path) -> None:
-    whole = write_video(tmp_path / "whole.avi", quadrants(20), "-c:v", "mpeg4", "-q:v", "2").read_bytes()
-    cut = tmp_path / "cut.avi"
-    cut.write_bytes(whole[: len(whole) * 9 // 10])
-    with VideoDecoder(cut, DECODE, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=60) as decoder:
+    whole, hurt = write_video(tmp_path / "whole.avi", quadrants(20), "-c:v", "mpeg4"), tmp_path / "hurt.avi"
+    head, junk, tail = whole.read_bytes().partition(b"JUNK")  # padding among the headers, now of 4 GB
+    hurt.write_bytes(head + junk + b"\xff" * 4 + tail[4:])
+    with VideoDecoder(hurt, DECODE, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=60) as decoder:
         assert not list(decoder)
         assert any(words.startswith("Error opening input:") for words in decoder.finish()[1])
-    prepped = prep_files(tmp_path, [cut])
-    assert prepped.store.index.status == ["damaged"]
-    assert 6 <= prepped.store.index.num_frames[0] < 12
+    prepped = prep_files(tmp_path, [hurt])
+    assert prepped.problem().startswith(
+        "damaged: Something went wrong during header parsing, tag JUNK has size 4294967295"
+    )
+    assert prepped.store.index.num_frames.tolist() == [12]
 
 
 # Crashes ---------------------------------------------------------------------------------------------------------
