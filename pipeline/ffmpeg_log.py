@@ -30,6 +30,7 @@ _LINE_BREAKS = re.compile(r"[\n\v\f\r\x85\u2028\u2029]")
 # Encoders round a picture's proportions to whole pixels, and call the rest of the division its pixels' aspect: 22 of
 # 673 genuine UCF101 files say 4096:4083. No real format has pixels so nearly square.
 _ROUNDING = Fraction(1, 100)
+_MOST_OBLONG = 16  # beyond, either way, it is damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +99,13 @@ class FfmpegLog:
         if self._input is None:
             return Treatment()
         stream, numerator, denominator = self._input[0], int(self._input[5]), int(self._input[6])
+        known = min(numerator, denominator) > 0 and max(numerator, denominator) <= _MOST_OBLONG * min(
+            numerator, denominator
+        )
         described = re.search(rf"^\[info\]   Stream #{re.escape(stream)}(?!\d).*?: Video: (.*)", self._text, re.M)
         return Treatment(
             deinterlace=bool(described and _INTERLACED.search(described[1])),
-            square_pixels=min(numerator, denominator) > 0 and abs(Fraction(numerator, denominator) - 1) > _ROUNDING,
+            square_pixels=known and abs(Fraction(numerator, denominator) - 1) > _ROUNDING,
             keep_last=bool(_RESAMPLED_TO_NOTHING.search(self._text)),
         )
 

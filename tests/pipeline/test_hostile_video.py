@@ -291,10 +291,12 @@ def test_frames_so_long_that_no_jpeg_holds_them(tmp_path: Path) -> None:
     assert prepped.store.index.status == ["failed", "ok"]
 
 
-def test_pixels_so_oblong_that_no_frame_holds_them(tmp_path: Path) -> None:
-    video = write_video(tmp_path / "v.mp4", quadrants(2), "-vf", "setsar=400/1:max=9999", *H264)
-    with pytest.raises(DecodeError, match="25600x48"), single_video_store(video, DECODE):
-        pass
+@pytest.mark.parametrize("aspect", ["400/1", "1/400"])
+def test_pixels_so_oblong_that_it_is_damage_are_taken_as_square(tmp_path: Path, aspect: str) -> None:
+    video = write_video(tmp_path / "v.mp4", quadrants(2), "-vf", f"setsar={aspect}:max=9999", *H264)
+    with VideoDecoder(video, DECODE, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=60) as decoder:
+        assert [frame.shape for frame in decoder] == [(48, 64, 3)]
+        decoder.finish()
 
 
 def test_ffmpeg_may_not_have_all_memory_nor_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
