@@ -1,23 +1,27 @@
 """One video to frames: ffmpeg in a process of its own, frames through a pipe, never more than one in memory.
 
 ffmpeg first decodes strictly (`-xerror -err_detect explode`). A video that fails so is decoded again as far as ffmpeg
-can recover, and is called damaged: half an AVI otherwise looks like a whole one.
+can recover, and is called damaged: half an AVI otherwise looks like a whole one. The graph is that of an ordinary
+video; where the log says with the first frame that this one needs more, ffmpeg is started again. What a video may be
+and may cost is limited: docs/videos.md.
 """
 
 import fcntl
+import math
 import os
 import re
+import resource
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from threading import Timer
-from typing import IO, Literal
+from typing import IO, Literal, NoReturn
 
 import ffmpeg
 import imageio_ffmpeg
@@ -26,31 +30,34 @@ import numpy.typing as npt
 
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, ToolError, UsageError
+from resact.pipeline.ffmpeg_log import MAX_PIXELS, FfmpegLog, SourceProperties, Treatment
 
 Pixels = Literal["rgb24", "yuvj420p"]
 """RGB, or full-range 4:2:0 planes in the colours that JPEG fixes (BT.601)."""
 
 _PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in the middle of one
 _MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock writes tens of megabytes
+_MAX_LOG_FILE_BYTES = 1 << 30  # then ffmpeg is stopped
+_MAX_SIDE = 16_384  # of a frame for the store; JPEG ends at 65,535
+_MAX_SECONDS = 4 * 3600.0  # of video, where --max-seconds does not say
+_MAX_SOURCE_FPS = 1000  # where all of the source's frames are kept; parse_fps takes no more either
+_MAX_MEMORY_BYTES = 4 << 30  # of address space, for ffmpeg
 
-_GRAPH_INPUT = re.compile(r"graph \S+ input from stream \S+ .*?w:(\d+) h:(\d+) .*?fr:(\d+)/(\d+)")
-_SCALED = re.compile(r"Parsed_scale_\d+ .*-> w:(\d+) h:(\d+)")
-_SIGNALLED = re.compile(r"received signal (\d+)")
-_DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+\.\d+)")
-_COMPLAINT = re.compile(r"\[(?:error|fatal|panic)\] (.*)")
-_ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
+# Container formats and bare streams that open no other file. Left out: playlists and scripts (hls, dash, concat, sdp,
+# asx), which would fetch what they name; pictures, patterns of pictures, subtitles, texts that ffmpeg would draw.
+_FORMATS = (
+    "apng,asf,av1,avi,avs2,avs3,cavsvideo,cine,dhav,dirac,dnxhd,dv,evc,flv,gif,gxf,h261,h263,h264,hevc,ifv,ivf,kux,"
+    "live_flv,m4v,matroska,mjpeg,mjpeg_2000,mov,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,pva,rm,smjpeg,swf,ty,vc1,"
+    "vc1test,vvc,wtv,yuv4mpegpipe,"
+    "aac,ac3,aiff,amr,ape,au,caf,flac,mp3,wav,w64,wv"  # sound alone, so that it is called by its name
+)
+_RESTRICTIONS = ("-format_whitelist", _FORMATS, "-max_pixels", str(MAX_PIXELS))
 
+# Statically linked, as the wheel's is, ffmpeg crashes when it loads the host's modules for character sets, which it
+# does for the service names in an MPEG transport stream. It takes such names as they are where there are no modules.
+_ENVIRONMENT = {"GCONV_PATH": os.devnull}
 
-@dataclass(frozen=True, kw_only=True)
-class SourceProperties:
-    """What ffmpeg says of a video before scaling."""
-
-    width: int
-    height: int
-    fps: str | None
-    """Exact fraction, such as `30000/1001`; None where ffmpeg does not know it."""
-    duration_seconds: float | None
-    """As the container says; None where it does not."""
+_CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 
 
 class FfmpegKilledError(Exception):
@@ -78,26 +85,37 @@ def find_ffmpeg(binary: str | None = None) -> tuple[str, str]:
     return path, match[1]
 
 
-def decode_arguments(source: str, settings: DecodeSettings, pixels: Pixels, *, strict: bool) -> list[str]:
-    """Ffmpeg's arguments, its own name apart.
+def decode_arguments(
+    source: str, settings: DecodeSettings, pixels: Pixels, *, strict: bool, treatment: Treatment | None = None
+) -> list[str]:
+    """Ffmpeg's arguments: those that decide the frames, its own name and what restricts it apart.
 
     Args:
         source: path of the video.
         settings: frame rate, short side, scaler, length.
         pixels: what the frames are made of.
         strict: stop at the first thing that is wrong.
+        treatment: what this video needs besides.
     """
     inputs: dict[str, object] = {"threads": 1, "protocol_whitelist": "file,pipe"}
     if settings.max_seconds is not None:
         inputs["t"] = repr(settings.max_seconds)
     if strict:
         inputs["err_detect"] = "explode"
+    treatment = treatment or Treatment()
     # `V`: a cover picture is not a video.
     video = ffmpeg.input("source", **inputs)["V:0"]
+    if treatment.deinterlace:
+        video = video.filter("bwdif", mode="send_frame", deint="interlaced")
     if settings.fps != "source":
-        video = video.filter("fps", fps=settings.fps)
+        video = video.filter("fps", fps=settings.fps, **({"eof_action": "pass"} if treatment.keep_last else {}))
     side = settings.short_side
     scale = {"w": f"if(lte(iw,ih),{side},-2)", "h": f"if(lte(iw,ih),-2,{side})", "flags": settings.scaler}
+    if treatment.square_pixels:
+        scale |= {
+            "w": f"if(lte(iw*sar,ih),{side},2*round({side}*iw*sar/ih/2))",
+            "h": f"if(lte(iw*sar,ih),2*round({side}*ih/(iw*sar)/2),{side})",
+        }
     output = {"fps_mode": "passthrough", "pix_fmt": pixels}
     if pixels == "rgb24":
         output |= {"format": "image2pipe", "vcodec": "ppm"}
@@ -141,34 +159,57 @@ class VideoDecoder:
         timeout_seconds: float,
     ) -> None:
         self.height = self.width = 0
-        self._source, self._timeout_seconds = source, timeout_seconds
+        self.treatment = Treatment()
+        """What the video turned out to need, known from the first frame on."""
+        self._source, self._settings, self._pixels, self._strict = source, settings, pixels, strict
+        self._binary, self._timeout_seconds = binary, timeout_seconds
         self._timed_out = False
-        self._pixels = pixels
+        self._num_frames = 0
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__; a pipe would fill up and deadlock
-        arguments = decode_arguments(os.fspath(source), settings, pixels, strict=strict)
+        self._start()
+        self._timer = Timer(timeout_seconds, self._time_out)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _start(self) -> None:
+        arguments = decode_arguments(
+            os.fspath(self._source), self._settings, self._pixels, strict=self._strict, treatment=self.treatment
+        )
         self._process = subprocess.Popen(
-            [binary, *arguments],
+            [self._binary, *_RESTRICTIONS, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
+            env=os.environ | _ENVIRONMENT,
             start_new_session=True,  # a terminal's ctrl-C is for us to act on
         )
         assert self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdout
+        _limit(self._process.pid, resource.RLIMIT_AS, _MAX_MEMORY_BYTES)
+        _limit(self._process.pid, resource.RLIMIT_FSIZE, _MAX_LOG_FILE_BYTES)
         _widen(self._pipe)
-        self._timer = Timer(timeout_seconds, self._time_out)
-        self._timer.daemon = True
-        self._timer.start()
+
+    def _stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+    def _start_again(self, treatment: Treatment) -> None:
+        self._stop()
+        self._log.seek(0)
+        self._log.truncate()
+        self.treatment = treatment
+        self._start()
+        if self._timed_out:  # between the two: the timer has killed the wrong one
+            self._process.kill()
 
     def __enter__(self) -> "VideoDecoder":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._timer.cancel()
-        self._process.kill()
-        self._process.wait()
-        self._pipe.close()
+        self._stop()
         self._log.close()
 
     def _time_out(self) -> None:
@@ -176,13 +217,54 @@ class VideoDecoder:
         self._process.kill()
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
+        frames = self._read_frames()
+        first = next(frames, None)
+        if first is None:
+            self._process.wait()  # it has not said all before
+        needed = self._read_log().treatment
+        if needed != self.treatment:
+            self._start_again(needed)
+            frames = self._read_frames()
+            first = next(frames, None)
+        most = self._most_frames()
+        for frame in chain([] if first is None else [first], frames):
+            if self._num_frames == most:
+                raise DecodeError(self._too_long(most))
+            self._num_frames += 1
+            yield frame
+
+    def _most_frames(self) -> int:
+        """So many that a single wrong time stamp does not fill the disk with copies of one frame."""
+        fps, seconds = self._settings.fps, self._settings.max_seconds or _MAX_SECONDS
+        return math.ceil(seconds * (_MAX_SOURCE_FPS if fps == "source" else Fraction(fps))) + 1
+
+    def _too_long(self, most: int) -> str:
+        if self._settings.max_seconds is None:
+            return (
+                f"it gives more than {most:,} frames, the limit of {_MAX_SECONDS / 3600:g} hours: cut it, or say with "
+                "--max-seconds how much of each video to take"
+            )
+        return (
+            f"it gives more than {most:,} frames in {self._settings.max_seconds:g} seconds: its time stamps jump; "
+            "re-encode it"
+        )
+
+    def _read_frames(self) -> Iterator[npt.NDArray[np.uint8]]:
         return self._planes() if self._pixels == "yuvj420p" else self._rgb()
+
+    def _set_size(self, width: int, height: int) -> None:
+        if max(width, height) > _MAX_SIDE:
+            raise DecodeError(
+                f"its frames would be {width}x{height}, and no side over {_MAX_SIDE:,} is taken: crop it, or make "
+                "--short-side smaller"
+            )
+        self.width, self.height = width, height
 
     def _rgb(self) -> Iterator[npt.NDArray[np.uint8]]:
         """PPM images, one behind the other: three lines, then the pixels."""
         header = self._read_lines(3)
         if header:
-            self.width, self.height = (int(number) for number in header.split()[1:3])
+            self._set_size(*(int(number) for number in header.split()[1:3]))
             shape = (self.height, self.width, 3)
             yield from (frame.reshape(shape) for frame in self._frames(header, self.height * self.width * 3, read=True))
 
@@ -191,7 +273,7 @@ class VideoDecoder:
         header = self._read_lines(1)
         if header:
             fields = {text[:1]: text[1:] for text in header.decode("ascii").split()[1:]}
-            self.width, self.height = int(fields["W"]), int(fields["H"])
+            self._set_size(int(fields["W"]), int(fields["H"]))
             yield from self._frames(b"FRAME\n", self.height * self.width * 3 // 2, read=False)
 
     def _frames(self, header: bytes, size: int, *, read: bool) -> Iterator[npt.NDArray[np.uint8]]:
@@ -234,46 +316,52 @@ class VideoDecoder:
             None where ffmpeg found no video, and complaints, sorted because ffmpeg's threads log in any order.
 
         Raises:
-            DecodeError: out of time, or frames of more than one size.
-            FfmpegKilledError: a signal ended ffmpeg.
+            DecodeError: out of time, nothing that may be opened, frames of more than one size, or ffmpeg crashed.
+            FfmpegKilledError: a signal from outside ended ffmpeg.
             ToolError: a log that says nothing of the source, of an ffmpeg too unlike those we know.
         """
         code = self._process.wait()
         if self._timed_out:
             raise DecodeError(f"not decoded within {self._timeout_seconds:g} s (--timeout)")
-        self._log.seek(0)
-        log = self._log.read(_MAX_LOG_BYTES).decode("utf-8", "replace")
-        sizes = list(dict.fromkeys(f"{width}x{height}" for width, height in _SCALED.findall(log)))
-        if len(sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
+        log = self._read_log()
+        if len(log.sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
+            first, second = log.sizes[:2]
             raise DecodeError(
-                f"its frames change from {sizes[0]} to {sizes[1]} midway: cut it there, or re-encode it to one size"
+                f"its frames change from {first} to {second} midway: cut it there, or re-encode it to one size"
             )
-        asked_to_end = _SIGNALLED.search(log)  # SIGTERM and SIGINT, which ffmpeg obeys and calls "exiting normally"
-        if code < 0 or asked_to_end:
-            raise FfmpegKilledError(signal.Signals(int(asked_to_end[1]) if asked_to_end else -code).name)
-        complaints = {self._anonymous(match[0]) for match in map(_COMPLAINT.search, log.splitlines()) if match}
-        inputs = _GRAPH_INPUT.findall(log)
-        if not inputs and self.width:
+        number = log.signal or -code
+        if number > 0:
+            self._tell_of_signal(number)
+        if not self._num_frames and not self._strict and log.refusal:  # a strict run gives up what can be recovered
+            raise DecodeError(log.refusal)
+        if log.properties is None and self.width:
+            if os.fstat(self._log.fileno()).st_size > _MAX_LOG_BYTES:
+                raise DecodeError("ffmpeg says so much of it that what matters cannot be found: re-encode it")
             raise ToolError("this ffmpeg does not log what it decodes in a form known to resact: use ffmpeg 5.1 to 7")
-        if code > 0:
-            complaints.add(f"ffmpeg ended with exit code {code}")
-        if not inputs:
-            return None, sorted(complaints)
-        width, height, numerator, denominator = (int(number) for number in inputs[0])
-        duration = _DURATION.search(log)
-        seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
-        properties = SourceProperties(
-            width=width,
-            height=height,
-            fps=f"{numerator}/{denominator}" if numerator and denominator else None,
-            duration_seconds=seconds,
-        )
-        return properties, sorted(complaints)
+        ended = [f"ffmpeg ended with exit code {code}"] if code > 0 else []
+        return log.properties, sorted([*log.complaints, *ended])
 
-    def _anonymous(self, words: str) -> str:
-        """Without addresses and folders, which differ from run to run and from host to host."""
-        words = words.partition("] ")[2]
-        return _ADDRESS.sub("", words).replace(f"file:{self._source}", self._source.name)
+    def _tell_of_signal(self, number: int) -> NoReturn:
+        name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
+        if number == signal.SIGXFSZ:
+            raise DecodeError(f"ffmpeg complains of it without end: over {_MAX_LOG_FILE_BYTES:,} bytes")
+        if number in _CRASHES:
+            raise DecodeError(
+                f"ffmpeg {self._settings.ffmpeg} crashes on it ({name}): re-encode it, or use another ffmpeg with "
+                "--ffmpeg PATH"
+            )
+        raise FfmpegKilledError(name)
+
+    def _read_log(self) -> FfmpegLog:
+        # Without moving the place in it, which is ffmpeg's too.
+        text = os.pread(self._log.fileno(), _MAX_LOG_BYTES, 0).decode("utf-8", "replace")
+        return FfmpegLog(text, self._source)
+
+
+def _limit(pid: int, what: int, most: int) -> None:
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.prlimit(pid, what, (most, most))
 
 
 def _widen(pipe: IO[bytes]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from statistics import median_low
 
 from resact.cache.layout import CRC_BYTES, SLOT_BYTES, fps_value
 from resact.errors import ResactError
@@ -13,6 +14,7 @@ from resact.pipeline.task import PrepJob, encode_frame, pixels_of
 
 _SAMPLE_VIDEOS = 12
 _SAMPLE_SECONDS = 1.0
+_UNUSUAL = 10  # times the bytes a byte of source that the middle one of the sample has
 
 
 def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> int | None:
@@ -29,6 +31,9 @@ def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) 
         measured = [m for m in pool.map(lambda video: _measure(job, video, binary), sample) if m is not None]
     if not measured:
         return None
+    # A header that lies about its length, or a time stamp that jumps by hours, must not speak for all the others.
+    usual = median_low(stored / source for stored, source in measured)
+    measured = [(stored, source) for stored, source in measured if stored / source <= _UNUSUAL * usual]
     ratio = sum(stored for stored, _ in measured) / sum(source for _, source in measured)
     return round(ratio * sum(_size(video.path) for video in videos))
 

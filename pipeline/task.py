@@ -185,7 +185,7 @@ def _decode_into(
             shard.append(encode_frame(codec, frame, decoder))
             num_frames += 1
         properties, complaints = decoder.finish()
-        height, width = decoder.height, decoder.width
+        height, width, treatment = decoder.height, decoder.width, decoder.treatment
     if strict and (complaints or not num_frames):
         return None
     announced, actual = _announced_bytes(video.path)
@@ -199,7 +199,7 @@ def _decode_into(
         status="damaged" if problem else "ok",
         problem=problem,
         source=replace(record.source, fps=properties.fps, height=properties.height, width=properties.width),
-        arguments=decode_arguments(video.name, decode, pixels, strict=strict),
+        arguments=decode_arguments(video.name, decode, pixels, strict=strict, treatment=treatment),
         height=height,
         width=width,
         frame_bytes=shard.finish(),

@@ -29,7 +29,7 @@ def encode(source: Path, target: Path, *, start: float, seconds: float, fps: str
     target.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [FFMPEG, "-nostdin", "-v", "error", "-y", "-ss", str(start), "-t", str(seconds), "-i", source, "-an",
-         "-vf", "scale=320:240", "-r", fps, "-c:v", "mpeg4", "-q:v", "4", "-threads", "1", target],
+         "-vf", "scale=320:240,setsar=1", "-r", fps, "-c:v", "mpeg4", "-q:v", "4", "-threads", "1", target],
         check=True,
     )  # fmt: skip
 

@@ -55,9 +55,15 @@ def decode(
         return np.stack(frames)
 
 
-@pytest.mark.parametrize(("clip", "shape"), [("bikes", (256, 602, 3)), ("carphone_pristine", (256, 312, 3))])
-def test_frames_equal_ffmpegs_own_raw_output(clip: str, shape: tuple[int, ...]) -> None:
-    expected = independent_frames(footage(clip), f"fps=15,{SCALE}", shape=shape)
+@pytest.mark.parametrize(
+    ("clip", "scale", "shape"),
+    [
+        ("bikes", SCALE, (256, 602, 3)),
+        ("carphone_pristine", "scale=342:256:flags=bicubic", (256, 342, 3)),  # 176x144 pixels of 12:11 are 4:3
+    ],
+)
+def test_frames_equal_ffmpegs_own_raw_output(clip: str, scale: str, shape: tuple[int, ...]) -> None:
+    expected = independent_frames(footage(clip), f"fps=15,{scale}", shape=shape)
     assert len(expected) >= 60
     assert np.array_equal(decode(footage(clip)), expected)
 

@@ -1,0 +1,149 @@
+"""What ffmpeg's verbose log says of a video: its properties, what it needs besides scaling, what is wrong with it."""
+
+import os
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+
+MAX_PIXELS = 1 << 26
+"""Of a source's frame: 8192x8192. 8K video has half as many."""
+
+# Each begins where ffmpeg begins a line: a title, or a complaint that quotes one, may hold anything but that.
+_GRAPH_INPUT = re.compile(
+    r"^\[graph \S+ input from stream (\S+) @ \S+\] \[verbose\] w:(\d+) h:(\d+) .*?"
+    r"fr:(-?\d+)/(-?\d+) sar:(-?\d+)/(-?\d+)",
+    re.M,
+)
+_SCALED = re.compile(r"^\[Parsed_scale_\d+ @ \S+\] \[verbose\] .*-> w:(\d+) h:(\d+)", re.M)
+_RESAMPLED_TO_NOTHING = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] [1-9]\d* frames in, 0 frames out", re.M)
+_SIGNALLED = re.compile(r"^\[info\] Exiting normally, received signal (\d+)\.", re.M)
+_DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
+_COMPLAINT = re.compile(r"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\] (.*)")
+_INTERLACED = re.compile(r"^dvvideo\b|\((?:[^()]*, )?(?:top|bottom)(?: coded)? first[,) ]")
+_PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
+_ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
+_UNPRINTABLE = re.compile(r"[\x01-\x07\x0e-\x1f]")  # ffmpeg writes each of them as a question mark
+_LINE_BREAKS = re.compile(r"[\n\v\f\r\x85\u2028\u2029]")
+
+# Encoders round a picture's proportions to whole pixels, and call the rest of the division its pixels' aspect: 22 of
+# 673 genuine UCF101 files say 4096:4083. No real format has pixels so nearly square.
+_ROUNDING = Fraction(1, 100)
+_MOST_OBLONG = 16  # beyond, either way, it is damage
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceProperties:
+    """What ffmpeg says of a video before scaling."""
+
+    width: int
+    height: int
+    fps: str | None
+    """Exact fraction, such as `30000/1001`; None where ffmpeg does not know it."""
+    duration_seconds: float | None
+    """As the container says; None where it does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatment:
+    """What some videos need and most do not, so that the graph of an ordinary one stays as it is, to the byte."""
+
+    deinterlace: bool = False
+    """The stream says that it is interlaced, or is DV, which says so of each frame."""
+    square_pixels: bool = False
+    """The source's pixels are not square."""
+    keep_last: bool = False
+    """It is so short that resampling would leave no frame of it."""
+
+
+class FfmpegLog:
+    """The log of one run.
+
+    Args:
+        text: at loglevel `repeat+level+verbose`.
+        source: the path that ffmpeg was given, `file:` apart.
+    """
+
+    def __init__(self, text: str, source: Path) -> None:
+        # Before it is cut into lines: a name may hold line breaks. Folders differ from host to host.
+        written, name = (
+            _UNPRINTABLE.sub("?", os.fsencode(path).decode("utf-8", "replace")) for path in (source, source.name)
+        )
+        text = text.replace(f"file:{written}", _LINE_BREAKS.sub("?", name))
+        self._text = text.replace("\r", "\n")  # behind a line on its progress, which it means to overwrite
+
+    @cached_property
+    def _input(self) -> tuple[str, ...] | None:
+        match = _GRAPH_INPUT.search(self._text)
+        return match and match.groups()
+
+    @cached_property
+    def properties(self) -> SourceProperties | None:
+        """None where ffmpeg found no video."""
+        if self._input is None:
+            return None
+        width, height, numerator, denominator = (int(number) for number in self._input[1:5])
+        duration = _DURATION.search(self._text)
+        seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
+        return SourceProperties(
+            width=width,
+            height=height,
+            fps=f"{numerator}/{denominator}" if numerator > 0 and denominator > 0 else None,
+            duration_seconds=seconds,
+        )
+
+    @property
+    def treatment(self) -> Treatment:
+        """What the video needs, as far as it can be told by now: the first frame is enough, but for `keep_last`."""
+        if self._input is None:
+            return Treatment()
+        stream, numerator, denominator = self._input[0], int(self._input[5]), int(self._input[6])
+        known = min(numerator, denominator) > 0 and max(numerator, denominator) <= _MOST_OBLONG * min(
+            numerator, denominator
+        )
+        described = re.search(rf"^\[info\]   Stream #{re.escape(stream)}(?!\d).*?: Video: (.*)", self._text, re.M)
+        return Treatment(
+            deinterlace=bool(described and _INTERLACED.search(described[1])),
+            square_pixels=known and abs(Fraction(numerator, denominator) - 1) > _ROUNDING,
+            keep_last=bool(_RESAMPLED_TO_NOTHING.search(self._text)),
+        )
+
+    @property
+    def sizes(self) -> list[str]:
+        """Sizes of the frames, such as `342x256`, in the order in which they come."""
+        return list(dict.fromkeys(f"{width}x{height}" for width, height in _SCALED.findall(self._text)))
+
+    @property
+    def signal(self) -> int | None:
+        """The one that ffmpeg obeyed, calling it "exiting normally": SIGTERM or SIGINT."""
+        match = _SIGNALLED.search(self._text)
+        return int(match[1]) if match else None
+
+    @cached_property
+    def complaints(self) -> list[str]:
+        """Its errors, each once; sorted because ffmpeg's threads log in any order."""
+        found = (match[1] for match in map(_COMPLAINT.match, self._text.splitlines()) if match)
+        return sorted({_ADDRESS.sub("", words) for words in found})
+
+    @property
+    def refusal(self) -> str | None:
+        """Why there can be no frame at all, in plainer words than ffmpeg's; None where it does not say."""
+        for words in self.complaints:
+            if "Format not on whitelist" in words:
+                return (
+                    "it is not one of the video files that resact opens: playlists, scripts, network addresses, "
+                    "pictures and texts are not followed (docs/videos.md)"
+                )
+            if "matches no streams" in words:
+                return "ffmpeg finds no video in it, only sound, a cover picture or nothing"
+            size = _PICTURE_SIZE.search(words)
+            if size and int(size[1]) * int(size[2]) > MAX_PIXELS:
+                return f"its frames have {size[1]}x{size[2]} pixels, over the limit of {MAX_PIXELS:,}: scale it down"
+            if words.endswith("Cannot allocate memory"):
+                return "ffmpeg needs more memory for it than it may have (4 GiB at most): scale it down"
+        general = [words for words in self.complaints if words.startswith("Error opening input")]
+        if general:  # three lines that say one thing, and perhaps one that says why
+            others = [words for words in self.complaints if words not in general]
+            return "; ".join([f"ffmpeg cannot open it: {general[-1].partition(': ')[2]}", *others[:2]])
+        return None

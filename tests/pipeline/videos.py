@@ -1,0 +1,113 @@
+"""Tiny videos of every kind, made by ffmpeg from frames that a test knows, and prep's own task over them."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from tests.pipeline.conftest import FFMPEG
+
+from resact.cache.codecs import build_codec
+from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.store import ClipStore, open_store
+from resact.pipeline.datasets import Dataset, SourceVideo
+from resact.pipeline.decode import find_ffmpeg
+from resact.pipeline.executor import open_executor
+from resact.pipeline.prep import PrepResult, prep
+from resact.pipeline.task import PrepJob
+
+H264 = ("-c:v", "libx264", "-crf", "5", "-threads", "1")
+DECODE = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
+QUADRANTS = np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [200, 200, 200]]], np.uint8)
+"""Red, green; blue, white."""
+
+
+def quadrants(num_frames: int = 10, width: int = 64, height: int = 48) -> np.ndarray:
+    """(T, H, W, 3): four colours that tell which way up a picture is, and whether its colours are right."""
+    frame = QUADRANTS.repeat(height // 2 + 1, axis=0).repeat(width // 2 + 1, axis=1)
+    frames = np.stack([frame[1 : height + 1, 1 : width + 1]] * num_frames)
+    for number, moving in enumerate(frames):  # or some encoders would leave out all but the first
+        moving[height // 2 - 1 : height // 2 + 1, 2 * number : 2 * number + 4] = 255
+    return frames
+
+
+def colours(frame_HWC: np.ndarray) -> np.ndarray:
+    """(2, 2, 3): the colour in the middle of each quadrant."""
+    h, w = frame_HWC.shape[0] // 8, frame_HWC.shape[1] // 8
+    rows = [[frame_HWC[y * h : (y + 2) * h, x * w : (x + 2) * w].mean((0, 1)) for x in (1, 5)] for y in (1, 5)]
+    return np.array(rows)
+
+
+def ffmpeg(*arguments: object, data: bytes | None = None) -> None:
+    """Run it; it must succeed."""
+    subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments)], input=data, check=True)
+
+
+def write_video(target: Path, frames_THWC: np.ndarray, *arguments: object, fps: object = 25) -> Path:
+    """Frames, RGB or RGBA, as a video."""
+    _, h, w, channels = frames_THWC.shape
+    raw = ["-f", "rawvideo", "-pix_fmt", {3: "rgb24", 4: "rgba"}[channels], "-s", f"{w}x{h}", "-r", fps, "-i", "-"]
+    ffmpeg(*raw, *arguments, target, data=frames_THWC.tobytes())
+    return target
+
+
+@dataclass(frozen=True)
+class Prepped:
+    """What a prep made of some videos; their ids are `v000`, `v001` ..."""
+
+    result: PrepResult
+    store: ClipStore
+    path: Path
+    said: str
+
+    def problem(self, row: int = 0) -> str:
+        """Status and problem."""
+        return f"{self.store.index.status[row]}: {self.store.index.problem[row]}"
+
+    def attributes(self, row: int = 0) -> dict[str, Any]:
+        """What the store keeps of a video that has frames."""
+        document = json.loads((self.path / self.store.index.video_id[row] / "zarr.json").read_bytes())
+        return dict(document["attributes"])
+
+
+def prep_files(
+    folder: Path,
+    videos: Sequence[Path],
+    *,
+    decode: DecodeSettings = DECODE,
+    codec: str = "jpeg",
+    ffmpeg: str | None = None,
+    timeout_seconds: float = 60,
+    workers: int = 0,
+) -> Prepped:
+    """A real prep, from the driver on, into `folder`."""
+    dataset = DatasetSettings(
+        name="files", videos=len(videos), all_classes=1, classes=("a",), splits=("1",), flip_safe=True
+    )
+    sources = tuple(
+        SourceVideo(
+            video_id=f"v{number:03}",
+            class_name="a",
+            label=0,
+            group="",
+            splits={"1": "test"},
+            path=video,
+            name=video.name,
+        )
+        for number, video in enumerate(videos)
+    )
+    settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
+    path = folder / "files.zarr"
+    console = Console(quiet=False, record=True, width=500, file=(folder / "said").open("w"))
+    result = prep(
+        Dataset(settings=dataset, videos=sources, missing=(), notes=()),
+        PrepJob(store=path, settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout_seconds),
+        open_executor=lambda: open_executor(workers=workers),
+        console=console,
+    )
+    console.file.close()
+    return Prepped(result, open_store(path), path, console.export_text())
