@@ -138,7 +138,7 @@ def test_every_kind_of_broken_video_is_listed_and_the_others_are_unharmed(
         assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
 
     verified = resact("verify", store, "--json")
-    assert last_json(verified) == {"videos": 34, "bad": []}
+    assert last_json(verified) == {"videos": 34, "bad": [], "repaired": [], "not_repaired": []}
     info = last_json(resact("info", store, "--json"))
     assert len(info["failed"]) == 9
     assert len(info["damaged"]) == 3
