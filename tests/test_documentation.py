@@ -1,10 +1,12 @@
 """The examples in README.md and docs/ run as they stand, beside a small store where they look for one."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from tests.test_cli import commands
 from tests.train.conftest import make_clip_store
 
 import resact
@@ -54,3 +56,33 @@ def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
     pieces = [piece.strip() for message in messages for piece in message.split("...") if piece.strip(" ():,")]
     assert len(messages) > 20
     assert [piece for piece in pieces if piece not in joined] == []
+
+
+def shell_lines() -> list[tuple[str, str]]:
+    """Document and command, of the blocks for a shell and of what stands in backquotes."""
+    found = []
+    for document in sorted([DOCUMENTS / "README.md", *(DOCUMENTS / "docs").glob("*.md")]):
+        text = document.read_text().replace("\\\n", " ").replace("\\`", "").replace("\\|", "|")
+        blocks = "\n".join(block.partition("```")[0] for block in text.split("```bash\n")[1:])
+        quoted = re.findall(r"`(resact [a-z][^`]*)`", re.sub(r"```.*?```", "", text, flags=re.S))
+        found += [(document.name, line.partition(" #")[0].strip()) for line in [*blocks.splitlines(), *quoted]]
+    return [(name, line[line.index("resact ") :]) for name, line in found if re.match(r"(torchrun .*)?resact ", line)]
+
+
+def test_the_commands_of_the_documents_are_commands() -> None:
+    known = commands()
+    lines = shell_lines()
+    assert len(lines) > 40
+    for document, line in lines:
+        words = shlex.split(line.replace("…", "").replace("...", ""))[1:]
+        name = " ".join(words[:2]) if words[0] == "bench" else words[0]
+        if words[0].startswith("-") or name == "bench" or words[0].isupper():
+            continue
+        assert name in known, (document, line)
+        options = {
+            option for parameter in known[name].params for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        for word in words[1:]:
+            for part in word.strip("[]").partition("=")[0].split("/"):
+                if re.fullmatch(r"--?[a-z][a-z-]*", part):
+                    assert part in {*options, "--help"}, (document, line, part)
