@@ -227,10 +227,9 @@ def planes_of(frame: Frame, height: int, width: int) -> tuple[Frame, Frame, Fram
 
 
 def _words(complaints: list[str]) -> str:
-    """A few of ffmpeg's complaints; those that differ in numbers alone are counted, not repeated."""
+    """A few of ffmpeg's complaints, without how many there were: of a broken stream ffmpeg does not always say all."""
     alike: dict[str, list[str]] = {}
     for complaint in complaints:
         alike.setdefault(_NUMBERS.sub("", complaint), []).append(complaint)
-    words = [same[0] + (f" ({len(same) - 1} more like it)" if len(same) > 1 else "") for same in alike.values()]
-    more = len(words) - _MAX_COMPLAINTS
-    return "; ".join(words[:_MAX_COMPLAINTS]) + (f"; {more} other complaints" if more > 0 else "")
+    words = [same[0] + (" (and more like it)" if len(same) > 1 else "") for same in alike.values()]
+    return "; ".join(words[:_MAX_COMPLAINTS]) + ("; and others" if len(words) > _MAX_COMPLAINTS else "")
