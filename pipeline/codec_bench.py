@@ -25,7 +25,7 @@ from resact.cache.codecs import FrameCodec, JpegFrames, build_codec
 from resact.cache.provenance import provenance
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
-from resact.pipeline.datasets import SourceVideo
+from resact.pipeline.datasets import SourceVideo, in_turn
 from resact.pipeline.decode import FfmpegKilledError, Pixels, VideoDecoder, find_ffmpeg
 from resact.pipeline.task import planes_of
 
@@ -289,10 +289,4 @@ def _spread(name: str, losses: Sequence[dict[str, float | None]]) -> dict[str, f
 def chosen(videos: Sequence[SourceVideo], count: int, seed: int) -> list[SourceVideo]:
     """So many of them at random, from each class in turn."""
     order = [videos[number] for number in np.random.default_rng(seed).permutation(len(videos))]
-    in_class: dict[int, int] = {}
-    turns = []
-    for video in order:
-        in_class[video.label] = in_class.get(video.label, 0) + 1
-        turns.append(in_class[video.label])
-    ranked = sorted(zip(turns, range(len(order)), strict=True))
-    return [order[number] for _, number in ranked[:count]]
+    return in_turn(order, key=lambda video: video.label)[:count]

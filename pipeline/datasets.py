@@ -4,7 +4,8 @@ import difflib
 import inspect
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -208,15 +209,17 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
         return dataset
     if limit < 1:
         raise UsageError(f"got --limit {limit}, expected at least 1")
-    in_group: dict[tuple[int, str], int] = {}
-    in_class: dict[int, int] = {}
+    by_id = sorted(dataset.videos, key=lambda v: v.video_id)
+    of_groups = in_turn(by_id, key=lambda v: (v.label, v.group))
+    of_classes = in_turn(sorted(of_groups, key=lambda v: v.label), key=lambda v: v.label)
+    return replace(dataset, videos=tuple(of_classes[:limit]))
+
+
+def in_turn(videos: Iterable[SourceVideo], *, key: "Callable[[SourceVideo], Hashable]") -> list[SourceVideo]:
+    """The first video of each key, then the second of each, and so on; otherwise in the order in which they come."""
+    count: Counter[Hashable] = Counter()
     turns = []
-    for video in sorted(dataset.videos, key=lambda v: v.video_id):
-        key = (video.label, video.group)
-        in_group[key] = in_group.get(key, 0) + 1
-        turns.append((in_group[key], video))
-    order = []
-    for _, video in sorted(turns, key=lambda turn: (turn[0], turn[1].video_id)):
-        in_class[video.label] = in_class.get(video.label, 0) + 1
-        order.append((in_class[video.label], video.label, video))
-    return replace(dataset, videos=tuple(v for *_, v in sorted(order, key=lambda entry: entry[:2])[:limit]))
+    for video in videos:
+        count[key(video)] += 1
+        turns.append((count[key(video)], video))
+    return [video for _, video in sorted(turns, key=lambda turn: turn[0])]

@@ -13,7 +13,7 @@ from resact.cache.index import Index
 from resact.cache.layout import MEMBERSHIPS
 
 SPLIT = "split1"
-"""The only split of a data set that is divided here."""
+"""The only split of a data set that is divided here, and of one whose CSV names none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from resact.errors import SourceError
-
-DEFAULT_SPLIT = "split1"
+from resact.pipeline.division import SPLIT
 
 _NEEDED, _OPTIONAL = ("video", "membership"), ("split", "group")
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes the name of a file in the store
@@ -62,7 +61,7 @@ def read_split_csv(path: Path, names: Collection[str]) -> Lists:
         if len(row) != len(columns):
             raise SourceError(f"{where}: got {len(row)} fields, expected {len(columns)} ({','.join(columns)})")
         values = dict(zip(columns, row, strict=True))
-        split = values.get("split", "").strip() or DEFAULT_SPLIT
+        split = values.get("split", "").strip() or SPLIT
         side = values["membership"].strip().lower()
         if side not in ("train", "test"):
             raise SourceError(f"{where}: got membership {values['membership']!r}, expected train or test")

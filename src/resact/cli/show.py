@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resact.cli import complete
-from resact.cli.common import ClassesOption, JsonOption, open_console, print_json
+from resact.cli.common import ClassesOption, JsonOption, StoreArgument, open_console, print_json
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,14 +21,7 @@ _MAX_COMPARED = 200_000  # ids that a wrong one is compared with: that takes a s
 
 @app.command()
 def show(
-    store: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="STORE",
-            help="Clip store; left out, the only one in the data folder.",
-            autocompletion=complete.stores,
-        ),
-    ] = None,
+    store: StoreArgument = None,
     video: Annotated[
         str | None,
         typer.Argument(metavar="VIDEO", help="Its id; or ask for --classes.", autocompletion=complete.videos),
