@@ -77,6 +77,13 @@ def write_synced(path: Path, data: bytes) -> None:
         raise
 
 
+def write_replacing(path: Path, data: bytes, *, attempt: Path) -> None:
+    """Put a file there, whole and on the disk, or leave what was there; `attempt`, beside it, is written first."""
+    write_synced(attempt, data)
+    attempt.replace(path)
+    sync_folder(path.parent)
+
+
 def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
     """Write a whole file or nothing; an existing one is replaced, unless `publish` is `os.link`."""
     attempt = _attempt(store, Path(name).name)

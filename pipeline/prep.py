@@ -77,11 +77,8 @@ def prep(
         Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
     """
     _require_distinct(dataset)
-    try:
-        with sigterm_as_interrupt():
-            return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped; {job.store} is intact: the same command goes on from here") from None
+    with interruptible(f"stopped; {job.store} is intact: the same command goes on from here"):
+        return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
 
 
 def _prep(
@@ -249,7 +246,17 @@ def _in_words(sides: dict[str, str]) -> str:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
+def interruptible(words: str) -> Iterator[None]:
+    """Where ctrl-C and SIGTERM end the work with `Interrupted`, which says these words."""
+    try:
+        with _sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM ends work as ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():
         yield

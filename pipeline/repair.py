@@ -42,11 +42,11 @@ from resact.cache.verify import (
     sound_record,
     verify_store,
 )
-from resact.errors import DamagedError, Interrupted, ResactError, SourceError, ToolError, UsageError
+from resact.errors import DamagedError, ResactError, SourceError, ToolError, UsageError
 from resact.pipeline.datasets import Dataset, SourceVideo
 from resact.pipeline.decode import find_ffmpeg
 from resact.pipeline.executor import Executor
-from resact.pipeline.prep import sigterm_as_interrupt
+from resact.pipeline.prep import interruptible
 from resact.pipeline.progress import PrepProgress
 from resact.pipeline.task import PrepJob, Trouble, prep_video
 
@@ -125,11 +125,8 @@ def repair(
         DiskFullError: the disk filled up; what was repaired stays so.
         Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
     """
-    try:
-        with sigterm_as_interrupt():
-            return _repair(store, bad, find_sources, ffmpeg, timeout_seconds, threads, open_executor, console)
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped; what was repaired of {store} stays so: the same command does the rest") from None
+    with interruptible(f"stopped; what was repaired of {store} stays so: the same command does the rest"):
+        return _repair(store, bad, find_sources, ffmpeg, timeout_seconds, threads, open_executor, console)
 
 
 def _repair(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from resact.cache.durable import sync_folder, write_synced
+from resact.cache.durable import write_replacing
 from resact.errors import RunWriteError
 
 
@@ -39,11 +39,8 @@ def write_whole(path: Path, data: bytes, *, attempt: Path | None = None) -> None
     Raises:
         RunWriteError: it could not be written.
     """
-    partial = attempt or path.with_name(f".{path.name}.partial")
     with write_failure_as_error(path):
-        write_synced(partial, data)
-        partial.replace(path)
-        sync_folder(path.parent)
+        write_replacing(path, data, attempt=attempt or path.with_name(f".{path.name}.partial"))
 
 
 def _free(path: Path) -> str:

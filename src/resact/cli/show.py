@@ -130,13 +130,10 @@ def _require_writable(path: Path) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     """A whole picture, or what was there before."""
-    from resact.cache.durable import disk_full_as_error, sync_folder, write_synced
+    from resact.cache.durable import disk_full_as_error, write_replacing
 
-    partial = path.with_name(f".{path.name[:200]}.partial")
     with disk_full_as_error(path.parent):
-        write_synced(partial, data)
-        partial.replace(path)
-        sync_folder(path.parent)
+        write_replacing(path, data, attempt=path.with_name(f".{path.name[:200]}.partial"))
 
 
 def _row_of(store: "ClipStore", video: str) -> int:
