@@ -24,7 +24,7 @@ from resact.cache.store import ClipStore
 from resact.errors import ResactError, StreamError, UsageError
 from resact.train.clips.memory import MemoryPool
 from resact.train.clips.sampling import Clip, ClipPlan, batches
-from resact.train.clips.transform import Normalisation, PackedClips, transform_batch, transform_clip
+from resact.train.clips.transform import Normalisation, PackedClips, make_clip, transform_batch
 
 _JOIN_SECONDS = 5.0  # a thread that reads from a file system that has gone away may never come back
 
@@ -271,7 +271,7 @@ class _Batch:
         self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy())
         out = {name: tensor[place] for name, tensor in self.tensors.items()}
         geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
-        transform_clip(frames, clip, geometry, normalisation, dtype=self.stream.dtype, out=out)
+        make_clip(frames, clip, geometry, normalisation, dtype=self.stream.dtype, out=out)
 
     def _complete(self) -> None:
         pass

@@ -1,8 +1,8 @@
 """From stored frames to what the network is given: crop, resize, flip, residual, normalisation, in that order.
 
 Everything before the normalisation is on 8-bit values, so that a residual is an exact difference of two of them.
-`transform_clip` is the reference, in plain PyTorch on any device, and what runs on the CPU; `transform_batch` has a
-kernel of its own on CUDA (`transform_kernel`).
+`transform_clip` is the reference, in plain PyTorch on any device. What runs is `make_clip`, which has machine code of
+its own on the CPU (`transform_llvm`), and `transform_batch`, which has a kernel on CUDA too (`transform_kernel`).
 
 Shapes: B clips, N stored frames of a clip, T frames of a clip, C channels, H height, W width, D height and width of
 what the network is given.
@@ -25,6 +25,7 @@ from resact.train.clips.residual import residual_frames
 from resact.train.clips.sampling import Clip
 
 KERNELS = ("auto", "triton", "plain")
+_LLVM_DTYPES = (torch.float32, torch.bfloat16)
 
 Channels = tuple[float, float, float]
 
@@ -154,27 +155,59 @@ def transform_clip(
     Raises:
         UsageError: frames, clip, normalisation or `out` do not fit each other.
     """
-    count = clip.stop - clip.start
-    if frames_NHWC.dtype != torch.uint8 or frames_NHWC.ndim != 4 or frames_NHWC.shape[::3] != (count, 3):
-        raise UsageError(f"got frames {_described(frames_NHWC)}, expected ({count}, H, W, 3) of uint8")
-    _check_fit(frames_NHWC.shape[1], frames_NHWC.shape[2], clip, geometry)
+    out = _checked(frames_NHWC, clip, geometry, dtype, out)
     resized_NCDD = resize_clip(frames_NHWC, top=clip.top, left=clip.left, side=clip.side, size=geometry.size)
     if not np.array_equal(clip.order, np.arange(len(resized_NCDD))):
         resized_NCDD = resized_NCDD[torch.tensor(clip.order, device=resized_NCDD.device)]
     clip_CTDD = resized_NCDD.transpose(0, 1).contiguous()
     if clip.flip:
         clip_CTDD = clip_CTDD.flip(-1)
+    if "rgb" in geometry.streams:
+        _normalise(clip_CTDD[:, : geometry.frames], normalisation.scale_and_shift("rgb"), out["rgb"])
+    if "residual" in geometry.streams:
+        residual_CTDD = residual_frames(clip_CTDD[None], step=geometry.step)[0]
+        _normalise(residual_CTDD, normalisation.scale_and_shift("residual"), out["residual"])
+    return out
+
+
+def make_clip(
+    frames_NHWC: Tensor,
+    clip: Clip,
+    geometry: ClipGeometry,
+    normalisation: Normalisation,
+    *,
+    dtype: torch.dtype = torch.float32,
+    out: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """As `transform_clip`, bit for bit, in less than half the time where frames and result lie on the CPU.
+
+    That goes for float32 and bfloat16, and for contiguous tensors; the rest goes through `transform_clip`.
+    """
+    out = _checked(frames_NHWC, clip, geometry, dtype, out)
+    wanted = {stream: out[stream] for stream in geometry.streams}
+    in_order = all(x.device.type == "cpu" and x.is_contiguous() for x in (frames_NHWC, *wanted.values()))
+    if not in_order or dtype not in _LLVM_DTYPES:
+        return transform_clip(frames_NHWC, clip, geometry, normalisation, dtype=dtype, out=out)
+    from resact.train.clips.transform_llvm import transform_with_llvm  # loading LLVM takes a tenth of a second
+
+    transform_with_llvm(frames_NHWC, clip, geometry, normalisation, wanted)
+    return out
+
+
+def _checked(
+    frames_NHWC: Tensor, clip: Clip, geometry: ClipGeometry, dtype: torch.dtype, out: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
+    """`out`, or new tensors, once everything fits."""
+    count = clip.stop - clip.start
+    if frames_NHWC.dtype != torch.uint8 or frames_NHWC.ndim != 4 or frames_NHWC.shape[::3] != (count, 3):
+        raise UsageError(f"got frames {_described(frames_NHWC)}, expected ({count}, H, W, 3) of uint8")
+    _check_fit(frames_NHWC.shape[1], frames_NHWC.shape[2], clip, geometry)
     shape = (3, geometry.frames, geometry.size, geometry.size)
     if out is None:
         out = {stream: torch.empty(shape, dtype=dtype, device=frames_NHWC.device) for stream in geometry.streams}
     for stream in geometry.streams:
         if out[stream].shape != shape or out[stream].dtype != dtype:
             raise UsageError(f"got out[{stream!r}] {_described(out[stream])}, expected {shape} of {dtype}")
-    if "rgb" in geometry.streams:
-        _normalise(clip_CTDD[:, : geometry.frames], normalisation.scale_and_shift("rgb"), out["rgb"])
-    if "residual" in geometry.streams:
-        residual_CTDD = residual_frames(clip_CTDD[None], step=geometry.step)[0]
-        _normalise(residual_CTDD, normalisation.scale_and_shift("residual"), out["residual"])
     return out
 
 
@@ -194,7 +227,7 @@ def transform_batch(
         normalisation: of each of `geometry.streams`.
         dtype: of the result.
         kernel: `triton`: one kernel on CUDA, whose pixels equal those of `transform_clip` as `resize_clip` says;
-            `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA and `plain` elsewhere.
+            `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA and `make_clip` elsewhere.
 
     Returns:
         For each of `geometry.streams` (B, 3, T, D, D), on the frames' device.
@@ -213,9 +246,10 @@ def transform_batch(
             _check_fit(height, width, clip, geometry)
         _kernel(device)(packed, geometry, normalisation, batch)
         return batch
+    one_by_one = transform_clip if kernel == "plain" else make_clip
     for position, clip in enumerate(packed.clips):
         out = {stream: clips[position] for stream, clips in batch.items()}
-        transform_clip(packed.frames_of(position), clip, geometry, normalisation, dtype=dtype, out=out)
+        one_by_one(packed.frames_of(position), clip, geometry, normalisation, dtype=dtype, out=out)
     return batch
 
 
@@ -239,10 +273,8 @@ def _channels(name: str, values: Sequence[float]) -> Channels:
 
 
 def _resize_bytes(square_NCHW: Tensor, size: int) -> Tensor:
-    side = square_NCHW.shape[2]
-    if side > size:  # down the columns first, which is the quicker of the two: the other then has fewer rows to do
-        square_NCHW = _interpolate(square_NCHW, size, side)
-    return _interpolate(square_NCHW, size, size)
+    # Down the columns first, which is the quicker of the two: the other then has fewer rows to do.
+    return _interpolate(_interpolate(square_NCHW, size, square_NCHW.shape[3]), size, size)
 
 
 def _resize_floats(square_NCHW: Tensor, size: int) -> Tensor:

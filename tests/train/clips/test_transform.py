@@ -1,27 +1,38 @@
 """Shapes: B clips, N stored frames, F frames read of a clip, T frames, C channels, H height, W width, D size of a clip.
 
 The kernel runs in Triton's interpreter, in a process of its own since that is chosen before Triton is imported, and on
-a GPU where there is one.
+a GPU where there is one. The machine code runs in this process.
 """
 
+import ctypes
 import json
+import math
+import mmap
 import multiprocessing
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
+import threading
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from resact.errors import ToolError, UsageError
-from resact.train.clips import transform
+from resact.train.clips import transform, transform_llvm
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
-from resact.train.clips.transform import Normalisation, PackedClips, resize_clip, transform_batch, transform_clip
+from resact.train.clips.transform import (
+    Normalisation,
+    PackedClips,
+    make_clip,
+    resize_clip,
+    transform_batch,
+    transform_clip,
+)
 
 AS_IT_IS = Normalisation(rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1), residual_mean=(0, 0, 0), residual_std=(1, 1, 1))
 USUAL = Normalisation(
@@ -190,6 +201,178 @@ def test_a_batch_is_its_clips(modality):
         assert all(torch.equal(batch[stream][position], wanted[stream]) for stream in wanted)
 
 
+# The machine code
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The dtypes for which machine code has run."""
+    made, compiled = [], transform_llvm._compiled
+
+    def spy(dtype):
+        made.append(dtype)
+        return compiled(dtype)
+
+    monkeypatch.setattr(transform_llvm, "_compiled", spy)
+    return made
+
+
+def random_normalisation(rng):
+    mean, std = rng.uniform(-300, 300, (2, 3)), rng.uniform(0.01, 100, (2, 3))
+    return Normalisation(rgb_mean=mean[0], rgb_std=std[0], residual_mean=mean[1], residual_std=std[1])
+
+
+def assert_made_as_in_pytorch(rng, clip, frames, geometry, dtype, *, shift=0):
+    """Bit for bit, to a place in a batch that lies `shift` numbers off the usual alignment, and to nowhere else."""
+    normalisation, frames = random_normalisation(rng), torch.from_numpy(frames)
+    shape = (3, 3, geometry.frames, geometry.size, geometry.size)
+    whole = {stream: torch.full((math.prod(shape) + 64,), 77, dtype=dtype) for stream in geometry.streams}
+    batch = {stream: memory[shift:][: math.prod(shape)].view(shape) for stream, memory in whole.items()}
+    out = {stream: clips[1] for stream, clips in batch.items()}
+    assert make_clip(frames, clip, geometry, normalisation, dtype=dtype, out=out) is out
+    wanted = transform_clip(frames, clip, geometry, normalisation, dtype=dtype)
+    for stream, memory in whole.items():
+        assert torch.equal(out[stream].view(torch.uint8), wanted[stream].view(torch.uint8)), stream
+        assert (batch[stream][[0, 2]] == 77).all()
+        assert (memory[:shift] == 77).all()
+        assert (memory[shift + math.prod(shape) :] == 77).all()
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    geometry=geometries,
+    size=st.one_of(st.integers(1, 50), st.sampled_from([16, 32, 64])),
+    num_frames=st.integers(1, 12),
+    height=st.integers(1, 90),
+    width=st.integers(1, 90),
+    bf16=st.booleans(),
+    shift=st.sampled_from([0, 1, 16]),
+)
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_machine_code_makes_what_pytorch_makes(calls, seed, geometry, size, num_frames, height, width, bf16, shift):
+    rng = np.random.default_rng(seed)
+    geometry = replace(geometry, size=size)
+    clip, frames = random_clip(rng, geometry, num_frames, height, width)
+    dtype = torch.bfloat16 if bf16 else torch.float32
+    calls.clear()
+    assert_made_as_in_pytorch(rng, clip, frames, geometry, dtype, shift=shift)
+    assert calls == [dtype]
+
+
+@pytest.mark.parametrize("size", [112, 64])
+@pytest.mark.parametrize("side", [256, 215, 181, 152, 128, 112, 80])
+def test_machine_code_makes_the_usual_clips(side, size, seed, calls):
+    rng = np.random.default_rng(seed)
+    geometry = ClipGeometry(modality="both", frames=5, step=int(rng.integers(1, 5)), size=size)
+    clip, frames = random_clip(rng, geometry, 12, 256, 342, side=side)
+    for dtype in (torch.float32, torch.bfloat16):
+        assert_made_as_in_pytorch(rng, clip, frames, geometry, dtype)
+    assert calls == [torch.float32, torch.bfloat16]
+
+
+def test_weights_of_lines_of_all_lengths(seed):
+    """Of one colour a picture of one line: what `_table` says is what `interpolate` does with it."""
+    rng = np.random.default_rng(seed)
+    for side, size in rng.integers(1, [1500, 150], (60, 2)).tolist():
+        line = rng.integers(0, 256, side, dtype=np.uint8)
+        table, shift = transform_llvm._table(side, size)
+        sums = [(line[first : first + taps].astype(int) * w[:taps]).sum() for first, taps, *w in table.astype(int)]
+        actual = np.minimum(np.array(sums) + (1 << shift - 1) >> shift, 255)
+        wanted = transform._interpolate(torch.from_numpy(line)[None, None, :, None].expand(1, 3, -1, 2), size, 2)
+        np.testing.assert_array_equal(actual, wanted[0, 0, :, 0])
+
+
+def test_machine_code_reads_nothing_beyond_the_frames(calls):
+    """They end where memory ends, or begin where it begins: to touch what lies beyond ends the process."""
+    page, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
+    for height, width, side in ((37, 45, 37), (24, 90, 24), (9, 11, 7), (22, 22, 22), (1, 1, 1)):
+        geometry = ClipGeometry(modality="both", frames=2, size=16)
+        count = 3 * height * width * 3
+        pages = -(-count // page) * page
+        memory = mmap.mmap(-1, pages + 2 * page)
+        whole = np.frombuffer(memory, np.uint8)
+        for offset in (0, pages + page):
+            assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + offset), page, 0) == 0
+        for begin, top, left in ((page, 0, 0), (page + pages - count, height - side, width - side)):
+            frames = torch.from_numpy(whole[begin : begin + count].reshape(3, height, width, 3))
+            clip = Clip(row=0, start=0, stop=3, order=np.arange(3), top=top, left=left, side=side, flip=False)
+            make_clip(frames, clip, geometry, USUAL)
+    assert len(calls) == 10
+
+
+def test_machine_code_lets_other_threads_run():
+    geometry = ClipGeometry(modality="both", frames=400, size=112)
+    clip = Clip(row=0, start=0, stop=1, order=np.zeros(401, int), top=0, left=0, side=128, flip=False)
+    frames = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
+    out = make_clip(frames, clip, geometry, USUAL)
+    asked, ran = threading.Event(), threading.Event()
+
+    def other():
+        while asked.wait() and not ended:
+            asked.clear()
+            ran.set()
+
+    ended: list[bool] = []
+    thread = threading.Thread(target=other)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1000)  # nobody takes the GIL: it has to be let go of
+    try:
+        thread.start()
+        for _ in range(50):  # it may take a while until a busy machine lets the other one run
+            ran.clear()
+            asked.set()
+            make_clip(frames, clip, geometry, USUAL, out=out)
+            if meanwhile := ran.is_set():
+                break
+    finally:
+        sys.setswitchinterval(before)
+        ended.append(True)
+        asked.set()
+        thread.join()
+    assert meanwhile
+
+
+def test_threads_that_come_first_together_compile_once(monkeypatch):
+    transformed = []
+    monkeypatch.setattr(
+        transform_llvm, "_transform", lambda *code, run=transform_llvm._transform: (transformed.append(1), run(*code))
+    )
+    transform_llvm._compiled.cache_clear()
+    rng = np.random.default_rng(8)
+    geometry = ClipGeometry(modality="both", frames=4, size=20)
+    clip, frames = random_clip(rng, geometry, 9, 40, 40)
+    together = threading.Barrier(4)
+
+    def first(_):
+        together.wait()
+        return make_clip(torch.from_numpy(frames), clip, geometry, USUAL)
+
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(first, range(4)))
+    assert len(transformed) == 1
+    wanted = transform_clip(torch.from_numpy(frames), clip, geometry, USUAL)
+    assert all(torch.equal(clips[stream], wanted[stream]) for clips in made for stream in wanted)
+
+
+def test_what_machine_code_is_not_for(calls):
+    rng = np.random.default_rng(9)
+    geometry = ClipGeometry(modality="rgb", frames=3, size=32)
+    clip, frames = random_clip(rng, geometry, 9, 40, 40)
+    frames = torch.from_numpy(frames)
+    apart = frames.transpose(1, 2).contiguous().transpose(1, 2)
+    assert not apart.is_contiguous()
+    wanted = transform_clip(frames, clip, geometry, USUAL)["rgb"]
+    assert torch.equal(make_clip(apart, clip, geometry, USUAL)["rgb"], wanted)
+    backwards = torch.empty(32, 32, 3, 3).permute(2, 3, 0, 1)
+    assert torch.equal(make_clip(frames, clip, geometry, USUAL, out={"rgb": backwards})["rgb"], wanted)
+    assert torch.equal(make_clip(frames, clip, geometry, USUAL, dtype=torch.float16)["rgb"], wanted.half())
+    packed = packed_clips(rng, [(clip, frames.numpy())])
+    assert torch.equal(transform_batch(packed, geometry, USUAL, kernel="plain")["rgb"][0], wanted)
+    assert calls == []
+    assert torch.equal(transform_batch(packed, geometry, USUAL)["rgb"][0], wanted)
+    assert calls == [torch.float32]
+
+
 # The kernel
 
 
@@ -347,9 +530,10 @@ def test_frames_that_a_clip_does_not_fit(changes, message):
     geometry = ClipGeometry(modality="residual", frames=4, size=6)
     clip = Clip(row=0, start=0, stop=5, order=np.arange(5), top=1, left=2, side=9, flip=False)
     frames = torch.zeros(5, 20, 30, 3, dtype=torch.uint8)
-    transform_clip(frames, clip, geometry, USUAL)
-    with pytest.raises(UsageError, match=message):
-        transform_clip(frames, replace(clip, **changes), geometry, USUAL)
+    for make in (transform_clip, make_clip):
+        make(frames, clip, geometry, USUAL)
+        with pytest.raises(UsageError, match=message):
+            make(frames, replace(clip, **changes), geometry, USUAL)
 
 
 def test_the_kernel_never_sees_a_square_outside_its_frames(monkeypatch):
@@ -366,8 +550,9 @@ def test_out_has_to_fit():
     clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=8, flip=False)
     frames = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
     for out in (torch.zeros(3, 2, 4, 5), torch.zeros(3, 2, 4, 4, dtype=torch.float64)):
-        with pytest.raises(UsageError, match=r"expected \(3, 2, 4, 4\) of torch.float32"):
-            transform_clip(frames, clip, geometry, USUAL, out={"rgb": out})
+        for make in (transform_clip, make_clip):
+            with pytest.raises(UsageError, match=r"expected \(3, 2, 4, 4\) of torch.float32"):
+                make(frames, clip, geometry, USUAL, out={"rgb": out})
 
 
 def test_packed_clips_lie_within_their_buffer():
@@ -412,5 +597,6 @@ def test_a_stream_needs_its_normalisation():
     geometry = ClipGeometry(modality="both", frames=2, size=4)
     clip = Clip(row=0, start=0, stop=3, order=np.arange(3), top=0, left=0, side=8, flip=False)
     frames = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
-    with pytest.raises(UsageError, match="without residual_mean and residual_std"):
-        transform_clip(frames, clip, geometry, replace(USUAL, residual_mean=None, residual_std=None))
+    for make in (transform_clip, make_clip):
+        with pytest.raises(UsageError, match="without residual_mean and residual_std"):
+            make(frames, clip, geometry, replace(USUAL, residual_mean=None, residual_std=None))

@@ -1,0 +1,308 @@
+"""The transform of a clip on the CPU, in machine code: `transform.transform_clip` is what it has to equal, bit for bit.
+
+LLVM makes the code for the processor at hand when a dtype is first asked for. A clip is one call, without the GIL:
+frame by frame it reads the square once and writes the finished clips once; all between stays in the processor's cache.
+
+A resize is twice the same. `_blend` makes each row of output a weighted sum of rows of input, and `_turn` transposes
+them: the second time rows are columns, and what comes out is a plane for each colour.
+
+Importing this module needs llvmlite.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from threading import Lock
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from llvmlite import binding, ir
+from torch import Tensor
+
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.sampling import Clip
+from resact.train.clips.transform import Normalisation
+
+_LANES = 64  # bytes of a row that are summed at once: their 32-bit sums take half of AVX2's registers
+_TILE = 16  # rows and columns that are transposed at once
+_PIXELS = 16  # that are normalised at once
+_LINE = 64  # bytes of the processor's cache
+
+_ARGUMENTS = (
+    *("frames", "frame_step", "row_step", "lanes", "order", "frames_read", "rows", "columns", "table_step", "shift"),
+    *("mixed", "mixed_step", "turned", "planes", "pitch"),
+    *("size", "streamed", "frames_made", "step", "rgb", "residual", "rgb_scale_and_shift", "residual_scale_and_shift"),
+)
+"""Of the machine code, in an array of int64: addresses, sizes, and steps in memory, which are in bytes."""
+
+
+def transform_with_llvm(
+    frames_NHWC: Tensor, clip: Clip, geometry: ClipGeometry, normalisation: Normalisation, out: dict[str, Tensor]
+) -> None:
+    """Fills `out`, for each of `geometry.streams` a contiguous (3, T, D, D), float32 or bfloat16.
+
+    Nothing is checked: what does not fit would be read from other memory, or written to it.
+
+    Args:
+        frames_NHWC: (N, H, W, 3) uint8, contiguous, on the CPU.
+        clip: fits them.
+        geometry: of the clip.
+        normalisation: of each of `geometry.streams`.
+        out: on the CPU.
+    """
+    size, top, left = geometry.size, clip.top, clip.left
+    if clip.side * 3 < _LANES:  # whole lanes would reach beyond the row, and perhaps beyond the frames
+        square_NHWC = frames_NHWC[:, top : top + clip.side, left : left + clip.side]
+        frames_NHWC = frames_NHWC.new_zeros(len(frames_NHWC), clip.side, -(-_LANES // 3), 3)
+        frames_NHWC[:, :, : clip.side] = square_NHWC
+        top = left = 0
+    frame_step, row_step, pixel_step, _ = frames_NHWC.stride()
+    lanes, pitch = max(clip.side * 3, _LANES), _tiled(max(size, -(-_LANES // 3)))
+    rows, shift = _table(clip.side, size)
+    columns = rows[::-1].copy() if clip.flip else rows
+    order = clip.order.astype(np.int64)
+    step = geometry.step if "residual" in geometry.streams else 0
+    mixed = np.empty((_tiled(size), _tiled(max(lanes, 3 * pitch))), np.uint8)
+    turned = np.empty((_tiled(lanes), pitch), np.uint8)
+    planes = np.empty((step + 1, 3, pitch, pitch), np.uint8)
+    numbers = {name: torch.tensor(normalisation.scale_and_shift(name), dtype=torch.float32) for name in out}
+    whole_lines = not any(size * tensor.itemsize % _LINE or tensor.data_ptr() % _LINE for tensor in out.values())
+    arguments = {
+        "frames": frames_NHWC.data_ptr() + top * row_step + left * pixel_step,
+        "frame_step": frame_step,
+        "row_step": row_step,
+        "lanes": lanes,
+        "order": order.ctypes.data,
+        "frames_read": len(order),
+        "rows": rows.ctypes.data,
+        "columns": columns.ctypes.data,
+        "table_step": rows.strides[0],
+        "shift": shift,
+        "mixed": mixed.ctypes.data,
+        "mixed_step": mixed.strides[0],
+        "turned": turned.ctypes.data,
+        "planes": planes.ctypes.data,
+        "pitch": pitch,
+        "size": size,
+        "streamed": size if whole_lines else 0,
+        "frames_made": geometry.frames,
+        "step": step,
+        **{name: tensor.data_ptr() for name, tensor in out.items()},
+        **{f"{name}_scale_and_shift": tensor.data_ptr() for name, tensor in numbers.items()},
+    }
+    with _LOCK:  # the first clip's thread compiles, the others wait
+        _, run = _compiled(next(iter(out.values())).dtype)
+    run((ctypes.c_int64 * len(_ARGUMENTS))(*(arguments.get(name, 0) for name in _ARGUMENTS)))
+
+
+@lru_cache(maxsize=256)
+def _table(side: int, size: int) -> tuple[npt.NDArray[np.int32], int]:
+    """Which pixels of a line of `side` make each of `size`, and with which weights: as PyTorch does for uint8.
+
+    Returns:
+        (D, 2 + taps) int32, the first pixel, how many, and their weights of 16 bits; and the bits of a weight of 1.
+    """
+    apart = side / size
+    reach = max(apart, 1.0)
+    centres = apart * (np.arange(size) + 0.5)
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    taps = np.minimum((centres + reach + 0.5).astype(np.int64), side) - first
+    tap = np.arange(taps.max())[:, None]
+    triangle = np.clip(1 - np.abs((first + tap - centres + 0.5) * (1 / reach)), 0, None) * (tap < taps)
+    shares = triangle / np.cumsum(triangle, axis=0)[-1]  # added one by one: `sum` need not, and rounds otherwise then
+    shift = 0
+    while shift < 22 and int(0.5 + shares.max() * 2 ** (shift + 1)) < 2**15:
+        shift += 1
+    weights = (0.5 + shares * 2**shift).astype(np.int64)
+    return np.concatenate(([first], [taps], weights)).T.astype(np.int32, order="C"), shift
+
+
+def _tiled(count: int) -> int:
+    """Rounded up to whole tiles."""
+    return -(-count // _TILE) * _TILE
+
+
+# The code ---------------------------------------------------------------------------------------------------
+
+_BYTE, _SHORT, _INT, _WHOLE, _FLOAT = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatType())
+_NONE = _WHOLE(0)
+
+
+class _Code(ir.IRBuilder):  # type: ignore[misc]
+    """Appends to a function. Addresses are whole numbers."""
+
+    def sum(self, *terms: Any) -> Any:
+        """Of whole numbers, ours or the code's, and of products, which are tuples."""
+        total = _NONE
+        for term in terms:
+            product = _WHOLE(1)
+            for factor in term if isinstance(term, tuple) else (term,):
+                product = self.mul(product, _WHOLE(factor) if isinstance(factor, int) else factor)
+            total = self.add(total, product)
+        return total
+
+    def least(self, one: Any, other: Any) -> Any:
+        """The smaller of two unsigned numbers; of vectors, lane by lane."""
+        return self.select(self.icmp_unsigned("<", one, other), one, other)
+
+    def read(self, kind: Any, *address: Any) -> Any:
+        """The value at the sum of the terms."""
+        return self.load(self.inttoptr(self.sum(*address), kind.as_pointer()), typ=kind, align=1)
+
+    def write(self, value: Any, *address: Any, align: int = 1) -> Any:
+        """A value to the sum of the terms."""
+        return self.store(value, self.inttoptr(self.sum(*address), value.type.as_pointer()), align=align)
+
+    def spread(self, value: Any, lanes: int) -> Any:
+        """A vector of equal values."""
+        one = self.insert_element(ir.VectorType(value.type, lanes)(ir.Undefined), value, _INT(0))
+        return self.shuffle_vector(one, one, ir.VectorType(_INT, lanes)([0] * lanes))
+
+    def prefetch(self, *address: Any) -> None:
+        """What will be read soon; it need not be there."""
+        pointer = self.inttoptr(self.sum(*address), _BYTE.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
+        function = self.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        self.call(function, [pointer, _INT(0), _INT(3), _INT(1)])  # to be read, into all caches, no instructions
+
+    @contextmanager
+    def count(self, start: Any, stop: Any, step: int = 1) -> Iterator[Any]:
+        """A loop."""
+        before, body, after = self.block, self.append_basic_block(), self.append_basic_block()
+        self.cbranch(self.icmp_signed("<", start, stop), body, after)
+        self.position_at_end(body)
+        index = self.phi(_WHOLE)
+        index.add_incoming(start, before)
+        yield index
+        following = self.sum(index, step)
+        index.add_incoming(following, self.block)
+        self.cbranch(self.icmp_signed("<", following, stop), body, after)
+        self.position_at_end(after)
+
+
+@lru_cache
+def _compiled(dtype: torch.dtype) -> tuple[Any, Any]:
+    """What owns the code, and the code."""
+    module = ir.Module()
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WHOLE.as_pointer()]), "transform")
+    b = _Code(function.append_basic_block())
+    begin = b.ptrtoint(function.args[0], _WHOLE)
+    values = {name: b.read(_WHOLE, begin, 8 * place) for place, name in enumerate(_ARGUMENTS)}
+    _transform(b, SimpleNamespace(**values), dtype)
+    b.fence("seq_cst")  # what was written past the cache is there for other threads, too
+    b.ret_void()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(
+        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten()
+    )
+    parsed = binding.parse_assembly(str(module))
+    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
+    passes.getModulePassManager().run(parsed, passes)
+    engine = binding.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))  # a call of it lets go of the GIL
+    return engine, kind(engine.get_function_address("transform"))
+
+
+_LOCK = Lock()
+
+
+def _transform(b: _Code, a: SimpleNamespace, dtype: torch.dtype) -> None:
+    """All of it; `a` holds the arguments."""
+    pixel_step = b.sum((3, a.pitch))
+    with b.count(_NONE, a.frames_read) as frame:
+        following = b.least(b.sum(frame, 1), b.sum(a.frames_read, -1))
+        source, ahead = (b.sum(a.frames, (b.read(_WHOLE, a.order, (at, 8)), a.frame_step)) for at in (frame, following))
+        _blend(b, a, a.rows, source, a.row_step, a.lanes, ahead)
+        _turn(b, a, a.lanes, a.turned)
+        _blend(b, a, a.columns, a.turned, pixel_step, pixel_step)
+        ring = [b.urem(b.sum(frame, more), b.sum(a.step, 1)) for more in (0, 1)]
+        now, before = (b.sum(a.planes, (place, pixel_step, a.pitch)) for place in ring)
+        _turn(b, a, pixel_step, now)
+        made = b.icmp_signed("<", frame, a.frames_made)
+        with b.if_then(b.and_(made, b.icmp_signed("!=", a.rgb, _NONE))):
+            _normalise(b, a, (now,), a.rgb_scale_and_shift, a.rgb, frame, dtype)
+        made = b.icmp_signed(">=", frame, a.step)
+        with b.if_then(b.and_(made, b.icmp_signed("!=", a.residual, _NONE))):
+            _normalise(b, a, (now, before), a.residual_scale_and_shift, a.residual, b.sub(frame, a.step), dtype)
+
+
+def _blend(
+    b: _Code, a: SimpleNamespace, table: Any, source: Any, row_step: Any, lanes: Any, ahead: Any | None = None
+) -> None:
+    """Weighted sums of the rows at `source`, as the table says, to `mixed`. What lies `ahead` will be wanted next."""
+    bytes_, ints = ir.VectorType(_BYTE, _LANES), ir.VectorType(_INT, _LANES)
+    with b.goto_entry_block():
+        total = b.alloca(ints)  # in registers, once LLVM has been over it
+    shift = b.spread(b.trunc(a.shift, _INT), _LANES)
+    half = b.shl(ints([1] * _LANES), b.sub(shift, ints([1] * _LANES)))
+    with b.count(_NONE, a.size) as row:
+        entry = b.sum(table, (row, a.table_step))
+        first, taps = (b.zext(b.read(_INT, entry, 4 * column), _WHOLE) for column in (0, 1))
+        with b.count(_NONE, lanes, _LANES) as start:
+            lane = b.least(start, b.sum(lanes, -_LANES))  # the last ones overlap those before
+            b.store(half, total)
+            with b.count(_NONE, taps) as tap:
+                place = b.sum((b.sum(first, tap), row_step), lane)
+                if ahead is not None:
+                    b.prefetch(ahead, place)
+                pixels = b.zext(b.read(bytes_, source, place), ints)
+                weight = b.trunc(b.read(_INT, entry, 8, (tap, 4)), _SHORT)  # of 16 bits products are quicker
+                weighted = b.mul(pixels, b.sext(b.spread(weight, _LANES), ints))
+                b.store(b.add(b.load(total), weighted), total)
+            rounded = b.least(b.lshr(b.load(total), shift), ints([255] * _LANES))
+            b.write(b.trunc(rounded, bytes_), a.mixed, (row, a.mixed_step), lane)
+
+
+def _turn(b: _Code, a: SimpleNamespace, lanes: Any, target: Any) -> None:
+    """What lies in `mixed`, transposed, to `target`, in whole tiles."""
+    line = ir.VectorType(_BYTE, _TILE)
+    merge = [[start + lane // 2 + lane % 2 * _TILE for lane in range(_TILE)] for start in (0, _TILE // 2)]
+    with b.count(_NONE, lanes, _TILE) as lane, b.count(_NONE, a.size, _TILE) as row:
+        lines = [b.read(line, a.mixed, (b.sum(row, more), a.mixed_step), lane) for more in range(_TILE)]
+        for _ in range(_TILE.bit_length() - 1):  # each halves the distance of a column's pixels
+            pairs = list(zip(lines[: _TILE // 2], lines[_TILE // 2 :], strict=True))
+            lines = [b.shuffle_vector(*pair, ir.VectorType(_INT, _TILE)(order)) for pair in pairs for order in merge]
+        for more, values in enumerate(lines):
+            b.write(values, target, (b.sum(lane, more), a.pitch), row)
+
+
+def _normalise(
+    b: _Code, a: SimpleNamespace, planes: tuple[Any, ...], numbers: Any, out: Any, frame: Any, dtype: torch.dtype
+) -> None:
+    """A frame, or the distance between two, to its place in `out`."""
+    whole = b.and_(a.size, _WHOLE(-_PIXELS))
+    with b.count(_NONE, _WHOLE(3)) as colour, b.count(_NONE, a.size) as row:
+        scale, shift = (b.read(_FLOAT, numbers, (colour, 4), 12 * which) for which in (0, 1))
+        source_row = b.sum((b.sum((colour, a.pitch), row), a.pitch))
+        out_row = b.sum((b.sum((b.sum((colour, a.frames_made), frame), a.size), row), a.size))
+        for start, stop, count in ((_NONE, a.streamed, _PIXELS), (a.streamed, whole, _PIXELS), (whole, a.size, 1)):
+            with b.count(start, stop, count) as column:
+                pixels = [b.read(ir.VectorType(_BYTE, count), plane, source_row, column) for plane in planes]
+                if len(pixels) == 2:
+                    swapped = b.icmp_unsigned("<", *pixels)
+                    pixels = [b.sub(b.select(swapped, *reversed(pixels)), b.select(swapped, *pixels))]
+                floats = b.uitofp(pixels[0], ir.VectorType(_FLOAT, count))
+                values = b.fadd(b.fmul(floats, b.spread(scale, count)), b.spread(shift, count))
+                if dtype == torch.bfloat16:
+                    values = _as_bfloat16(b, values)
+                place = (out, (b.sum(out_row, column), dtype.itemsize))
+                if stop is a.streamed:  # past the cache, whose content is wanted again sooner
+                    write = b.write(values, *place, align=_PIXELS * dtype.itemsize)
+                    write.set_metadata("nontemporal", b.module.add_metadata([_INT(1)]))
+                else:
+                    b.write(values, *place)
+
+
+def _as_bfloat16(b: _Code, floats: Any) -> Any:
+    """The upper halves of float32s, rounded to the nearest, ties to even."""
+    count = floats.type.count
+    bits = b.bitcast(floats, ir.VectorType(_INT, count))
+    sixteen, one, below_half = (bits.type([number] * count) for number in (16, 1, 2**15 - 1))
+    odd = b.and_(b.lshr(bits, sixteen), one)
+    return b.trunc(b.lshr(b.add(b.add(bits, below_half), odd), sixteen), ir.VectorType(_SHORT, count))
