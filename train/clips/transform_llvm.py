@@ -69,7 +69,7 @@ def transform_with_llvm(
     mixed = np.empty((_tiled(size), _tiled(max(lanes, 3 * pitch))), np.uint8)
     turned = np.empty((_tiled(lanes), pitch), np.uint8)
     planes = np.empty((step + 1, 3, pitch, pitch), np.uint8)
-    numbers = {name: torch.tensor(normalisation.scale_and_shift(name), dtype=torch.float32) for name in out}
+    numbers = {name: _numbers(normalisation, name) for name in out}
     whole_lines = not any(size * tensor.itemsize % _LINE or tensor.data_ptr() % _LINE for tensor in out.values())
     arguments = {
         "frames": frames_NHWC.data_ptr() + top * row_step + left * pixel_step,
@@ -119,6 +119,12 @@ def _table(side: int, size: int) -> tuple[npt.NDArray[np.int32], int]:
         shift += 1
     weights = (0.5 + shares * 2**shift).astype(np.int64)
     return np.concatenate(([first], [taps], weights)).T.astype(np.int32, order="C"), shift
+
+
+@lru_cache
+def _numbers(normalisation: Normalisation, stream: str) -> Tensor:
+    """(2, 3) float32: scales and shifts."""
+    return torch.tensor(normalisation.scale_and_shift(stream), dtype=torch.float32)
 
 
 def _tiled(count: int) -> int:

@@ -10,6 +10,7 @@ import math
 import mmap
 import multiprocessing
 import os
+import platform
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -20,6 +21,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from llvmlite import binding
 
 from resact.errors import ToolError, UsageError
 from resact.train.clips import transform, transform_llvm
@@ -268,6 +270,18 @@ def test_machine_code_makes_the_usual_clips(side, size, seed, calls):
     for dtype in (torch.float32, torch.bfloat16):
         assert_made_as_in_pytorch(rng, clip, frames, geometry, dtype)
     assert calls == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for its oldest processors")
+def test_machine_code_for_processors_without_wide_vectors(seed, monkeypatch):
+    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: "x86-64")
+    monkeypatch.setattr(binding, "get_host_cpu_features", binding.targets.FeatureMap)
+    code = transform_llvm._compiled.__wrapped__(torch.float32)
+    monkeypatch.setattr(transform_llvm, "_compiled", lambda _: code)
+    rng = np.random.default_rng(seed)
+    for size in (16, 33):
+        geometry = ClipGeometry(modality="both", frames=4, step=2, size=size)
+        assert_made_as_in_pytorch(rng, *random_clip(rng, geometry, 9, 90, 80), geometry, torch.float32)
 
 
 def test_weights_of_lines_of_all_lengths(seed):
