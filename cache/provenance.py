@@ -15,6 +15,7 @@ _PACKAGES = (
     "decord",
     "ffmpeg-python",
     "imageio-ffmpeg",
+    "llvmlite",
     "numcodecs",
     "numpy",
     "safetensors",

@@ -11,6 +11,7 @@ import mmap
 import multiprocessing
 import os
 import platform
+import subprocess
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -503,6 +504,12 @@ def test_the_kernel_compiles(architecture, streams, dtype, taps, tmp_path, monke
 
 
 # What does not fit
+
+
+def test_importing_llvm_is_left_to_the_first_clip():
+    code = "import sys, resact, resact.train.clips.stream; print({'llvmlite', 'triton'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_importing_triton_is_left_to_the_kernel(monkeypatch):
