@@ -5,8 +5,6 @@ frame by frame it reads the square once and writes the finished clips once; all 
 
 A resize is twice the same. `_blend` makes each row of output a weighted sum of rows of input, and `_turn` transposes
 them: the second time rows are columns, and what comes out is a plane for each colour.
-
-Importing this module needs llvmlite.
 """
 
 import ctypes
@@ -64,7 +62,7 @@ def transform_with_llvm(
     lanes, pitch = max(clip.side * 3, _LANES), _tiled(max(size, -(-_LANES // 3)))
     rows, shift = _table(clip.side, size)
     columns = rows[::-1].copy() if clip.flip else rows
-    order = clip.order.astype(np.int64)
+    order = np.ascontiguousarray(clip.order, np.int64)
     step = geometry.step if "residual" in geometry.streams else 0
     mixed = np.empty((_tiled(size), _tiled(max(lanes, 3 * pitch))), np.uint8)
     turned = np.empty((_tiled(lanes), pitch), np.uint8)
