@@ -3,11 +3,18 @@
 Shapes: B batch, C channels, K concatenated channels (3C or 2C), T frames, H height, W width.
 """
 
+from itertools import product
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from resact.errors import UsageError
+
 Triple = tuple[int, int, int]
+ConvolutionForm = Literal["3d", "folded", "shifted"]
+CONVOLUTION_FORMS: tuple[str, ...] = get_args(ConvolutionForm)
 
 
 def convolution(
@@ -29,17 +36,33 @@ def convolution(
 
 
 class FactorisedConv3d(nn.Conv3d):
-    """`nn.Conv3d`; on the CPU, a kernel that spans space or time alone runs as a 2D convolution.
+    """`nn.Conv3d`, with the same weights, computed in one of three forms that are the same function.
 
-    The same function and the same weights. PyTorch's channel-separated 3D convolutions are several times slower on the
-    CPU than its 2D ones, forward and backward; with channels last in memory the folding copies nothing.
+    - `3d`: as PyTorch does it.
+    - `folded`: a kernel that spans space or time alone runs as a 2D convolution; with channels last in memory the
+      folding copies nothing.
+    - `shifted`: a channel-separated convolution as a sum of shifted products, a term for each tap of its kernel, added
+      up in the products' own precision; one across channels is folded.
+
+    PyTorch's channel-separated 3D convolutions are several times slower on the CPU than its 2D ones, forward and
+    backward: left to itself, the form is `folded` there, and `3d` elsewhere. A 3x3x3 across channels has one form.
     """
+
+    form: ConvolutionForm | None = None
+    """None: by the input's device; see `use_form`."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, out_channels, T, H/stride, W/stride)."""
+        form = self.form or ("folded" if x_BCTHW.device.type == "cpu" else "3d")
+        if form == "shifted" and self.groups == self.in_channels == self.out_channels:
+            return self._shifted(x_BCTHW)
         frames, rows, columns = self.kernel_size
-        if x_BCTHW.device.type != "cpu" or (frames > 1 and rows * columns > 1):
+        if form == "3d" or (frames > 1 and rows * columns > 1):
             return super().forward(x_BCTHW)
+        return self._folded(x_BCTHW)
+
+    def _folded(self, x_BCTHW: Tensor) -> Tensor:
+        frames, rows, columns = self.kernel_size
         b, _, t, h, w = x_BCTHW.shape
         x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1)
         if frames > 1:
@@ -62,6 +85,35 @@ class FactorisedConv3d(nn.Conv3d):
             )
             y_BTHWC = y_NCHW.permute(0, 2, 3, 1).reshape(b, t, *y_NCHW.shape[2:], -1)
         return y_BTHWC.permute(0, 4, 1, 2, 3)
+
+    def _shifted(self, x_BCTHW: Tensor) -> Tensor:
+        kind, weight = x_BCTHW.device.type, self.weight
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # as it treats convolutions
+            x_BCTHW, weight = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (x_BCTHW, weight))
+        margins = [size // 2 for size in reversed(self.kernel_size) for _ in range(2)]
+        padded, (frames, height, width), step = functional.pad(x_BCTHW, margins), x_BCTHW.shape[2:], self.stride[1]
+        y_BCTHW = None
+        for dt, dy, dx in product(*map(range, self.kernel_size)):
+            shifted = padded[:, :, dt : dt + frames, dy : dy + height : step, dx : dx + width : step]
+            filters_C111 = weight[:, :, dt, dy, dx, None, None]
+            # In place, which autograd allows: the sum itself is not needed by the backward pass.
+            y_BCTHW = shifted * filters_C111 if y_BCTHW is None else y_BCTHW.addcmul_(shifted, filters_C111)
+        assert y_BCTHW is not None
+        return y_BCTHW
+
+
+def use_form(network: nn.Module, form: ConvolutionForm | None) -> None:
+    """Have all of a network's convolutions computed in one form; None leaves it to them.
+
+    Raises:
+        UsageError: there is no such form.
+
+    """
+    if form is not None and form not in CONVOLUTION_FORMS:
+        raise UsageError(f"got form {form!r}, expected one of {', '.join(CONVOLUTION_FORMS)}, or None")
+    for module in network.modules():
+        if isinstance(module, FactorisedConv3d):
+            module.form = form
 
 
 def feature_residual(motion_BCTHW: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resact.train.networks.models import build_model
-from resact.train.networks.modules import ChannelAttention, feature_residual
+from resact.train.networks.modules import ChannelAttention, feature_residual, use_form
 
 SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 2, 1, 1)}
 NETWORKS = [{}, {"conv": "dense"}, {"network": "3d-resnet50"}, {"modality": "residual", "attention": False}]
@@ -62,6 +62,37 @@ def test_channels_last_agrees_with_contiguous(options, seed):
     # Over 60 seeds: at most 2.2e-6 and 4.4e-3, the latter where an argument of ReLU or abs crosses zero.
     assert relative_error(logits_last, logits) < 1e-5
     assert relative_error(gradients_last, gradients) < 0.02
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d], ids=["NCDHW", "last"])
+@pytest.mark.parametrize("form", ["folded", "shifted"])
+@pytest.mark.parametrize("options", NETWORKS[:2], ids=str)
+@given(seed=seeds)
+@settings(deadline=None, max_examples=2)
+def test_every_form_of_convolution_gives_the_same_network(options, form, layout, seed):
+    torch.manual_seed(seed)
+    model = build_model(**SMALL, **options).double().to(memory_format=layout)
+    again = copy.deepcopy(model)
+    # 27 is odd down to res5: 14, 7, 4, 2.
+    clips = {name: torch.randn(3, 3, 3, 27, 21).double().to(memory_format=layout) for name in ("rgb", "residual")}
+    use_form(again, form)
+    use_form(model, "3d")
+    (logits, gradients), (right, right_gradients) = (logits_and_gradients(m, clips) for m in (again, model))
+    torch.testing.assert_close(logits, right)
+    torch.testing.assert_close(gradients, right_gradients)
+
+
+@pytest.mark.parametrize("form", ["3d", "folded", "shifted"])
+def test_every_form_computes_in_bfloat16_under_autocast(form):
+    model = build_model(**SMALL)
+    use_form(model, form)
+    seen = set()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv3d):
+            module.register_forward_hook(lambda _, inputs, y: seen.add(y.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**clips_of(model))
+    assert seen == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("operation", [feature_residual, ChannelAttention(8)], ids=["residual", "attention"])

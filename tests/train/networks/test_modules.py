@@ -11,16 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+from resact.errors import UsageError
 from resact.train.networks.models import build_model
 from resact.train.networks.modules import (
     Bottleneck,
     ChannelAttention,
     Dense3D,
-    FactorisedConv3d,
     Pseudo3D,
     Stem,
     convolution,
     feature_residual,
+    use_form,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -261,25 +262,43 @@ def test_feature_residual_has_a_zero_last_frame(seed, frames):
     assert gradcheck(feature_residual, motion.requires_grad_())
 
 
+@pytest.mark.parametrize("form", [None, "folded", "shifted"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("separable", [False, True])
 @pytest.mark.parametrize("kernel", [(1, 7, 7), (1, 3, 3), (3, 1, 1), (1, 1, 1), (3, 3, 3)])
 @pytest.mark.parametrize("stride", [1, 2])
 @given(seed=seeds, frames=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9))
-@few
-def test_folded_convolutions_are_3d_convolutions(layout, separable, kernel, stride, seed, frames, height, width):
-    """The fast path beside its plain twin: result, gradient of the input and of the weight."""
+@settings(deadline=None, max_examples=4)
+def test_every_form_is_the_3d_convolution(form, layout, separable, kernel, stride, seed, frames, height, width):
+    """The fast paths beside their plain twin: result, gradient of the input and of the weight."""
     stride = 1 if kernel[0] > 1 else stride
     conv = convolution(4, 4 if separable else 6, kernel, stride=stride, separable=separable).double()
-    assert isinstance(conv, FactorisedConv3d)
     x = randn(2, 4, frames, height, width, seed=seed).to(memory_format=layout).requires_grad_()
     results = []
-    for forward in (conv.forward, lambda x: torch.nn.Conv3d.forward(conv, x)):
-        y = forward(x)
+    for wanted in (form, "3d"):
+        use_form(conv, wanted)
+        y = conv(x)
         results.append((y, *torch.autograd.grad(y, (x, conv.weight), randn(*y.shape, seed=seed + 1))))
     for ours, plain in zip(*results, strict=True):
         assert ours.shape == plain.shape
         torch.testing.assert_close(ours, plain)
+
+
+@pytest.mark.parametrize(("form", "calls"), [(None, "conv2d"), ("folded", "conv2d"), ("3d", "conv3d"), ("shifted", "")])
+def test_the_form_asked_for_is_the_one_computed(monkeypatch, form, calls):
+    seen = []
+    for name in ("conv2d", "conv3d"):
+        plain = getattr(torch.nn.functional, name)
+        spy = lambda *args, name=name, plain=plain, **options: seen.append(name) or plain(*args, **options)  # noqa: E731
+        monkeypatch.setattr(torch.nn.functional, name, spy)
+    module = torch.nn.Sequential(
+        convolution(4, 4, (1, 3, 3), separable=True), convolution(4, 4, (3, 1, 1), separable=True)
+    )
+    use_form(module, form)
+    module(torch.randn(2, 4, 3, 5, 5))
+    assert set(seen) == ({calls} if calls else set())
+    with pytest.raises(UsageError, match="got form 'flat', expected one of 3d, folded, shifted"):
+        use_form(module, "flat")
 
 
 def test_strided_pointwise_convolutions_leave_the_heap_alone():
