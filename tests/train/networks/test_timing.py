@@ -1,0 +1,67 @@
+import time
+
+import pytest
+import torch
+
+from resact.train.networks import timing
+from resact.train.networks.models import build_model
+from resact.train.networks.timing import LayerTimes, measure_rates, median_seconds
+
+CPU = torch.device("cpu")
+
+
+def test_the_median_leaves_a_slow_call_out():
+    calls = []
+
+    def work():
+        calls.append(len(calls))
+        time.sleep(0.05 if len(calls) == 5 else 0.001)
+
+    assert 0.001 <= median_seconds(work, CPU, repeats=5) < 0.02
+    assert len(calls) == 5 + timing._WARMUP
+
+
+def test_rates_are_those_of_the_copy_and_of_the_product(monkeypatch):
+    # A clock on which every call takes a second.
+    moments = iter(range(1000))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: float(next(moments)))
+    rates = measure_rates(CPU, elements=1000, side=8)
+    assert (rates.bytes_per_second, rates.flops_per_second) == (2 * 2 * 1000, 2 * 8**3)
+
+
+def slow(seconds):
+    """A layer's work, forward and backward, takes longer by so much."""
+
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            time.sleep(seconds)
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            time.sleep(2 * seconds)
+            return gradient
+
+    return Slow.apply
+
+
+@pytest.mark.parametrize(("layer", "part"), [("conv1.residual", "temporal"), ("res3.0", "body"), ("res5.0", "top")])
+def test_the_slow_layer_is_the_one_that_takes_long(layer, part):
+    model = build_model(width=1 / 16, depths=(1, 1, 1, 1))
+    inner = getattr(model.get_submodule(layer), part)
+    inner.register_forward_hook(lambda _, inputs, y: slow(0.1)(y))
+    clips = {name: torch.randn(2, 3, 4, 16, 16) for name in ("rgb", "residual")}
+    times = LayerTimes(CPU)
+    with times.watching(model):
+        for _ in range(3):
+            model(**clips).sum().backward()
+    model(**clips).sum().backward()  # no longer watched
+    rows = {row["layer"]: row for row in times.rows()}
+    assert list(rows) == [
+        "conv1.rgb", "conv1.residual", "res2.0", "res3.0", "res4.0", "res5.0", "fc1", "fc2",
+    ]  # fmt: skip
+    assert all(len(steps) == 3 for steps in times._moments.values())
+    for name, row in rows.items():
+        assert (row["forward_milliseconds"] > 90) == (name == layer), row
+        assert (row["backward_milliseconds"] > 180) == (name == layer), row

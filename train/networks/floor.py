@@ -1,0 +1,427 @@
+"""The floor of a training step: the bytes that must move at the least, the multiply-adds, and the time they take.
+
+What must move, in one step of forward, backward and optimiser, with activations in bfloat16 and weights in float32:
+
+1. A batch norm needs sums over its whole raw input before anything behind it can be computed, and its backward pass
+   likewise; attention needs a clip's pooled sums before the top convolution. These are the barriers, and all work
+   between two of them is one sweep: it reads each tensor that it needs once, and everything else stays on the chip.
+   A sweep crosses the borders of modules: what joins one module to its shortcut also feeds the bottom of the next.
+2. What sums over channels (convolutions across channels, linear layers) is computed once forward, and once for each of
+   its two gradients backward. Where a barrier stands between a result (backward: a gradient) of it and its use, this is
+   written once, and read once in each sweep that needs it.
+3. All else (channel-separated convolutions, norms, ReLU, masks, differences) is recomputed from those results in each
+   sweep that needs it, wherever that moves fewer bytes: its arithmetic is free beside the reading of its operands.
+   So fs, fm and fmres are never written, nor is the output of conv1, or of a module whose shortcut is projected or that
+   ends its stage: two tensors, of which a later sweep reads most anyhow, give it again.
+4. Of what the next module reads with a stride of 2, only the quarter that it reads is written, forward and backward.
+5. Neighbours of a stencil cost nothing, a whole tensor never stays on the chip, and sums are of the tensors themselves,
+   not worked out from moments of what they were made of. Weights are read once forward and once backward, their
+   gradients written once; the optimiser reads weight, momentum and gradient and writes the first two.
+
+Without rule 2 there would be no floor: every tensor could be recomputed from the clips, with arithmetic that grows with
+the square of the depth. With it the multiply-adds are the network's own, and bytes and multiply-adds are those of one
+and the same schedule. A sweep takes as long as the slower of the two at the device's own rates; the floor is the sum of
+the sweeps.
+
+An identity module, C channels in and out, takes 20 tensors of its size: x the input, z, t the raw results of bottom and
+top, y the output, g its gradient through the last ReLU (whose mask the sweep that writes g has at hand), e the gradient
+at z's norm. All of it again in each direction:
+
+    forward   join before, bottom   read t and x of the module before, write x; write z
+              body                  read z: sums of fs, fm, their norms and pools
+              top                   read z, write t
+    backward  top                   read g, t, z: its weights' gradient, sums for the norms of fs and fm, the mask's
+              body                  read g, t, z, write e: the stencils' gradients, sums for z's norm
+              bottom, join before   read e, z, g, x, and t of the module before (for its norm's sums); write g of it
+
+Shapes: B clips, C channels, T frames, H height, W width; positions = B * T * H * W.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal
+
+from rich.box import SIMPLE
+from rich.table import Table
+from torch import nn
+
+from resact.errors import UsageError
+from resact.train.networks.models import ActionNetwork
+from resact.train.networks.modules import Bottleneck, ChannelAttention, ConvNorm, Dense3D, Pseudo3D, Stem
+
+Direction = Literal["forward", "backward"]
+
+_BFLOAT16_BYTES, _FLOAT32_BYTES = 2, 4
+_NORM = {"forward": 10, "backward": 9}
+"""float32 numbers a channel. Forward: two sums written and read, scale and shift read, running mean and variance read
+and written. Backward: mean and variance read, two sums written and read, scale read, two gradients written."""
+_OPTIMISER = 5
+"""float32 numbers a weight: itself, its momentum and its gradient read, the first two written."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device does at most."""
+
+    bytes_per_second: float
+    """Read and written together, as a large copy does."""
+
+    flops_per_second: float
+    """Multiplications and additions of a large bfloat16 matrix product, two a multiply-add."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """A layer's part in one sweep over memory, for a whole batch."""
+
+    layer: str
+    """Such as `res2.0.bottom`: module, and part of it."""
+
+    direction: Direction
+    """The optimiser counts as backward."""
+
+    sweep: str
+    """What all parts of this sweep have in common: they overlap in time, sweeps do not."""
+
+    bytes: int
+    multiply_adds: int
+
+
+@dataclass(frozen=True)
+class _Activation:
+    """A tensor that memory holds."""
+
+    name: str
+    channels: int
+
+
+_Moved = tuple[Iterable[_Activation], int]
+"""Activations, and the positions at which they are read or written."""
+
+
+@dataclass(frozen=True)
+class _Output:
+    """What one module hands to the next."""
+
+    name: str
+    """Of the module."""
+
+    channels: int
+
+    joins: dict[str, frozenset[_Activation]]
+    """Layer -> what the sweep into the next module reads for it, to make the output."""
+
+    sums: frozenset[_Activation]
+    """What went into the norms just before the output: the sums of their backward pass take it and the gradient."""
+
+    written: bool
+    """Whether the output itself is written."""
+
+    @property
+    def value(self) -> _Activation:
+        return _Activation(f"{self.name} output", self.channels)
+
+    @property
+    def gradient(self) -> _Activation:
+        return _Activation(f"{self.name} gradient", self.channels)
+
+    @property
+    def sources(self) -> frozenset[_Activation]:
+        """What later sweeps read to have the output."""
+        return frozenset({self.value}) if self.written else frozenset().union(*self.joins.values())
+
+
+class _Ledger(list[Work]):
+    """Collects the work."""
+
+    def add(
+        self,
+        layer: str,
+        direction: Direction,
+        sweep: str,
+        *moved: _Moved,
+        parts: Iterable[nn.Module] = (),
+        numbers: int = 0,
+        multiply_adds: int = 0,
+    ) -> None:
+        """Args:
+        layer: whose work it is.
+        direction: of the pass.
+        sweep: which it is part of.
+        *moved: what is read or written; an activation named twice moves once.
+        parts: of the network, whose weights are used, norms' included.
+        numbers: further float32 numbers that move.
+        multiply_adds: of the whole batch.
+
+        """
+        positions: dict[_Activation, int] = {}
+        for activations, count in moved:
+            positions |= {activation: max(count, positions.get(activation, 0)) for activation in activations}
+        elements = sum(activation.channels * count for activation, count in positions.items())
+        numbers += sum(_weight_numbers(part, direction) for part in parts)
+        bytes_moved = _BFLOAT16_BYTES * elements + _FLOAT32_BYTES * numbers
+        self.append(Work(layer, direction, f"{direction} {sweep}", bytes_moved, multiply_adds))
+
+    def join(self, output: _Output, positions: int, sweep: str) -> None:
+        """Make an output where the next module reads it."""
+        for layer, read in output.joins.items():
+            self.add(layer, "forward", sweep, (read | {output.value} if output.written else read, positions))
+
+    def sum_gradients(self, output: _Output, positions: int, sweep: str) -> None:
+        """Read what a sweep that has both the output and its gradient lacks for the sums of the norms before it."""
+        if unread := output.sums - output.sources:
+            (layer,) = output.joins
+            self.add(layer, "backward", sweep, (unread, positions))
+
+
+def _weight_numbers(module: nn.Module, direction: Direction) -> int:
+    """float32 numbers: weights are read, their gradients written."""
+    numbers = 0
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm3d):
+            numbers += _NORM[direction] * part.num_features
+        else:
+            weights = sum(parameter.numel() for parameter in part.parameters(recurse=False))
+            numbers += weights if direction == "forward" else 2 * weights
+    return numbers
+
+
+def _multiply_adds(module: nn.Module, positions: int) -> int:
+    """Of its convolutions, forward, at so many positions of their results; each gradient takes as many."""
+    return positions * sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv3d))
+
+
+def list_work(network: ActionNetwork, *, batch: int = 32, frames: int = 32, size: int = 112) -> list[Work]:
+    """All work of one training step on `batch` clips of `frames` x `size` x `size`.
+
+    Args:
+        network: of any kind and on any device, the meta device included; only its shapes matter.
+        batch: clips.
+        frames: of a clip.
+        size: height and width.
+
+    Raises:
+        UsageError: `batch`, `frames` or `size` is no whole number above 0.
+
+    """
+    for name, value in {"batch": batch, "frames": frames, "size": size}.items():
+        if not isinstance(value, int) or value < 1:
+            raise UsageError(f"{name} got {value!r}, expected a whole number above 0; pass another {name}=")
+    ledger, images, side = _Ledger(), batch * frames, _halved(size)
+    output = _add_conv1(ledger, network, images * size**2, images * side**2)
+    modules = {name: module for name, module in network.named_modules() if isinstance(module, Bottleneck)}
+    for (name, module), following in zip_longest(modules.items(), [*modules.values()][1:]):
+        next_side = side if following is None or following.bottom.conv.stride[1] == 1 else _halved(side)
+        sweeps = _Sweeps(name, module, output, following, images * side**2, images * next_side**2)
+        sweeps.add_forward(ledger)
+        sweeps.add_backward(ledger)
+        if isinstance(module.body, Pseudo3D) and isinstance(module.body.attention, ChannelAttention):
+            _add_attention(ledger, f"{name}.attention", module.body.attention, batch)
+        output, side = sweeps.output, next_side
+    _add_head(ledger, network, output, batch, images * side**2)
+    weights = sum(parameter.numel() for parameter in network.parameters())
+    ledger.add("optimiser", "backward", "optimiser", numbers=_OPTIMISER * weights)
+    return list(ledger)
+
+
+def _sums_over_channels(part: ConvNorm) -> bool:
+    return part.conv.weight.shape[1] > 1
+
+
+def _halved(side: int) -> int:
+    return (side + 1) // 2
+
+
+def _add_conv1(ledger: _Ledger, network: ActionNetwork, clip_positions: int, positions: int) -> _Output:
+    """1x7x7 makes `raw`. A separable 3x1x1 is recomputed from it like norm and ReLU; a dense one makes `mixed`."""
+    joins, channels = {}, 0
+    for stream, stem in network.conv1.items():
+        assert isinstance(stem, Stem)
+        name, width = f"conv1.{stream}", stem.spatial.out_channels
+        raw, mixed, gradient = (_Activation(f"{name} {what}", width) for what in ("raw", "mixed", "gradient"))
+        made = {raw, mixed} if _sums_over_channels(stem.temporal) else {raw}
+        clip: _Moved = [_Activation(f"{name} clip", 3)], clip_positions
+        spatial, temporal = (_multiply_adds(part, positions) for part in (stem.spatial, stem.temporal))
+        kept: _Moved = made, positions
+        ledger.add(name, "forward", name, clip, kept, parts=[stem], multiply_adds=spatial + temporal)
+        arithmetic = spatial + 2 * temporal  # the clip itself needs no gradient
+        read: _Moved = {gradient}, positions
+        ledger.add(name, "backward", name, clip, kept, read, parts=[stem], multiply_adds=arithmetic)
+        joins[f"{name}.join"] = frozenset({mixed} & made or {raw})
+        channels += width
+    return _Output("conv1", channels, joins, sums=frozenset().union(*joins.values()), written=False)
+
+
+class _Sweeps:
+    """One module's; the first and the last of them also join the module before it."""
+
+    def __init__(
+        self,
+        name: str,
+        module: Bottleneck,
+        before: _Output,
+        following: Bottleneck | None,
+        positions: int,
+        next_positions: int,
+    ) -> None:
+        """Args:
+        name: of the module.
+        module: it.
+        before: what it reads.
+        following: the next module; None: the pool.
+        positions: of its own grid, at which it reads what is before, too.
+        next_positions: at which its output is read.
+
+        """
+        self.name, self.module, self.before, self.positions = name, module, before, positions
+        self.projected = isinstance(module.shortcut, ConvNorm)
+        self.z, self.t, self.p, self.e, self.d = map(self._activation, ("z", "t", "p", "e", "d"))
+        self.stencils = [part for part in module.body.children() if isinstance(part, ConvNorm)]
+        written = any(map(_sums_over_channels, self.stencils))
+        self.features = {self._activation(f"f{i}") for i in range(len(self.stencils))} if written else {self.z}
+        fed = frozenset({self.t, self.p} if self.projected else {self.t})
+        self.output = _Output(
+            name,
+            self.t.channels,
+            joins={f"{name}.join": fed if self.projected else fed | before.sources},
+            sums=fed,
+            written=not self.projected and following is not None and isinstance(following.shortcut, nn.Identity),
+        )
+        # The pool's gradient is one number for all positions: with the output's own mask it need not be written.
+        self.gradient: _Moved = (self.output.sources if following is None else {self.output.gradient}), next_positions
+
+    def _activation(self, letter: str) -> _Activation:
+        return _Activation(f"{self.name} {letter}", self.module.bottom.conv.out_channels)
+
+    def _add(
+        self,
+        ledger: _Ledger,
+        layer: str,
+        direction: Direction,
+        moved: Iterable[_Activation] = (),
+        *more: _Moved,
+        sweep: str = "",
+        parts: Iterable[nn.Module] = (),
+        products: int = 1,
+    ) -> None:
+        """`products`: how many as large as the forward pass of `parts`."""
+        ledger.add(
+            f"{self.name}.{layer}",
+            direction,
+            sweep or f"{self.name}.{layer}",
+            (moved, self.positions),
+            *more,
+            parts=parts,
+            multiply_adds=products * sum(_multiply_adds(part, self.positions) for part in parts),
+        )
+
+    def add_forward(self, ledger: _Ledger) -> None:
+        module, into = self.module, f"into {self.name}"
+        ledger.join(self.before, self.positions, into)
+        self._add(ledger, "bottom", "forward", {self.z}, sweep=into, parts=[module.bottom])
+        if self.projected:
+            self._add(ledger, "shortcut", "forward", {self.p}, sweep=into, parts=[module.shortcut])
+        self._add(ledger, "body", "forward", {self.z, *self.features}, parts=self.stencils)
+        self._add(ledger, "top", "forward", {self.t, *self.features}, parts=[module.top])
+
+    def add_backward(self, ledger: _Ledger) -> None:
+        module, out_of = self.module, f"out of {self.name}"
+        if isinstance(module.body, Dense3D):
+            # The ReLU before the top hides the sums of its norm from the weights' gradient: `d`, its own gradient, is
+            # needed for them, and again once they are there.
+            top = {self.t, self.d, *self.features}
+            self._add(ledger, "top", "backward", top, self.gradient, parts=[module.top], products=2)
+            body = {self.d, self.z, self.e, *self.features}
+            self._add(ledger, "body", "backward", body, parts=self.stencils, products=2)
+        else:
+            top = {self.t, *self.features}
+            self._add(ledger, "top", "backward", top, self.gradient, parts=[module.top])
+            body = {self.t, self.z, self.e, *self.features}
+            self._add(ledger, "body", "backward", body, self.gradient, parts=self.stencils, products=2)
+            ledger.add(
+                f"{self.name}.top", "backward", f"{self.name}.body",
+                multiply_adds=_multiply_adds(module.top, self.positions),
+            )  # fmt: skip
+        bottom = {self.z, self.e, self.before.gradient, *self.before.sources}
+        skipped = [] if self.projected else [self.gradient]
+        self._add(ledger, "bottom", "backward", bottom, *skipped, sweep=out_of, parts=[module.bottom], products=2)
+        if self.projected:
+            shortcut = [module.shortcut]
+            self._add(ledger, "shortcut", "backward", {self.p}, self.gradient, sweep=out_of, parts=shortcut, products=2)
+        ledger.sum_gradients(self.before, self.positions, out_of)
+
+
+def _add_attention(ledger: _Ledger, layer: str, attention: ChannelAttention, batch: int) -> None:
+    """Between the sweeps: the clips' pools and masks, a number a channel each, and their gradients."""
+    weights, channels = attention.linear.weight.numel(), batch * attention.linear.out_features
+    ledger.add(layer, "forward", layer, parts=[attention], numbers=4 * channels, multiply_adds=batch * weights)
+    ledger.add(layer, "backward", layer, parts=[attention], numbers=6 * channels, multiply_adds=2 * batch * weights)
+
+
+def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: int, positions: int) -> None:
+    """The pool, fed by the last join, and the linear layers."""
+    pooled = batch * output.channels
+    ledger.join(output, positions, "into pool")
+    ledger.add("pool", "forward", "into pool", numbers=pooled)
+    ledger.add("pool", "backward", "out of pool", (output.sources, positions), numbers=pooled)
+    ledger.sum_gradients(output, positions, "out of pool")
+    for layer, linear in (("fc1", network.fc1), ("fc2", network.fc2)):
+        products, read, made = batch * linear.weight.numel(), batch * linear.in_features, batch * linear.out_features
+        ledger.add(layer, "forward", layer, parts=[linear], numbers=read + made, multiply_adds=products)
+        ledger.add(layer, "backward", layer, parts=[linear], numbers=2 * read + made, multiply_adds=2 * products)
+
+
+def floor_seconds(work: list[Work], rates: Rates) -> list[float]:
+    """Of each piece of work, what it adds to the floor: its share of what its sweep takes the longest for."""
+    sweeps: dict[str, list[Work]] = {}
+    for piece in work:
+        sweeps.setdefault(piece.sweep, []).append(piece)
+    seconds: dict[int, float] = {}
+    for pieces in sweeps.values():
+        moving = [piece.bytes / rates.bytes_per_second for piece in pieces]
+        computing = [2 * piece.multiply_adds / rates.flops_per_second for piece in pieces]
+        seconds |= dict(zip(map(id, pieces), max(moving, computing, key=sum), strict=True))
+    return [seconds[id(piece)] for piece in work]
+
+
+_FIGURES = {
+    "forward_bytes": ("forward\nMB", 1e6, ",.1f"),
+    "backward_bytes": ("backward\nMB", 1e6, ",.1f"),
+    "forward_multiply_adds": ("forward\nG mult.-adds", 1e9, ",.2f"),
+    "backward_multiply_adds": ("backward\nG mult.-adds", 1e9, ",.2f"),
+    "floor_milliseconds": ("floor\nms", 1.0, ",.3f"),
+}
+"""Of a layer -> how a table has them: heading, unit, style."""
+
+
+def floor_rows(work: list[Work], rates: Rates | None = None) -> list[dict[str, Any]]:
+    """A row a layer, in the network's order.
+
+    Each has `layer, forward_bytes, backward_bytes, forward_multiply_adds, backward_multiply_adds` of the whole batch,
+    and `floor_milliseconds`, None without `rates`.
+    """
+    times = [None] * len(work) if rates is None else [1000 * seconds for seconds in floor_seconds(work, rates)]
+    rows: dict[str, dict[str, Any]] = {}
+    for piece, milliseconds in zip(work, times, strict=True):
+        row = rows.setdefault(piece.layer, {"layer": piece.layer, **dict.fromkeys(_FIGURES, 0)})
+        row[f"{piece.direction}_bytes"] += piece.bytes
+        row[f"{piece.direction}_multiply_adds"] += piece.multiply_adds
+        row["floor_milliseconds"] = None if milliseconds is None else row["floor_milliseconds"] + milliseconds
+    return list(rows.values())
+
+
+def floor_table(rows: list[dict[str, Any]], *, title: str) -> Table:
+    """`floor_rows` for people, with their totals."""
+    table = Table(title=title, box=SIMPLE, collapse_padding=True, pad_edge=False, show_edge=False, show_footer=True)
+    table.add_column("layer", "all")
+    for key, (heading, unit, style) in _FIGURES.items():
+        table.add_column(heading, _text((row[key] for row in rows), unit, style), justify="right")
+    for row in rows:
+        table.add_row(row["layer"], *(_text([row[key]], unit, style) for key, (_, unit, style) in _FIGURES.items()))
+    return table
+
+
+def _text(values: Iterable[float | None], unit: float, style: str) -> str:
+    measured = [value for value in values if value is not None]
+    return format(sum(measured) / unit, style) if measured else "not measured"
