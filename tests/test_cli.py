@@ -31,7 +31,7 @@ OPTIONS = {
     "--rounds --seed --workers --ffmpeg --output --json",
     "bench train": "--store --modality --step --arch --conv --attention --feature-residual --stem-channels --width "
     "--depths --frames --size --short-clips --split --batch-size --amp --compile --config --threads "
-    "--steps --rounds --output --json",
+    "--rows --device --steps --rounds --output --json",
     "train": "--store --runs --run --modality --step --arch --conv --attention --feature-residual --stem-channels "
     "--width --depths --frames --size --short-clips --split --epochs --batch-size --lr --seed --amp "
     "--compile --flip --val-groups --resume --config --threads --checkpoint-seconds --json",

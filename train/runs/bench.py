@@ -1,16 +1,17 @@
-"""`resact bench train`: training steps on clips from the store beside the same steps on clips that are there already.
+"""`resact bench train`: training steps in all their forms, beside other networks', in turns on the same machine.
 
-The two take turns in each round, so that a machine whose speed drifts does so for both.
+All contestants take turns in each round, so that a machine whose speed drifts does so for all.
 
 The wait for data is the time during which the device has nothing to do because the next clips are not there yet. On
 CUDA the host runs ahead: it may wait while the device is still busy with the steps before, and that costs nothing. So
 it is measured on the device there, by events, from the end of a step until the next clips are there.
 """
 
+import gc
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from statistics import median
@@ -21,19 +22,30 @@ from rich.console import Console
 
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore
-from resact.errors import UsageError
+from resact.errors import ResactError, UsageError
 from resact.train.clips.normalisation import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
+from resact.train.networks.floor import Rates, floor_seconds, list_work
+from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise
 from resact.train.runs.config import RunConfig
-from resact.train.runs.distributed import Ranks
-from resact.train.runs.optimiser import build_optimiser
-from resact.train.runs.step import TrainStep
+from resact.train.runs.contestants import (
+    AS_TRAINED,
+    CONTESTANTS,
+    EAGER,
+    Contestant,
+    Step,
+    eager_contestants,
+    fused_contestant,
+    graph_of,
+    other_contestants,
+)
 
 _BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
 _NORMALISATION_CLIPS = 16  # the figures do not depend on it
 _WARMUP_STEPS = 3
-_LR = 1e-4  # so that the weights stay numbers, whatever they are trained on
+_STEP_OPTIONS = {"lr": 1e-4, "seed": 0}  # a rate so low that weights stay numbers, whatever they are trained on
+_MAX_PROBLEM = 300
 
 
 @dataclass
@@ -43,66 +55,230 @@ class _Measured:
     clips_per_second: list[float] = field(default_factory=list)
     """Of each round."""
     seconds: float = 0.0
+    steps: int = 0
     wait_seconds: float = 0.0
-    """Of them, spent waiting for data."""
+    """Of the seconds, those spent waiting for data."""
     peak_bytes: int = 0
+
+
+@dataclass
+class _Entrant:
+    """A contestant on one device."""
+
+    contestant: Contestant
+    measured: _Measured = field(default_factory=_Measured)
+    problem: str | None = None
+    """Why it cannot run here."""
+    kept: Step | None = None
+    """Its step, where that is too dear to make anew each round."""
+    kept_bytes: int = 0
+    """On a GPU, of that step."""
 
 
 def bench_train(
     settings: Mapping[str, Any],
     store: ClipStore,
     *,
+    rows: Collection[str] | None = None,
+    devices: Collection[str] | None = None,
     steps: int = 10,
     rounds: int = 3,
     threads: int | None = None,
     console: Console,
 ) -> dict[str, Any]:
-    """Measure on the CPU, and on the GPU where there is one.
+    """Measure training steps, side by side.
 
     Args:
         settings: as for `train`; without a batch size, one that fits.
         store: whose clips are read.
+        rows: names among `CONTESTANTS`; None: all on a GPU, `AS_TRAINED` on a CPU.
+        devices: `cuda`, `cpu` or both; None: all that there are.
         steps: of each contestant in a round.
         rounds: of which the median is quoted.
         threads: that read clips; None: one a core, shared among ranks.
         console: for people.
 
     Returns:
-        `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the
-        memory-traffic floor; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of
-        the rate over rounds; settings; machine, versions, commit.
+        `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the floor's
+        rate; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of the rate over
+        rounds, `of` (what it is a variant of), `baseline` (whether it is the fastest eager form) and `problem` (why
+        it could not run here; then the figures are None); `rates` of each device, None where there are none; settings;
+        machine, versions, commit.
 
     Raises:
-        UsageError: settings are wrong, or `steps` or `rounds` is below 1.
+        UsageError: settings are wrong, there is no such row or device, or `steps` or `rounds` is below 1.
     """
     if steps < 1 or rounds < 1:
         raise UsageError(f"got --steps {steps} and --rounds {rounds}, expected 1 or more")
-    asked = RunConfig.of(settings)
-    rows = []
-    for kind in ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",):
+    for name in rows or ():
+        if name not in CONTESTANTS:
+            raise UsageError(f"got --rows {name}, expected all, or some of {','.join(CONTESTANTS)}")
+    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    for name in devices or ():
+        if name not in there:
+            raise UsageError(f"got --device {name}, expected one of {', '.join(there)}")
+    asked, found, rates = RunConfig.of(settings), [], {}
+    for kind in there if devices is None else devices:
         config = replace(asked, amp=kind == "cuda" if asked.amp is None else asked.amp)
         if "batch_size" not in settings:
             config = replace(config, recipe=replace(config.recipe, batch_size=_BATCH_SIZE[kind]))
-        rows += _rows(config, store, torch.device(kind), steps, rounds, threads, console)
-    return {"rows": rows, "settings": asked.settings, "steps": steps, "rounds": rounds, **provenance()}
+        wanted = (CONTESTANTS if kind == "cuda" else AS_TRAINED) if rows is None else rows
+        bench = _Bench(config, store, torch.device(kind), wanted, steps, threads, console)
+        found += bench.run(rounds)
+        rates[kind] = None if bench.rates is None else asdict(bench.rates)
+    return {
+        "rows": found, "rates": rates, "settings": asked.settings, "steps": steps, "rounds": rounds, **provenance(),
+    }  # fmt: skip
 
 
-def _rows(
-    config: RunConfig,
-    store: ClipStore,
-    device: torch.device,
-    steps: int,
-    rounds: int,
-    threads: int | None,
-    console: Console,
-) -> list[dict[str, Any]]:
-    dataset, geometry, batch = store.settings.dataset, config.geometry, config.recipe.batch_size
+class _Bench:
+    """One device's."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: ClipStore,
+        device: torch.device,
+        wanted: Collection[str],
+        steps: int,
+        threads: int | None,
+        console: Console,
+    ) -> None:
+        self.config, self.store, self.device, self.wanted = config, store, device, wanted
+        self.steps, self.console = steps, console
+        self.num_classes, self.batch = len(store.index.classes), config.recipe.batch_size
+        self.stream = _open_stream(config, store, device, threads) if "store" in wanted else None
+        self.rates: Rates | None = measure_rates(device) if device.type == "cuda" else None
+
+    def run(self, rounds: int) -> list[dict[str, Any]]:
+        """All rounds; the rows."""
+        entrants = self._entrants()
+        for number in range(rounds):
+            for entrant in entrants:
+                self._take_turn(entrant, f"round {number + 1} of {rounds}")
+        rows = [self._row(entrant) for entrant in entrants]
+        eager = [row for row in rows if row["name"] in EAGER and row["problem"] is None]
+        if eager:
+            max(eager, key=lambda row: float(row["clips_per_second"]))["baseline"] = True
+        return rows
+
+    def _entrants(self) -> list[_Entrant]:
+        """Those wanted. Variants of the fastest are of what is so in a first round, which does not count."""
+        first = {**eager_contestants(self.config), "fused": fused_contestant(self.config)}
+        entrants = {name: _Entrant(contestant) for name, contestant in first.items() if name in self.wanted}
+        if not set(self.wanted) <= {*first, *AS_TRAINED}:
+            for entrant in entrants.values():
+                self._take_turn(entrant, "first round")
+        as_trained = Contestant("synthetic", self.config)
+        fastest = _fastest(entrants.values(), as_trained)
+        eager = _fastest((entrant for name, entrant in entrants.items() if name in EAGER), as_trained)
+        for entrant in entrants.values():
+            entrant.measured = _Measured()
+        others = other_contestants(self.config, eager, fastest)
+        entrants |= {name: _Entrant(contestant) for name, contestant in others.items() if name in self.wanted}
+        return [entrants[name] for name in CONTESTANTS if name in entrants]
+
+    def _take_turn(self, entrant: _Entrant, when: str) -> None:
+        if entrant.problem is not None:
+            return
+        name = self._name(entrant.contestant)
+        self.console.print(f"{self.device.type}: {when}: {name}, {self.steps} steps of {self.batch} clips")
+        before = _allocated_bytes(self.device) - entrant.kept_bytes
+        try:
+            with self._step(entrant, before) as step, closing(self._source(entrant.contestant)) as source:
+                _measure(step, source, self.steps, self.device, entrant.measured, bytes_before=before)
+        except (ResactError, RuntimeError) as error:  # out of memory, no compiler, no kernels: the row says which
+            entrant.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_PROBLEM]
+            entrant.kept = None
+            self.console.print(f"{self.device.type}: {name} cannot run here: {entrant.problem}")
+        _release(self.device)
+        entrant.kept_bytes = _allocated_bytes(self.device) - before
+
+    @contextmanager
+    def _step(self, entrant: _Entrant, bytes_before: int) -> Iterator[Step]:
+        """Made anew for each turn, so that only one contestant is in memory; but what was compiled is kept."""
+        contestant = entrant.contestant
+        step = entrant.kept or contestant.step(self.num_classes, self.device)
+        if contestant.config.compile:
+            entrant.kept = step
+        if not contestant.graphed:
+            yield step
+            return
+        _reset_peak(self.device)
+        with closing(self._source(contestant)) as source:
+            captured = graph_of(step, next(source), self.device, clips=self.batch, **_STEP_OPTIONS)
+        with captured as replay:
+            # All that it holds was allocated at its capture: replaying allocates nothing.
+            entrant.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
+            yield replay
+
+    def _source(self, contestant: Contestant) -> Generator[dict[str, Any]]:
+        if contestant.name == "store":
+            assert self.stream is not None
+            return _from_store(self.stream)
+        return _synthetic(contestant.config, self.num_classes, self.device)
+
+    def _name(self, contestant: Contestant) -> str:
+        return f"store {self.store.settings.codec}" if contestant.name == "store" else contestant.name
+
+    def _row(self, entrant: _Entrant) -> dict[str, Any]:
+        contestant, measured, figures = entrant.contestant, entrant.measured, dict.fromkeys(_FIGURES)
+        if entrant.problem is None:
+            rates, milliseconds = measured.clips_per_second, 1000 * measured.seconds / measured.steps
+            figures |= {
+                "clips_per_second": median(rates),
+                "clips_per_second_min": min(rates),
+                "clips_per_second_max": max(rates),
+                "milliseconds": milliseconds,
+                "floor_share": self._floor_share(contestant, milliseconds),
+                "peak_bytes": measured.peak_bytes,
+                "data_wait_share": measured.wait_seconds / measured.seconds,
+            }
+        return {
+            "name": self._name(contestant),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "batch": self.batch,
+            **figures,
+            "of": contestant.of,
+            "baseline": False,
+            "problem": entrant.problem,
+        }
+
+    def _floor_share(self, contestant: Contestant, milliseconds: float) -> float | None:
+        """None where the device has no rates, or the floor, which counts in bfloat16, is not the network's."""
+        if self.rates is None or contestant.video_resnet is not None or not contestant.config.amp:
+            return None
+        with torch.device("meta"):
+            network = contestant.network(self.num_classes)
+        geometry = contestant.config.geometry
+        work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
+        return 1000 * sum(floor_seconds(work, self.rates)) / milliseconds
+
+
+_FIGURES = (
+    "clips_per_second",
+    "clips_per_second_min",
+    "clips_per_second_max",
+    "milliseconds",
+    "floor_share",
+    "peak_bytes",
+    "data_wait_share",
+)
+
+
+def _fastest(entrants: Iterable[_Entrant], otherwise: Contestant) -> Contestant:
+    """Of those that have run."""
+    ran = [entrant for entrant in entrants if entrant.measured.clips_per_second]
+    return max(ran, key=lambda entrant: entrant.measured.clips_per_second).contestant if ran else otherwise
+
+
+def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, threads: int | None) -> ClipStream:
+    dataset, geometry = store.settings.dataset, config.geometry
     videos = store.index.rows(dataset.splits[0] if config.split is None else config.split, "train")
-    plan = TrainPlan(store.index, videos, geometry, seed=config.seed, flip=dataset.flip_safe)
-    stream = ClipStream(
+    return ClipStream(
         store,
-        plan,
-        batch_size=batch,
+        TrainPlan(store.index, videos, geometry, seed=config.seed, flip=dataset.flip_safe),
+        batch_size=config.recipe.batch_size,
         normalisation=measure_normalisation(
             store, videos, geometry, seed=config.seed, clips=_NORMALISATION_CLIPS, threads=threads
         ),
@@ -110,17 +286,6 @@ def _rows(
         dtype=torch.bfloat16 if config.amp else torch.float32,
         threads=threads,
     )
-    step = _fresh_step(config, len(store.index.classes), device)
-    measured = {"synthetic": _Measured(), f"store {store.settings.codec}": _Measured()}
-    for number in range(rounds):
-        for name, result in measured.items():
-            console.print(f"{device.type}: round {number + 1} of {rounds}: {name}, {steps} steps of {batch} clips")
-            source = _from_store(stream)
-            if name == "synthetic":
-                source = _synthetic(config, len(store.index.classes), device)
-            with closing(source):
-                _measure(step, source, steps, device, result)
-    return [_row(name, device, batch, steps, result) for name, result in measured.items()]
 
 
 def synthetic_rate(config: RunConfig, store: ClipStore, device: torch.device, *, steps: int = 3) -> float:
@@ -133,18 +298,10 @@ def synthetic_rate(config: RunConfig, store: ClipStore, device: torch.device, *,
         steps: that are measured, after as many to warm up.
     """
     num_classes, result = len(store.index.classes), _Measured()
+    step = Contestant("synthetic", config).step(num_classes, device)
     with closing(_synthetic(config, num_classes, device)) as source:
-        _measure(_fresh_step(config, num_classes, device), source, steps, device, result)
+        _measure(step, source, steps, device, result)
     return result.clips_per_second[0]
-
-
-def _fresh_step(config: RunConfig, num_classes: int, device: torch.device) -> TrainStep:
-    torch.manual_seed(config.seed)
-    network = config.network.build(config.geometry.modality, num_classes=num_classes).to(device)
-    if config.channels_last:
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    ranks = Ranks(rank=0, world_size=1, device=device)
-    return TrainStep(config, network, build_optimiser(network, config.recipe), ranks)
 
 
 def _synthetic(config: RunConfig, num_classes: int, device: torch.device) -> Generator[dict[str, Any]]:
@@ -166,66 +323,49 @@ def _from_store(stream: ClipStream) -> Generator[dict[str, Any]]:
 
 
 def _measure(
-    step: Callable[..., Any],
+    step: Step,
     source: Generator[dict[str, Any]],
     steps: int,
     device: torch.device,
     result: _Measured,
+    *,
+    bytes_before: int = 0,
 ) -> None:
-    """A round: as many steps to warm up, but three at most, and then those that count."""
+    """A round: as many steps to warm up, but three at most, and then those that count.
+
+    `bytes_before`: of a GPU's memory, held by others.
+    """
     for _ in range(min(steps, _WARMUP_STEPS)):
         batch = next(source)
-        step(batch, clips=len(batch["label"]), lr=_LR, seed=0)
-    _synchronise(device)
+        step(batch, clips=len(batch["label"]), **_STEP_OPTIONS)
+    synchronise(device)
     _reset_peak(device)
     clips, waits, begin = 0, [], time.perf_counter()
     for _ in range(steps):
-        asked = _mark(device)
+        asked = mark(device)
         batch = next(source)
-        waits.append((asked, _mark(device)))
-        step(batch, clips=len(batch["label"]), lr=_LR, seed=0)
+        waits.append((asked, mark(device)))
+        step(batch, clips=len(batch["label"]), **_STEP_OPTIONS)
         clips += len(batch["label"])
-    _synchronise(device)
+    synchronise(device)
     seconds = time.perf_counter() - begin
     result.clips_per_second.append(clips / seconds)
     result.seconds += seconds
-    result.wait_seconds += sum(_seconds(asked, there) for asked, there in waits)
-    result.peak_bytes = max(result.peak_bytes, _peak_bytes(device))
+    result.steps += steps
+    result.wait_seconds += sum(seconds_between(asked, there) for asked, there in waits)
+    result.peak_bytes = max(result.peak_bytes, _peak_bytes(device) - bytes_before)
 
 
-def _synchronise(device: torch.device) -> None:
+def _release(device: torch.device) -> None:
+    """What nobody has any more."""
+    gc.collect()
     if device.type == "cuda":
-        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()
 
 
-def _mark(device: torch.device) -> Any:
-    """A moment of the host, or of a GPU, which gets there once it has done what it was asked to before."""
-    if device.type != "cuda":
-        return time.perf_counter()
-    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    event.record()
-    return event
-
-
-def _seconds(begin: Any, end: Any) -> float:
-    """Between two moments."""
-    return float(end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000)
-
-
-def _row(name: str, device: torch.device, batch: int, steps: int, result: _Measured) -> dict[str, Any]:
-    rates = result.clips_per_second
-    return {
-        "name": name,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "batch": batch,
-        "clips_per_second": median(rates),
-        "clips_per_second_min": min(rates),
-        "clips_per_second_max": max(rates),
-        "milliseconds": 1000 * result.seconds / (steps * len(rates)),
-        "floor_share": None,
-        "peak_bytes": result.peak_bytes,
-        "data_wait_share": result.wait_seconds / result.seconds,
-    }
+def _allocated_bytes(device: torch.device) -> int:
+    """Of a GPU's memory, by tensors; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def _reset_peak(device: torch.device) -> None:

@@ -295,17 +295,26 @@ def bench_train(
     compile_: CompileOption = None,
     config: ConfigOption = None,
     threads: ThreadsOption = None,
+    rows: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Rows to measure, or all; left out, all on a GPU, synthetic and store on a CPU.",
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="D,D", help="cuda, cpu or both; left out, those that there are.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Of each contestant in a round.")] = 10,
     rounds: Annotated[int, typer.Option(help="Of which the median is quoted.")] = 3,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Training on clips from the store beside training on clips that are there already."""
-    from rich.table import Table
-
+    """Training steps in all their forms, beside other networks, and fed from the store: clips a second and memory."""
     from resact.cache.places import find_store
     from resact.cache.store import open_store
     from resact.train.runs.bench import bench_train as run_bench
+    from resact.train.runs.contestants import CONTESTANTS
 
     console = open_console(json_output)
     settings = asked_settings(
@@ -328,22 +337,47 @@ def bench_train(
         compile=compile_,
     )
     result = run_bench(
-        settings, open_store(store or find_store()), steps=steps, rounds=rounds, threads=threads, console=console
+        settings,
+        open_store(store or find_store()),
+        rows=CONTESTANTS if rows == "all" else rows and rows.split(","),
+        devices=device and device.split(","),
+        steps=steps,
+        rounds=rounds,
+        threads=threads,
+        console=console,
     )
-    table = Table("", "device", "batch", "clips/s", "ms a step", "waiting for data", "peak memory")
-    for row in result["rows"]:
-        spread = f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}"
-        table.add_row(
-            row["name"],
-            row["device"],
-            str(row["batch"]),
-            f"{row['clips_per_second']:,.1f} ({spread})",
-            f"{row['milliseconds']:,.1f}",
-            f"{row['data_wait_share']:.1%}",
-            f"{row['peak_bytes'] / 1e9:.2f} GB",
-        )
-    console.print(table, soft_wrap=False)
+    _print_train_table(result, console)
     _finish_bench(result, output, json_output)
+
+
+def _print_train_table(result: dict[str, Any], console: "Console") -> None:
+    from rich.table import Table
+
+    for device in dict.fromkeys(row["device"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["device"] == device]
+        able = [row for row in rows if row["problem"] is None]
+        headings = ["clips/s", "lowest to highest", "ms a step", "of floor", "waiting", "peak GB"]
+        table = Table("", *headings, title=f"{device}, {rows[0]['batch']} clips a step", box=None, padding=(0, 1, 0, 0))
+        for row in able:
+            table.add_row(
+                row["name"] + "*" * row["baseline"],
+                f"{row['clips_per_second']:,.1f}",
+                f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}",
+                f"{row['milliseconds']:,.1f}",
+                "" if row["floor_share"] is None else f"{row['floor_share']:.1%}",
+                f"{row['data_wait_share']:.1%}",
+                f"{row['peak_bytes'] / 1e9:.2f}",
+            )
+        console.print(table, soft_wrap=False)
+        if any(row["baseline"] for row in able):
+            console.print("* the fastest eager form")
+        if all(row["floor_share"] is None for row in able):
+            console.print("share of the floor: not measured")
+        for row in rows:
+            if row["of"] is not None:
+                console.print(f"{row['name']} is of {row['of']}, the fastest in a first round")
+            if row["problem"] is not None:
+                console.print(f"{row['name']} could not run here: {row['problem']}")
 
 
 def _finish_bench(result: dict[str, Any], output: Path | None, json_output: bool) -> None:

@@ -2,6 +2,8 @@ import json
 import sys
 import time
 from functools import partial
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,9 +12,15 @@ from tests.train.runs.conftest import SMALL
 
 from resact.cache.store import open_store
 from resact.cli import main
-from resact.errors import UsageError
+from resact.errors import ToolError, UsageError
+from resact.train.networks.floor import Rates, floor_seconds, list_work
+from resact.train.networks.models import ActionNetwork, build_model
+from resact.train.networks.modules import FactorisedConv3d
 from resact.train.runs import bench
 from resact.train.runs.bench import bench_train
+from resact.train.runs.config import RunConfig
+from resact.train.runs.contestants import CONTESTANTS, EAGER, graph_of
+from resact.train.runs.step import TrainStep
 
 
 def test_synthetic_clips_beside_the_stores(tiny_store):
@@ -32,6 +40,183 @@ def test_synthetic_clips_beside_the_stores(tiny_store):
     assert cpu[0]["data_wait_share"] < cpu[1]["data_wait_share"]
     with pytest.raises(UsageError, match="expected 1 or more"):
         bench_train(SMALL, open_store(tiny_store), steps=0, console=Console(quiet=True))
+
+
+FIGURES = {*bench._FIGURES}
+
+
+def bench_rows(store, *rows, steps=1, rounds=1, **settings):
+    """By name."""
+    result = bench_train(
+        SMALL | settings, open_store(store), rows=rows, devices=["cpu"], steps=steps, rounds=rounds, threads=1,
+        console=Console(quiet=True),
+    )  # fmt: skip
+    return {row["name"]: row for row in result["rows"]}
+
+
+def cannot(reason):
+    def use_kernels(self, kernels):
+        if kernels == "fused":
+            raise ToolError(reason)
+
+    return use_kernels
+
+
+def test_a_row_that_cannot_run_stays_with_its_reason(tiny_store, monkeypatch):
+    monkeypatch.setattr(ActionNetwork, "use_kernels", cannot("no CUDA device"), raising=False)
+    take_step, taken = TrainStep.__call__, []
+
+    def run_out(self, batch, **options):
+        if self._network.architecture.conv == "dense":
+            taken.append("dense")
+            if len(taken) > 3:  # in the second round
+                raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GB")
+        return take_step(self, batch, **options)
+
+    monkeypatch.setattr(TrainStep, "__call__", run_out)
+    rows = bench_rows(tiny_store, "ncdhw", "folded", "fused", "graph", "dense", "synthetic", rounds=3)
+    assert list(rows) == ["ncdhw", "folded", "fused", "graph", "dense", "synthetic"]
+    reasons = {
+        "fused": "no CUDA device",
+        "graph": "CUDA graphs need a CUDA device, not cpu",
+        "dense": "CUDA out of memory.",
+    }
+    assert {name: row["problem"] for name, row in rows.items() if row["problem"]} == reasons
+    assert len(taken) == 4, "a contestant that failed takes no more turns"
+    for name, row in rows.items():
+        assert {row[figure] is None for figure in FIGURES - {"floor_share"}} == {name in reasons}
+    fastest = max(("ncdhw", "folded"), key=lambda name: rows[name]["clips_per_second"])
+    assert [name for name, row in rows.items() if row["baseline"]] == [fastest]
+
+
+def test_variants_are_of_the_fastest_and_take_turns_with_all(tiny_store, monkeypatch):
+    monkeypatch.setattr(ActionNetwork, "use_kernels", lambda self, kernels: kernels_used.append(kernels), raising=False)
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    kernels_used, compiled, turns = [], [], []
+    speeds = {("3d", False): 3.0, ("3d", True): 2.0, ("folded", True): 4.0, ("shifted", True): 1.0}
+
+    def measure(step, source, steps, device, result, *, bytes_before):
+        config, network = step._config, step._network
+        (form,) = {module.form for module in network.modules() if isinstance(module, FactorisedConv3d)}
+        rate = 5.0 if kernels_used[-1] == "fused" else speeds.get((form, config.channels_last), 0.5)
+        turns.append((form, config.channels_last, network.architecture.network, network.architecture.conv))
+        result.clips_per_second.append(rate)
+        result.seconds, result.steps = 1.0, 1
+
+    monkeypatch.setattr(bench, "_measure", measure)
+    eager_and_fused = [*EAGER, "fused"]
+    rows = bench_rows(tiny_store, *eager_and_fused, "compiled", "graph", "dense", "3d-resnet50", rounds=2)
+    assert {name: row["of"] for name, row in rows.items() if row["of"]} == {
+        "compiled": "folded", "graph": "fused", "dense": "folded", "3d-resnet50": "folded",
+    }  # fmt: skip
+    assert [name for name, row in rows.items() if row["baseline"]] == ["folded"]
+    first = [(form, last, "p3d-resnet50", "separable") for form, last in [*EAGER.values(), (None, True)]]
+    others = [
+        ("folded", True, "p3d-resnet50", "separable"),  # compiled; no graph on a CPU
+        ("folded", True, "p3d-resnet50", "dense"),
+        ("folded", True, "3d-resnet50", "dense"),
+    ]
+    assert turns == first + (first + others) * 2
+    assert len(compiled) == 1, "what was compiled is kept from round to round"
+    assert kernels_used.count("fused") == 4, "in three rounds, and captured, which fails on a CPU, in one"
+
+
+def fake_torchvision(monkeypatch, networks):
+    video = ModuleType("torchvision.models.video")
+    for name, network in networks.items():
+        setattr(video, name, network)
+    models = ModuleType("torchvision.models")
+    models.video = video
+    monkeypatch.setitem(sys.modules, "torchvision", ModuleType("torchvision"))
+    monkeypatch.setitem(sys.modules, "torchvision.models", models)
+
+
+class OneStream(torch.nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.linear, self.shapes = torch.nn.Linear(3, num_classes), set()
+        NETWORKS.append(self)
+
+    def forward(self, x):
+        self.shapes.add(tuple(x.shape))
+        return self.linear(x.mean(dim=(2, 3, 4)))
+
+
+NETWORKS: list[OneStream] = []
+
+
+def test_torchvisions_networks_get_the_same_clips_in_rgb(tiny_store, monkeypatch):
+    fake_torchvision(monkeypatch, {"r3d_18": OneStream, "r2plus1d_18": OneStream})
+    rows = bench_rows(tiny_store, "r3d_18", "r2plus1d_18", modality="both", amp=True)
+    assert [(row["problem"], row["floor_share"], row["batch"]) for row in rows.values()] == [(None, None, 4)] * 2
+    assert [network.shapes for network in NETWORKS] == [{(4, 3, 4, 16, 16)}] * 2
+    assert NETWORKS[0].linear.out_features == 3
+
+
+def test_torchvision_that_is_missing_or_does_not_load_is_said(tiny_store, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    (row,) = bench_rows(tiny_store, "r3d_18").values()
+    assert "pip install 'resact[torchvision]'" in row["problem"]
+    monkeypatch.delitem(sys.modules, "torchvision")
+    (tmp_path / "torchvision").mkdir()
+    broken = 'raise RuntimeError("operator torchvision::nms does not exist")'  # built for CUDA, beside torch for CPUs
+    (tmp_path / "torchvision" / "__init__.py").write_text(broken)
+    monkeypatch.syspath_prepend(tmp_path)
+    (row,) = bench_rows(tiny_store, "r3d_18").values()
+    assert row["problem"].startswith(
+        f"torchvision does not load beside torch {torch.__version__}: operator torchvision::nms"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own, as it compiles
+def test_no_compiler_is_said(tiny_store, monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
+    torch._dynamo.reset()
+    (row,) = bench_rows(tiny_store, "compiled", arch="3d-resnet50").values()
+    assert "InvalidCxxCompiler" in row["problem"]
+
+
+def test_the_floor_is_shared_where_the_devices_rates_are_known(tiny_store, monkeypatch):
+    rates = Rates(bytes_per_second=1e9, flops_per_second=1e12)
+    monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None), raising=False)
+    rows = bench_rows(tiny_store, "ncdhw", "dense", modality="rgb", amp=True)
+    for name, conv in (("ncdhw", "separable"), ("dense", "dense")):
+        network = build_model(modality="rgb", num_classes=3, conv=conv, width=1 / 16, depths=(1, 1, 1, 1))
+        floor = 1000 * sum(floor_seconds(list_work(network, batch=4, frames=4, size=16), rates))
+        assert rows[name]["floor_share"] == pytest.approx(floor / rows[name]["milliseconds"])
+    assert bench_rows(tiny_store, "ncdhw", amp=False)["ncdhw"]["floor_share"] is None, "the floor is of bfloat16"
+
+
+def test_wrong_rows_and_devices_are_refused(tiny_store):
+    with pytest.raises(UsageError, match="got --rows fast, expected all, or some of ncdhw,channels-last,"):
+        bench_rows(tiny_store, "ncdhw", "fast")
+    with pytest.raises(UsageError, match="got --device cuda, expected one of cpu"):
+        bench_train(SMALL, open_store(tiny_store), devices=["cuda"], console=Console(quiet=True))
+
+
+def test_every_row_is_documented():
+    text = (Path(__file__).parents[3] / "docs" / "performance.md").read_text()
+    assert [name for name in CONTESTANTS if f"`{name}`" not in text] == []
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_captured_step_trains_as_the_plain_one():
+    device = torch.device("cuda")
+    config = RunConfig.of(SMALL | {"amp": True, "modality": "both"})
+    weights = []
+    for captured in (False, True):
+        step = bench.Contestant("a", config).step(3, device)
+        batch = next(bench._synthetic(config, 3, device))
+        options = {"clips": 4, "lr": 0.01, "seed": 0}
+        if captured:  # which takes three steps first, and none as it is captured
+            with graph_of(step, batch, device, **options) as replay:
+                for _ in range(2):
+                    replay(batch)
+        else:
+            for _ in range(5):
+                step(batch, **options)
+        weights.append(torch.cat([p.detach().flatten() for p in step._network.parameters()]))
+    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-3)
 
 
 class Times:
@@ -122,6 +307,19 @@ def run(capsys, monkeypatch, *words: object) -> dict[str, object]:
 
 
 SIZES = ("--width", 1 / 16, "--depths", "1,1,1,1", "--frames", 5, "--size", 16, "--batch-size", 4, "--threads", 1)
+
+
+def test_the_command_says_what_could_not_run(tiny_store, capsys, monkeypatch):
+    words = ("--store", tiny_store, *SIZES, "--steps", 1, "--rounds", 1, "--rows", "ncdhw,graph", "--device", "cpu")
+    monkeypatch.setattr(sys, "argv", ["resact", "bench", "train", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "cpu, 4 clips a step" in text
+    assert "ncdhw*" in text
+    assert "graph could not run here: CUDA graphs need a CUDA device, not cpu" in text
+    assert "share of the floor: not measured" in text
 
 
 def test_commands_end_with_their_json(tiny_store, tmp_path, capsys, monkeypatch, few_measured):
