@@ -22,6 +22,8 @@ _PACKAGES = (
     "simplejpeg",
     "torch",
     "torchcodec",
+    "torchvision",
+    "triton",
     "zarr",
 )
 

@@ -17,7 +17,8 @@ from resact.train.networks.floor import Rates
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import Bottleneck, Stem
 
-_COPY_ELEMENTS, _MATRIX_SIDE = 2**29, 8192  # 1 GiB of bfloat16: far more than any cache; 1.1 T multiply-adds
+_COPY_ELEMENTS = {"cuda": 2**29, "cpu": 2**26}  # 1 GiB and 128 MiB: far more than their caches
+_MATRIX_SIDE = {"cuda": 8192, "cpu": 512}
 _WARMUP, _REPEATS = 3, 20
 
 
@@ -53,14 +54,15 @@ def median_seconds(work: Callable[[], object], device: torch.device, *, repeats:
     return median(map(seconds_between, moments[:-1], moments[1:]))
 
 
-def measure_rates(device: torch.device, *, elements: int = _COPY_ELEMENTS, side: int = _MATRIX_SIDE) -> Rates:
+def measure_rates(device: torch.device, *, elements: int | None = None, side: int | None = None) -> Rates:
     """What the device does at most: medians of a large copy and of a large matrix product, both in bfloat16.
 
     Args:
-        device: takes 2 GiB.
-        elements: that are copied.
-        side: of both square matrices.
+        device: takes 2 GiB of a GPU.
+        elements: that are copied; None: as many as mean something there.
+        side: of both square matrices; None: likewise.
     """
+    elements, side = elements or _COPY_ELEMENTS[device.type], side or _MATRIX_SIDE[device.type]
     copying, bytes_moved = _copy(elements, device)
     left, right = torch.randn(2, side, side, device=device).bfloat16()
     product = torch.empty_like(left)

@@ -198,16 +198,15 @@ class _Bench:
     def _step(self, entrant: _Entrant, bytes_before: int) -> Iterator[Step]:
         """Made anew for each turn, so that only one contestant is in memory; but what was compiled is kept."""
         contestant = entrant.contestant
-        step = entrant.kept or contestant.step(self.num_classes, self.device)
+        step = entrant.kept or contestant.step(contestant.network(self.num_classes, self.device), self.device)
         if contestant.config.compile:
             entrant.kept = step
         if not contestant.graphed:
             yield step
             return
         _reset_peak(self.device)
-        with closing(self._source(contestant)) as source:
-            captured = graph_of(step, next(source), self.device, clips=self.batch, **_STEP_OPTIONS)
-        with captured as replay:
+        batch = contestant.batch(self.num_classes, self.device)
+        with graph_of(step, batch, self.device, clips=self.batch, **_STEP_OPTIONS) as replay:
             # All that it holds was allocated at its capture: replaying allocates nothing.
             entrant.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
             yield replay
@@ -216,7 +215,7 @@ class _Bench:
         if contestant.name == "store":
             assert self.stream is not None
             return _from_store(self.stream)
-        return _synthetic(contestant.config, self.num_classes, self.device)
+        return _synthetic(contestant.batch(self.num_classes, self.device))
 
     def _name(self, contestant: Contestant) -> str:
         return f"store {self.store.settings.codec}" if contestant.name == "store" else contestant.name
@@ -248,9 +247,9 @@ class _Bench:
         """None where the device has no rates, or the floor, which counts in bfloat16, is not the network's."""
         if self.rates is None or contestant.video_resnet is not None or not contestant.config.amp:
             return None
-        with torch.device("meta"):
-            network = contestant.network(self.num_classes)
         geometry = contestant.config.geometry
+        with torch.device("meta"):
+            network = contestant.config.network.build(geometry.modality, num_classes=self.num_classes)
         work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
         return 1000 * sum(floor_seconds(work, self.rates)) / milliseconds
 
@@ -297,20 +296,15 @@ def synthetic_rate(config: RunConfig, store: ClipStore, device: torch.device, *,
         device: to train on.
         steps: that are measured, after as many to warm up.
     """
-    num_classes, result = len(store.index.classes), _Measured()
-    step = Contestant("synthetic", config).step(num_classes, device)
-    with closing(_synthetic(config, num_classes, device)) as source:
+    num_classes, contestant, result = len(store.index.classes), Contestant("synthetic", config), _Measured()
+    step = contestant.step(contestant.network(num_classes, device), device)
+    with closing(_synthetic(contestant.batch(num_classes, device))) as source:
         _measure(step, source, steps, device, result)
     return result.clips_per_second[0]
 
 
-def _synthetic(config: RunConfig, num_classes: int, device: torch.device) -> Generator[dict[str, Any]]:
+def _synthetic(batch: dict[str, Any]) -> Generator[dict[str, Any]]:
     """One batch, over and over, that nobody waits for."""
-    geometry, clips = config.geometry, config.recipe.batch_size
-    shape = clips, 3, geometry.frames, geometry.size, geometry.size
-    dtype = torch.bfloat16 if config.amp else torch.float32
-    batch: dict[str, Any] = {name: torch.randn(shape).to(device, dtype) for name in geometry.streams}
-    batch["label"] = torch.arange(clips, device=device) % num_classes
     while True:
         yield batch
 

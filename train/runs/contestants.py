@@ -71,35 +71,39 @@ class Contestant:
     video_resnet: str | None = None
     """torchvision's network in place of ours, by its name there."""
 
-    def network(self, num_classes: int) -> ActionNetwork:
+    def network(self, num_classes: int, device: torch.device) -> ActionNetwork:
         """Ours, with fresh weights, or what stands in for it.
-
-        Raises:
-            ToolError: torchvision is not there, or does not load.
-
-        """
-        torch.manual_seed(self.config.seed)
-        if self.video_resnet is not None:
-            # What a step asks of a network, this one has.
-            return cast(ActionNetwork, _VideoResNet(self.video_resnet, num_classes))
-        network = self.config.network.build(self.config.geometry.modality, num_classes=num_classes)
-        use_form(network, self.form)
-        return network
-
-    def step(self, num_classes: int, device: torch.device) -> TrainStep:
-        """A fresh network's step, not graphed.
 
         Raises:
             ToolError: the machine or the installation lacks what this needs.
 
         """
-        network = self.network(num_classes).to(device)
+        torch.manual_seed(self.config.seed)
+        if self.video_resnet is not None:
+            # What a step asks of a network, this one has.
+            network = cast(ActionNetwork, _VideoResNet(self.video_resnet, num_classes))
+        else:
+            network = self.config.network.build(self.config.geometry.modality, num_classes=num_classes)
+        network.to(device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        use_form(network, self.form)
         if self.kernels is not None:
             _use_kernels(network, self.kernels)
+        return network
+
+    def step(self, network: ActionNetwork, device: torch.device) -> TrainStep:
+        """Steps of a network that is on the device; not captured."""
         ranks = Ranks(rank=0, world_size=1, device=device)
         return TrainStep(self.config, network, build_optimiser(network, self.config.recipe), ranks)
+
+    def batch(self, num_classes: int, device: torch.device) -> dict[str, Any]:
+        """Random clips and their labels, as a loader gives them."""
+        geometry, clips = self.config.geometry, self.config.recipe.batch_size
+        shape = clips, 3, geometry.frames, geometry.size, geometry.size
+        dtype = torch.bfloat16 if self.config.amp else torch.float32
+        batch: dict[str, Any] = {name: torch.randn(shape).to(device, dtype) for name in geometry.streams}
+        return batch | {"label": torch.arange(clips, device=device) % num_classes}
 
 
 def eager_contestants(config: RunConfig) -> dict[str, Contestant]:

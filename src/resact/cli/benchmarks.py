@@ -373,9 +373,10 @@ def _print_train_table(result: dict[str, Any], console: "Console") -> None:
             console.print("* the fastest eager form")
         if all(row["floor_share"] is None for row in able):
             console.print("share of the floor: not measured")
+        for of in dict.fromkeys(row["of"] for row in able if row["of"] is not None):
+            variants = ", ".join(row["name"] for row in able if row["of"] == of)
+            console.print(f"{variants}: in the form and layout of {of}, the fastest in a first round")
         for row in rows:
-            if row["of"] is not None:
-                console.print(f"{row['name']} is of {row['of']}, the fastest in a first round")
             if row["problem"] is not None:
                 console.print(f"{row['name']} could not run here: {row['problem']}")
 

@@ -1,5 +1,9 @@
 import io
+import json
 import math
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -200,3 +204,58 @@ def test_the_table_has_each_layer_and_the_totals_and_says_what_is_not_measured()
 def test_a_wrong_view_is_a_usage_error(view):
     with pytest.raises(UsageError, match=r"(batch|frames|size) got .*, expected a whole number above 0"):
         list_work(meta_model(**TINY), **view)
+
+
+def run_script(capsys, monkeypatch, *words):
+    """Its text, and the object that it ends with."""
+    script = Path(__file__).parents[3] / "benchmarks" / "floor.py"
+    small = ("width=0.0625", "depths=[1,1,1,1]", "frames=4", "size=16", "batch_size=2")
+    monkeypatch.setattr(sys, "argv", [str(script), *small, *words])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    runpy.run_path(str(script), run_name="__main__")
+    text = capsys.readouterr().out
+    return text, json.loads(text.splitlines()[-1])
+
+
+def test_the_script_lists_the_floor_and_measures_nothing_without_a_gpu(capsys, monkeypatch):
+    text, result = run_script(capsys, monkeypatch)
+    model = meta_model(width=1 / 16, depths=(1, 1, 1, 1))
+    assert result["rows"] == floor_rows(list_work(model, batch=2, frames=4, size=16))
+    assert (result["rates"], result["measured"], result["device"]) == (None, None, None)
+    assert "copy bandwidth and matrix rate: not measured" in text
+    assert "time over the floor: not measured" in text
+    assert result.keys() >= {"machine", "versions", "commit", "settings"}
+
+
+def test_the_script_sets_layers_beside_the_floor(capsys, monkeypatch, tmp_path):
+    written = tmp_path / "out" / "floor.json"
+    given = ("--bandwidth", "10", "--rate", "0.1", "--device", "cpu", "--steps", "2", "--output", str(written))
+    text, result = run_script(capsys, monkeypatch, *given, "--contestants", "ncdhw,shifted", "modality=rgb")
+    assert json.loads(written.read_text()) == result
+    assert "10 GB/s, 0.1 TFLOP/s, given" in text
+    assert list(result["measured"]) == ["ncdhw", "shifted"]
+    total = sum(row["floor_milliseconds"] for row in result["rows"])
+    for found in result["measured"].values():
+        assert found["over_floor"] == pytest.approx(found["milliseconds"] / total)
+        layers = {row["layer"]: row for row in found["layers"]}
+        assert list(layers) == ["conv1.rgb", "res2.0", "res3.0", "res4.0", "res5.0", "fc1", "fc2"]
+        parts = [row["floor_milliseconds"] for row in result["rows"] if row["layer"].startswith("res3.0.")]
+        assert len(parts) == 6
+        assert layers["res3.0"]["floor_milliseconds"] == pytest.approx(sum(parts))
+        taken = layers["res3.0"]["forward_milliseconds"] + layers["res3.0"]["backward_milliseconds"]
+        assert layers["res3.0"]["over_floor"] == pytest.approx(taken / sum(parts))
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--rate", "700"], "--bandwidth and --rate go together"),
+        (["--contestants", "fast"], "got --contestants fast, expected some of ncdhw,"),
+        (["convv=dense"], "did you mean 'conv'"),
+        (["dense"], "got dense, expected NAME=VALUE"),
+    ],
+)
+def test_the_script_refuses_what_it_does_not_know(capsys, monkeypatch, words, said):
+    with pytest.raises(SystemExit):
+        run_script(capsys, monkeypatch, *words)
+    assert said in capsys.readouterr().err

@@ -135,22 +135,20 @@ class OneStream(torch.nn.Module):
     def __init__(self, num_classes):
         super().__init__()
         self.linear, self.shapes = torch.nn.Linear(3, num_classes), set()
-        NETWORKS.append(self)
 
     def forward(self, x):
-        self.shapes.add(tuple(x.shape))
+        self.shapes |= {tuple(x.shape)}
         return self.linear(x.mean(dim=(2, 3, 4)))
 
 
-NETWORKS: list[OneStream] = []
-
-
 def test_torchvisions_networks_get_the_same_clips_in_rgb(tiny_store, monkeypatch):
-    fake_torchvision(monkeypatch, {"r3d_18": OneStream, "r2plus1d_18": OneStream})
+    networks = []
+    make = lambda **options: networks.append(OneStream(**options)) or networks[-1]  # noqa: E731
+    fake_torchvision(monkeypatch, {"r3d_18": make, "r2plus1d_18": make})
     rows = bench_rows(tiny_store, "r3d_18", "r2plus1d_18", modality="both", amp=True)
     assert [(row["problem"], row["floor_share"], row["batch"]) for row in rows.values()] == [(None, None, 4)] * 2
-    assert [network.shapes for network in NETWORKS] == [{(4, 3, 4, 16, 16)}] * 2
-    assert NETWORKS[0].linear.out_features == 3
+    assert [network.shapes for network in networks] == [{(4, 3, 4, 16, 16)}] * 2
+    assert [network.linear.out_features for network in networks] == [3, 3]
 
 
 def test_torchvision_that_is_missing_or_does_not_load_is_said(tiny_store, monkeypatch, tmp_path):
@@ -170,9 +168,10 @@ def test_torchvision_that_is_missing_or_does_not_load_is_said(tiny_store, monkey
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own, as it compiles
 def test_no_compiler_is_said(tiny_store, monkeypatch):
+    fake_torchvision(monkeypatch, {"r3d_18": OneStream})  # small, so that tracing it takes no time
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     torch._dynamo.reset()
-    (row,) = bench_rows(tiny_store, "compiled", arch="3d-resnet50").values()
+    (row,) = bench_rows(tiny_store, "r3d_18", compile=True).values()
     assert "InvalidCxxCompiler" in row["problem"]
 
 
@@ -205,8 +204,9 @@ def test_a_captured_step_trains_as_the_plain_one():
     config = RunConfig.of(SMALL | {"amp": True, "modality": "both"})
     weights = []
     for captured in (False, True):
-        step = bench.Contestant("a", config).step(3, device)
-        batch = next(bench._synthetic(config, 3, device))
+        contestant = bench.Contestant("a", config)
+        network = contestant.network(3, device)
+        step, batch = contestant.step(network, device), contestant.batch(3, device)
         options = {"clips": 4, "lr": 0.01, "seed": 0}
         if captured:  # which takes three steps first, and none as it is captured
             with graph_of(step, batch, device, **options) as replay:
@@ -215,7 +215,7 @@ def test_a_captured_step_trains_as_the_plain_one():
         else:
             for _ in range(5):
                 step(batch, **options)
-        weights.append(torch.cat([p.detach().flatten() for p in step._network.parameters()]))
+        weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
     torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-3)
 
 
