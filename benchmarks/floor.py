@@ -131,7 +131,7 @@ def parsed_arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    arguments, console = parsed_arguments(), Console()
+    arguments, console = parsed_arguments(), Console(markup=False, highlight=False)
     config: RunConfig = arguments.config
     geometry, batch = config.geometry, config.recipe.batch_size
     kind = arguments.device or ("cuda" if torch.cuda.is_available() else None)

@@ -7,6 +7,7 @@ it was asked to before; on the CPU it is the clock.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -78,60 +79,70 @@ def _copy(elements: int, device: torch.device) -> tuple[float, int]:
 
 
 class LayerTimes:
-    """Forward and backward times of conv1's streams, of each module, fc1 and fc2, for some steps.
+    """Forward and backward times of conv1, of each module, fc1 and fc2, for some steps.
 
-    Times of a layer are those between the moments at which its first operation could begin and its last was done, on
-    one stream: what overlaps them there is counted, too.
+    A layer's forward time ends when its output is there; its backward time begins with the output's gradient and ends
+    with the input's, or in conv1, whose input has none, with the last weight's.
     """
 
     def __init__(self, device: torch.device) -> None:
         """`device`: of the network."""
         self._device = device
-        self._moments: dict[tuple[str, str], list[tuple[Any, Any]]] = {}
-        self._begun: dict[tuple[str, str], Any] = {}
+        self._moments: dict[tuple[str, str], list[list[Any]]] = {}
 
     @contextmanager
     def watching(self, network: ActionNetwork) -> Iterator[None]:
-        """Steps inside are measured."""
-        with ExitStack() as hooks:
-            for name, layer in network.named_modules():
-                if isinstance(layer, Stem | Bottleneck | nn.Linear) and "attention" not in name:
-                    for handle in self._watch(name, layer):
-                        hooks.callback(handle.remove)
+        """Steps inside are measured, whichever kernels compute them."""
+        names: dict[nn.Module, str] = {
+            module: name for name, module in network.named_modules() if isinstance(module, Bottleneck)
+        }
+        first, run = next(iter(names)), network._run
+
+        def run_timed(module: nn.Module, x_BCTHW: Tensor) -> Tensor:
+            if module is first:
+                self._made("conv1", x_BCTHW)
+            return self._timed(names[module], partial(run, module), x_BCTHW)
+
+        with ExitStack() as undo:
+            undo.callback(network.register_forward_pre_hook(lambda *_: self._begin("conv1", "forward")).remove)
+            for stem in network.conv1.children():
+                assert isinstance(stem, Stem)
+                accumulated = stem.spatial.weight.register_post_accumulate_grad_hook
+                undo.callback(accumulated(lambda _: self._end("conv1", "backward")).remove)  # type: ignore[no-untyped-call]
+            # Not hooks of the modules: fused kernels do not call them.
+            network._run = run_timed  # type: ignore[method-assign]
+            undo.callback(delattr, network, "_run")
+            for name, linear in (("fc1", network.fc1), ("fc2", network.fc2)):
+                linear.forward = partial(self._timed, name, linear.forward)  # type: ignore[method-assign]
+                undo.callback(delattr, linear, "forward")
             yield
 
-    def _watch(self, name: str, layer: nn.Module) -> Iterator[Any]:
-        def forward_ends(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            self._end(name, "forward")
-            output.register_hook(lambda _: self._begin(name, "backward"))  # type: ignore[no-untyped-call]
-            if inputs[0].requires_grad:
-                inputs[0].register_hook(lambda _: self._end(name, "backward"))  # type: ignore[no-untyped-call]
+    def _timed(self, name: str, layer: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        self._begin(name, "forward")
+        y = layer(x)
+        self._made(name, y)
+        x.register_hook(lambda _: self._end(name, "backward"))  # type: ignore[no-untyped-call]
+        return y
 
-        yield layer.register_forward_pre_hook(lambda *_: self._begin(name, "forward"))
-        yield layer.register_forward_hook(forward_ends)
-        if isinstance(layer, Stem):  # a clip has no gradient that would come last: the first weight's does
-            accumulated = layer.spatial.weight.register_post_accumulate_grad_hook
-            yield accumulated(lambda _: self._end(name, "backward"))  # type: ignore[no-untyped-call]
+    def _made(self, name: str, output: Tensor) -> None:
+        self._end(name, "forward")
+        output.register_hook(lambda _: self._begin(name, "backward"))  # type: ignore[no-untyped-call]
 
     def _begin(self, name: str, direction: str) -> None:
-        self._begun[name, direction] = mark(self._device)
+        self._moments.setdefault((name, direction), []).append([mark(self._device)])
 
     def _end(self, name: str, direction: str) -> None:
-        moments = self._begun.pop((name, direction)), mark(self._device)
-        self._moments.setdefault((name, direction), []).append(moments)
+        """For conv1 called for each stream: the last call counts."""
+        self._moments[name, direction][-1][1:] = [mark(self._device)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a layer, in the order of the forward pass: `layer, forward_milliseconds, backward_milliseconds`."""
+        """A row a layer: `layer, forward_milliseconds, backward_milliseconds`, medians over steps."""
         synchronise(self._device)
         times = {
             key: 1000 * median(seconds_between(*moments) for moments in steps) for key, steps in self._moments.items()
         }
         return [
-            {
-                "layer": name,
-                "forward_milliseconds": milliseconds,
-                "backward_milliseconds": times[name, "backward"],
-            }
-            for (name, direction), milliseconds in times.items()
+            {"layer": name, "forward_milliseconds": forward, "backward_milliseconds": times[name, "backward"]}
+            for (name, direction), forward in times.items()
             if direction == "forward"
         ]

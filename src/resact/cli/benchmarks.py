@@ -339,8 +339,8 @@ def bench_train(
     result = run_bench(
         settings,
         open_store(store or find_store()),
-        rows=CONTESTANTS if rows == "all" else rows and rows.split(","),
-        devices=device and device.split(","),
+        rows=CONTESTANTS if rows == "all" else None if rows is None else rows.split(","),
+        devices=None if device is None else device.split(","),
         steps=steps,
         rounds=rounds,
         threads=threads,

@@ -238,7 +238,7 @@ def test_the_script_sets_layers_beside_the_floor(capsys, monkeypatch, tmp_path):
     for found in result["measured"].values():
         assert found["over_floor"] == pytest.approx(found["milliseconds"] / total)
         layers = {row["layer"]: row for row in found["layers"]}
-        assert list(layers) == ["conv1.rgb", "res2.0", "res3.0", "res4.0", "res5.0", "fc1", "fc2"]
+        assert list(layers) == ["conv1", "res2.0", "res3.0", "res4.0", "res5.0", "fc1", "fc2"]
         parts = [row["floor_milliseconds"] for row in result["rows"] if row["layer"].startswith("res3.0.")]
         assert len(parts) == 6
         assert layers["res3.0"]["floor_milliseconds"] == pytest.approx(sum(parts))
