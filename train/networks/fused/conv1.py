@@ -1,0 +1,314 @@
+"""conv1: each stream's dense 1x7x7 with stride 2 and channel-separated 3x1x1, without anything stored in between.
+
+A program owns some pixels, walks through the frames and keeps the 1x7x7's last outputs in registers; backward it makes
+them again. Shapes: B clips, (T, H, W) in, (T, h, w) out, N channels of a stream, P programs.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+from resact.errors import UsageError
+from resact.train.networks.fused import join, norm
+from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
+from resact.train.networks.modules import Stem
+
+_BLOCK_PIXELS = 64
+_TAPS = tl.constexpr(3 * 7 * 7)
+_BLOCK_TAPS = tl.constexpr(128)
+_REST_TAPS = tl.constexpr(32)  # the smallest power of two for those beyond
+
+
+def conv1(stems: nn.ModuleDict, clips_BCTHW: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """The streams' features, concatenated: (B, streams * N, T, h, w) of `dtype`, channels last in memory.
+
+    Raises:
+        UsageError: a clip wants a gradient, which these kernels do not compute.
+    """
+    for stream, clip in clips_BCTHW.items():
+        if clip.requires_grad:
+            raise UsageError(f"the fused kernels got {stream} that requires a gradient, expected data; use eager ones")
+    clips = [clips_BCTHW[stream].to(dtype) for stream in stems]
+    out_BTHWC: Tensor = _Conv1.apply(list(stems.values()), *clips, *stems.parameters())
+    return out_BTHWC.permute(0, 4, 1, 2, 3)
+
+
+class _Conv1(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, stems: list[Stem], *tensors: Tensor) -> Tensor:
+        clips = tensors[: len(stems)]
+        b, _, t, height, width = clips[0].shape
+        n = stems[0].spatial.out_channels
+        out = clips[0].new_empty(b, t, -(-height // 2), -(-width // 2), len(stems) * n)
+        raws, states = [], []
+        for number, (stem, clip) in enumerate(zip(stems, clips, strict=True)):
+            raw, sums = _convolve(clip, stem)
+            state = norm.forward(stem.temporal.norm, sums, raw.numel() // n)
+            join.forward(out[..., number * n : (number + 1) * n], raw, state, None, None)
+            raws.append(raw)
+            states.append(state)
+        ctx.stems = stems
+        ctx.save_for_backward(out, *clips, *raws, *states)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        stems, (out, *saved) = ctx.stems, ctx.saved_tensors
+        count, n = len(stems), stems[0].spatial.out_channels
+        clips, raws, states = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        gradient = gradient.contiguous()
+        of_parameters: list[Tensor] = []
+        for number, (stem, clip, raw, state) in enumerate(zip(stems, clips, raws, states, strict=True)):
+            part = slice(number * n, (number + 1) * n)
+            below, sums = join.backward(gradient[..., part], out[..., part], raw, None)
+            coefficients, of_scale, of_shift = norm.backward(
+                stem.temporal.norm, state, norm.Sums(sums), raw.numel() // n
+            )
+            of_spatial, of_temporal = _gradients(clip, stem, below, raw, coefficients)
+            of_parameters += [of_spatial, of_temporal, of_scale, of_shift]
+        return None, *(None for _ in clips), *of_parameters
+
+
+def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Sums]:
+    """(B, T, h, w, N), raw, and the sums for its norm."""
+    b, _, t, height, width = clip_BCTHW.shape
+    h, w, n = -(-height // 2), -(-width // 2), stem.spatial.out_channels
+    out = clip_BCTHW.new_empty(b, t, h, w, n)
+    tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), block(n, 64)
+    sums = torch.empty(tiles * b, 2, n, device=clip_BCTHW.device)
+    _forward[(tiles, triton.cdiv(n, block_n), b)](
+        clip_BCTHW,
+        *clip_BCTHW.stride(),
+        stem.spatial.weight,
+        stem.temporal.conv.weight,
+        out,
+        sums,
+        t,
+        height,
+        width,
+        h,
+        w,
+        n,
+        BLOCK_PIXELS=_BLOCK_PIXELS,
+        BLOCK_N=block_n,
+        STORED=TYPES[clip_BCTHW.dtype],
+        OPERAND=operand_type(clip_BCTHW, _forward),
+        num_warps=8,
+    )
+    return out, norm.Sums(sums)
+
+
+def _gradients(
+    clip_BCTHW: Tensor, stem: Stem, gradient_BThwN: Tensor, raw_BThwN: Tensor, coefficients_3N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the 1x7x7's weight and of the 3x1x1's."""
+    b, _, t, height, width = clip_BCTHW.shape
+    h, w, n = gradient_BThwN.shape[2:]
+    tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), block(n, 64)
+    count = programs(clip_BCTHW, tiles * b)
+    spatial = torch.empty(count, _TAPS.value, n, device=clip_BCTHW.device)
+    temporal = torch.empty(count, 3, n, device=clip_BCTHW.device)
+    _backward[(count, triton.cdiv(n, block_n))](
+        clip_BCTHW,
+        *clip_BCTHW.stride(),
+        stem.spatial.weight,
+        stem.temporal.conv.weight,
+        gradient_BThwN,
+        raw_BThwN,
+        coefficients_3N,
+        spatial,
+        temporal,
+        b,
+        t,
+        height,
+        width,
+        h,
+        w,
+        n,
+        BLOCK_PIXELS=_BLOCK_PIXELS,
+        BLOCK_N=block_n,
+        STORED=TYPES[clip_BCTHW.dtype],
+        OPERAND=operand_type(clip_BCTHW, _backward),
+        num_warps=8,
+    )
+    of_spatial = spatial.sum(0).t().reshape(stem.spatial.weight.shape)
+    return of_spatial, temporal.sum(0).t().reshape(stem.temporal.conv.weight.shape)
+
+
+@triton.jit
+def _patches(
+    frame,
+    stride_c,
+    stride_h,
+    stride_w,
+    first_tap,
+    pixel,
+    inside,
+    H,
+    W,
+    h,
+    w,
+    BLOCK: tl.constexpr,
+):
+    """(pixels, taps) of the input under a block of output pixels; taps are numbered as in the weight."""
+    tap = first_tap + tl.arange(0, BLOCK)
+    row = (pixel // w * 2 - 3)[:, None] + (tap // 7 % 7)[None, :]
+    column = (pixel % w * 2 - 3)[:, None] + (tap % 7)[None, :]
+    there = (row >= 0) & (row < H) & (column >= 0) & (column < W) & (tap < _TAPS)[None, :] & inside[:, None]
+    place = (tap // 49 * stride_c)[None, :] + row * stride_h + column * stride_w
+    return tl.load(frame + place, mask=there, other=0.0)
+
+
+@triton.jit
+def _weights(weight, first_tap, n, N, BLOCK: tl.constexpr):
+    """(taps, channels)."""
+    tap = first_tap + tl.arange(0, BLOCK)
+    there = (tap < _TAPS)[:, None] & (n < N)[None, :]
+    return tl.load(weight + n[None, :] * _TAPS + tap[:, None], mask=there, other=0.0)
+
+
+@triton.jit
+def _spatial(patches, rest, weight, n, N, STORED: tl.constexpr, OPERAND: tl.constexpr):
+    """The 1x7x7 at a block of pixels of a frame."""
+    none = tl.zeros([patches.shape[0], n.shape[0]], tl.float32)
+    r = product(patches, _weights(weight, 0, n, N, _BLOCK_TAPS), none, STORED, OPERAND)
+    return product(rest, _weights(weight, _BLOCK_TAPS, n, N, _REST_TAPS), r, STORED, OPERAND)
+
+
+@triton.jit
+def _temporal_weights(temporal, n, N):
+    before = tl.load(temporal + n * 3, mask=n < N, other=0.0)[None, :]
+    at = tl.load(temporal + n * 3 + 1, mask=n < N, other=0.0)[None, :]
+    after = tl.load(temporal + n * 3 + 2, mask=n < N, other=0.0)[None, :]
+    return before, at, after
+
+
+@triton.jit
+def _forward(
+    clip,
+    stride_b,
+    stride_c,
+    stride_t,
+    stride_h,
+    stride_w,
+    spatial,
+    temporal,
+    out,
+    sums,
+    T,
+    H,
+    W,
+    h,
+    w,
+    N,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STORED: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    b = tl.program_id(2).to(tl.int64)
+    inside = pixel < h * w
+    there = inside[:, None] & (n < N)[None, :]
+    before, at, after = _temporal_weights(temporal, n, N)
+    r_last = tl.zeros([BLOCK_PIXELS, BLOCK_N], tl.float32)
+    r = tl.zeros([BLOCK_PIXELS, BLOCK_N], tl.float32)
+    total = tl.zeros([BLOCK_N], tl.float32)
+    squares = tl.zeros([BLOCK_N], tl.float32)
+    for t in range(-1, T):  # the first round only makes r
+        frame = clip + b * stride_b + (t + 1) * stride_t
+        seen = inside & (t + 1 < T)
+        patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, seen, H, W, h, w, _BLOCK_TAPS)
+        rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, seen, H, W, h, w, _REST_TAPS)
+        r_next = _spatial(patches, rest, spatial, n, N, STORED, OPERAND)
+        m = (r_last * before + r * at + r_next * after).to(STORED)
+        stored = there & (t >= 0)
+        place = ((b * T + t) * (h * w) + pixel[:, None]) * N + n[None, :]
+        tl.store(out + place, m, mask=stored)
+        m = tl.where(stored, m.to(tl.float32), 0.0)
+        total += tl.sum(m, 0)
+        squares += tl.sum(m * m, 0)
+        r_last, r = r, r_next
+    pointers = sums + (tl.program_id(0) * tl.num_programs(2) + b) * 2 * N + n
+    tl.store(pointers, total, mask=n < N)
+    tl.store(pointers + N, squares, mask=n < N)
+
+
+@triton.jit
+def _raw_gradient_at(gradient, raw, coefficients, place, there, n, N):
+    dy = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
+    m = tl.load(raw + place, mask=there, other=0.0).to(tl.float32)
+    return tl.where(there, raw_gradient(dy, m, coefficients, n, n < N, N), 0.0)
+
+
+@triton.jit
+def _backward(
+    clip,
+    stride_b,
+    stride_c,
+    stride_t,
+    stride_h,
+    stride_w,
+    spatial,
+    temporal,
+    gradient,
+    raw,
+    coefficients,
+    of_spatial,
+    of_temporal,
+    B,
+    T,
+    H,
+    W,
+    h,
+    w,
+    N,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    STORED: tl.constexpr,
+    OPERAND: tl.constexpr,
+):
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    before, at, after = _temporal_weights(temporal, n, N)
+    of_taps = tl.zeros([_BLOCK_TAPS, BLOCK_N], tl.float32)
+    of_rest = tl.zeros([_REST_TAPS, BLOCK_N], tl.float32)
+    of_before = tl.zeros([BLOCK_N], tl.float32)
+    of_at = tl.zeros([BLOCK_N], tl.float32)
+    of_after = tl.zeros([BLOCK_N], tl.float32)
+    tiles = tl.cdiv(h * w, BLOCK_PIXELS)
+    for work in range(tl.program_id(0), tiles * B, tl.num_programs(0)):
+        pixel = work % tiles * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
+        b = (work // tiles).to(tl.int64)
+        inside = pixel < h * w
+        there = inside[:, None] & (n < N)[None, :]
+        place = (b * T * (h * w) + pixel[:, None]) * N + n[None, :]
+        dm_last = tl.zeros([BLOCK_PIXELS, BLOCK_N], tl.float32)
+        dm = _raw_gradient_at(gradient, raw, coefficients, place, there, n, N)
+        for t in range(T):
+            following = place + (t + 1) * (h * w * N)
+            dm_next = _raw_gradient_at(gradient, raw, coefficients, following, there & (t + 1 < T), n, N)
+            frame = clip + b * stride_b + t * stride_t
+            patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, inside, H, W, h, w, _BLOCK_TAPS)
+            rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, inside, H, W, h, w, _REST_TAPS)
+            r = _spatial(patches, rest, spatial, n, N, STORED, OPERAND)
+            # A value takes part in the output before it with the weight `after`, and the other way round.
+            dr = dm_next * before + dm * at + dm_last * after
+            of_before += tl.sum(r * dm_next, 0)
+            of_at += tl.sum(r * dm, 0)
+            of_after += tl.sum(r * dm_last, 0)
+            of_taps = product(tl.trans(patches), dr, of_taps, STORED, OPERAND)
+            of_rest = product(tl.trans(rest), dr, of_rest, STORED, OPERAND)
+            dm_last, dm = dm, dm_next
+    tap = tl.arange(0, _BLOCK_TAPS)
+    pointers = of_spatial + tl.program_id(0) * _TAPS * N + n[None, :]
+    tl.store(pointers + tap[:, None] * N, of_taps, mask=(n < N)[None, :])
+    tap = _BLOCK_TAPS + tl.arange(0, _REST_TAPS)
+    tl.store(pointers + tap[:, None] * N, of_rest, mask=(tap < _TAPS)[:, None] & (n < N)[None, :])
+    pointers = of_temporal + tl.program_id(0) * 3 * N + n
+    tl.store(pointers, of_before, mask=n < N)
+    tl.store(pointers + N, of_at, mask=n < N)
+    tl.store(pointers + 2 * N, of_after, mask=n < N)

@@ -1,0 +1,132 @@
+"""`relu(norm(raw) + shortcut)`, the end of a module and of a stem. Shapes: R rows, C channels, P programs."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from resact.train.networks.fused.launch import TYPES, affine, programs
+
+_BLOCK_ROWS, _BLOCK_C = 64, 64
+
+
+def forward(out: Tensor, raw: Tensor, state_4C: Tensor, shortcut: Tensor | None, shortcut_state_4C: Tensor | None) -> None:
+    """Fills `out`.
+
+    Args:
+        out: (..., C) like the others; or a part of more channels, (..., C) of them.
+        raw: (..., C), contiguous.
+        state_4C: of its norm.
+        shortcut: (..., C), contiguous; None: there is none.
+        shortcut_state_4C: of the shortcut's norm, where it is a projection's raw output.
+    """
+    rows, channels = raw.numel() // raw.shape[-1], raw.shape[-1]
+    _forward[(triton.cdiv(rows, _BLOCK_ROWS), triton.cdiv(channels, _BLOCK_C))](
+        out,
+        raw,
+        state_4C,
+        shortcut,
+        shortcut_state_4C,
+        rows,
+        channels,
+        out.stride(-2),
+        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_C=_BLOCK_C,
+        STORED=TYPES[raw.dtype],
+    )
+
+
+def backward(gradient: Tensor, out: Tensor, raw: Tensor, projected: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The gradient of the sum under the ReLU (..., C), and (P, 3, C): sums of it, of it times `raw` and `projected`.
+
+    Args:
+        gradient: of `out`, with the same strides.
+        out: as `forward` filled it.
+        raw: as `forward` took it.
+        projected: the shortcut, where it is a projection's raw output.
+    """
+    rows, channels = raw.numel() // raw.shape[-1], raw.shape[-1]
+    below = torch.empty_like(raw)
+    count = programs(raw, triton.cdiv(rows, _BLOCK_ROWS))
+    sums_P3C = torch.empty(count, 3, channels, device=raw.device)
+    _backward[(count, triton.cdiv(channels, _BLOCK_C))](
+        gradient,
+        out,
+        raw,
+        projected,
+        below,
+        sums_P3C,
+        rows,
+        channels,
+        out.stride(-2),
+        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_C=_BLOCK_C,
+        STORED=TYPES[raw.dtype],
+    )
+    return below, sums_P3C
+
+
+@triton.jit
+def _forward(
+    out,
+    raw,
+    state,
+    shortcut,
+    shortcut_state,
+    rows,
+    C,
+    out_stride,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STORED: tl.constexpr,
+):
+    row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside_c = c < C
+    there = (row < rows)[:, None] & inside_c[None, :]
+    place = row[:, None] * C + c[None, :]
+    y = affine(tl.load(raw + place, mask=there, other=0.0).to(tl.float32), state, c, inside_c, C)
+    if shortcut is not None:
+        passed = tl.load(shortcut + place, mask=there, other=0.0).to(tl.float32)
+        if shortcut_state is not None:
+            passed = affine(passed, shortcut_state, c, inside_c, C)
+        y += passed
+    tl.store(out + row[:, None] * out_stride + c[None, :], tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL).to(STORED), mask=there)
+
+
+@triton.jit
+def _backward(
+    gradient,
+    out,
+    raw,
+    projected,
+    below,
+    sums,
+    rows,
+    C,
+    out_stride,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STORED: tl.constexpr,
+):
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside_c = c < C
+    total = tl.zeros([BLOCK_C], tl.float32)
+    weighted = tl.zeros([BLOCK_C], tl.float32)
+    weighted_projected = tl.zeros([BLOCK_C], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
+        row = (tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+        there = (row < rows)[:, None] & inside_c[None, :]
+        place = row[:, None] * C + c[None, :]
+        out_place = row[:, None] * out_stride + c[None, :]
+        passes = tl.load(out + out_place, mask=there, other=0.0).to(tl.float32) > 0
+        dy = tl.where(passes, tl.load(gradient + out_place, mask=there, other=0.0).to(tl.float32), 0.0)
+        tl.store(below + place, dy.to(STORED), mask=there)
+        total += tl.sum(dy, 0)
+        weighted += tl.sum(dy * tl.load(raw + place, mask=there, other=0.0).to(tl.float32), 0)
+        if projected is not None:
+            weighted_projected += tl.sum(dy * tl.load(projected + place, mask=there, other=0.0).to(tl.float32), 0)
+    pointers = sums + tl.program_id(0) * 3 * C + c
+    tl.store(pointers, total, mask=inside_c)
+    tl.store(pointers + C, weighted, mask=inside_c)
+    tl.store(pointers + 2 * C, weighted_projected, mask=inside_c)

@@ -1,0 +1,52 @@
+"""What all kernels share: sizes of blocks, numbers of programs, the product of two blocks."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.runtime.interpreter import InterpretedFunction
+
+_PROGRAMS_A_PROCESSOR = 4
+_INTERPRETED_PROGRAMS = 3  # not 1, so that programs share the work there too
+
+TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
+
+
+def programs(tensor: Tensor, at_most: int) -> int:
+    """How many programs share work that up to `at_most` of them could do: as many as a GPU runs at a time."""
+    if tensor.device.type != "cuda":
+        return min(_INTERPRETED_PROGRAMS, at_most)
+    return min(torch.cuda.get_device_properties(tensor.device).multi_processor_count * _PROGRAMS_A_PROCESSOR, at_most)
+
+
+def block(size: int, at_most: int, at_least: int = 16) -> int:
+    """A power of two that covers `size`, within bounds; 16 is the least that the matrix units take."""
+    return max(min(triton.next_power_of_2(size), at_most), at_least)
+
+
+def operand_type(tensor: Tensor, kernel: object) -> tl.dtype:
+    """In which type blocks are multiplied: the interpreter would multiply bfloat16's bits."""
+    return tl.float32 if isinstance(kernel, InterpretedFunction) else TYPES[tensor.dtype]
+
+
+@triton.jit
+def product(a, b, sum, STORED: tl.constexpr, OPERAND: tl.constexpr):
+    """`sum + a @ b` in float32, of operands rounded to what activations are stored in."""
+    return tl.dot(a.to(STORED).to(OPERAND), b.to(STORED).to(OPERAND), sum, input_precision="ieee")
+
+
+@triton.jit
+def affine(values, coefficients, channel, inside, C):
+    """`values * scale + shift` of blocks (rows, channels); coefficients are (2, C) or longer."""
+    scale = tl.load(coefficients + channel, mask=inside, other=0.0)
+    shift = tl.load(coefficients + C + channel, mask=inside, other=0.0)
+    return values * scale[None, :] + shift[None, :]
+
+
+@triton.jit
+def raw_gradient(gradient, raw, coefficients, channel, inside, C):
+    """The gradient of a raw output from that of its norm's; coefficients are (3, C), from `norm.backward`."""
+    of_norm = tl.load(coefficients + channel, mask=inside, other=0.0)
+    of_raw = tl.load(coefficients + C + channel, mask=inside, other=0.0)
+    constant = tl.load(coefficients + 2 * C + channel, mask=inside, other=0.0)
+    return gradient * of_norm[None, :] + raw * of_raw[None, :] + constant[None, :]
