@@ -14,6 +14,7 @@ from resact.errors import UsageError
 from resact.train.networks.activation_checkpointing import checkpointed
 from resact.train.networks.architecture import CONV1_CHANNELS, FC_CHANNELS, Architecture
 from resact.train.networks.initialisation import initialise
+from resact.train.networks.kernels import Kernels, fused_obstacle
 from resact.train.networks.modules import Bottleneck, Dense3D, Pseudo3D, Stem
 
 
@@ -82,6 +83,7 @@ class ActionNetwork(nn.Module):
         super().__init__()
         self.architecture = architecture
         self.checkpoint_activations = checkpoint_activations
+        self._kernels: Kernels = "eager"
         separable = architecture.conv == "separable"
         self.conv1 = nn.ModuleDict(
             {stream: Stem(architecture.stem_channels, separable=separable) for stream in architecture.streams}
@@ -117,7 +119,7 @@ class ActionNetwork(nn.Module):
         """
         clips = {"rgb": rgb, "residual": residual}
         inputs = self._checked({name: clip for name, clip in clips.items() if clip is not None})
-        x_BCTHW = torch.cat([stem(inputs[name]) for name, stem in self.conv1.items()], dim=1)
+        x_BCTHW = self._conv1(inputs)
         for stage in (self.res2, self.res3, self.res4, self.res5):
             for module in stage:
                 x_BCTHW = self._run(module, x_BCTHW)
@@ -136,7 +138,43 @@ class ActionNetwork(nn.Module):
             feature_residual=architecture.feature_residual,
         )
 
+    @property
+    def kernels(self) -> Kernels:
+        """Which code computes conv1 to res5."""
+        return self._kernels
+
+    def use_kernels(self, kernels: Kernels) -> None:
+        """Compute conv1 to res5 by PyTorch's operations, `eager` as at first, or by the `fused` kernels.
+
+        Raises:
+            UsageError: the fused kernels cannot compute this network where it is.
+        """
+        if kernels == "fused":
+            obstacle = fused_obstacle(
+                self.architecture, self.fc2.weight.device, checkpointed=self.checkpoint_activations
+            )
+            if obstacle is not None:
+                raise UsageError(f"got fused kernels, but {obstacle}; choose eager ones")
+        self._kernels = kernels
+
+    def _conv1(self, inputs: dict[str, Tensor]) -> Tensor:
+        if not self._fused(next(iter(inputs.values()))):
+            return torch.cat([stem(inputs[name]) for name, stem in self.conv1.items()], dim=1)
+        from resact.train.networks.fused.conv1 import conv1
+
+        kind = self.fc2.weight.device.type
+        autocast = torch.is_autocast_enabled(kind)
+        return conv1(self.conv1, inputs, torch.get_autocast_dtype(kind) if autocast else self.fc2.weight.dtype)
+
+    def _fused(self, x: Tensor) -> bool:
+        return self._kernels == "fused" and x.device.type != "meta"  # where costs are counted, by PyTorch's operations
+
     def _run(self, module: nn.Module, x_BCTHW: Tensor) -> Tensor:
+        if self._fused(x_BCTHW):
+            from resact.train.networks.fused.bottleneck import bottleneck
+
+            assert isinstance(module, Bottleneck)
+            return bottleneck(module, x_BCTHW)
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
             return checkpointed(module, x_BCTHW)
         y_BCTHW: Tensor = module(x_BCTHW)

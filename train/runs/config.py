@@ -13,6 +13,7 @@ import torch
 
 from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.networks.kernels import KERNELS
 from resact.train.networks.models import ActionNetwork, build_model
 
 Arch = Literal["p3d-resnet50", "3d-resnet50"]
@@ -119,6 +120,8 @@ class RunConfig:
     compile: bool = False
     channels_last: bool = False
     """Activations with channels last in memory."""
+    kernels: str = "auto"
+    """`fused`, `eager`, or `auto`: fused where they work and are found right. A saved run says which."""
 
     def __post_init__(self) -> None:
         for name in ("val_groups", "seed"):
@@ -128,6 +131,9 @@ class RunConfig:
         _require(self.split is None or isinstance(self.split, str), "split", self.split, 'a name, such as "1"')
         for name in ("compile", "channels_last"):
             _require(isinstance(getattr(self, name), bool), name, getattr(self, name), "true or false")
+        _require(self.kernels in KERNELS, "kernels", self.kernels, " or ".join(KERNELS))
+        if self.kernels == "fused" and self.compile:
+            raise UsageError("got fused kernels and compile, expected one of the two: leave --compile out")
         for name in ("flip", "amp"):
             _require(isinstance(getattr(self, name), bool | None), name, getattr(self, name), "true or false")
 

@@ -13,10 +13,12 @@ from rich.console import Console
 from resact.cache.places import find_store
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore, open_store
-from resact.errors import Interrupted, UsageError
+from resact.errors import Interrupted, ToolError, UsageError
 from resact.train.clips.normalisation import measure_normalisation
 from resact.train.clips.sampling import TestPlan, TrainPlan
 from resact.train.clips.stream import ClipStream
+from resact.train.networks.architecture import Architecture
+from resact.train.networks.kernels import fused_obstacle, probe_kernels
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.parity import probe_parity
 from resact.train.runs.checkpoint import Checkpoints, Progress
@@ -117,6 +119,7 @@ def _train(
         _require_same(saved, settings, opened, ranks, folder)
     config = _resolved(asked, opened, ranks) if saved is None else saved.config
     config = _rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
+    config = _with_kernels(config, ranks, console)
     videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
     _require_batches(len(videos.train), config, ranks)
     with ExitStack() as held, stop_on_signals() as wish:
@@ -251,6 +254,45 @@ def _rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_
     return config
 
 
+def _with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig:
+    """With the kernels chosen: the fused ones where every device can run them and they are right there.
+
+    Raises:
+        UsageError: fused ones were asked for, or the run that goes on has them, and they cannot run or are wrong.
+    """
+    if config.kernels == "eager":
+        return config
+    with torch.device("meta"):
+        network = config.network.build(config.geometry.modality, num_classes=2)
+    checkpointed = config.network.checkpoint_activations
+    obstacle = fused_obstacle(network.architecture, ranks.device, checkpointed=checkpointed)
+    if obstacle is None and config.compile:
+        obstacle = "they do not go with --compile"
+    if obstacle is None:
+        obstacle = _wrongness(config, network.architecture, ranks, console)
+    if not ranks.any(obstacle is not None):
+        return replace(config, kernels="fused")
+    obstacle = obstacle or "another device cannot use them"
+    if config.kernels == "fused":
+        raise UsageError(f"got kernels 'fused', but {obstacle}; train anew with --kernels eager, or on another device")
+    if ranks.device.type == "cuda":
+        console.print(f"kernels: eager; not the fused ones: {obstacle}")
+    return replace(config, kernels="eager")
+
+
+def _wrongness(config: RunConfig, architecture: Architecture, ranks: Ranks, console: Console) -> str | None:
+    """What is wrong with the fused kernels on this device, or None."""
+    geometry, dtype = config.geometry, torch.bfloat16 if config.amp else torch.float32
+    try:
+        parity = probe_kernels(
+            architecture, device=ranks.device, dtype=dtype, frames=geometry.frames, size=geometry.size
+        )
+    except ToolError as error:
+        return str(error)
+    console.print(f"kernels: {parity}")
+    return None if parity.right else str(parity)
+
+
 def _split(config: RunConfig) -> str:
     assert config.split is not None  # a resolved one
     return config.split
@@ -310,6 +352,8 @@ def _restored(
     torch.manual_seed(config.seed)
     network = ActionNetwork(record.architecture, checkpoint_activations=config.network.checkpoint_activations)
     network.to(ranks.device, memory_format=config.memory_format)  # type: ignore[call-overload]
+    if config.kernels == "fused":
+        network.use_kernels("fused")
     optimiser = build_optimiser(network, config.recipe)
 
     def restore() -> Progress:

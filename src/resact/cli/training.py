@@ -117,6 +117,14 @@ AmpOption = Annotated[
 CompileOption = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="torch.compile the network.", rich_help_panel=RECIPE)
 ]
+KernelsOption = Annotated[
+    str | None,
+    typer.Option(
+        help="fused, eager, or auto: fused where they work and are right; left out, auto.",
+        rich_help_panel=RECIPE,
+        autocompletion=complete.among("resact.train.networks.kernels:KERNELS"),
+    ),
+]
 FlipOption = Annotated[
     bool | None,
     typer.Option(
@@ -158,6 +166,7 @@ def train(
     ] = None,
     amp: AmpOption = None,
     compile_: CompileOption = None,
+    kernels: KernelsOption = None,
     flip: FlipOption = None,
     val_groups: Annotated[
         int | None,
@@ -197,6 +206,7 @@ def train(
         seed=seed,
         amp=amp,
         compile=compile_,
+        kernels=kernels,
         flip=flip,
         val_groups=val_groups,
     )
@@ -238,6 +248,7 @@ def reproduce(
     lr: LrOption = None,
     amp: AmpOption = None,
     compile_: CompileOption = None,
+    kernels: KernelsOption = None,
     flip: FlipOption = None,
     config: ConfigOption = None,
     threads: ThreadsOption = None,
@@ -264,6 +275,7 @@ def reproduce(
         lr=lr,
         amp=amp,
         compile=compile_,
+        kernels=kernels,
         flip=flip,
     )
     result = run_all(

@@ -2,14 +2,17 @@
 
 Kept for the backward pass are its input, its output and the raw outputs between them, five tensors of its width (six
 with a projection); whatever a norm, an activation, the feature residual, the concatenation or the attention gives is
-made again where it is read. Shapes: B clips, C channels of the module, K concatenated ones, (T, H, W) in, (T, h, w) out.
+made again where it is read.
+
+Shapes: B clips, C channels of the module, K concatenated ones, (T, H, W) in, (T, h, w) out.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from resact.train.networks.fused import join, norm, pointwise, stencil, top
 from resact.train.networks.fused.norm import Sums
@@ -28,12 +31,17 @@ def bottleneck(module: Bottleneck, x_BCTHW: Tensor) -> Tensor:
     return out_BTHWC.permute(0, 4, 1, 2, 3)
 
 
+def _body(module: Bottleneck) -> Pseudo3D:
+    assert isinstance(module.body, Pseudo3D)
+    return module.body
+
+
 class _Bottleneck(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, module: Bottleneck, x: Tensor, *parameters: Tensor) -> Tensor:
-        body, stride = module.body, module.bottom.conv.stride[1]
+    def forward(ctx: Any, module: Bottleneck, x: Tensor, *parameters: Tensor) -> Tensor:
+        body, stride = _body(module), module.bottom.conv.stride[1]
         bottom, sums = pointwise.forward(x, module.bottom.conv.weight, stride)
-        b, t, h, w, c = bottom.shape
+        b, t, h, w, _ = bottom.shape
         count = b * t * h * w
         bottom_state = norm.forward(module.bottom.norm, sums, count)
         s, m, s_sums, m_sums, clip_sums = stencil.forward(
@@ -60,21 +68,22 @@ class _Bottleneck(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (
             x, bottom, bottom_state, s, m, s_state, m_state, pooled, mask, raw, top_state, out,
             projected, shortcut_state, *_,
         ) = ctx.saved_tensors  # fmt: skip
         module: Bottleneck = ctx.module
-        body, stride = module.body, module.bottom.conv.stride[1]
+        body, stride = _body(module), module.bottom.conv.stride[1]
         b, t, h, w, _ = bottom.shape
         count = b * t * h * w
         features = _Features(s_state, m_state, pooled, mask)
         gradients: dict[str, Tensor] = {}
 
         def through_norm(name: str, state: Tensor, sums: Sums) -> Tensor:
-            layer = module.get_submodule(name).norm
-            coefficients, of_weight, of_bias = norm.backward(layer, state, sums, count)
+            layer = module.get_submodule(name)
+            assert isinstance(layer, ConvNorm)
+            coefficients, of_weight, of_bias = norm.backward(layer.norm, state, sums, count)
             gradients[f"{name}.norm.weight"], gradients[f"{name}.norm.bias"] = of_weight, of_bias
             return coefficients
 
@@ -103,7 +112,7 @@ class _Bottleneck(torch.autograd.Function):
         below = of_bottom, bottom, through_norm("bottom", bottom_state, sums)
         gradients["bottom.conv.weight"] = pointwise.weight_gradient(*below, x, stride)
         convolutions = [(*below, module.bottom.conv.weight)]
-        if projected is not None:
+        if isinstance(module.shortcut, ConvNorm):
             beside = joined, projected, through_norm("shortcut", shortcut_state, Sums(joined_sums, 0, 2))
             gradients["shortcut.conv.weight"] = pointwise.weight_gradient(*beside, x, stride)
             convolutions.append((*beside, module.shortcut.conv.weight))

@@ -4,18 +4,20 @@ A program owns some pixels, walks through the frames and keeps the 1x7x7's last 
 them again. Shapes: B clips, (T, H, W) in, (T, h, w) out, N channels of a stream, P programs.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.autograd.function import once_differentiable
 
 from resact.errors import UsageError
 from resact.train.networks.fused import join, norm
 from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
 from resact.train.networks.modules import Stem
 
-_BLOCK_PIXELS = 64
+_BLOCK_PIXELS = 32
 _TAPS = tl.constexpr(3 * 7 * 7)
 _BLOCK_TAPS = tl.constexpr(128)
 _REST_TAPS = tl.constexpr(32)  # the smallest power of two for those beyond
@@ -37,7 +39,7 @@ def conv1(stems: nn.ModuleDict, clips_BCTHW: dict[str, Tensor], dtype: torch.dty
 
 class _Conv1(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, stems: list[Stem], *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, stems: list[Stem], *tensors: Tensor) -> Tensor:
         clips = tensors[: len(stems)]
         b, _, t, height, width = clips[0].shape
         n = stems[0].spatial.out_channels
@@ -55,7 +57,7 @@ class _Conv1(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         stems, (out, *saved) = ctx.stems, ctx.saved_tensors
         count, n = len(stems), stems[0].spatial.out_channels
         clips, raws, states = saved[:count], saved[count : 2 * count], saved[2 * count :]
@@ -149,7 +151,6 @@ def _patches(
     inside,
     H,
     W,
-    h,
     w,
     BLOCK: tl.constexpr,
 ):
@@ -222,13 +223,12 @@ def _forward(
     for t in range(-1, T):  # the first round only makes r
         frame = clip + b * stride_b + (t + 1) * stride_t
         seen = inside & (t + 1 < T)
-        patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, seen, H, W, h, w, _BLOCK_TAPS)
-        rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, seen, H, W, h, w, _REST_TAPS)
+        patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, seen, H, W, w, _BLOCK_TAPS)
+        rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, seen, H, W, w, _REST_TAPS)
         r_next = _spatial(patches, rest, spatial, n, N, STORED, OPERAND)
         m = (r_last * before + r * at + r_next * after).to(STORED)
         stored = there & (t >= 0)
-        place = ((b * T + t) * (h * w) + pixel[:, None]) * N + n[None, :]
-        tl.store(out + place, m, mask=stored)
+        tl.store(out + (b * T + t) * (h * w * N) + pixel[:, None] * N + n[None, :], m, mask=stored)
         m = tl.where(stored, m.to(tl.float32), 0.0)
         total += tl.sum(m, 0)
         squares += tl.sum(m * m, 0)
@@ -285,15 +285,18 @@ def _backward(
         b = (work // tiles).to(tl.int64)
         inside = pixel < h * w
         there = inside[:, None] & (n < N)[None, :]
-        place = (b * T * (h * w) + pixel[:, None]) * N + n[None, :]
+        place = pixel[:, None] * N + n[None, :]
+        first = b * T * (h * w * N)
         dm_last = tl.zeros([BLOCK_PIXELS, BLOCK_N], tl.float32)
-        dm = _raw_gradient_at(gradient, raw, coefficients, place, there, n, N)
+        dm = _raw_gradient_at(gradient + first, raw + first, coefficients, place, there, n, N)
         for t in range(T):
-            following = place + (t + 1) * (h * w * N)
-            dm_next = _raw_gradient_at(gradient, raw, coefficients, following, there & (t + 1 < T), n, N)
+            following = first + (t + 1) * (h * w * N)
+            dm_next = _raw_gradient_at(
+                gradient + following, raw + following, coefficients, place, there & (t + 1 < T), n, N
+            )
             frame = clip + b * stride_b + t * stride_t
-            patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, inside, H, W, h, w, _BLOCK_TAPS)
-            rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, inside, H, W, h, w, _REST_TAPS)
+            patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, inside, H, W, w, _BLOCK_TAPS)
+            rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, inside, H, W, w, _REST_TAPS)
             r = _spatial(patches, rest, spatial, n, N, STORED, OPERAND)
             # A value takes part in the output before it with the weight `after`, and the other way round.
             dr = dm_next * before + dm * at + dm_last * after

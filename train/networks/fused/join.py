@@ -10,7 +10,9 @@ from resact.train.networks.fused.launch import TYPES, affine, programs
 _BLOCK_ROWS, _BLOCK_C = 64, 64
 
 
-def forward(out: Tensor, raw: Tensor, state_4C: Tensor, shortcut: Tensor | None, shortcut_state_4C: Tensor | None) -> None:
+def forward(
+    out: Tensor, raw: Tensor, state_4C: Tensor, shortcut: Tensor | None, shortcut_state_4C: Tensor | None
+) -> None:
     """Fills `out`.
 
     Args:
@@ -91,7 +93,11 @@ def _forward(
         if shortcut_state is not None:
             passed = affine(passed, shortcut_state, c, inside_c, C)
         y += passed
-    tl.store(out + row[:, None] * out_stride + c[None, :], tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL).to(STORED), mask=there)
+    tl.store(
+        out + row[:, None] * out_stride + c[None, :],
+        tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL).to(STORED),
+        mask=there,
+    )
 
 
 @triton.jit

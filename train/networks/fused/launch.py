@@ -21,7 +21,7 @@ def programs(tensor: Tensor, at_most: int) -> int:
 
 def block(size: int, at_most: int, at_least: int = 16) -> int:
     """A power of two that covers `size`, within bounds; 16 is the least that the matrix units take."""
-    return max(min(triton.next_power_of_2(size), at_most), at_least)
+    return max(min(1 << (size - 1).bit_length(), at_most), at_least)
 
 
 def operand_type(tensor: Tensor, kernel: object) -> tl.dtype:
@@ -30,9 +30,9 @@ def operand_type(tensor: Tensor, kernel: object) -> tl.dtype:
 
 
 @triton.jit
-def product(a, b, sum, STORED: tl.constexpr, OPERAND: tl.constexpr):
-    """`sum + a @ b` in float32, of operands rounded to what activations are stored in."""
-    return tl.dot(a.to(STORED).to(OPERAND), b.to(STORED).to(OPERAND), sum, input_precision="ieee")
+def product(a, b, total, STORED: tl.constexpr, OPERAND: tl.constexpr):
+    """`total + a @ b` in float32, of operands rounded to what activations are stored in."""
+    return tl.dot(a.to(STORED).to(OPERAND), b.to(STORED).to(OPERAND), total, input_precision="ieee")
 
 
 @triton.jit

@@ -174,9 +174,7 @@ def _forward(
             k = start + tl.arange(0, BLOCK_K)
             there = k < C
             x_block = tl.load(x + source[:, None] + k[None, :], mask=inside[:, None] & there[None, :], other=0.0)
-            w_block = tl.load(
-                weight + n[None, :] * C + k[:, None], mask=inside_n[None, :] & there[:, None], other=0.0
-            )
+            w_block = tl.load(weight + n[None, :] * C + k[:, None], mask=inside_n[None, :] & there[:, None], other=0.0)
             y = product(x_block, w_block, y, STORED, OPERAND)
         rounded = y.to(STORED)
         pointers = out + row[:, None].to(tl.int64) * N + n[None, :]
@@ -290,9 +288,7 @@ def _input_gradient(
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside, inside_c = row < rows, c < C
     dx = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
-    dx = _through(
-        dx, gradient, raw, coefficients, weight, row, inside, c, inside_c, C, N, BLOCK_N, STORED, OPERAND
-    )
+    dx = _through(dx, gradient, raw, coefficients, weight, row, inside, c, inside_c, C, N, BLOCK_N, STORED, OPERAND)
     if gradient_2 is not None:
         dx = _through(
             dx, gradient_2, raw_2, coefficients_2, weight_2, row, inside, c, inside_c, C, N, BLOCK_N, STORED, OPERAND

@@ -54,6 +54,7 @@ def forward(
         BLOCK_W=_BLOCK_W,
         BLOCK_C=_BLOCK_C,
         STORED=TYPES[raw_BTHWC.dtype],
+        num_warps=8,
     )
     sums_B5C = sums_PB5C.sum(0)
     return s, m, Sums(sums_B5C, 0, 3), Sums(sums_B5C, 1, 4), sums_B5C[:, :3]
@@ -104,6 +105,7 @@ def backward(
         BLOCK_W=_BLOCK_W,
         BLOCK_C=_BLOCK_C,
         STORED=TYPES[raw_BTHWC.dtype],
+        num_warps=8,
     )
     of_weights_C12 = sums_P14C[:, :12].sum(0).t()
     of_spatial = of_weights_C12[:, :9].reshape(spatial.shape)
@@ -111,7 +113,7 @@ def backward(
 
 
 @triton.jit
-def _square(tile, H, W, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
+def _square(tile, W, BLOCK_H: tl.constexpr, BLOCK_W: tl.constexpr):
     """Rows and columns of a program's pixels, (BLOCK_H * BLOCK_W,) each."""
     columns = tl.cdiv(W, BLOCK_W)
     pixel = tl.arange(0, BLOCK_H * BLOCK_W)
@@ -150,7 +152,7 @@ def _forward(
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
 ):
-    row, column = _square(tl.program_id(0), H, W, BLOCK_H, BLOCK_W)
+    row, column = _square(tl.program_id(0), W, BLOCK_H, BLOCK_W)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     clip = tl.program_id(2)
     inside_c = channel < C
@@ -162,14 +164,15 @@ def _forward(
     after = tl.load(temporal + channel * 3 + 2, mask=inside_c, other=0.0)
 
     frame = H * W * C
-    clip_start = clip.to(tl.int64) * T * frame
+    first = clip.to(tl.int64) * T * frame
+    raw, s_out, m_out = raw + first, s_out + first, m_out + first
     pixel = (row[:, None] * W + column[:, None]) * C + channel[None, :]
     none = tl.zeros([BLOCK_H * BLOCK_W, BLOCK_C], tl.float32)
     sum_s, sum_m, sum_d, squares_s, squares_m, m_last, y_last = none, none, none, none, none, none, none
-    y = _activated(raw, clip_start + pixel, inside, scale, shift)
+    y = _activated(raw, pixel, inside, scale, shift)
     for t in range(T):
-        start = clip_start + t * frame
-        y_next = _activated(raw, start + frame + pixel, inside & (t + 1 < T), scale, shift)
+        start = t * frame
+        y_next = _activated(raw + start + frame, pixel, inside & (t + 1 < T), scale, shift)
         m = (y_last * before[None, :] + y * at[None, :] + y_next * after[None, :]).to(STORED)
         s = none
         for dy in tl.static_range(3):
@@ -180,8 +183,8 @@ def _forward(
                 else:
                     r, q = row + dy - 1, column + dx - 1
                     there = inside & ((r >= 0) & (r < H) & (q >= 0) & (q < W))[:, None]
-                    place = start + pixel + ((dy - 1) * W + dx - 1) * C
-                    neighbour = _activated(raw, place, there, scale, shift)
+                    place = pixel + ((dy - 1) * W + dx - 1) * C
+                    neighbour = _activated(raw + start, place, there, scale, shift)
                 s += neighbour * weight[None, :]
         tl.store(s_out + start + pixel, s.to(STORED), mask=inside)
         tl.store(m_out + start + pixel, m, mask=inside)
@@ -222,14 +225,14 @@ def _tap(
     H,
     W,
     C,
-    I: tl.constexpr,
-    J: tl.constexpr,
+    ROW: tl.constexpr,
+    COLUMN: tl.constexpr,
 ):
-    """What row I, column J of the 1x3x3 adds to the gradient of its input and to its own."""
-    r, q = row - I + 1, column - J + 1
+    """What row ROW, column COLUMN of the 1x3x3 adds to the gradient of its input and to its own."""
+    r, q = row - ROW + 1, column - COLUMN + 1
     there = inside & ((r >= 0) & (r < H) & (q >= 0) & (q < W))[:, None]
-    ds = _raw_gradient(gradient_s, raw_s, place - ((I - 1) * W + J - 1) * C, there, norm_s, own_s, constant_s)
-    weight = tl.load(spatial + channel * 9 + I * 3 + J, mask=inside_c, other=0.0)
+    ds = _raw_gradient(gradient_s, raw_s, place - ((ROW - 1) * W + COLUMN - 1) * C, there, norm_s, own_s, constant_s)
+    weight = tl.load(spatial + channel * 9 + ROW * 3 + COLUMN, mask=inside_c, other=0.0)
     return gradient + ds * weight[None, :], weight_gradient + y * ds
 
 
@@ -256,7 +259,7 @@ def _backward(
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
 ):
-    row, column = _square(tl.program_id(0), H, W, BLOCK_H, BLOCK_W)
+    row, column = _square(tl.program_id(0), W, BLOCK_H, BLOCK_W)
     channel = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     clip = tl.program_id(2)
     inside_c = channel < C
@@ -274,17 +277,20 @@ def _backward(
     after = tl.load(temporal + channel * 3 + 2, mask=inside_c, other=0.0)
 
     frame = H * W * C
-    clip_start = clip.to(tl.int64) * T * frame
+    first = clip.to(tl.int64) * T * frame
+    gradient_s, gradient_m, raw_s, raw_m = gradient_s + first, gradient_m + first, raw_s + first, raw_m + first
+    raw, out = raw + first, out + first
     pixel = (row[:, None] * W + column[:, None]) * C + channel[None, :]
     none = tl.zeros([BLOCK_H * BLOCK_W, BLOCK_C], tl.float32)
     # Of the nine weights in space, by row and column; and of the three in time.
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = none, none, none, none, none, none, none, none, none
     w_before, w_at, w_after, total, weighted, dm_last = none, none, none, none, none, none
-    dm = _raw_gradient(gradient_m, raw_m, clip_start + pixel, inside, norm_m, own_m, constant_m)
+    dm = _raw_gradient(gradient_m, raw_m, pixel, inside, norm_m, own_m, constant_m)
     for t in range(T):
-        start = clip_start + t * frame
+        start = t * frame
         there = inside & (t + 1 < T)
-        dm_next = _raw_gradient(gradient_m, raw_m, start + frame + pixel, there, norm_m, own_m, constant_m)
+        following = start + frame
+        dm_next = _raw_gradient(gradient_m + following, raw_m + following, pixel, there, norm_m, own_m, constant_m)
         z = tl.load(raw + start + pixel, mask=inside, other=0.0).to(tl.float32)
         normed = z * scale[None, :] + shift[None, :]
         y = tl.where(inside, tl.maximum(normed, 0.0, propagate_nan=tl.PropagateNan.ALL), 0.0)
@@ -294,39 +300,39 @@ def _backward(
         w_at += y * dm
         w_after += y * dm_last
         gradient, w00 = _tap(
-            gradient, w00, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w00, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 0, 0,
         )  # fmt: skip
         gradient, w01 = _tap(
-            gradient, w01, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w01, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 0, 1,
         )  # fmt: skip
         gradient, w02 = _tap(
-            gradient, w02, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w02, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 0, 2,
         )  # fmt: skip
         gradient, w10 = _tap(
-            gradient, w10, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w10, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 1, 0,
         )  # fmt: skip
         gradient, w11 = _tap(
-            gradient, w11, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w11, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 1, 1,
         )  # fmt: skip
         gradient, w12 = _tap(
-            gradient, w12, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w12, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 1, 2,
         )  # fmt: skip
         gradient, w20 = _tap(
-            gradient, w20, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w20, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 2, 0,
         )  # fmt: skip
         gradient, w21 = _tap(
-            gradient, w21, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w21, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 2, 1,
         )  # fmt: skip
         gradient, w22 = _tap(
-            gradient, w22, y, gradient_s, raw_s, start + pixel, row, column, inside, norm_s, own_s, constant_s,
+            gradient, w22, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 2, 2,
         )  # fmt: skip
         rounded = tl.where(normed > 0, gradient, 0.0).to(STORED)

@@ -1,11 +1,11 @@
 """The top 1x1x1 of a module, which reads the raw outputs of the two convolutions below it.
 
-Their norms, the feature residual, the concatenation and the attention happen in passing: of the concatenated, normed and
-recalibrated features, feature k of clip b is `raw * gain[b, k] + offset[b, k]`, where the raw value of a feature
+Their norms, the feature residual, the concatenation and the attention happen in passing: of the concatenated, normed
+and recalibrated features, feature k of clip b is `raw * gain[b, k] + offset[b, k]`, where the raw value of a feature
 residual is `abs(m(t + 1) - m(t))`, and it is zero in the last frame.
 
-Shapes: B clips, C channels of a raw output, K = 3C features (2C without feature residuals) in the order fs, fm, fmres, N
-channels out, S parts of a clip.
+Shapes: B clips, C channels of a raw output, K = 3C features (2C without feature residuals) in the order fs, fm,
+fmres, N channels out, S parts of a clip.
 """
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
 from resact.train.networks.fused.norm import Sums
 
-_BLOCK_ROWS = 64
+_BLOCK_ROWS, _BLOCK_PIXELS = 64, 32
 
 
 def forward(
@@ -44,11 +44,12 @@ def forward(
         n,
         FEATURE_RESIDUAL=k == 3 * c,
         BLOCK_ROWS=_BLOCK_ROWS,
-        BLOCK_K=block(c, 64),
+        BLOCK_K=block(c, 32),
         BLOCK_N=block_n,
         STORED=TYPES[s_BTHWC.dtype],
         OPERAND=operand_type(s_BTHWC, _forward),
         num_warps=8,
+        num_stages=2,
     )
     return out, Sums(sums)
 
@@ -115,9 +116,7 @@ def weight_gradient(
     of_weight = torch.empty_like(weight)
     rows_n, columns_k = triton.cdiv(n, 32), triton.cdiv(k, 32)
     of_mask = torch.empty(rows_n, b, k, device=weight.device)
-    _over_clips[(rows_n, columns_k)](
-        products_BNK, mask_BK, weight, of_weight, of_mask, b, n, k, BLOCK_N=32, BLOCK_K=32
-    )
+    _over_clips[(rows_n, columns_k)](products_BNK, mask_BK, weight, of_weight, of_mask, b, n, k, BLOCK_N=32, BLOCK_K=32)
     return of_weight, of_mask.sum(0)
 
 
@@ -149,7 +148,7 @@ def input_gradient(
     n, k = weight.shape[:2]
     of_s, of_m = torch.empty_like(s_BTHWC), torch.empty_like(m_BTHWC)
     block_c = block(c, 64)
-    tiles = triton.cdiv(h * w, _BLOCK_ROWS)
+    tiles = triton.cdiv(h * w, _BLOCK_PIXELS)
     sums = torch.empty(tiles * b, 4, c, device=s_BTHWC.device)
     _input_gradient[(tiles, triton.cdiv(c, block_c), b)](
         gradient_BTHWN,
@@ -170,12 +169,13 @@ def input_gradient(
         k,
         n,
         FEATURE_RESIDUAL=k == 3 * c,
-        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_PIXELS=_BLOCK_PIXELS,
         BLOCK_N=block(n, 32),
         BLOCK_C=block_c,
         STORED=TYPES[s_BTHWC.dtype],
         OPERAND=operand_type(s_BTHWC, _input_gradient),
         num_warps=8,
+        num_stages=2,
     )
     return of_s, of_m, Sums(sums, 0, 1), Sums(sums, 2, 3)
 
@@ -239,9 +239,7 @@ def _forward(
                 w_block = tl.load(weight_n + (2 * C + c)[:, None], mask=w_there, other=0.0)
                 y = product(change, w_block, y, STORED, OPERAND)
         rounded = y.to(STORED)
-        tl.store(
-            out + (clip * rows + row[:, None]) * N + n[None, :], rounded, mask=inside[:, None] & inside_n[None, :]
-        )
+        tl.store(out + (clip * rows + row[:, None]) * N + n[None, :], rounded, mask=inside[:, None] & inside_n[None, :])
         y = rounded.to(tl.float32)
         total += tl.sum(y, 0)
         squares += tl.sum(y * y, 0)
@@ -342,13 +340,13 @@ def _input_gradient(
     K,
     N,
     FEATURE_RESIDUAL: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
     OPERAND: tl.constexpr,
 ):
-    pixel = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     clip = tl.program_id(2).to(tl.int64)
     inside, inside_c = pixel < frame, c < C
@@ -358,7 +356,7 @@ def _input_gradient(
     gain_m = tl.load(gain_k + C, mask=inside_c, other=0.0)[None, :]
     constant_s = tl.load(constant_k, mask=inside_c, other=0.0)[None, :]
     constant_m = tl.load(constant_k + C, mask=inside_c, other=0.0)[None, :]
-    none = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    none = tl.zeros([BLOCK_PIXELS, BLOCK_C], tl.float32)
     change_last = none  # what the feature residual of the frame before gives back to this one
     if FEATURE_RESIDUAL:
         gain_d = tl.load(gain_k + 2 * C, mask=inside_c, other=0.0)[None, :]
