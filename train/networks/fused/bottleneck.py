@@ -40,22 +40,22 @@ class _Bottleneck(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, module: Bottleneck, x: Tensor, *parameters: Tensor) -> Tensor:
         body, stride = _body(module), module.bottom.conv.stride[1]
-        bottom, sums = pointwise.forward(x, module.bottom.conv.weight, stride)
+        bottom, moments = pointwise.forward(x, module.bottom.conv.weight, stride)
         b, t, h, w, _ = bottom.shape
         count = b * t * h * w
-        bottom_state = norm.forward(module.bottom.norm, sums, count)
-        s, m, s_sums, m_sums, clip_sums = stencil.forward(
+        bottom_state = norm.forward(module.bottom.norm, moments, count)
+        s, m, s_moments, m_moments, clip_sums = stencil.forward(
             bottom, bottom_state, body.spatial.conv.weight, body.temporal.conv.weight
         )
-        s_state = norm.forward(body.spatial.norm, s_sums, count)
-        m_state = norm.forward(body.temporal.norm, m_sums, count)
+        s_state = norm.forward(body.spatial.norm, s_moments, count)
+        m_state = norm.forward(body.temporal.norm, m_moments, count)
         features = _Features.of(body, s_state, m_state, clip_sums / (t * h * w))
-        raw, sums = top.forward(s, m, *features.recalibrated(), module.top.conv.weight)
-        top_state = norm.forward(module.top.norm, sums, count)
+        raw, moments = top.forward(s, m, *features.recalibrated(), module.top.conv.weight)
+        top_state = norm.forward(module.top.norm, moments, count)
         shortcut, shortcut_state = x, None
         if isinstance(module.shortcut, ConvNorm):
-            shortcut, sums = pointwise.forward(x, module.shortcut.conv.weight, stride)
-            shortcut_state = norm.forward(module.shortcut.norm, sums, count)
+            shortcut, moments = pointwise.forward(x, module.shortcut.conv.weight, stride)
+            shortcut_state = norm.forward(module.shortcut.norm, moments, count)
         out = torch.empty_like(raw)
         join.forward(out, raw, top_state, shortcut, shortcut_state)
         projected = shortcut if shortcut_state is not None else None
@@ -87,7 +87,7 @@ class _Bottleneck(torch.autograd.Function):
             gradients[f"{name}.norm.weight"], gradients[f"{name}.norm.bias"] = of_weight, of_bias
             return coefficients
 
-        joined, joined_sums = join.backward(gradient.contiguous(), out, raw, projected)
+        joined, joined_sums = join.backward(gradient.contiguous(), out, raw, top_state, projected, shortcut_state)
         above = joined, raw, through_norm("top", top_state, Sums(joined_sums))
         weight = module.top.conv.weight
         gradients["top.conv.weight"], of_mask = top.weight_gradient(*above, s, m, *features.plain(), mask, weight)
@@ -98,7 +98,7 @@ class _Bottleneck(torch.autograd.Function):
             gradients["body.attention.linear.weight"] = of_logits.t() @ pooled
             gradients["body.attention.linear.bias"] = of_logits.sum(0)
             constant = of_logits @ linear.weight / (t * h * w)
-        of_s, of_m, s_sums, m_sums = top.input_gradient(*above, s, m, m_state, 1 + mask, constant, weight)
+        of_s, of_m, s_sums, m_sums = top.input_gradient(*above, s, m, (s_state, m_state), 1 + mask, constant, weight)
         of_bottom, of_spatial, of_temporal, sums = stencil.backward(
             (of_s, of_m),
             (s, m),

@@ -46,8 +46,8 @@ class _Conv1(torch.autograd.Function):
         out = clips[0].new_empty(b, t, -(-height // 2), -(-width // 2), len(stems) * n)
         raws, states = [], []
         for number, (stem, clip) in enumerate(zip(stems, clips, strict=True)):
-            raw, sums = _convolve(clip, stem)
-            state = norm.forward(stem.temporal.norm, sums, raw.numel() // n)
+            raw, moments = _convolve(clip, stem)
+            state = norm.forward(stem.temporal.norm, moments, raw.numel() // n)
             join.forward(out[..., number * n : (number + 1) * n], raw, state, None, None)
             raws.append(raw)
             states.append(state)
@@ -65,7 +65,7 @@ class _Conv1(torch.autograd.Function):
         of_parameters: list[Tensor] = []
         for number, (stem, clip, raw, state) in enumerate(zip(stems, clips, raws, states, strict=True)):
             part = slice(number * n, (number + 1) * n)
-            below, sums = join.backward(gradient[..., part], out[..., part], raw, None)
+            below, sums = join.backward(gradient[..., part], out[..., part], raw, state, None, None)
             coefficients, of_scale, of_shift = norm.backward(
                 stem.temporal.norm, state, norm.Sums(sums), raw.numel() // n
             )
@@ -74,20 +74,20 @@ class _Conv1(torch.autograd.Function):
         return None, *(None for _ in clips), *of_parameters
 
 
-def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Sums]:
-    """(B, T, h, w, N), raw, and the sums for its norm."""
+def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Moments]:
+    """(B, T, h, w, N), raw, and the moments for its norm."""
     b, _, t, height, width = clip_BCTHW.shape
     h, w, n = -(-height // 2), -(-width // 2), stem.spatial.out_channels
     out = clip_BCTHW.new_empty(b, t, h, w, n)
     tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), block(n, 64)
-    sums = torch.empty(tiles * b, 2, n, device=clip_BCTHW.device)
+    moments = torch.empty(tiles * b, 3, n, device=clip_BCTHW.device)
     _forward[(tiles, triton.cdiv(n, block_n), b)](
         clip_BCTHW,
         *clip_BCTHW.stride(),
         stem.spatial.weight,
         stem.temporal.conv.weight,
         out,
-        sums,
+        moments,
         t,
         height,
         width,
@@ -100,7 +100,7 @@ def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Sums]:
         OPERAND=operand_type(clip_BCTHW, _forward),
         num_warps=8,
     )
-    return out, norm.Sums(sums)
+    return out, norm.Moments(moments)
 
 
 def _gradients(
@@ -198,7 +198,7 @@ def _forward(
     spatial,
     temporal,
     out,
-    sums,
+    moments,
     T,
     H,
     W,
@@ -218,7 +218,8 @@ def _forward(
     before, at, after = _temporal_weights(temporal, n, N)
     r_last = tl.zeros([BLOCK_PIXELS, BLOCK_N], tl.float32)
     r = tl.zeros([BLOCK_PIXELS, BLOCK_N], tl.float32)
-    total = tl.zeros([BLOCK_N], tl.float32)
+    count = 0.0
+    mean = tl.zeros([BLOCK_N], tl.float32)
     squares = tl.zeros([BLOCK_N], tl.float32)
     for t in range(-1, T):  # the first round only makes r
         frame = clip + b * stride_b + (t + 1) * stride_t
@@ -229,13 +230,10 @@ def _forward(
         m = (r_last * before + r * at + r_next * after).to(STORED)
         stored = there & (t >= 0)
         tl.store(out + (b * T + t) * (h * w * N) + pixel[:, None] * N + n[None, :], m, mask=stored)
-        m = tl.where(stored, m.to(tl.float32), 0.0)
-        total += tl.sum(m, 0)
-        squares += tl.sum(m * m, 0)
+        count, mean, squares = norm.merged(count, mean, squares, m.to(tl.float32), inside & (t >= 0))
         r_last, r = r, r_next
-    pointers = sums + (tl.program_id(0) * tl.num_programs(2) + b) * 2 * N + n
-    tl.store(pointers, total, mask=n < N)
-    tl.store(pointers + N, squares, mask=n < N)
+    row = tl.program_id(0) * tl.num_programs(2) + b
+    norm.store_moments(moments, row, n, n < N, N, count, mean, squares)
 
 
 @triton.jit

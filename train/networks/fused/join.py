@@ -38,14 +38,27 @@ def forward(
     )
 
 
-def backward(gradient: Tensor, out: Tensor, raw: Tensor, projected: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The gradient of the sum under the ReLU (..., C), and (P, 3, C): sums of it, of it times `raw` and `projected`.
+def backward(
+    gradient: Tensor,
+    out: Tensor,
+    raw: Tensor,
+    state_4C: Tensor,
+    projected: Tensor | None,
+    projected_state_4C: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Back through the ReLU.
 
     Args:
         gradient: of `out`, with the same strides.
         out: as `forward` filled it.
         raw: as `forward` took it.
+        state_4C: likewise.
         projected: the shortcut, where it is a projection's raw output.
+        projected_state_4C: of its norm.
+
+    Returns:
+        The gradient of the sum under it (..., C), and (P, 3, C): sums of that, and of that times the deviations of
+        `raw` and of `projected` from their means.
     """
     rows, channels = raw.numel() // raw.shape[-1], raw.shape[-1]
     below = torch.empty_like(raw)
@@ -55,7 +68,9 @@ def backward(gradient: Tensor, out: Tensor, raw: Tensor, projected: Tensor | Non
         gradient,
         out,
         raw,
+        state_4C,
         projected,
+        projected_state_4C,
         below,
         sums_P3C,
         rows,
@@ -105,7 +120,9 @@ def _backward(
     gradient,
     out,
     raw,
+    state,
     projected,
+    projected_state,
     below,
     sums,
     rows,
@@ -120,6 +137,9 @@ def _backward(
     total = tl.zeros([BLOCK_C], tl.float32)
     weighted = tl.zeros([BLOCK_C], tl.float32)
     weighted_projected = tl.zeros([BLOCK_C], tl.float32)
+    mean = tl.load(state + 2 * C + c, mask=inside_c, other=0.0)[None, :]
+    if projected is not None:
+        mean_projected = tl.load(projected_state + 2 * C + c, mask=inside_c, other=0.0)[None, :]
     for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
         row = (tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
         there = (row < rows)[:, None] & inside_c[None, :]
@@ -129,9 +149,10 @@ def _backward(
         dy = tl.where(passes, tl.load(gradient + out_place, mask=there, other=0.0).to(tl.float32), 0.0)
         tl.store(below + place, dy.to(STORED), mask=there)
         total += tl.sum(dy, 0)
-        weighted += tl.sum(dy * tl.load(raw + place, mask=there, other=0.0).to(tl.float32), 0)
+        weighted += tl.sum(dy * (tl.load(raw + place, mask=there, other=0.0).to(tl.float32) - mean), 0)
         if projected is not None:
-            weighted_projected += tl.sum(dy * tl.load(projected + place, mask=there, other=0.0).to(tl.float32), 0)
+            passed = tl.load(projected + place, mask=there, other=0.0).to(tl.float32)
+            weighted_projected += tl.sum(dy * (passed - mean_projected), 0)
     pointers = sums + tl.program_id(0) * 3 * C + c
     tl.store(pointers, total, mask=inside_c)
     tl.store(pointers + C, weighted, mask=inside_c)

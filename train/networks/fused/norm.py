@@ -13,27 +13,41 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resact.errors import UsageError
 
-_BLOCK_C, _BLOCK_P = 16, 64
+_BLOCK_C, _BLOCK_P = 16, 256
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of some rows of a channel each; all rows together make a whole.
+
+    Not sums of squares: their difference from a large mean's square would have few right digits in float32.
+    """
+
+    partial: Tensor
+    """(P, n, C) float32: n kinds, among them these."""
+    count: int = 0
+    mean: int = 1
+    squares: int = 2
+    """Sum of squared deviations from the rows' own mean."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Of some rows of a channel each; all rows together make a whole."""
+    """Of gradients of a norm's output; all rows together make a whole."""
 
     partial: Tensor
-    """(P, n, C) float32: n kinds of sums."""
-    first: int = 0
-    """Which of them is the sum of the values (backward: of the gradients)."""
-    second: int = 1
-    """Which is that of their squares (backward: of gradients times raw values)."""
+    """(P, n, C) float32: n kinds, among them these."""
+    plain: int = 0
+    weighted: int = 1
+    """Of gradients times the raw values' deviations from the channel's mean."""
 
 
-def forward(norm: nn.BatchNorm3d, sums: Sums, count: int) -> Tensor:
+def forward(norm: nn.BatchNorm3d, moments: Moments, count: int) -> Tensor:
     """(4, C): scale and shift, mean and 1 / standard deviation; updates running statistics as PyTorch does.
 
     Args:
         norm: in training, its batch's statistics count, otherwise the running ones.
-        sums: of what it is to normalise, from a whole batch.
+        moments: of what it is to normalise, of a whole batch.
         count: of values of a channel.
 
     Raises:
@@ -41,27 +55,29 @@ def forward(norm: nn.BatchNorm3d, sums: Sums, count: int) -> Tensor:
     """
     if norm.training and count < 2:
         raise UsageError("batch norm got 1 value a channel, expected more while training; use more or larger clips")
-    state = torch.empty(4, norm.num_features, device=sums.partial.device)
+    state = torch.empty(4, norm.num_features, device=moments.partial.device)
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     _statistics[(triton.cdiv(norm.num_features, _BLOCK_C),)](
-        sums.partial,
+        moments.partial,
         norm.weight,
         norm.bias,
         norm.running_mean,
         norm.running_var,
         state,
-        len(sums.partial),
+        len(moments.partial),
         count,
         norm.momentum,
         norm.eps,
         norm.num_features,
-        KINDS=sums.partial.shape[1],
-        FIRST=sums.first,
-        SECOND=sums.second,
+        KINDS=moments.partial.shape[1],
+        COUNT=moments.count,
+        MEAN=moments.mean,
+        SQUARES=moments.squares,
         TRAINING=norm.training,
         BLOCK_C=_BLOCK_C,
         BLOCK_P=_BLOCK_P,
+        num_warps=8,
     )
     return state
 
@@ -72,7 +88,7 @@ def backward(norm: _BatchNorm, state: Tensor, sums: Sums, count: int) -> tuple[T
     Args:
         norm: as in `forward`.
         state: what `forward` gave.
-        sums: of gradients of the norm's output, and of these times the raw values.
+        sums: of gradients of its output, of a whole batch.
         count: as in `forward`.
     """
     coefficients = torch.empty(3, norm.num_features, device=state.device)
@@ -87,38 +103,43 @@ def backward(norm: _BatchNorm, state: Tensor, sums: Sums, count: int) -> tuple[T
         count,
         norm.num_features,
         KINDS=sums.partial.shape[1],
-        FIRST=sums.first,
-        SECOND=sums.second,
+        PLAIN=sums.plain,
+        WEIGHTED=sums.weighted,
         TRAINING=norm.training,
         BLOCK_C=_BLOCK_C,
         BLOCK_P=_BLOCK_P,
+        num_warps=8,
     )
     return coefficients, weight_gradient, bias_gradient
 
 
 @triton.jit
-def _totals(
-    partial,
-    P,
-    channel,
-    inside,
-    C,
-    KINDS: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-):
-    """In float64: the variance is a difference of two of them."""
-    first = tl.zeros([BLOCK_C], tl.float64)
-    second = tl.zeros([BLOCK_C], tl.float64)
-    for start in range(0, P, BLOCK_P):
-        p = start + tl.arange(0, BLOCK_P)
-        there = (p < P)[:, None] & inside[None, :]
-        pointers = partial + p[:, None].to(tl.int64) * (KINDS * C) + channel[None, :]
-        first += tl.sum(tl.load(pointers + FIRST * C, mask=there, other=0.0).to(tl.float64), 0)
-        second += tl.sum(tl.load(pointers + SECOND * C, mask=there, other=0.0).to(tl.float64), 0)
-    return first, second
+def merged(count, mean, squares, values, inside):
+    """The moments of some rows, (channels,) each, and of a block of others, (rows, channels)."""
+    others = tl.sum(inside.to(tl.float32), 0)
+    others_mean = tl.sum(tl.where(inside[:, None], values, 0.0), 0) / tl.maximum(others, 1.0)
+    deviations = tl.where(inside[:, None], values - others_mean[None, :], 0.0)
+    both = tl.maximum(count + others, 1.0)
+    apart = others_mean - mean
+    squares += tl.sum(deviations * deviations, 0) + apart * apart * (count * others / both)
+    return count + others, mean + apart * (others / both), squares
+
+
+@triton.jit
+def store_moments(partial, row, channel, inside, C, count, mean, squares):
+    """As row `row` of (P, 3, C)."""
+    pointers = partial + row * 3 * C + channel
+    tl.store(pointers, tl.zeros_like(mean) + count, mask=inside)
+    tl.store(pointers + C, mean, mask=inside)
+    tl.store(pointers + 2 * C, squares, mask=inside)
+
+
+@triton.jit
+def _rows(partial, start, P, channel, inside, C, KINDS: tl.constexpr, KIND: tl.constexpr, BLOCK_P: tl.constexpr):
+    """(rows, channels) of one kind."""
+    p = start + tl.arange(0, BLOCK_P)
+    pointers = partial + p[:, None].to(tl.int64) * (KINDS * C) + KIND * C + channel[None, :]
+    return tl.load(pointers, mask=(p < P)[:, None] & inside[None, :], other=0.0).to(tl.float64)
 
 
 @triton.jit
@@ -135,26 +156,34 @@ def _statistics(
     eps,
     C,
     KINDS: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
+    COUNT: tl.constexpr,
+    MEAN: tl.constexpr,
+    SQUARES: tl.constexpr,
     TRAINING: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
 ):
     channel = tl.program_id(0) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = channel < C
-    running = tl.load(running_mean + channel, mask=inside, other=0.0)
-    running_v = tl.load(running_var + channel, mask=inside, other=1.0)
+    mean = tl.load(running_mean + channel, mask=inside, other=0.0)
+    var = tl.load(running_var + channel, mask=inside, other=1.0)
     if TRAINING:
-        total, squares = _totals(partial, P, channel, inside, C, KINDS, FIRST, SECOND, BLOCK_C, BLOCK_P)
+        total = tl.zeros([BLOCK_C], tl.float64)
+        for start in range(0, P, BLOCK_P):
+            n = _rows(partial, start, P, channel, inside, C, KINDS, COUNT, BLOCK_P)
+            total += tl.sum(n * _rows(partial, start, P, channel, inside, C, KINDS, MEAN, BLOCK_P), 0)
         mean64 = total / count
-        var64 = tl.maximum(squares / count - mean64 * mean64, 0.0)
-        mean, var = mean64.to(tl.float32), var64.to(tl.float32)
-        unbiased = (var64 * count / (count - 1)).to(tl.float32)
-        tl.store(running_mean + channel, running + momentum * (mean - running), mask=inside)
-        tl.store(running_var + channel, running_v + momentum * (unbiased - running_v), mask=inside)
-    else:
-        mean, var = running, running_v
+        squares = tl.zeros([BLOCK_C], tl.float64)
+        for start in range(0, P, BLOCK_P):
+            n = _rows(partial, start, P, channel, inside, C, KINDS, COUNT, BLOCK_P)
+            apart = _rows(partial, start, P, channel, inside, C, KINDS, MEAN, BLOCK_P) - mean64[None, :]
+            own = _rows(partial, start, P, channel, inside, C, KINDS, SQUARES, BLOCK_P)
+            squares += tl.sum(own + n * apart * apart, 0)
+        batch_mean, batch_var = mean64.to(tl.float32), (squares / count).to(tl.float32)
+        unbiased = (squares / (count - 1)).to(tl.float32)
+        tl.store(running_mean + channel, mean + momentum * (batch_mean - mean), mask=inside)
+        tl.store(running_var + channel, var + momentum * (unbiased - var), mask=inside)
+        mean, var = batch_mean, batch_var
     inverse = 1.0 / tl.sqrt(var + eps)
     scale = tl.load(weight + channel, mask=inside, other=0.0) * inverse
     tl.store(state + channel, scale, mask=inside)
@@ -174,8 +203,8 @@ def _gradients(
     count,
     C,
     KINDS: tl.constexpr,
-    FIRST: tl.constexpr,
-    SECOND: tl.constexpr,
+    PLAIN: tl.constexpr,
+    WEIGHTED: tl.constexpr,
     TRAINING: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_P: tl.constexpr,
@@ -185,8 +214,11 @@ def _gradients(
     scale = tl.load(state + channel, mask=inside, other=0.0).to(tl.float64)
     mean = tl.load(state + 2 * C + channel, mask=inside, other=0.0).to(tl.float64)
     inverse = tl.load(state + 3 * C + channel, mask=inside, other=0.0).to(tl.float64)
-    total, weighted = _totals(partial, P, channel, inside, C, KINDS, FIRST, SECOND, BLOCK_C, BLOCK_P)
-    of_weight = inverse * (weighted - mean * total)
+    total = tl.zeros([BLOCK_C], tl.float64)
+    of_weight = tl.zeros([BLOCK_C], tl.float64)
+    for start in range(0, P, BLOCK_P):
+        total += tl.sum(_rows(partial, start, P, channel, inside, C, KINDS, PLAIN, BLOCK_P), 0)
+        of_weight += tl.sum(_rows(partial, start, P, channel, inside, C, KINDS, WEIGHTED, BLOCK_P), 0) * inverse
     of_raw = tl.zeros([BLOCK_C], tl.float64)
     constant = tl.zeros([BLOCK_C], tl.float64)
     if TRAINING:

@@ -9,25 +9,25 @@ import triton.language as tl
 from torch import Tensor
 
 from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
-from resact.train.networks.fused.norm import Sums
+from resact.train.networks.fused.norm import Moments, merged, store_moments
 
 _BLOCK_ROWS = 128
 
 
-def forward(x_BTHWC: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Sums]:
-    """(B, T, h, w, N), raw, and the sums for its norm. `weight` is (N, C, 1, 1, 1)."""
+def forward(x_BTHWC: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Moments]:
+    """(B, T, h, w, N), raw, and the moments for its norm. `weight` is (N, C, 1, 1, 1)."""
     b, t, height, width, channels = x_BTHWC.shape
     h, w = -(-height // stride), -(-width // stride)
     out = x_BTHWC.new_empty(b, t, h, w, len(weight))
     rows = b * t * h * w
     count = programs(x_BTHWC, triton.cdiv(rows, _BLOCK_ROWS))
-    sums = torch.empty(count, 2, len(weight), device=x_BTHWC.device)
+    moments = torch.empty(count, 3, len(weight), device=x_BTHWC.device)
     block_n = block(len(weight), 128)
     _forward[(count, triton.cdiv(len(weight), block_n))](
         x_BTHWC,
         weight,
         out,
-        sums,
+        moments,
         rows,
         height,
         width,
@@ -43,7 +43,7 @@ def forward(x_BTHWC: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Sums]
         OPERAND=operand_type(x_BTHWC, _forward),
         num_warps=8,
     )
-    return out, Sums(sums)
+    return out, Moments(moments)
 
 
 def weight_gradient(
@@ -146,7 +146,7 @@ def _forward(
     x,
     weight,
     out,
-    sums,
+    moments,
     rows,
     height,
     width,
@@ -163,7 +163,8 @@ def _forward(
 ):
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_n = n < N
-    total = tl.zeros([BLOCK_N], tl.float32)
+    count = 0.0
+    mean = tl.zeros([BLOCK_N], tl.float32)
     squares = tl.zeros([BLOCK_N], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
         row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -179,12 +180,8 @@ def _forward(
         rounded = y.to(STORED)
         pointers = out + row[:, None].to(tl.int64) * N + n[None, :]
         tl.store(pointers, rounded, mask=inside[:, None] & inside_n[None, :])
-        y = rounded.to(tl.float32)  # rows beyond the last are zero
-        total += tl.sum(y, 0)
-        squares += tl.sum(y * y, 0)
-    pointers = sums + tl.program_id(0) * 2 * N + n
-    tl.store(pointers, total, mask=inside_n)
-    tl.store(pointers + N, squares, mask=inside_n)
+        count, mean, squares = merged(count, mean, squares, rounded.to(tl.float32), inside)
+    store_moments(moments, tl.program_id(0), n, inside_n, N, count, mean, squares)
 
 
 @triton.jit

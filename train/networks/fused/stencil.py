@@ -14,14 +14,14 @@ import triton.language as tl
 from torch import Tensor
 
 from resact.train.networks.fused.launch import TYPES
-from resact.train.networks.fused.norm import Sums
+from resact.train.networks.fused.norm import Moments, Sums
 
 _BLOCK_H, _BLOCK_W, _BLOCK_C = 4, 8, 32
 
 
 def forward(
     raw_BTHWC: Tensor, state_4C: Tensor, spatial: Tensor, temporal: Tensor
-) -> tuple[Tensor, Tensor, Sums, Sums, Tensor]:
+) -> tuple[Tensor, Tensor, Moments, Moments, Tensor]:
     """Convolve `relu(norm(raw))` both ways.
 
     Args:
@@ -31,13 +31,13 @@ def forward(
         temporal: weight, (C, 1, 3, 1, 1).
 
     Returns:
-        Both raw outputs (B, T, H, W, C), the sums for each one's norm, and (B, 3, C): the sums over each clip of the
+        Both raw outputs (B, T, H, W, C), the moments for each one's norm, and (B, 3, C): the sums over each clip of the
         spatial, the temporal, and the temporal's absolute differences from frame to frame.
     """
     b, t, h, w, c = raw_BTHWC.shape
     s, m = torch.empty_like(raw_BTHWC), torch.empty_like(raw_BTHWC)
     tiles = triton.cdiv(h, _BLOCK_H) * triton.cdiv(w, _BLOCK_W)
-    sums_PB5C = torch.empty(tiles, b, 5, c, device=raw_BTHWC.device)
+    moments_PB6C = torch.empty(tiles, b, 6, c, device=raw_BTHWC.device)
     _forward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
         raw_BTHWC,
         state_4C,
@@ -45,7 +45,7 @@ def forward(
         temporal,
         s,
         m,
-        sums_PB5C,
+        moments_PB6C,
         t,
         h,
         w,
@@ -56,8 +56,10 @@ def forward(
         STORED=TYPES[raw_BTHWC.dtype],
         num_warps=8,
     )
-    sums_B5C = sums_PB5C.sum(0)
-    return s, m, Sums(sums_B5C, 0, 3), Sums(sums_B5C, 1, 4), sums_B5C[:, :3]
+    count, means, changes = moments_PB6C[:, :, :1], moments_PB6C[:, :, 1:3], moments_PB6C[:, :, 5:]
+    clip_sums_B3C = torch.cat([count * means, changes], dim=2).sum(0)
+    moments = moments_PB6C.flatten(0, 1)
+    return s, m, Moments(moments, mean=1, squares=3), Moments(moments, mean=2, squares=4), clip_sums_B3C
 
 
 def backward(
@@ -142,7 +144,7 @@ def _forward(
     temporal,
     s_out,
     m_out,
-    sums,
+    moments,
     T,
     H,
     W,
@@ -168,6 +170,9 @@ def _forward(
     raw, s_out, m_out = raw + first, s_out + first, m_out + first
     pixel = (row[:, None] * W + column[:, None]) * C + channel[None, :]
     none = tl.zeros([BLOCK_H * BLOCK_W, BLOCK_C], tl.float32)
+    pixels = tl.sum(((row < H) & (column < W)).to(tl.float32), 0)
+    # Moments are taken about the first frame's means.
+    about_s, about_m = tl.zeros([BLOCK_C], tl.float32), tl.zeros([BLOCK_C], tl.float32)
     sum_s, sum_m, sum_d, squares_s, squares_m, m_last, y_last = none, none, none, none, none, none, none
     y = _activated(raw, pixel, inside, scale, shift)
     for t in range(T):
@@ -189,20 +194,27 @@ def _forward(
         tl.store(s_out + start + pixel, s.to(STORED), mask=inside)
         tl.store(m_out + start + pixel, m, mask=inside)
         s, m = s.to(STORED).to(tl.float32), tl.where(inside, m.to(tl.float32), 0.0)
-        s = tl.where(inside, s, 0.0)
-        sum_s += s
-        squares_s += s * s
-        sum_m += m
-        squares_m += m * m
+        if t == 0:
+            about_s = tl.sum(tl.where(inside, s, 0.0), 0) / pixels
+            about_m = tl.sum(m, 0) / pixels
+        apart_s = tl.where(inside, s - about_s[None, :], 0.0)
+        apart_m = tl.where(inside, m - about_m[None, :], 0.0)
+        sum_s += apart_s
+        squares_s += apart_s * apart_s
+        sum_m += apart_m
+        squares_m += apart_m * apart_m
         sum_d += tl.where(t > 0, tl.abs(m - m_last), 0.0)
         m_last, y_last, y = m, y, y_next
 
-    pointers = sums + (tl.program_id(0) * tl.num_programs(2) + clip) * 5 * C + channel
-    tl.store(pointers, tl.sum(sum_s, 0), mask=inside_c)
-    tl.store(pointers + C, tl.sum(sum_m, 0), mask=inside_c)
-    tl.store(pointers + 2 * C, tl.sum(sum_d, 0), mask=inside_c)
-    tl.store(pointers + 3 * C, tl.sum(squares_s, 0), mask=inside_c)
-    tl.store(pointers + 4 * C, tl.sum(squares_m, 0), mask=inside_c)
+    count = pixels * T
+    total_s, total_m = tl.sum(sum_s, 0), tl.sum(sum_m, 0)
+    pointers = moments + (tl.program_id(0) * tl.num_programs(2) + clip) * 6 * C + channel
+    tl.store(pointers, tl.zeros_like(total_s) + count, mask=inside_c)
+    tl.store(pointers + C, about_s + total_s / count, mask=inside_c)
+    tl.store(pointers + 2 * C, about_m + total_m / count, mask=inside_c)
+    tl.store(pointers + 3 * C, tl.maximum(tl.sum(squares_s, 0) - total_s * total_s / count, 0.0), mask=inside_c)
+    tl.store(pointers + 4 * C, tl.maximum(tl.sum(squares_m, 0) - total_m * total_m / count, 0.0), mask=inside_c)
+    tl.store(pointers + 5 * C, tl.sum(sum_d, 0), mask=inside_c)
 
 
 @triton.jit
@@ -266,6 +278,7 @@ def _backward(
     inside = ((row < H) & (column < W))[:, None] & inside_c[None, :]
     scale = tl.load(state + channel, mask=inside_c, other=0.0)
     shift = tl.load(state + C + channel, mask=inside_c, other=0.0)
+    mean = tl.load(state + 2 * C + channel, mask=inside_c, other=0.0)
     norm_s = tl.load(coefficients_s + channel, mask=inside_c, other=0.0)
     own_s = tl.load(coefficients_s + C + channel, mask=inside_c, other=0.0)
     constant_s = tl.load(coefficients_s + 2 * C + channel, mask=inside_c, other=0.0)
@@ -339,7 +352,7 @@ def _backward(
         tl.store(out + start + pixel, rounded, mask=inside)
         gradient = tl.where(inside, rounded.to(tl.float32), 0.0)
         total += gradient
-        weighted += gradient * z
+        weighted += gradient * (z - mean[None, :])
         dm_last, dm = dm, dm_next
 
     pointers = sums + (tl.program_id(0) * tl.num_programs(2) + clip) * 14 * C + channel

@@ -14,20 +14,20 @@ import triton.language as tl
 from torch import Tensor
 
 from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
-from resact.train.networks.fused.norm import Sums
+from resact.train.networks.fused.norm import Moments, Sums, merged, store_moments
 
 _BLOCK_ROWS, _BLOCK_PIXELS = 64, 32
 
 
 def forward(
     s_BTHWC: Tensor, m_BTHWC: Tensor, gain_BK: Tensor, offset_BK: Tensor, weight: Tensor
-) -> tuple[Tensor, Sums]:
-    """(B, T, H, W, N), raw, and the sums for its norm. `weight` is (N, K, 1, 1, 1)."""
+) -> tuple[Tensor, Moments]:
+    """(B, T, H, W, N), raw, and the moments for its norm. `weight` is (N, K, 1, 1, 1)."""
     b, t, h, w, c = s_BTHWC.shape
     n, k = weight.shape[:2]
     out = s_BTHWC.new_empty(b, t, h, w, n)
     parts = max(programs(s_BTHWC, b * triton.cdiv(t * h * w, _BLOCK_ROWS)) // b, 1)
-    sums = torch.empty(b * parts, 2, n, device=s_BTHWC.device)
+    moments = torch.empty(b * parts, 3, n, device=s_BTHWC.device)
     block_n = block(n, 128)
     _forward[(parts, triton.cdiv(n, block_n), b)](
         s_BTHWC,
@@ -36,7 +36,7 @@ def forward(
         offset_BK,
         weight,
         out,
-        sums,
+        moments,
         t * h * w,
         h * w,
         c,
@@ -51,7 +51,7 @@ def forward(
         num_warps=8,
         num_stages=2,
     )
-    return out, Sums(sums)
+    return out, Moments(moments)
 
 
 def weight_gradient(
@@ -126,7 +126,7 @@ def input_gradient(
     coefficients_3N: Tensor,
     s_BTHWC: Tensor,
     m_BTHWC: Tensor,
-    temporal_state_4C: Tensor,
+    states_4C: tuple[Tensor, Tensor],
     gain_BK: Tensor,
     constant_BK: Tensor,
     weight: Tensor,
@@ -139,7 +139,7 @@ def input_gradient(
         coefficients_3N: ...
         s_BTHWC: ...
         m_BTHWC: ...
-        temporal_state_4C: of the temporal norm, for the sign of its scale.
+        states_4C: of the spatial and the temporal norm.
         gain_BK: `1 + mask`.
         constant_BK: what each value of a feature gets back through attention's pooling.
         weight: (N, K, 1, 1, 1).
@@ -156,7 +156,7 @@ def input_gradient(
         coefficients_3N,
         s_BTHWC,
         m_BTHWC,
-        temporal_state_4C,
+        *states_4C,
         gain_BK,
         constant_BK,
         weight,
@@ -196,7 +196,7 @@ def _forward(
     offset,
     weight,
     out,
-    sums,
+    moments,
     rows,
     frame,
     C,
@@ -213,7 +213,8 @@ def _forward(
     clip = tl.program_id(2).to(tl.int64)
     inside_n = n < N
     weight_n = weight + n[None, :] * K
-    total = tl.zeros([BLOCK_N], tl.float32)
+    count = 0.0
+    mean = tl.zeros([BLOCK_N], tl.float32)
     squares = tl.zeros([BLOCK_N], tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
         row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -240,12 +241,8 @@ def _forward(
                 y = product(change, w_block, y, STORED, OPERAND)
         rounded = y.to(STORED)
         tl.store(out + (clip * rows + row[:, None]) * N + n[None, :], rounded, mask=inside[:, None] & inside_n[None, :])
-        y = rounded.to(tl.float32)
-        total += tl.sum(y, 0)
-        squares += tl.sum(y * y, 0)
-    pointers = sums + (clip * tl.num_programs(0) + tl.program_id(0)) * 2 * N + n
-    tl.store(pointers, total, mask=inside_n)
-    tl.store(pointers + N, squares, mask=inside_n)
+        count, mean, squares = merged(count, mean, squares, rounded.to(tl.float32), inside)
+    store_moments(moments, clip * tl.num_programs(0) + tl.program_id(0), n, inside_n, N, count, mean, squares)
 
 
 @triton.jit
@@ -327,6 +324,7 @@ def _input_gradient(
     coefficients,
     s,
     m,
+    state_s,
     state_m,
     gain,
     constant,
@@ -356,6 +354,8 @@ def _input_gradient(
     gain_m = tl.load(gain_k + C, mask=inside_c, other=0.0)[None, :]
     constant_s = tl.load(constant_k, mask=inside_c, other=0.0)[None, :]
     constant_m = tl.load(constant_k + C, mask=inside_c, other=0.0)[None, :]
+    mean_s = tl.load(state_s + 2 * C + c, mask=inside_c, other=0.0)[None, :]
+    mean_m = tl.load(state_m + 2 * C + c, mask=inside_c, other=0.0)[None, :]
     none = tl.zeros([BLOCK_PIXELS, BLOCK_C], tl.float32)
     change_last = none  # what the feature residual of the frame before gives back to this one
     if FEATURE_RESIDUAL:
@@ -402,9 +402,9 @@ def _input_gradient(
         d_s = tl.where(there, d_s.to(STORED).to(tl.float32), 0.0)
         d_m = tl.where(there, d_m.to(STORED).to(tl.float32), 0.0)
         total_s += tl.sum(d_s, 0)
-        weighted_s += tl.sum(d_s * spatial, 0)
+        weighted_s += tl.sum(d_s * (spatial - mean_s), 0)
         total_m += tl.sum(d_m, 0)
-        weighted_m += tl.sum(d_m * temporal, 0)
+        weighted_m += tl.sum(d_m * (temporal - mean_m), 0)
         temporal = temporal_next
     pointers = sums + (tl.program_id(0) * tl.num_programs(2) + clip) * 4 * C + c
     tl.store(pointers, total_s, mask=inside_c)

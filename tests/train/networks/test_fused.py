@@ -1,0 +1,248 @@
+"""The fused kernels are the function that PyTorch's operations are; their error is no larger.
+
+On the CPU they run in Triton's interpreter, in a process of its own since that is chosen before Triton is imported; on
+a GPU where there is one. That they compile for one is tested here too, without one.
+"""
+
+import copy
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+import torch
+from tests.conftest import GAUNTLET
+from tests.train.networks.fused_cases import Conv1Case, ModuleCase, conv1_errors, module_errors
+from torch import Tensor
+
+from resact.errors import ToolError, UsageError
+from resact.train.networks import kernels
+from resact.train.networks.kernels import KernelParity, fused_obstacle, probe_kernels
+from resact.train.networks.models import build_model
+
+FLOAT32_ERROR = 1e-4
+"""Of any output, gradient or statistic in float32; the largest seen was 1e-5."""
+
+NETWORK_MODULES = [
+    # channels in and out, height and width in, stride: the distinct modules of table 1
+    (128, 64, 56, 1),
+    (64, 64, 56, 1),
+    (64, 128, 56, 2),
+    (128, 128, 28, 1),
+    (128, 256, 28, 2),
+    (256, 256, 14, 1),
+    (256, 512, 14, 2),
+    (512, 512, 7, 1),
+]
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """A process that imports Triton with its interpreter switched on."""
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        patch.setenv("TRITON_INTERPRET", "1")
+        pool.submit(os.getpid).result()  # started, with the variable set
+        patch.undo()
+        yield pool
+
+
+@pytest.fixture(scope="module", params=["interpreter", "cuda"])
+def place(request):
+    """Runs a function of a case, dtype, device and seed where the kernels run."""
+    if request.param == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+        return lambda function, case, dtype, seed: function(case, dtype, "cuda", seed)
+    pool = request.getfixturevalue("interpreter")
+    return lambda function, case, dtype, seed: pool.submit(function, case, dtype, "cpu", seed).result()
+
+
+def assert_right(errors: dict[str, tuple[float, float]], dtype: torch.dtype) -> None:
+    """In bfloat16 the interpreter cuts off what a GPU rounds, twice the error; even so it stays below eager's."""
+    for name, (fused, eager) in errors.items():
+        allowed = FLOAT32_ERROR if dtype == torch.float32 else 1.5 * eager + 2e-3
+        assert fused <= allowed, f"{name}: {fused:.2e}, eager {eager:.2e}"
+
+
+@pytest.mark.parametrize(("in_channels", "channels", "side", "stride"), NETWORK_MODULES)
+def test_each_module_of_the_network(place, in_channels, channels, side, stride, seed):
+    gpu = torch.cuda.is_available()
+    shape = (1, 32 if GAUNTLET or gpu else 2, side, side)
+    case = ModuleCase(in_channels=in_channels, channels=channels, shape_BTHW=shape, stride=stride, large_blocks=not gpu)
+    assert_right(place(module_errors, case, torch.float32, seed), torch.float32)
+
+
+AWKWARD_MODULES = {
+    "one frame": ModuleCase(in_channels=16, channels=24, shape_BTHW=(3, 1, 5, 6)),
+    "one pixel": ModuleCase(in_channels=8, channels=16, shape_BTHW=(4, 3, 1, 1)),
+    "odd sizes": ModuleCase(in_channels=20, channels=20, shape_BTHW=(2, 3, 7, 9)),
+    "odd sizes, stride": ModuleCase(in_channels=20, channels=37, shape_BTHW=(2, 3, 9, 7), stride=2),
+    "few channels": ModuleCase(in_channels=3, channels=5, shape_BTHW=(2, 4, 4, 11)),
+    "more channels than a block": ModuleCase(in_channels=72, channels=136, shape_BTHW=(1, 2, 3, 5)),
+    "parts of larger tensors": ModuleCase(in_channels=20, channels=20, shape_BTHW=(2, 3, 5, 4), strided=True),
+    "no attention": ModuleCase(in_channels=16, channels=16, shape_BTHW=(2, 3, 4, 5), attention=False),
+    "no feature residual": ModuleCase(in_channels=16, channels=16, shape_BTHW=(2, 3, 4, 5), feature_residual=False),
+    "neither": ModuleCase(
+        in_channels=16, channels=20, shape_BTHW=(2, 3, 4, 5), attention=False, feature_residual=False
+    ),
+    "running statistics": ModuleCase(in_channels=16, channels=20, shape_BTHW=(2, 3, 6, 5), stride=2, training=False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("case", AWKWARD_MODULES.values(), ids=AWKWARD_MODULES)
+def test_awkward_modules(place, case, dtype, seed):
+    errors = place(module_errors, case, dtype, seed)
+    assert_right(errors, dtype)
+    assert {name for name in errors if "num_batches" in name}  # statistics are among what is compared
+
+
+CONV1 = {
+    "of the network": Conv1Case(
+        streams=("rgb", "residual"), channels=64, shape_BTHW=(1, 2, 112, 112), large_blocks=True
+    ),
+    "one stream": Conv1Case(streams=("residual",), channels=128, shape_BTHW=(1, 3, 16, 18)),
+    "odd sizes": Conv1Case(streams=("rgb", "residual"), channels=20, shape_BTHW=(2, 3, 13, 9)),
+    "one frame": Conv1Case(streams=("rgb",), channels=5, shape_BTHW=(3, 1, 7, 4)),
+    "parts of larger tensors": Conv1Case(
+        streams=("rgb", "residual"), channels=16, shape_BTHW=(2, 4, 10, 12), strided=True
+    ),
+    "running statistics": Conv1Case(streams=("rgb",), channels=16, shape_BTHW=(2, 3, 8, 8), training=False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("case", CONV1.values(), ids=CONV1)
+def test_conv1(place, case, dtype, seed):
+    assert_right(place(conv1_errors, case, dtype, seed), dtype)
+
+
+# Whole networks
+
+
+def whole_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> KernelParity:
+    network = build_model(num_classes=5, width=1 / 8, depths=(1, 2, 1, 1), **case)
+    return probe_kernels(network.architecture, device=torch.device(device), dtype=dtype, frames=3, size=18, seed=seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"modality": "both"},
+        {"modality": "rgb", "attention": False},
+        {"modality": "residual", "feature_residual": False},
+    ],
+    ids=["both", "rgb", "residual"],
+)
+def test_the_probe_finds_whole_networks_right(place, case, dtype, seed):
+    parity = place(whole_network, case, dtype, seed)
+    assert parity.right, str(parity)
+    assert 0 < parity.eager < (1e-4 if dtype == torch.float32 else 1)
+
+
+def wrong_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> KernelParity:
+    """One norm's scale is off by a tenth."""
+    from resact.train.networks.fused import norm
+
+    right = norm.forward
+    calls = []
+
+    def wrong(*args: object) -> Tensor:
+        state = right(*args)
+        calls.append(state)
+        return state * 1.1 if len(calls) == 9 else state
+
+    norm.forward = wrong
+    try:
+        return whole_network(case, dtype, device, seed)
+    finally:
+        norm.forward = right
+
+
+def failing_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> KernelParity:
+    from triton.runtime.errors import OutOfResources
+
+    from resact.train.networks.fused import norm
+
+    right = norm.forward
+
+    def too_much(*_args: object) -> Tensor:
+        raise OutOfResources(300_000, 232_448, "shared memory")
+
+    norm.forward = too_much
+    try:
+        return whole_network(case, dtype, device, seed)
+    finally:
+        norm.forward = right
+
+
+def test_the_probe_finds_a_wrong_kernel(place, seed):
+    parity = place(wrong_network, {"modality": "both"}, torch.float32, seed)
+    assert not parity.right
+    assert "fused kernels wrong in float32" in str(parity)
+
+
+def test_the_probe_says_what_fails(place, seed):
+    with pytest.raises(ToolError, match=r"the fused kernels fail: OutOfResources: .*shared memory"):
+        place(failing_network, {"modality": "both"}, torch.float32, seed)
+
+
+def test_not_a_number_is_wrong():
+    assert not KernelParity(float("nan"), 1.0, torch.bfloat16).right
+    assert not KernelParity(1.0, float("nan"), torch.bfloat16).right
+
+
+def behaviours(_case: None, _dtype: torch.dtype, device: str, seed: int) -> dict[str, object]:
+    """What a network with fused kernels does besides being right."""
+    torch.manual_seed(seed)
+    network = build_model(modality="rgb", num_classes=3, width=1 / 16, depths=(1, 1, 1, 1), stem_channels=5).to(device)
+    eager = copy.deepcopy(network)
+    network.use_kernels("fused")
+    clip = torch.randn(2, 3, 3, 12, 12, device=device)
+    found: dict[str, object] = {"copied": copy.deepcopy(network).kernels}
+    with torch.no_grad():
+        found["inference"] = (network.eval()(rgb=clip) - eager.eval()(rgb=clip)).abs().max().item()
+        broken = clip.clone()
+        broken[0, 0, 0, 6, 6] = float("nan")
+        found["spread"] = network(rgb=broken).isnan().any(1).tolist()
+    network.train()
+    try:
+        network(rgb=clip.requires_grad_())
+    except UsageError as error:
+        found["clip's gradient"] = str(error)
+    try:
+        network(rgb=torch.randn(1, 3, 1, 2, 2, device=device))
+    except UsageError as error:
+        found["one value"] = str(error)
+    loss = network(rgb=clip.detach()).sum()
+    (gradient,) = torch.autograd.grad(loss, [network.res2[0].bottom.conv.weight], create_graph=True)
+    try:
+        gradient.sum().backward()
+    except RuntimeError as error:
+        found["twice"] = str(error)
+    return found
+
+
+def test_behaviour(place, seed):
+    found = place(behaviours, None, torch.float32, seed)
+    assert found["copied"] == "fused"
+    assert found["inference"] < 1e-4
+    assert found["spread"] == [True, False]  # a NaN reaches the logits of its clip
+    assert "rgb that requires a gradient" in found["clip's gradient"]
+    assert "1 value a channel" in found["one value"]
+    assert "once_differentiable" in found["twice"]
+
+
+def test_where_they_cannot_run(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    separable, dense = build_model(width=1 / 16), build_model(width=1 / 16, conv="dense")
+    cuda = torch.device("cuda")
+    assert fused_obstacle(separable.architecture, cuda) is None
+    assert "dense" in fused_obstacle(dense.architecture, cuda)
+    assert "checkpoint_activations" in fused_obstacle(separable.architecture, cuda, checkpointed=True)
+    with pytest.raises(UsageError, match="they run on CUDA, and the network is on cpu; choose eager ones"):
+        separable.use_kernels("fused")
+    assert separable.kernels == "eager"
+    monkeypatch.setattr(kernels, "find_spec", lambda _name: None)
+    assert "pip install triton" in fused_obstacle(separable.architecture, cuda)
