@@ -58,10 +58,13 @@ def place(request):
 
 
 def assert_right(errors: dict[str, tuple[float, float]], dtype: torch.dtype) -> None:
-    """In bfloat16 the interpreter cuts off what a GPU rounds, twice the error; even so it stays below eager's."""
+    """In bfloat16 as near as PyTorch's, but that either may round a value across a ReLU's zero: one of some hundred."""
     for name, (fused, eager) in errors.items():
-        allowed = FLOAT32_ERROR if dtype == torch.float32 else 1.5 * eager + 2e-3
+        allowed = FLOAT32_ERROR if dtype == torch.float32 else 2 * eager + 0.05
         assert fused <= allowed, f"{name}: {fused:.2e}, eager {eager:.2e}"
+    if dtype == torch.bfloat16:
+        fused, eager = (sum(error[which] for error in errors.values()) for which in (0, 1))
+        assert fused <= 1.25 * eager + 0.1
 
 
 @pytest.mark.parametrize(("in_channels", "channels", "side", "stride"), NETWORK_MODULES)

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from resact.errors import UsageError
 from resact.train.networks.fused import join, norm
-from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
+from resact.train.networks.fused.launch import TYPES, block, product, programs, raw_gradient, rounded
 from resact.train.networks.modules import Stem
 
 _BLOCK_PIXELS = 32
@@ -97,7 +97,6 @@ def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Moments]:
         BLOCK_PIXELS=_BLOCK_PIXELS,
         BLOCK_N=block_n,
         STORED=TYPES[clip_BCTHW.dtype],
-        OPERAND=operand_type(clip_BCTHW, _forward),
         num_warps=8,
     )
     return out, norm.Moments(moments)
@@ -133,7 +132,6 @@ def _gradients(
         BLOCK_PIXELS=_BLOCK_PIXELS,
         BLOCK_N=block_n,
         STORED=TYPES[clip_BCTHW.dtype],
-        OPERAND=operand_type(clip_BCTHW, _backward),
         num_warps=8,
     )
     of_spatial = spatial.sum(0).t().reshape(stem.spatial.weight.shape)
@@ -172,11 +170,11 @@ def _weights(weight, first_tap, n, N, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _spatial(patches, rest, weight, n, N, STORED: tl.constexpr, OPERAND: tl.constexpr):
+def _spatial(patches, rest, weight, n, N, STORED: tl.constexpr):
     """The 1x7x7 at a block of pixels of a frame."""
     none = tl.zeros([patches.shape[0], n.shape[0]], tl.float32)
-    r = product(patches, _weights(weight, 0, n, N, _BLOCK_TAPS), none, STORED, OPERAND)
-    return product(rest, _weights(weight, _BLOCK_TAPS, n, N, _REST_TAPS), r, STORED, OPERAND)
+    r = product(patches, _weights(weight, 0, n, N, _BLOCK_TAPS), none, STORED)
+    return product(rest, _weights(weight, _BLOCK_TAPS, n, N, _REST_TAPS), r, STORED)
 
 
 @triton.jit
@@ -208,7 +206,6 @@ def _forward(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -226,8 +223,8 @@ def _forward(
         seen = inside & (t + 1 < T)
         patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, seen, H, W, w, _BLOCK_TAPS)
         rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, seen, H, W, w, _REST_TAPS)
-        r_next = _spatial(patches, rest, spatial, n, N, STORED, OPERAND)
-        m = (r_last * before + r * at + r_next * after).to(STORED)
+        r_next = _spatial(patches, rest, spatial, n, N, STORED)
+        m = rounded(r_last * before + r * at + r_next * after, STORED)
         stored = there & (t >= 0)
         tl.store(out + (b * T + t) * (h * w * N) + pixel[:, None] * N + n[None, :], m, mask=stored)
         count, mean, squares = norm.merged(count, mean, squares, m.to(tl.float32), inside & (t >= 0))
@@ -268,7 +265,6 @@ def _backward(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     before, at, after = _temporal_weights(temporal, n, N)
@@ -295,14 +291,14 @@ def _backward(
             frame = clip + b * stride_b + t * stride_t
             patches = _patches(frame, stride_c, stride_h, stride_w, 0, pixel, inside, H, W, w, _BLOCK_TAPS)
             rest = _patches(frame, stride_c, stride_h, stride_w, _BLOCK_TAPS, pixel, inside, H, W, w, _REST_TAPS)
-            r = _spatial(patches, rest, spatial, n, N, STORED, OPERAND)
+            r = _spatial(patches, rest, spatial, n, N, STORED)
             # A value takes part in the output before it with the weight `after`, and the other way round.
             dr = dm_next * before + dm * at + dm_last * after
             of_before += tl.sum(r * dm_next, 0)
             of_at += tl.sum(r * dm, 0)
             of_after += tl.sum(r * dm_last, 0)
-            of_taps = product(tl.trans(patches), dr, of_taps, STORED, OPERAND)
-            of_rest = product(tl.trans(rest), dr, of_rest, STORED, OPERAND)
+            of_taps = product(tl.trans(patches), dr, of_taps, STORED)
+            of_rest = product(tl.trans(rest), dr, of_rest, STORED)
             dm_last, dm = dm, dm_next
     tap = tl.arange(0, _BLOCK_TAPS)
     pointers = of_spatial + tl.program_id(0) * _TAPS * N + n[None, :]

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resact.train.networks.fused.launch import TYPES, affine, programs
+from resact.train.networks.fused.launch import TYPES, affine, programs, rounded
 
 _BLOCK_ROWS, _BLOCK_C = 64, 64
 
@@ -110,7 +110,7 @@ def _forward(
         y += passed
     tl.store(
         out + row[:, None] * out_stride + c[None, :],
-        tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL).to(STORED),
+        rounded(tl.maximum(y, 0.0, propagate_nan=tl.PropagateNan.ALL), STORED),
         mask=there,
     )
 
@@ -147,7 +147,7 @@ def _backward(
         out_place = row[:, None] * out_stride + c[None, :]
         passes = tl.load(out + out_place, mask=there, other=0.0).to(tl.float32) > 0
         dy = tl.where(passes, tl.load(gradient + out_place, mask=there, other=0.0).to(tl.float32), 0.0)
-        tl.store(below + place, dy.to(STORED), mask=there)
+        tl.store(below + place, rounded(dy, STORED), mask=there)
         total += tl.sum(dy, 0)
         weighted += tl.sum(dy * (tl.load(raw + place, mask=there, other=0.0).to(tl.float32) - mean), 0)
         if projected is not None:

@@ -4,10 +4,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.runtime.interpreter import InterpretedFunction
 
 _PROGRAMS_A_PROCESSOR = 4
 _INTERPRETED_PROGRAMS = 3  # not 1, so that programs share the work there too
+
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
@@ -24,15 +25,23 @@ def block(size: int, at_most: int, at_least: int = 16) -> int:
     return max(min(1 << (size - 1).bit_length(), at_most), at_least)
 
 
-def operand_type(tensor: Tensor, kernel: object) -> tl.dtype:
-    """In which type blocks are multiplied: the interpreter would multiply bfloat16's bits."""
-    return tl.float32 if isinstance(kernel, InterpretedFunction) else TYPES[tensor.dtype]
+@triton.jit
+def rounded(values, STORED: tl.constexpr):
+    """To what activations are stored in, to the nearest; the interpreter by itself would cut bits off."""
+    if INTERPRETED and tl.bfloat16 == STORED:
+        bits = values.to(tl.float32).to(tl.uint32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        values = (bits & 0xFFFF0000).to(tl.float32, bitcast=True)
+    return values.to(STORED)
 
 
 @triton.jit
-def product(a, b, total, STORED: tl.constexpr, OPERAND: tl.constexpr):
+def product(a, b, total, STORED: tl.constexpr):
     """`total + a @ b` in float32, of operands rounded to what activations are stored in."""
-    return tl.dot(a.to(STORED).to(OPERAND), b.to(STORED).to(OPERAND), total, input_precision="ieee")
+    a, b = rounded(a, STORED), rounded(b, STORED)
+    if INTERPRETED:  # it would multiply bfloat16's bits
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
 
 
 @triton.jit

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
+from resact.train.networks.fused.launch import TYPES, block, product, programs, raw_gradient, rounded
 from resact.train.networks.fused.norm import Moments, merged, store_moments
 
 _BLOCK_ROWS = 128
@@ -40,7 +40,6 @@ def forward(x_BTHWC: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Momen
         BLOCK_K=block(channels, 64),
         BLOCK_N=block_n,
         STORED=TYPES[x_BTHWC.dtype],
-        OPERAND=operand_type(x_BTHWC, _forward),
         num_warps=8,
     )
     return out, Moments(moments)
@@ -75,7 +74,6 @@ def weight_gradient(
         BLOCK_N=block_n,
         BLOCK_C=block_c,
         STORED=TYPES[x_BTHWC.dtype],
-        OPERAND=operand_type(x_BTHWC, _weight_gradient),
         num_warps=8,
     )
     return partial.sum(0).view(n, channels, 1, 1, 1)
@@ -125,7 +123,6 @@ def input_gradient(
         BLOCK_N=block(n, 32),
         BLOCK_C=block_c,
         STORED=TYPES[x_BTHWC.dtype],
-        OPERAND=operand_type(x_BTHWC, _input_gradient),
         num_warps=8,
     )
     return out
@@ -159,7 +156,6 @@ def _forward(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     inside_n = n < N
@@ -176,11 +172,11 @@ def _forward(
             there = k < C
             x_block = tl.load(x + source[:, None] + k[None, :], mask=inside[:, None] & there[None, :], other=0.0)
             w_block = tl.load(weight + n[None, :] * C + k[:, None], mask=inside_n[None, :] & there[:, None], other=0.0)
-            y = product(x_block, w_block, y, STORED, OPERAND)
-        rounded = y.to(STORED)
+            y = product(x_block, w_block, y, STORED)
+        y = rounded(y, STORED)
         pointers = out + row[:, None].to(tl.int64) * N + n[None, :]
-        tl.store(pointers, rounded, mask=inside[:, None] & inside_n[None, :])
-        count, mean, squares = merged(count, mean, squares, rounded.to(tl.float32), inside)
+        tl.store(pointers, y, mask=inside[:, None] & inside_n[None, :])
+        count, mean, squares = merged(count, mean, squares, y.to(tl.float32), inside)
     store_moments(moments, tl.program_id(0), n, inside_n, N, count, mean, squares)
 
 
@@ -203,7 +199,6 @@ def _weight_gradient(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -219,7 +214,7 @@ def _weight_gradient(
         dz = tl.where(there, raw_gradient(dy, z, coefficients, n, inside_n, N), 0.0)
         source = _row_in(row, height, width, h, w, STRIDE) * C
         x_block = tl.load(x + source[:, None] + c[None, :], mask=inside[:, None] & inside_c[None, :], other=0.0)
-        total = product(tl.trans(dz), x_block, total, STORED, OPERAND)
+        total = product(tl.trans(dz), x_block, total, STORED)
     pointers = partial + (tl.program_id(0) * N + n[:, None]) * C + c[None, :]
     tl.store(pointers, total, mask=inside_n[:, None] & inside_c[None, :])
 
@@ -239,7 +234,6 @@ def _through(
     N,
     BLOCK_N: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     """`dx` and what comes back through one convolution."""
     for start in range(0, N, BLOCK_N):
@@ -251,7 +245,7 @@ def _through(
         z = tl.load(raw + place, mask=there, other=0.0).to(tl.float32)
         dz = raw_gradient(dy, z, coefficients, n, inside_n, N)
         w_block = tl.load(weight + n[:, None] * C + c[None, :], mask=inside_n[:, None] & inside_c[None, :], other=0.0)
-        dx = product(dz, w_block, dx, STORED, OPERAND)
+        dx = product(dz, w_block, dx, STORED)
     return dx
 
 
@@ -279,19 +273,16 @@ def _input_gradient(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside, inside_c = row < rows, c < C
     dx = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
-    dx = _through(dx, gradient, raw, coefficients, weight, row, inside, c, inside_c, C, N, BLOCK_N, STORED, OPERAND)
+    dx = _through(dx, gradient, raw, coefficients, weight, row, inside, c, inside_c, C, N, BLOCK_N, STORED)
     if gradient_2 is not None:
-        dx = _through(
-            dx, gradient_2, raw_2, coefficients_2, weight_2, row, inside, c, inside_c, C, N, BLOCK_N, STORED, OPERAND
-        )
+        dx = _through(dx, gradient_2, raw_2, coefficients_2, weight_2, row, inside, c, inside_c, C, N, BLOCK_N, STORED)
     place = _row_in(row, height, width, h, w, STRIDE)[:, None] * C + c[None, :]
     there = inside[:, None] & inside_c[None, :]
     if passed is not None:
         dx += tl.load(passed + place, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + place, dx.to(STORED), mask=there)
+    tl.store(out + place, rounded(dx, STORED), mask=there)

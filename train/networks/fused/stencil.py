@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resact.train.networks.fused.launch import TYPES
+from resact.train.networks.fused.launch import TYPES, rounded
 from resact.train.networks.fused.norm import Moments, Sums
 
 _BLOCK_H, _BLOCK_W, _BLOCK_C = 4, 8, 32
@@ -178,7 +178,7 @@ def _forward(
     for t in range(T):
         start = t * frame
         y_next = _activated(raw + start + frame, pixel, inside & (t + 1 < T), scale, shift)
-        m = (y_last * before[None, :] + y * at[None, :] + y_next * after[None, :]).to(STORED)
+        m = rounded(y_last * before[None, :] + y * at[None, :] + y_next * after[None, :], STORED)
         s = none
         for dy in tl.static_range(3):
             for dx in tl.static_range(3):
@@ -191,9 +191,9 @@ def _forward(
                     place = pixel + ((dy - 1) * W + dx - 1) * C
                     neighbour = _activated(raw + start, place, there, scale, shift)
                 s += neighbour * weight[None, :]
-        tl.store(s_out + start + pixel, s.to(STORED), mask=inside)
+        tl.store(s_out + start + pixel, rounded(s, STORED), mask=inside)
         tl.store(m_out + start + pixel, m, mask=inside)
-        s, m = s.to(STORED).to(tl.float32), tl.where(inside, m.to(tl.float32), 0.0)
+        s, m = rounded(s, STORED).to(tl.float32), tl.where(inside, m.to(tl.float32), 0.0)
         if t == 0:
             about_s = tl.sum(tl.where(inside, s, 0.0), 0) / pixels
             about_m = tl.sum(m, 0) / pixels
@@ -348,9 +348,9 @@ def _backward(
             gradient, w22, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
             spatial, channel, inside_c, H, W, C, 2, 2,
         )  # fmt: skip
-        rounded = tl.where(normed > 0, gradient, 0.0).to(STORED)
-        tl.store(out + start + pixel, rounded, mask=inside)
-        gradient = tl.where(inside, rounded.to(tl.float32), 0.0)
+        gradient = rounded(tl.where(normed > 0, gradient, 0.0), STORED)
+        tl.store(out + start + pixel, gradient, mask=inside)
+        gradient = tl.where(inside, gradient.to(tl.float32), 0.0)
         total += gradient
         weighted += gradient * (z - mean[None, :])
         dm_last, dm = dm, dm_next

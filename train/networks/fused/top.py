@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from resact.train.networks.fused.launch import TYPES, block, operand_type, product, programs, raw_gradient
+from resact.train.networks.fused.launch import TYPES, block, product, programs, raw_gradient, rounded
 from resact.train.networks.fused.norm import Moments, Sums, merged, store_moments
 
 _BLOCK_ROWS, _BLOCK_PIXELS = 64, 32
@@ -47,7 +47,6 @@ def forward(
         BLOCK_K=block(c, 32),
         BLOCK_N=block_n,
         STORED=TYPES[s_BTHWC.dtype],
-        OPERAND=operand_type(s_BTHWC, _forward),
         num_warps=8,
         num_stages=2,
     )
@@ -109,7 +108,6 @@ def weight_gradient(
         BLOCK_N=block_n,
         BLOCK_C=block_c,
         STORED=TYPES[s_BTHWC.dtype],
-        OPERAND=operand_type(s_BTHWC, _clip_products),
         num_warps=8,
     )
     products_BNK = products_BSNK.sum(1) if parts > 1 else products_BSNK[:, 0]
@@ -173,7 +171,6 @@ def input_gradient(
         BLOCK_N=block(n, 32),
         BLOCK_C=block_c,
         STORED=TYPES[s_BTHWC.dtype],
-        OPERAND=operand_type(s_BTHWC, _input_gradient),
         num_warps=8,
         num_stages=2,
     )
@@ -207,7 +204,6 @@ def _forward(
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
     clip = tl.program_id(2).to(tl.int64)
@@ -229,19 +225,19 @@ def _forward(
             place_k = clip * K + c
             spatial = tl.load(s + place, mask=there, other=0.0).to(tl.float32)
             spatial = _recalibrated(spatial, there, gain, offset, place_k, inside_c)
-            y = product(spatial, tl.load(weight_n + c[:, None], mask=w_there, other=0.0), y, STORED, OPERAND)
+            y = product(spatial, tl.load(weight_n + c[:, None], mask=w_there, other=0.0), y, STORED)
             raw = tl.load(m + place, mask=there, other=0.0).to(tl.float32)
             temporal = _recalibrated(raw, there, gain, offset, place_k + C, inside_c)
-            y = product(temporal, tl.load(weight_n + (C + c)[:, None], mask=w_there, other=0.0), y, STORED, OPERAND)
+            y = product(temporal, tl.load(weight_n + (C + c)[:, None], mask=w_there, other=0.0), y, STORED)
             if FEATURE_RESIDUAL:
                 followed = there & (row + frame < rows)[:, None]
                 change = tl.abs(tl.load(m + place + frame * C, mask=followed, other=0.0).to(tl.float32) - raw)
                 change = _recalibrated(change, followed, gain, offset, place_k + 2 * C, inside_c)
                 w_block = tl.load(weight_n + (2 * C + c)[:, None], mask=w_there, other=0.0)
-                y = product(change, w_block, y, STORED, OPERAND)
-        rounded = y.to(STORED)
-        tl.store(out + (clip * rows + row[:, None]) * N + n[None, :], rounded, mask=inside[:, None] & inside_n[None, :])
-        count, mean, squares = merged(count, mean, squares, rounded.to(tl.float32), inside)
+                y = product(change, w_block, y, STORED)
+        y = rounded(y, STORED)
+        tl.store(out + (clip * rows + row[:, None]) * N + n[None, :], y, mask=inside[:, None] & inside_n[None, :])
+        count, mean, squares = merged(count, mean, squares, y.to(tl.float32), inside)
     store_moments(moments, clip * tl.num_programs(0) + tl.program_id(0), n, inside_n, N, count, mean, squares)
 
 
@@ -266,7 +262,6 @@ def _clip_products(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     clip = (tl.program_id(0) // parts).to(tl.int64)
     n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -286,13 +281,13 @@ def _clip_products(
         place = (clip * rows + row[:, None]) * C + c[None, :]
         spatial = tl.load(s + place, mask=there, other=0.0).to(tl.float32)
         temporal = tl.load(m + place, mask=there, other=0.0).to(tl.float32)
-        of_s = product(dz, _recalibrated(spatial, there, gain, offset, c, inside_c), of_s, STORED, OPERAND)
-        of_m = product(dz, _recalibrated(temporal, there, gain, offset, C + c, inside_c), of_m, STORED, OPERAND)
+        of_s = product(dz, _recalibrated(spatial, there, gain, offset, c, inside_c), of_s, STORED)
+        of_m = product(dz, _recalibrated(temporal, there, gain, offset, C + c, inside_c), of_m, STORED)
         if FEATURE_RESIDUAL:
             followed = there & (row + frame < rows)[:, None]
             change = tl.abs(tl.load(m + place + frame * C, mask=followed, other=0.0).to(tl.float32) - temporal)
             change = _recalibrated(change, followed, gain, offset, 2 * C + c, inside_c)
-            of_d = product(dz, change, of_d, STORED, OPERAND)
+            of_d = product(dz, change, of_d, STORED)
     pointers = products + (tl.program_id(0).to(tl.int64) * N + n[:, None]) * K + c[None, :]
     there = inside_n[:, None] & inside_c[None, :]
     tl.store(pointers, of_s, mask=there)
@@ -342,7 +337,6 @@ def _input_gradient(
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
-    OPERAND: tl.constexpr,
 ):
     pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -381,10 +375,10 @@ def _input_gradient(
             dz = tl.where(there_n, raw_gradient(dy, z, coefficients, n, inside_n, N), 0.0)
             w_there = inside_n[:, None] & inside_c[None, :]
             weights = weight + n[:, None] * K + c[None, :]
-            d_s = product(dz, tl.load(weights, mask=w_there, other=0.0), d_s, STORED, OPERAND)
-            d_m = product(dz, tl.load(weights + C, mask=w_there, other=0.0), d_m, STORED, OPERAND)
+            d_s = product(dz, tl.load(weights, mask=w_there, other=0.0), d_s, STORED)
+            d_m = product(dz, tl.load(weights + C, mask=w_there, other=0.0), d_m, STORED)
             if FEATURE_RESIDUAL:
-                d_d = product(dz, tl.load(weights + 2 * C, mask=w_there, other=0.0), d_d, STORED, OPERAND)
+                d_d = product(dz, tl.load(weights + 2 * C, mask=w_there, other=0.0), d_d, STORED)
         place = row[:, None] * C + c[None, :]
         d_s = d_s * gain_s + constant_s
         d_m = d_m * gain_m + constant_m
@@ -397,10 +391,10 @@ def _input_gradient(
             d_m += change_last - change
             change_last = change
         spatial = tl.load(s + place, mask=there, other=0.0).to(tl.float32)
-        tl.store(of_s + place, d_s.to(STORED), mask=there)
-        tl.store(of_m + place, d_m.to(STORED), mask=there)
-        d_s = tl.where(there, d_s.to(STORED).to(tl.float32), 0.0)
-        d_m = tl.where(there, d_m.to(STORED).to(tl.float32), 0.0)
+        tl.store(of_s + place, rounded(d_s, STORED), mask=there)
+        tl.store(of_m + place, rounded(d_m, STORED), mask=there)
+        d_s = tl.where(there, rounded(d_s, STORED).to(tl.float32), 0.0)
+        d_m = tl.where(there, rounded(d_m, STORED).to(tl.float32), 0.0)
         total_s += tl.sum(d_s, 0)
         weighted_s += tl.sum(d_s * (spatial - mean_s), 0)
         total_m += tl.sum(d_m, 0)
