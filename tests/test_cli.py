@@ -30,13 +30,14 @@ OPTIONS = {
     "bench codecs": "dataset --root --classes --allow-partial --videos --frames --fps --short-side --qualities --size "
     "--rounds --seed --workers --ffmpeg --output --json",
     "bench train": "--store --modality --step --arch --conv --attention --feature-residual --stem-channels --width "
-    "--depths --frames --size --short-clips --split --batch-size --amp --compile --config --threads "
+    "--depths --frames --size --short-clips --split --batch-size --amp --compile --kernels --config --threads "
     "--rows --device --steps --rounds --output --json",
     "train": "--store --runs --run --modality --step --arch --conv --attention --feature-residual --stem-channels "
     "--width --depths --frames --size --short-clips --split --epochs --batch-size --lr --seed --amp "
-    "--compile --flip --val-groups --resume --config --threads --checkpoint-seconds --json",
+    "--compile --kernels --flip --val-groups --resume --config --threads --checkpoint-seconds --json",
     "reproduce": "--store --runs --tables --seeds --conv --stem-channels --width --depths --frames --size "
-    "--short-clips --split --epochs --batch-size --lr --amp --compile --flip --config --threads --dry-run --json",
+    "--short-clips --split --epochs --batch-size --lr --amp --compile --kernels --flip --config --threads --dry-run "
+    "--json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --output --fuse --weight --json",
     "predict": "videos --run --runs --top --views --weights --ffmpeg --timeout --json",
     "demo": "folder --json",

@@ -31,7 +31,7 @@ State = Literal["done", "training", "stopped", "not evaluated", "evaluated other
 
 _VARIED = {"modality", "step", "arch", "attention", "feature_residual", "seed"}
 """What the tables' rows, and the seeds of one row, differ in."""
-_EXECUTION = {"compile", "channels_last", "checkpoint_activations"}
+_EXECUTION = {"compile", "channels_last", "checkpoint_activations", "kernels"}
 """How a run is computed, which is not to change what comes out."""
 
 

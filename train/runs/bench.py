@@ -40,6 +40,8 @@ from resact.train.runs.contestants import (
     graph_of,
     other_contestants,
 )
+from resact.train.runs.device_checks import with_kernels
+from resact.train.runs.distributed import Ranks
 
 _BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
 _NORMALISATION_CLIPS = 16  # the figures do not depend on it
@@ -144,6 +146,7 @@ class _Bench:
         threads: int | None,
         console: Console,
     ) -> None:
+        config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), console)
         self.config, self.store, self.device, self.wanted = config, store, device, wanted
         self.steps, self.console = steps, console
         self.num_classes, self.batch = len(store.index.classes), config.recipe.batch_size
@@ -296,6 +299,7 @@ def synthetic_rate(config: RunConfig, store: ClipStore, device: torch.device, *,
         device: to train on.
         steps: that are measured, after as many to warm up.
     """
+    config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), Console(quiet=True))
     num_classes, contestant, result = len(store.index.classes), Contestant("synthetic", config), _Measured()
     step = contestant.step(contestant.network(num_classes, device), device)
     with closing(_synthetic(contestant.batch(num_classes, device))) as source:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,6 @@ class Contestant:
     form: ConvolutionForm | None = None
     """None: the network's own choice."""
 
-    kernels: Literal["eager", "fused"] | None = None
-    """None: the network's own choice."""
-
     graphed: bool = False
     """Whether a step is captured once as a CUDA graph, and replayed."""
 
@@ -75,7 +72,8 @@ class Contestant:
         """Ours, with fresh weights, or what stands in for it.
 
         Raises:
-            ToolError: the machine or the installation lacks what this needs.
+            ToolError: the installation lacks what this needs.
+            UsageError: the fused kernels cannot compute it here.
 
         """
         torch.manual_seed(self.config.seed)
@@ -88,8 +86,8 @@ class Contestant:
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         use_form(network, self.form)
-        if self.kernels is not None:
-            _use_kernels(network, self.kernels)
+        if self.config.kernels == "fused":
+            network.use_kernels("fused")
         return network
 
     def step(self, network: ActionNetwork, device: torch.device) -> TrainStep:
@@ -108,16 +106,16 @@ class Contestant:
 
 def eager_contestants(config: RunConfig) -> dict[str, Contestant]:
     """The eager forms of one network, by name."""
-    config = replace(config, compile=False)
+    config = replace(config, compile=False, kernels="eager")
     return {
-        name: Contestant(name, replace(config, channels_last=channels_last), form=form, kernels="eager")
+        name: Contestant(name, replace(config, channels_last=channels_last), form=form)
         for name, (form, channels_last) in EAGER.items()
     }
 
 
 def fused_contestant(config: RunConfig) -> Contestant:
     """The fused kernels."""
-    return Contestant("fused", replace(config, compile=False, channels_last=True), kernels="fused")
+    return Contestant("fused", replace(config, compile=False, channels_last=True, kernels="fused"))
 
 
 def other_contestants(config: RunConfig, eager: Contestant, fastest: Contestant) -> dict[str, Contestant]:
@@ -170,14 +168,6 @@ def graph_of(step: Step, batch: Mapping[str, Any], device: torch.device, **optio
         yield lambda *_, **__: graph.replay()
     finally:
         graph.reset()
-
-
-def _use_kernels(network: ActionNetwork, kernels: Literal["eager", "fused"]) -> None:
-    use_kernels: Any = getattr(network, "use_kernels", None)
-    if use_kernels is not None:
-        use_kernels(kernels)
-    elif kernels == "fused":
-        raise ToolError("this version of resact has no fused kernels")
 
 
 class _VideoResNet(nn.Module):

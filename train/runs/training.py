@@ -13,16 +13,14 @@ from rich.console import Console
 from resact.cache.places import find_store
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore, open_store
-from resact.errors import Interrupted, ToolError, UsageError
+from resact.errors import Interrupted, UsageError
 from resact.train.clips.normalisation import measure_normalisation
 from resact.train.clips.sampling import TestPlan, TrainPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.networks.architecture import Architecture
-from resact.train.networks.kernels import fused_obstacle, probe_kernels
 from resact.train.networks.models import ActionNetwork
-from resact.train.networks.parity import probe_parity
 from resact.train.runs.checkpoint import Checkpoints, Progress
 from resact.train.runs.config import RunConfig
+from resact.train.runs.device_checks import rightly_computed, with_kernels
 from resact.train.runs.display import TrainDisplay
 from resact.train.runs.distributed import Ranks, open_ranks
 from resact.train.runs.folder import RunFolder
@@ -118,8 +116,8 @@ def _train(
     if saved is not None:
         _require_same(saved, settings, opened, ranks, folder)
     config = _resolved(asked, opened, ranks) if saved is None else saved.config
-    config = _rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
-    config = _with_kernels(config, ranks, console)
+    config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
+    config = with_kernels(config, ranks, console)
     videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
     _require_batches(len(videos.train), config, ranks)
     with ExitStack() as held, stop_on_signals() as wish:
@@ -222,75 +220,6 @@ def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
         flip=dataset.flip_safe if asked.flip is None else asked.flip,
         amp=ranks.device.type == "cuda" if asked.amp is None else asked.amp,
     )
-
-
-def _rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
-    """With bfloat16 only where every GPU's convolutions come out right in it, if need be without cuDNN.
-
-    Raises:
-        UsageError: they do not, and it is not for us to change the precision, or that would not help.
-    """
-    if not config.amp or ranks.device.type != "cuda":
-        return config
-    with torch.device("meta"):
-        network = config.network.build(config.geometry.modality, num_classes=2)
-    report = probe_parity(
-        network,
-        device=ranks.device,
-        batch=config.recipe.batch_size // ranks.world_size,
-        frames=config.geometry.frames,
-        size=config.geometry.size,
-        memory_format=config.memory_format,
-    )
-    console.print(str(report))
-    if ranks.any(report.fallback == "another device"):
-        raise UsageError(f"{report}: train on another device, or with another version of torch")
-    if ranks.any(report.fallback == "float32"):
-        if not may_change:
-            raise UsageError(f"{report}: train anew with --no-amp, or with another version of torch")
-        return replace(config, amp=False)
-    if ranks.any(report.fallback == "without cudnn"):
-        torch.backends.cudnn.enabled = False
-    return config
-
-
-def _with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig:
-    """With the kernels chosen: the fused ones where every device can run them and they are right there.
-
-    Raises:
-        UsageError: fused ones were asked for, or the run that goes on has them, and they cannot run or are wrong.
-    """
-    if config.kernels == "eager":
-        return config
-    with torch.device("meta"):
-        network = config.network.build(config.geometry.modality, num_classes=2)
-    checkpointed = config.network.checkpoint_activations
-    obstacle = fused_obstacle(network.architecture, ranks.device, checkpointed=checkpointed)
-    if obstacle is None and config.compile:
-        obstacle = "they do not go with --compile"
-    if obstacle is None:
-        obstacle = _wrongness(config, network.architecture, ranks, console)
-    if not ranks.any(obstacle is not None):
-        return replace(config, kernels="fused")
-    obstacle = obstacle or "another device cannot use them"
-    if config.kernels == "fused":
-        raise UsageError(f"got kernels 'fused', but {obstacle}; train anew with --kernels eager, or on another device")
-    if ranks.device.type == "cuda":
-        console.print(f"kernels: eager; not the fused ones: {obstacle}")
-    return replace(config, kernels="eager")
-
-
-def _wrongness(config: RunConfig, architecture: Architecture, ranks: Ranks, console: Console) -> str | None:
-    """What is wrong with the fused kernels on this device, or None."""
-    geometry, dtype = config.geometry, torch.bfloat16 if config.amp else torch.float32
-    try:
-        parity = probe_kernels(
-            architecture, device=ranks.device, dtype=dtype, frames=geometry.frames, size=geometry.size
-        )
-    except ToolError as error:
-        return str(error)
-    console.print(f"kernels: {parity}")
-    return None if parity.right else str(parity)
 
 
 def _split(config: RunConfig) -> str:

@@ -35,6 +35,7 @@ from resact.cli.training import (
     DepthsOption,
     FeatureResidualOption,
     FramesOption,
+    KernelsOption,
     ModalityOption,
     ShortClipsOption,
     SizeOption,
@@ -293,6 +294,7 @@ def bench_train(
     ] = None,
     amp: AmpOption = None,
     compile_: CompileOption = None,
+    kernels: KernelsOption = None,
     config: ConfigOption = None,
     threads: ThreadsOption = None,
     rows: Annotated[
@@ -335,6 +337,7 @@ def bench_train(
         batch_size=batch_size,
         amp=amp,
         compile=compile_,
+        kernels=kernels,
     )
     result = run_bench(
         settings,

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from resact.errors import UsageError
-from resact.train.runs import training
+from resact.train.runs import device_checks
 from resact.train.runs.config import RunConfig
 from resact.train.runs.distributed import Ranks
 
@@ -33,7 +33,7 @@ def probed(monkeypatch: pytest.MonkeyPatch):
             asked.append(options)
             return Report(fallback)
 
-        monkeypatch.setattr(training, "probe_parity", probe)
+        monkeypatch.setattr(device_checks, "probe_parity", probe)
         return asked
 
     monkeypatch.setattr(torch.backends.cudnn, "enabled", True)
@@ -43,7 +43,7 @@ def probed(monkeypatch: pytest.MonkeyPatch):
 def computed(config: RunConfig, *, may_change: bool = True) -> tuple[RunConfig, str]:
     console = Console(width=200)
     with console.capture() as said:
-        result = training._rightly_computed(config, GPU, console, may_change=may_change)
+        result = device_checks.rightly_computed(config, GPU, console, may_change=may_change)
     return result, said.get()
 
 

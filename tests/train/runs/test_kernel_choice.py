@@ -1,0 +1,126 @@
+"""Which kernels a run is trained with: what was asked for, what the device can do, what the probe finds."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from resact.errors import ToolError, UsageError
+from resact.train.networks.kernels import KernelParity
+from resact.train.runs import device_checks
+from resact.train.runs.config import RunConfig
+from resact.train.runs.distributed import Ranks
+
+GPU = Ranks(rank=0, world_size=1, device=torch.device("cuda"))
+CPU = replace(GPU, device=torch.device("cpu"))
+SMALL = {"width": 1 / 16, "depths": (1, 1, 1, 1), "frames": 4, "size": 16, "amp": True}
+RIGHT = KernelParity(0.01, 0.012, torch.bfloat16)
+WRONG = KernelParity(0.9, 0.012, torch.bfloat16)
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch):
+    """What the probe was asked, and a way to say what it finds."""
+    asked = []
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+    def finds(found: KernelParity | ToolError) -> list[dict]:
+        def probed(_architecture, **options):
+            asked.append(options)
+            if isinstance(found, ToolError):
+                raise found
+            return found
+
+        monkeypatch.setattr(device_checks, "probe_kernels", probed)
+        return asked
+
+    return finds
+
+
+def chosen(ranks: Ranks = GPU, **settings) -> tuple[str, str]:
+    console = Console(width=300)
+    with console.capture() as said:
+        config = device_checks.with_kernels(RunConfig.of(SMALL | settings), ranks, console)
+    return config.kernels, said.get()
+
+
+@pytest.mark.parametrize("kernels", ["auto", "fused"])
+def test_fused_where_they_are_right(probe, kernels):
+    asked = probe(RIGHT)
+    assert chosen(kernels=kernels) == (
+        "fused", "kernels: fused kernels right in bfloat16: 1.0e-02 from float64, eager ones 1.2e-02\n",
+    )  # fmt: skip
+    assert asked == [{"device": GPU.device, "dtype": torch.bfloat16, "frames": 4, "size": 16}]
+    chosen(kernels=kernels, amp=False)
+    assert asked[1]["dtype"] == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("found", "settings", "why"),
+    [
+        (WRONG, {}, "fused kernels wrong in bfloat16: 9.0e-01 from float64"),
+        (ToolError("the fused kernels fail: OutOfResources: shared memory"), {}, "OutOfResources: shared memory"),
+        (RIGHT, {"conv": "dense"}, "the network's are dense"),
+        (RIGHT, {"checkpoint_activations": True}, "do not go with checkpoint_activations"),
+    ],
+)
+def test_eager_where_they_are_not(probe, found, settings, why):
+    probe(found)
+    kernels, said = chosen(**settings)
+    assert kernels == "eager"
+    assert "kernels: eager; not the fused ones: " in said
+    assert why in said
+    with pytest.raises(UsageError, match=r"got kernels 'fused', but .*train anew with --kernels eager"):
+        chosen(**settings, kernels="fused")
+
+
+def test_not_with_compile(probe):
+    asked = probe(RIGHT)
+    assert chosen(compile=True)[0] == "eager"
+    with pytest.raises(UsageError, match="got fused kernels and compile, expected one of the two"):
+        chosen(compile=True, kernels="fused")
+    assert asked == []
+
+
+def test_eager_as_asked_and_on_a_cpu_without_a_word(probe):
+    asked = probe(RIGHT)
+    assert chosen(kernels="eager") == ("eager", "")
+    assert chosen(CPU) == ("eager", "")
+    with pytest.raises(UsageError, match="they run on CUDA, and the network is on cpu"):
+        chosen(CPU, kernels="fused")
+    assert asked == []
+
+
+def test_all_devices_take_the_same(probe, monkeypatch):
+    probe(RIGHT)
+    monkeypatch.setattr(Ranks, "any", lambda _self, _here: True)  # another one says no
+    kernels, said = chosen()
+    assert kernels == "eager"
+    assert "another device cannot use them" in said
+
+
+def test_a_training_by_the_fused_kernels(tiny_store, tmp_path):
+    """In Triton's interpreter, beside one by PyTorch's operations."""
+    losses = {}
+    for kernels in ("fused", "eager"):
+        options = "--width 0.0625 --depths 1,1,1,1 --frames 2 --size 8 --epochs 1 --batch-size 16 --val-groups 0"
+        command = [
+            sys.executable, "-m", "resact", "train", "--store", tiny_store, "--runs", tmp_path, "--run", kernels,
+            "--kernels", kernels, *options.split(), "--modality", "residual",
+        ]  # fmt: skip
+        environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, done.stderr
+        assert ("fused kernels right in float32" in done.stdout) == (kernels == "fused")
+        run = tmp_path / kernels
+        assert json.loads((run / "config.json").read_text())["config"]["kernels"] == kernels
+        lines = [json.loads(line) for line in Path(run / "metrics.jsonl").read_text().splitlines()]
+        losses[kernels] = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses["fused"]) == len(losses["eager"]) > 1
+    assert losses["fused"] == pytest.approx(losses["eager"], rel=1e-4)
