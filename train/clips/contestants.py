@@ -29,7 +29,7 @@ from resact.errors import ToolError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip, TrainPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.clips.transform import Normalisation, make_clip
+from resact.train.clips.transform import Normalisation, transform_clip
 
 Epoch = Callable[[int], None]
 BATCH = 8
@@ -239,7 +239,7 @@ def plain(task: Task, frames: Callable[[Task], Callable[[Clip], Tensor]], *, fin
             frames_NHWC = source(clip)
             if finished:
                 clip = scaled(clip, int(store.index.height[clip.row]), *frames_NHWC.shape[1:3])
-                make_clip(frames_NHWC, clip, task.geometry, NORMALISATION, out=out)
+                transform_clip(frames_NHWC, clip, task.geometry, NORMALISATION, out=out)
 
     return epoch
 
@@ -270,16 +270,16 @@ CALLS = {
     "ours uint8": "store.read_frames(row, start, stop, out=buffer), a thread a core",
     "bare decode": "os.open, os.pread(clip), os.close; simplejpeg.decode_jpeg(frame, 'RGB', fastdct=False, "
     "fastupsample=True, buffer=out[i]), a thread a core",
-    "zarr": "zarr.open(f'{store}/{video}', mode='r')[start:stop], make_clip; a process a core",
+    "zarr": "zarr.open(f'{store}/{video}', mode='r')[start:stop], transform_clip; a process a core",
     "zarr uint8": "zarr.open(f'{store}/{video}', mode='r')[start:stop]; a process a core",
     "decord": "decord.bridge.set_bridge('torch'); decord.VideoReader(path, num_threads=1).get_batch(indices), "
-    "make_clip; a process a core",
+    "transform_clip; a process a core",
     "decord resized": "decord.bridge.set_bridge('torch'); decord.VideoReader(path, num_threads=1, width=W, height=H)"
-    ".get_batch(indices), make_clip; a process a core",
+    ".get_batch(indices), transform_clip; a process a core",
     "torchcodec": "VideoDecoder(path, dimension_order='NHWC', num_ffmpeg_threads=1, seek_mode='approximate')"
-    ".get_frames_at(indices).data, make_clip; a process a core",
+    ".get_frames_at(indices).data, transform_clip; a process a core",
     "pyav": "av.open(path); thread_count = 1; container.seek(first), decode, to_ndarray(format='rgb24'), "
-    "make_clip; a process a core",
+    "transform_clip; a process a core",
 }
 PACKAGES = {"decord": "decord", "decord resized": "decord", "torchcodec": "torchcodec", "pyav": "av"}
 _THREADED = ("ours", "ours uint8", "bare decode")
