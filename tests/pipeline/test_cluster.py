@@ -86,7 +86,9 @@ def cluster(folder: Path) -> Iterator[tuple[str, psutil.Popen, list[psutil.Popen
                 "--scheduler-file", connection,
             )
         )  # fmt: skip
-        wait_for(connection.exists, scheduler)
+        wait_for(
+            lambda: connection.exists() and connection.read_text().endswith("}"), scheduler
+        )  # Dask writes in place
         address = json.loads(connection.read_text())["address"]
         workers = [
             stack.enter_context(

@@ -166,12 +166,18 @@ def test_retry_failed_does_a_mended_video_and_gives_the_undisturbed_bytes(
 
 
 def test_a_video_that_takes_too_long_is_failed_and_ffmpeg_is_gone(ucf101: Path, tmp_path: Path) -> None:
-    before = {p.pid for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ffmpeg")}
-    run = resact(*prep_arguments(ucf101, tmp_path / "s.zarr", "--workers", 0, "--limit", 2, "--timeout", "0.001"))
+    endless = tmp_path / "ffmpeg"
+    log = tmp_path / "processes"
+    endless.write_text(
+        f'#!/bin/sh\ncase "$*" in *Biking_g01_c01*) echo $$ >> {log}; exec sleep 600;; *) exec {FFMPEG} "$@";; esac\n'
+    )
+    endless.chmod(0o755)
+    run = resact(*prep_arguments(ucf101, tmp_path / "s.zarr", "--workers", 0, "--timeout", "1", "--ffmpeg", endless))
     assert run.returncode == 3
-    assert "not decoded within 0.001 s" in run.stderr
-    after = {p.pid for p in psutil.process_iter(["name"]) if p.info["name"].startswith("ffmpeg")}
-    assert after <= before
+    assert "v_Biking_g01_c01" in run.stderr
+    assert "not decoded within 1 s" in run.stderr
+    left = [int(pid) for pid in log.read_text().split() if psutil.pid_exists(int(pid))]
+    assert not left
 
 
 def test_a_video_whose_ffmpeg_is_killed_each_time_is_failed_and_can_be_retried(
