@@ -63,7 +63,7 @@ def cannot(reason):
 
 
 def test_a_row_that_cannot_run_stays_with_its_reason(tiny_store, monkeypatch):
-    monkeypatch.setattr(ActionNetwork, "use_kernels", cannot("no CUDA device"), raising=False)
+    monkeypatch.setattr(ActionNetwork, "use_kernels", cannot("no CUDA device"))
     take_step, taken = TrainStep.__call__, []
 
     def run_out(self, batch, **options):
@@ -90,7 +90,7 @@ def test_a_row_that_cannot_run_stays_with_its_reason(tiny_store, monkeypatch):
 
 
 def test_variants_are_of_the_fastest_and_take_turns_with_all(tiny_store, monkeypatch):
-    monkeypatch.setattr(ActionNetwork, "use_kernels", lambda self, kernels: kernels_used.append(kernels), raising=False)
+    monkeypatch.setattr(ActionNetwork, "use_kernels", lambda self, kernels: kernels_used.append(kernels))
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
     kernels_used, compiled, turns = [], [], []
     speeds = {("3d", False): 3.0, ("3d", True): 2.0, ("folded", True): 4.0, ("shifted", True): 1.0}
@@ -98,7 +98,7 @@ def test_variants_are_of_the_fastest_and_take_turns_with_all(tiny_store, monkeyp
     def measure(step, source, steps, device, result, *, bytes_before):
         config, network = step._config, step._network
         (form,) = {module.form for module in network.modules() if isinstance(module, FactorisedConv3d)}
-        rate = 5.0 if kernels_used[-1] == "fused" else speeds.get((form, config.channels_last), 0.5)
+        rate = 5.0 if config.kernels == "fused" else speeds.get((form, config.channels_last), 0.5)
         turns.append((form, config.channels_last, network.architecture.network, network.architecture.conv))
         result.clips_per_second.append(rate)
         result.seconds, result.steps = 1.0, 1
@@ -177,7 +177,7 @@ def test_no_compiler_is_said(tiny_store, monkeypatch):
 
 def test_the_floor_is_shared_where_the_devices_rates_are_known(tiny_store, monkeypatch):
     rates = Rates(bytes_per_second=1e9, flops_per_second=1e12)
-    monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None), raising=False)
+    monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None))
     rows = bench_rows(tiny_store, "ncdhw", "dense", modality="rgb", amp=True)
     for name, conv in (("ncdhw", "separable"), ("dense", "dense")):
         network = build_model(modality="rgb", num_classes=3, conv=conv, width=1 / 16, depths=(1, 1, 1, 1))
