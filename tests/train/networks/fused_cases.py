@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resact.train.networks.modules import Bottleneck, Pseudo3D, Stem
 
-LEAST_SCALE = 1e-3
-"""Errors are relative to what is right, or to this share of the largest gradient: some are zero by the norms."""
+LEAST_SCALE = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
+"""Errors are relative to what is right, or to this share of the largest gradient: some are zero by the norms, so that
+only what was rounded off is left of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,7 @@ def module_errors(case: ModuleCase, dtype: torch.dtype, device: str, seed: int) 
 
     def step(of: Callable[[nn.Module, Tensor], Tensor], kind: torch.dtype, device: str) -> dict[str, Tensor]:
         own = copy.deepcopy(module).to(device, torch.float64 if kind == torch.float64 else torch.float32)
-        x_own = x.to(device, kind).requires_grad_()
+        x_own = x.to(device, kind, copy=True).requires_grad_()
         if kind == torch.bfloat16 and of is not bottleneck:
             with torch.autocast(device, kind):
                 out = of(own, x_own)
@@ -99,12 +100,13 @@ def conv1_errors(case: Conv1Case, dtype: torch.dtype, device: str, seed: int) ->
 
 @contextmanager
 def _blocks(*, large: bool) -> Iterator[None]:
-    from resact.train.networks.fused import conv1, join, launch, pointwise, stencil, top
+    from resact.train.networks.fused import conv1, join, launch, norm, pointwise, stencil, top
 
     sizes = {
         stencil: {"_BLOCK_H": 16, "_BLOCK_W": 64, "_BLOCK_C": 128},
         pointwise: {"_BLOCK_ROWS": 2048},
-        top: {"_BLOCK_ROWS": 2048, "_BLOCK_PIXELS": 1024},
+        top: {"_BLOCK_ROWS": 2048, "_BLOCK_PIXELS": 1024, "_BLOCK_WEIGHTS": 512},
+        norm: {"_BLOCK_C": 512},
         join: {"_BLOCK_ROWS": 2048, "_BLOCK_C": 128},
         conv1: {"_BLOCK_PIXELS": 1024},
     }
@@ -149,7 +151,7 @@ def _errors(step, fused, eager, dtype: torch.dtype, device: str) -> Errors:  # t
     largest = max(value.norm().item() for name, value in right.items() if name.startswith("gradient of"))
 
     def error(which: str, name: str) -> float:
-        least = LEAST_SCALE * largest if name.startswith("gradient of") else 1e-12
+        least = LEAST_SCALE[dtype] * largest if name.startswith("gradient of") else 1e-12
         difference = got[which][name].cpu().double() - right[name]
         return difference.norm().item() / max(right[name].double().norm().item(), least)
 

@@ -17,6 +17,7 @@ from resact.train.networks.fused.launch import TYPES, block, product, programs, 
 from resact.train.networks.fused.norm import Moments, Sums, merged, store_moments
 
 _BLOCK_ROWS, _BLOCK_PIXELS = 64, 32
+_BLOCK_WEIGHTS = 32
 
 
 def forward(
@@ -112,9 +113,20 @@ def weight_gradient(
     )
     products_BNK = products_BSNK.sum(1) if parts > 1 else products_BSNK[:, 0]
     of_weight = torch.empty_like(weight)
-    rows_n, columns_k = triton.cdiv(n, 32), triton.cdiv(k, 32)
+    rows_n, columns_k = triton.cdiv(n, _BLOCK_WEIGHTS), triton.cdiv(k, _BLOCK_WEIGHTS)
     of_mask = torch.empty(rows_n, b, k, device=weight.device)
-    _over_clips[(rows_n, columns_k)](products_BNK, mask_BK, weight, of_weight, of_mask, b, n, k, BLOCK_N=32, BLOCK_K=32)
+    _over_clips[(rows_n, columns_k)](
+        products_BNK,
+        mask_BK,
+        weight,
+        of_weight,
+        of_mask,
+        b,
+        n,
+        k,
+        BLOCK_N=_BLOCK_WEIGHTS,
+        BLOCK_K=_BLOCK_WEIGHTS,
+    )
     return of_weight, of_mask.sum(0)
 
 
