@@ -25,7 +25,8 @@ from rich.table import Table
 from resact.cache.provenance import provenance
 from resact.errors import ResactError, UsageError
 from resact.train.networks.floor import Rates, floor_rows, floor_table, list_work
-from resact.train.networks.timing import LayerTimes, mark, measure_rates, seconds_between, synchronise
+from resact.train.networks.kernels import kernel_failures
+from resact.train.networks.timing import LayerTimes, mark, measure_rates, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.config import RunConfig
 from resact.train.runs.contestants import EAGER, Contestant, eager_contestants, fused_contestant
 
@@ -97,8 +98,9 @@ def measured_beside(
     measured: dict[str, Any] = {}
     for name in names:
         try:
-            measured[name] = beside_floor(time_step(contestants[name], device, steps), floor)
-        except (ResactError, torch.OutOfMemoryError) as error:
+            with tuned_cudnn():
+                measured[name] = beside_floor(time_step(contestants[name], device, steps), floor)
+        except (ResactError, *kernel_failures()) as error:  # out of memory is among them
             measured[name] = {"problem": str(error).splitlines()[0]}
             console.print(f"{name} could not run here: {measured[name]['problem']}")
         else:

@@ -164,7 +164,12 @@ class ActionNetwork(nn.Module):
 
         kind = self.fc2.weight.device.type
         autocast = torch.is_autocast_enabled(kind)
-        return conv1(self.conv1, inputs, torch.get_autocast_dtype(kind) if autocast else self.fc2.weight.dtype)
+        dtype = torch.get_autocast_dtype(kind) if autocast else self.fc2.weight.dtype
+        if dtype not in (torch.bfloat16, torch.float32):
+            raise UsageError(f"the fused kernels compute in bfloat16 or float32, got {dtype}; use eager ones for it")
+        # Triton launches on the current device.
+        with torch.cuda.device_of(self.fc2.weight):  # type: ignore[no-untyped-call]
+            return conv1(self.conv1, inputs, dtype)
 
     def _fused(self, x: Tensor) -> bool:
         return self._kernels == "fused" and x.device.type != "meta"  # where costs are counted, by PyTorch's operations
@@ -174,7 +179,8 @@ class ActionNetwork(nn.Module):
             from resact.train.networks.fused.bottleneck import bottleneck
 
             assert isinstance(module, Bottleneck)
-            return bottleneck(module, x_BCTHW)
+            with torch.cuda.device_of(x_BCTHW):  # type: ignore[no-untyped-call]
+                return bottleneck(module, x_BCTHW)
         if self.checkpoint_activations and self.training and torch.is_grad_enabled():
             return checkpointed(module, x_BCTHW)
         y_BCTHW: Tensor = module(x_BCTHW)

@@ -22,12 +22,13 @@ from rich.console import Console
 
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore
-from resact.errors import ResactError, UsageError
+from resact.errors import ResactError, ToolError, UsageError
 from resact.train.clips.normalisation import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.floor import Rates, floor_seconds, list_work
-from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise
+from resact.train.networks.kernels import kernel_failures
+from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.config import RunConfig
 from resact.train.runs.contestants import (
     AS_TRAINED,
@@ -40,7 +41,7 @@ from resact.train.runs.contestants import (
     graph_of,
     other_contestants,
 )
-from resact.train.runs.device_checks import with_kernels
+from resact.train.runs.device_checks import kernels_obstacle, with_kernels
 from resact.train.runs.distributed import Ranks
 
 _BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
@@ -57,7 +58,6 @@ class _Measured:
     clips_per_second: list[float] = field(default_factory=list)
     """Of each round."""
     seconds: float = 0.0
-    steps: int = 0
     wait_seconds: float = 0.0
     """Of the seconds, those spent waiting for data."""
     peak_bytes: int = 0
@@ -146,6 +146,7 @@ class _Bench:
         threads: int | None,
         console: Console,
     ) -> None:
+        self.kernels_obstacle = kernels_obstacle(config, device, console) if {"fused", "graph"} & {*wanted} else None
         config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), console)
         self.config, self.store, self.device, self.wanted = config, store, device, wanted
         self.steps, self.console = steps, console
@@ -187,10 +188,17 @@ class _Bench:
         name = self._name(entrant.contestant)
         self.console.print(f"{self.device.type}: {when}: {name}, {self.steps} steps of {self.batch} clips")
         before = _allocated_bytes(self.device) - entrant.kept_bytes
+        failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # no compiler, no memory, no kernels
         try:
-            with self._step(entrant, before) as step, closing(self._source(entrant.contestant)) as source:
+            if entrant.contestant.config.kernels == "fused" and self.kernels_obstacle:
+                raise ToolError(self.kernels_obstacle)
+            with (
+                tuned_cudnn(),
+                self._step(entrant, before) as step,
+                closing(self._source(entrant.contestant)) as source,
+            ):
                 _measure(step, source, self.steps, self.device, entrant.measured, bytes_before=before)
-        except (ResactError, RuntimeError) as error:  # out of memory, no compiler, no kernels: the row says which
+        except failures as error:  # the row says which
             entrant.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_PROBLEM]
             entrant.kept = None
             self.console.print(f"{self.device.type}: {name} cannot run here: {entrant.problem}")
@@ -226,7 +234,8 @@ class _Bench:
     def _row(self, entrant: _Entrant) -> dict[str, Any]:
         contestant, measured, figures = entrant.contestant, entrant.measured, dict.fromkeys(_FIGURES)
         if entrant.problem is None:
-            rates, milliseconds = measured.clips_per_second, 1000 * measured.seconds / measured.steps
+            rates = measured.clips_per_second
+            milliseconds = 1000 * self.batch / median(rates)
             figures |= {
                 "clips_per_second": median(rates),
                 "clips_per_second_min": min(rates),
@@ -349,7 +358,6 @@ def _measure(
     seconds = time.perf_counter() - begin
     result.clips_per_second.append(clips / seconds)
     result.seconds += seconds
-    result.steps += steps
     result.wait_seconds += sum(seconds_between(asked, there) for asked, there in waits)
     result.peak_bytes = max(result.peak_bytes, _peak_bytes(device) - bytes_before)
 

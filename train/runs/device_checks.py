@@ -6,7 +6,6 @@ import torch
 from rich.console import Console
 
 from resact.errors import ToolError, UsageError
-from resact.train.networks.architecture import Architecture
 from resact.train.networks.kernels import fused_obstacle, probe_kernels
 from resact.train.networks.parity import probe_parity
 from resact.train.runs.config import RunConfig
@@ -16,10 +15,12 @@ from resact.train.runs.distributed import Ranks
 def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
     """With bfloat16 only where every GPU's convolutions come out right in it, if need be without cuDNN.
 
+    Its kernels are to be chosen before: the fused ones have no use for PyTorch's convolutions.
+
     Raises:
         UsageError: they do not, and it is not for us to change the precision, or that would not help.
     """
-    if not config.amp or ranks.device.type != "cuda":
+    if not config.amp or ranks.device.type != "cuda" or config.kernels == "fused":
         return config
     with torch.device("meta"):
         network = config.network.build(config.geometry.modality, num_classes=2)
@@ -51,14 +52,12 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
     """
     if config.kernels == "eager":
         return config
-    with torch.device("meta"):
-        network = config.network.build(config.geometry.modality, num_classes=2)
-    checkpointed = config.network.checkpoint_activations
-    obstacle = fused_obstacle(network.architecture, ranks.device, checkpointed=checkpointed)
-    if obstacle is None and config.compile:
+    obstacle = None
+    if config.compile:
         obstacle = "they do not go with --compile"
-    if obstacle is None:
-        obstacle = _wrongness(config, network.architecture, ranks, console)
+    elif config.kernels == "auto" and not config.amp and ranks.device.type == "cuda":
+        obstacle = "in float32 they make no use of the matrix units; --kernels fused takes them all the same"
+    obstacle = obstacle or kernels_obstacle(config, ranks.device, console)
     if not ranks.any(obstacle is not None):
         return replace(config, kernels="fused")
     obstacle = obstacle or "another device cannot use them"
@@ -69,12 +68,22 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
     return replace(config, kernels="eager")
 
 
-def _wrongness(config: RunConfig, architecture: Architecture, ranks: Ranks, console: Console) -> str | None:
-    """What is wrong with the fused kernels on this device, or None."""
+def kernels_obstacle(config: RunConfig, device: torch.device, console: Console) -> str | None:
+    """Why the fused kernels cannot compute a run's network on this device, or what is wrong with them; or None."""
     geometry, dtype = config.geometry, torch.bfloat16 if config.amp else torch.float32
+    with torch.device("meta"):
+        architecture = config.network.build(geometry.modality, num_classes=2).architecture
+    obstacle = fused_obstacle(architecture, device, checkpointed=config.network.checkpoint_activations)
+    if obstacle is not None:
+        return obstacle
     try:
         parity = probe_kernels(
-            architecture, device=ranks.device, dtype=dtype, frames=geometry.frames, size=geometry.size
+            architecture,
+            device=device,
+            dtype=dtype,
+            frames=geometry.frames,
+            size=geometry.size,
+            memory_format=config.memory_format,
         )
     except ToolError as error:
         return str(error)

@@ -115,9 +115,9 @@ def _train(
         console.print(f"note: {opened.files} is {opened.partial}")
     if saved is not None:
         _require_same(saved, settings, opened, ranks, folder)
-    config = _resolved(asked, opened, ranks) if saved is None else saved.config
-    config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
+    config = _resolved(asked, opened, ranks) if saved is None else _as_begun(saved.config)
     config = with_kernels(config, ranks, console)
+    config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
     _require_batches(len(videos.train), config, ranks)
     with ExitStack() as held, stop_on_signals() as wish:
@@ -271,6 +271,11 @@ def _begin(
     )
     folder.write_record(record)
     return record
+
+
+def _as_begun(config: RunConfig) -> RunConfig:
+    """A run whose record says nothing of kernels was begun when there were only eager ones."""
+    return replace(config, kernels="eager") if config.kernels == "auto" else config
 
 
 def _restored(

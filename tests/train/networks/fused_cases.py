@@ -28,8 +28,10 @@ class ModuleCase:
     training: bool = True
     strided: bool = False
     """The input and the gradient that comes back are parts of larger tensors."""
+    memory_format: torch.memory_format = torch.contiguous_format
+    """Of weights."""
     large_blocks: bool = False
-    """The interpreter takes as long for a small block as for a large one."""
+    """In the interpreter, which takes as long for a small block as for a large one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +41,7 @@ class Conv1Case:
     shape_BTHW: tuple[int, int, int, int]
     training: bool = True
     strided: bool = False
+    memory_format: torch.memory_format = torch.contiguous_format
     large_blocks: bool = False
 
 
@@ -58,7 +61,7 @@ def module_errors(case: ModuleCase, dtype: torch.dtype, device: str, seed: int) 
     x = _drawn((b, case.in_channels, t, h, w), strided=case.strided)
 
     def step(of: Callable[[nn.Module, Tensor], Tensor], kind: torch.dtype, device: str) -> dict[str, Tensor]:
-        own = copy.deepcopy(module).to(device, torch.float64 if kind == torch.float64 else torch.float32)
+        own = copy.deepcopy(module).to(device, _weights(kind), memory_format=case.memory_format)
         x_own = x.to(device, kind, copy=True).requires_grad_()
         if kind == torch.bfloat16 and of is not bottleneck:
             with torch.autocast(device, kind):
@@ -67,7 +70,7 @@ def module_errors(case: ModuleCase, dtype: torch.dtype, device: str, seed: int) 
             out = of(own, x_own)
         return _result(own, out, case.strided) | {"gradient of the input": x_own.grad}
 
-    with _blocks(large=case.large_blocks):
+    with _blocks(large=case.large_blocks and device == "cpu"):
         return _errors(step, bottleneck, lambda own, x: own(x), dtype, device)
 
 
@@ -82,7 +85,7 @@ def conv1_errors(case: Conv1Case, dtype: torch.dtype, device: str, seed: int) ->
     clips = {name: _drawn((b, 3, t, h, w), strided=case.strided) for name in case.streams}
 
     def step(of: Callable[..., Tensor], kind: torch.dtype, device: str) -> dict[str, Tensor]:
-        own = copy.deepcopy(stems).to(device, torch.float64 if kind == torch.float64 else torch.float32)
+        own = copy.deepcopy(stems).to(device, _weights(kind), memory_format=case.memory_format)
         autocast = torch.autocast(device, kind) if kind == torch.bfloat16 else nullcontext()
         with autocast:
             out = of(own, {name: clip.to(device, kind) for name, clip in clips.items()})
@@ -94,8 +97,12 @@ def conv1_errors(case: Conv1Case, dtype: torch.dtype, device: str, seed: int) ->
     def eager(own: nn.ModuleDict, clips: dict[str, Tensor]) -> Tensor:
         return torch.cat([stem(clips[name]) for name, stem in own.items()], dim=1)
 
-    with _blocks(large=case.large_blocks):
+    with _blocks(large=case.large_blocks and device == "cpu"):
         return _errors(step, fused, eager, dtype, device)
+
+
+def _weights(kind: torch.dtype) -> torch.dtype:
+    return torch.float64 if kind == torch.float64 else torch.float32
 
 
 @contextmanager

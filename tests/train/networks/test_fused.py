@@ -8,7 +8,7 @@ import copy
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import median
 
 import pytest
@@ -49,15 +49,29 @@ def interpreter():
         yield pool
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where kernels run."""
+
+    device: str
+    pool: ProcessPoolExecutor | None
+
+    def __call__(self, function, case, dtype: torch.dtype, seed: int):
+        if self.pool is None:
+            return function(case, dtype, self.device, seed)
+        return self.pool.submit(function, case, dtype, self.device, seed).result()
+
+
 @pytest.fixture(scope="module", params=["interpreter", "cuda"])
 def place(request):
-    """Runs a function of a case, dtype, device and seed where the kernels run."""
-    if request.param == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU here")
-        return lambda function, case, dtype, seed: function(case, dtype, "cuda", seed)
-    pool = request.getfixturevalue("interpreter")
-    return lambda function, case, dtype, seed: pool.submit(function, case, dtype, "cpu", seed).result()
+    if request.param == "interpreter":
+        yield Place("cpu", request.getfixturevalue("interpreter"))
+    elif torch.cuda.is_available():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.backends.cudnn, "allow_tf32", False)  # or eager convolutions would be far from float32
+            yield Place("cuda", None)
+    else:
+        pytest.skip("no GPU here")
 
 
 def assert_right(place, function, case, seed: int) -> None:
@@ -75,7 +89,7 @@ def assert_right(place, function, case, seed: int) -> None:
 
 def assert_right_in_bfloat16(place, function, case, seed: int) -> None:
     """As near as PyTorch's in the median of three draws: in one, either may round a value across a ReLU's zero."""
-    case = replace(case, large_blocks=not torch.cuda.is_available())
+    case = replace(case, large_blocks=True)
     draws = [place(function, case, torch.bfloat16, seed + draw) for draw in range(3)]
     for name in draws[0]:
         fused, eager = (median(errors[name][which] for errors in draws) for which in (0, 1))
@@ -85,9 +99,8 @@ def assert_right_in_bfloat16(place, function, case, seed: int) -> None:
 
 @pytest.mark.parametrize(("in_channels", "channels", "side", "stride"), NETWORK_MODULES)
 def test_each_module_of_the_network(place, in_channels, channels, side, stride, seed):
-    gpu = torch.cuda.is_available()
-    shape = (1, 32 if GAUNTLET or gpu else 2, side, side)
-    case = ModuleCase(in_channels=in_channels, channels=channels, shape_BTHW=shape, stride=stride, large_blocks=not gpu)
+    shape = (1, 32 if GAUNTLET or place.device == "cuda" else 2, side, side)
+    case = ModuleCase(in_channels=in_channels, channels=channels, shape_BTHW=shape, stride=stride, large_blocks=True)
     assert_right(place, module_errors, case, seed)
 
 
@@ -99,6 +112,9 @@ AWKWARD_MODULES = {
     "few channels": ModuleCase(in_channels=3, channels=5, shape_BTHW=(2, 4, 4, 11)),
     "more channels than a block": ModuleCase(in_channels=72, channels=136, shape_BTHW=(1, 2, 3, 5)),
     "parts of larger tensors": ModuleCase(in_channels=20, channels=20, shape_BTHW=(2, 3, 5, 4), strided=True),
+    "weights with channels last": ModuleCase(
+        in_channels=16, channels=20, shape_BTHW=(2, 3, 5, 4), memory_format=torch.channels_last_3d
+    ),
     "no attention": ModuleCase(in_channels=16, channels=16, shape_BTHW=(2, 3, 4, 5), attention=False),
     "no feature residual": ModuleCase(in_channels=16, channels=16, shape_BTHW=(2, 3, 4, 5), feature_residual=False),
     "neither": ModuleCase(
@@ -129,6 +145,9 @@ CONV1 = {
     "parts of larger tensors": Conv1Case(
         streams=("rgb", "residual"), channels=16, shape_BTHW=(2, 4, 10, 12), strided=True
     ),
+    "weights with channels last": Conv1Case(
+        streams=("rgb", "residual"), channels=16, shape_BTHW=(2, 3, 8, 10), memory_format=torch.channels_last_3d
+    ),
     "running statistics": Conv1Case(streams=("rgb",), channels=16, shape_BTHW=(2, 3, 8, 8), training=False),
 }
 
@@ -147,9 +166,9 @@ def test_conv1_in_bfloat16(place, seed):
 
 def whole_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> KernelParity:
     architecture = build_model(num_classes=5, width=1 / 16, depths=(1, 1, 1, 1), **case).architecture
-    clips = 2 if dtype == torch.float32 else 6  # norms of few values would multiply what is rounded off
-    place = torch.device(device)
-    return probe_kernels(architecture, device=place, dtype=dtype, frames=2, size=10, clips=clips, seed=seed)
+    device = torch.device(device)
+    last = torch.channels_last_3d
+    return probe_kernels(architecture, device=device, dtype=dtype, frames=2, size=20, memory_format=last, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -164,17 +183,17 @@ def whole_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> Ker
 def test_the_probe_finds_whole_networks_right(place, case, dtype, seed):
     parity = place(whole_network, case, dtype, seed)
     assert parity.right, str(parity)
-    assert 0 < parity.eager < (1e-4 if dtype == torch.float32 else 1)
+    assert 0 < parity.fused < (1e-2 if dtype == torch.float32 else 0.5)
 
 
 def wrong_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> KernelParity:
-    """The scale of norms of 32 channels is off by a tenth."""
+    """The scale of norms of 32 channels is off, by a tenth in float32."""
     from resact.train.networks.fused import norm
 
-    right = norm.forward
+    right, factor = norm.forward, 1.1 if dtype == torch.float32 else 2.0
 
     def wrong(module: BatchNorm3d, *args: object) -> Tensor:
-        return right(module, *args) * (1.1 if module.num_features == 32 else 1)
+        return right(module, *args) * (factor if module.num_features == 32 else 1)
 
     norm.forward = wrong
     try:
@@ -200,10 +219,11 @@ def failing_network(case: dict, dtype: torch.dtype, device: str, seed: int) -> K
         norm.forward = right
 
 
-def test_the_probe_finds_a_wrong_kernel(place, seed):
-    parity = place(wrong_network, {"modality": "both"}, torch.float32, seed)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_probe_finds_a_wrong_kernel(place, dtype, seed):
+    parity = place(wrong_network, {"modality": "both"}, dtype, seed)
     assert not parity.right
-    assert "fused kernels wrong in float32" in str(parity)
+    assert f"fused kernels wrong in {str(dtype)[6:]}: res5.0's " in str(parity)
 
 
 def test_the_probe_says_what_fails(place, seed):
@@ -212,14 +232,15 @@ def test_the_probe_says_what_fails(place, seed):
 
 
 def test_not_a_number_is_wrong():
-    assert not KernelParity(float("nan"), 1.0, torch.bfloat16).right
-    assert not KernelParity(1.0, float("nan"), torch.bfloat16).right
+    assert not KernelParity(float("nan"), 1.0, torch.bfloat16, "").right
+    assert not KernelParity(1.0, float("nan"), torch.bfloat16, "").right
 
 
 def behaviours(_case: None, _dtype: torch.dtype, device: str, seed: int) -> dict[str, object]:
     """What a network with fused kernels does besides being right."""
     torch.manual_seed(seed)
-    network = build_model(modality="rgb", num_classes=3, width=1 / 16, depths=(1, 1, 1, 1), stem_channels=5).to(device)
+    network = build_model(modality="rgb", num_classes=3, width=1 / 16, depths=(1, 1, 1, 1), stem_channels=5)
+    network.to(device, memory_format=torch.channels_last_3d)
     eager = copy.deepcopy(network)
     network.use_kernels("fused")
     clip = torch.randn(2, 3, 3, 12, 12, device=device)
@@ -234,6 +255,10 @@ def behaviours(_case: None, _dtype: torch.dtype, device: str, seed: int) -> dict
         network(rgb=clip.requires_grad_())
     except UsageError as error:
         found["clip's gradient"] = str(error)
+    try:
+        copy.deepcopy(network).double()(rgb=clip.detach().double())
+    except UsageError as error:
+        found["double"] = str(error)
     try:
         network(rgb=torch.randn(1, 3, 1, 2, 2, device=device))
     except UsageError as error:
@@ -253,6 +278,7 @@ def test_behaviour(place, seed):
     assert found["inference"] < 1e-4
     assert found["spread"] == [True, False]  # a NaN reaches the logits of its clip
     assert "rgb that requires a gradient" in found["clip's gradient"]
+    assert "bfloat16 or float32, got torch.float64" in found["double"]
     assert "1 value a channel" in found["one value"]
     assert "once_differentiable" in found["twice"]
 

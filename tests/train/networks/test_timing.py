@@ -5,7 +5,7 @@ import torch
 
 from resact.train.networks import timing
 from resact.train.networks.models import ActionNetwork, build_model
-from resact.train.networks.timing import LayerTimes, measure_rates, median_seconds
+from resact.train.networks.timing import LayerTimes, measure_rates, median_seconds, tuned_cudnn
 
 CPU = torch.device("cpu")
 
@@ -75,3 +75,9 @@ def test_the_slow_layer_is_the_one_that_takes_long(layer, part, monkeypatch):
     for name, row in rows.items():
         assert (row["forward_milliseconds"] > 90) == (name == layer), row
         assert (row["backward_milliseconds"] > 180) == (name == layer), row
+
+
+def test_cudnn_is_tuned_for_a_while_only():
+    with tuned_cudnn():
+        assert torch.backends.cudnn.benchmark
+    assert not torch.backends.cudnn.benchmark

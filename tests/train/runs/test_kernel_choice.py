@@ -20,8 +20,8 @@ from resact.train.runs.distributed import Ranks
 GPU = Ranks(rank=0, world_size=1, device=torch.device("cuda"))
 CPU = replace(GPU, device=torch.device("cpu"))
 SMALL = {"width": 1 / 16, "depths": (1, 1, 1, 1), "frames": 4, "size": 16, "amp": True}
-RIGHT = KernelParity(0.01, 0.012, torch.bfloat16)
-WRONG = KernelParity(0.9, 0.012, torch.bfloat16)
+RIGHT = KernelParity(0.01, 0.012, torch.bfloat16, "conv1's output")
+WRONG = KernelParity(0.9, 0.012, torch.bfloat16, "conv1's output")
 
 
 @pytest.fixture
@@ -54,17 +54,25 @@ def chosen(ranks: Ranks = GPU, **settings) -> tuple[str, str]:
 def test_fused_where_they_are_right(probe, kernels):
     asked = probe(RIGHT)
     assert chosen(kernels=kernels) == (
-        "fused", "kernels: fused kernels right in bfloat16: 1.0e-02 from float64, eager ones 1.2e-02\n",
+        "fused", "kernels: fused kernels right in bfloat16: conv1's output 1.0e-02 from float64, eager 1.2e-02\n",
     )  # fmt: skip
-    assert asked == [{"device": GPU.device, "dtype": torch.bfloat16, "frames": 4, "size": 16}]
-    chosen(kernels=kernels, amp=False)
-    assert asked[1]["dtype"] == torch.float32
+    layout = RunConfig.of(SMALL).memory_format
+    assert asked == [{"device": GPU.device, "dtype": torch.bfloat16, "frames": 4, "size": 16, "memory_format": layout}]
+
+
+def test_in_float32_only_as_asked(probe):
+    asked = probe(RIGHT)
+    assert chosen(kernels="fused", amp=False)[0] == "fused"
+    assert [options["dtype"] for options in asked] == [torch.float32]
+    kernels, said = chosen(kernels="auto", amp=False)
+    assert kernels == "eager"
+    assert "in float32 they make no use of the matrix units" in said
 
 
 @pytest.mark.parametrize(
     ("found", "settings", "why"),
     [
-        (WRONG, {}, "fused kernels wrong in bfloat16: 9.0e-01 from float64"),
+        (WRONG, {}, "fused kernels wrong in bfloat16: conv1's output 9.0e-01 from float64"),
         (ToolError("the fused kernels fail: OutOfResources: shared memory"), {}, "OutOfResources: shared memory"),
         (RIGHT, {"conv": "dense"}, "the network's are dense"),
         (RIGHT, {"checkpoint_activations": True}, "do not go with checkpoint_activations"),

@@ -84,7 +84,7 @@ def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Moments]:
     _forward[(tiles, triton.cdiv(n, block_n), b)](
         clip_BCTHW,
         *clip_BCTHW.stride(),
-        stem.spatial.weight,
+        stem.spatial.weight.contiguous(),  # with channels last its taps lie in another order
         stem.temporal.conv.weight,
         out,
         moments,
@@ -115,7 +115,7 @@ def _gradients(
     _backward[(count, triton.cdiv(n, block_n))](
         clip_BCTHW,
         *clip_BCTHW.stride(),
-        stem.spatial.weight,
+        stem.spatial.weight.contiguous(),  # with channels last its taps lie in another order
         stem.temporal.conv.weight,
         gradient_BThwN,
         raw_BThwN,
