@@ -169,7 +169,7 @@ def test_no_compiler_is_said(tiny_store, monkeypatch):
 
 def test_the_floor_is_shared_where_the_devices_rates_are_known(tiny_store, monkeypatch):
     rates = Rates(bytes_per_second=1e9, flops_per_second=1e12)
-    monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None))
+    monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None), raising=False)
     rows = bench_rows(tiny_store, "ncdhw", "dense", modality="rgb", amp=True)
     for name, conv in (("ncdhw", "separable"), ("dense", "dense")):
         network = build_model(modality="rgb", num_classes=3, conv=conv, width=1 / 16, depths=(1, 1, 1, 1))
