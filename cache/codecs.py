@@ -6,14 +6,15 @@
 | zstd | exact | Zstandard, level -3 |
 | lz4 | exact | LZ4, level 5, in Blosc's container; no shuffle (interleaved RGB packs worse with one) |
 
-Speeds and sizes that led to these parameters: docs/performance.md.
+Speeds and sizes that led to these parameters: docs/performance.md. The libraries decode a frame; the JPEG frames of a
+clip are decoded by machine code of ours (`jpeg_llvm`), to the same pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -26,9 +27,21 @@ from resact.errors import DamagedError, UsageError
 # microseconds a frame instead of 79. Our threads each decode frames of their own. zarr-python sets the same.
 blosc.use_threads = False
 
+_CLIP_FRAMES = 8
+"""Making the machine code takes half a second, once a process."""
+
 Frame = npt.NDArray[np.uint8]
 
 _version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
+
+
+class Box(NamedTuple):
+    """Of a frame, rows [top, bottom) and columns [left, right)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 class FrameCodec(Protocol):
@@ -52,6 +65,18 @@ class FrameCodec(Protocol):
 
         Raises:
             DamagedError: the bytes are no frame of that shape.
+        """
+
+    def decode_together(self, chunks: Sequence[memoryview], out_NHWC: Frame, box: Box) -> Sequence[int]:
+        """Fill that box of those frames for which there is a quicker way than one by one.
+
+        Args:
+            chunks: N, the bytes of a frame each.
+            out_NHWC: N frames, contiguous; pixels outside of the box may be written to.
+            box: within them.
+
+        Returns:
+            Which frames are left for `decode_into`.
         """
 
 
@@ -89,9 +114,23 @@ class JpegFrames:
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
 
+    def decode_together(self, chunks: Sequence[memoryview], out_NHWC: Frame, box: Box) -> Sequence[int]:
+        """By machine code, where there are enough frames for making it to be worth while."""
+        if len(chunks) < _CLIP_FRAMES:
+            return range(len(chunks))
+        from resact.cache.jpeg_llvm import decode_jpegs  # loading LLVM takes time, and not every process reads JPEG
+
+        return decode_jpegs(chunks, out_NHWC, box)
+
+
+class _OneByOne:
+    def decode_together(self, chunks: Sequence[memoryview], out_NHWC: Frame, box: Box) -> Sequence[int]:  # noqa: ARG002
+        """There is no quicker way."""
+        return range(len(chunks))
+
 
 @dataclass(frozen=True)
-class ZstdFrames:
+class ZstdFrames(_OneByOne):
     """Lossless: Zstandard. A negative level trades size for speed."""
 
     level: int = -3
@@ -132,7 +171,7 @@ def _zstd_content_bytes(data: bytes | memoryview) -> int | None:
 
 
 @dataclass(frozen=True)
-class Lz4Frames:
+class Lz4Frames(_OneByOne):
     """Lossless: LZ4, in the container of Blosc, because Zarr has no codec of LZ4 alone."""
 
     level: int = 5

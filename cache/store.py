@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.codecs import CODEC_NAMES
+from resact.cache.codecs import CODEC_NAMES, Box
 from resact.cache.files import Files, open_files
 from resact.cache.index import Index, read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, crc32c, unseal
@@ -70,11 +70,12 @@ class ClipStore:
         return self.read_frames(self.index.row_of(video_id), start, stop, out=out)
 
     def read_frames(
-        self, row: int, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None
+        self, row: int, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None, box: Box | None = None
     ) -> npt.NDArray[np.uint8]:
-        """As `read`, for a video that is known by its row of the index.
+        """As `read`, for a video that is known by its row of the index, and for a box of its frames.
 
-        Other threads go on meanwhile: reading, checking and decoding all let go of the GIL.
+        Other threads go on meanwhile: reading, checking and decoding all let go of the GIL. Pixels outside of the box
+        may be anything; without one, whole frames are wanted.
         """
         if not 0 <= row < len(self.index):
             raise UsageError(f"got row {row}, expected 0 <= row < {len(self.index)}")
@@ -90,6 +91,9 @@ class ClipStore:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
             raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
+        box = box or Box(0, shape[1], 0, shape[2])
+        if not (0 <= box.top < box.bottom <= shape[1] and 0 <= box.left < box.right <= shape[2]):
+            raise UsageError(f"got {box}, expected it within the frames of {shape[1]}x{shape[2]} of {video_id!r}")
         if self._codec is None:
             return self._read_with_zarr(video_id, start, stop, out)
         edges = self.index.frame_offsets(row, stop)[start:]
@@ -98,14 +102,17 @@ class ClipStore:
         if len(data) < end - begin:
             whole = int(np.searchsorted(edges[1:], begin + len(data), "right"))
             raise self._damaged(f"{video_id}: its shard ends before frame {start + whole} does")
+        chunks = []
         for number, (low, high) in enumerate(pairwise((edges - begin).tolist()), start):
             chunk, checksum = data[low : high - CRC_BYTES], data[high - CRC_BYTES : high]
             if crc32c(chunk) != int.from_bytes(checksum, "little"):
                 raise self._damaged(f"{video_id}: frame {number} does not match its checksum")
+            chunks.append(chunk)
+        for place in self._codec.decode_together(chunks, out, box):
             try:
-                self._codec.decode_into(chunk, out[number - start])
+                self._codec.decode_into(chunks[place], out[place])
             except DamagedError as error:
-                raise self._damaged(f"{video_id}: frame {number} is {error}") from None
+                raise self._damaged(f"{video_id}: frame {start + place} is {error}") from None
         return out
 
     def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:

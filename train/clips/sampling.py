@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from resact.cache.codecs import Box
 from resact.cache.index import Index
 from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry
@@ -39,6 +40,11 @@ class Clip:
     """Its height and width."""
     flip: bool
     """Mirrored, left to right."""
+
+    @property
+    def box(self) -> Box:
+        """The square."""
+        return Box(self.top, self.top + self.side, self.left, self.left + self.side)
 
 
 class ClipPlan(Protocol):

@@ -268,7 +268,7 @@ class _Batch:
 
     def _put(self, place: int, clip: Clip) -> None:
         frames = self.stream.scratch.frames(_stored_shape(self.stream.store, clip))
-        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy())
+        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy(), box=clip.box)
         out = {name: tensor[place] for name, tensor in self.tensors.items()}
         geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
         make_clip(frames, clip, geometry, normalisation, dtype=self.stream.dtype, out=out)
@@ -289,7 +289,7 @@ class _PackedBatch(_Batch):
     def _put(self, place: int, clip: Clip) -> None:
         shape = _stored_shape(self.stream.store, clip)
         flat = self._frames[place, : math.prod(shape)]
-        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=flat.view(shape).numpy())
+        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=flat.view(shape).numpy(), box=clip.box)
         with self.stream.side_stream():
             self._on_device[place, : len(flat)].copy_(flat, non_blocking=True)
 

@@ -8,8 +8,6 @@ them: the second time rows are columns, and what comes out is a plane for each c
 """
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from threading import Lock
 from types import SimpleNamespace
@@ -18,9 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from torch import Tensor
 
+from resact.cache.machine_code import BYTE, FLOAT, INT, NONE, SHORT, WHOLE, Code, compiled
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import Normalisation
@@ -132,83 +131,19 @@ def _tiled(count: int) -> int:
 
 # The code ---------------------------------------------------------------------------------------------------
 
-_BYTE, _SHORT, _INT, _WHOLE, _FLOAT = (*map(ir.IntType, (8, 16, 32, 64)), ir.FloatType())
-_NONE = _WHOLE(0)
-
-
-class _Code(ir.IRBuilder):  # type: ignore[misc]
-    """Appends to a function. Addresses are whole numbers."""
-
-    def sum(self, *terms: Any) -> Any:
-        """Of whole numbers, ours or the code's, and of products, which are tuples."""
-        total = _NONE
-        for term in terms:
-            product = _WHOLE(1)
-            for factor in term if isinstance(term, tuple) else (term,):
-                product = self.mul(product, _WHOLE(factor) if isinstance(factor, int) else factor)
-            total = self.add(total, product)
-        return total
-
-    def least(self, one: Any, other: Any) -> Any:
-        """The smaller of two unsigned numbers; of vectors, lane by lane."""
-        return self.select(self.icmp_unsigned("<", one, other), one, other)
-
-    def read(self, kind: Any, *address: Any) -> Any:
-        """The value at the sum of the terms."""
-        return self.load(self.inttoptr(self.sum(*address), kind.as_pointer()), typ=kind, align=1)
-
-    def write(self, value: Any, *address: Any, align: int = 1) -> Any:
-        """A value to the sum of the terms."""
-        return self.store(value, self.inttoptr(self.sum(*address), value.type.as_pointer()), align=align)
-
-    def spread(self, value: Any, lanes: int) -> Any:
-        """A vector of equal values."""
-        one = self.insert_element(ir.VectorType(value.type, lanes)(ir.Undefined), value, _INT(0))
-        return self.shuffle_vector(one, one, ir.VectorType(_INT, lanes)([0] * lanes))
-
-    def prefetch(self, *address: Any) -> None:
-        """What will be read soon; it need not be there."""
-        pointer = self.inttoptr(self.sum(*address), _BYTE.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _INT, _INT, _INT])
-        function = self.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        self.call(function, [pointer, _INT(0), _INT(3), _INT(1)])  # to be read, into all caches, no instructions
-
-    @contextmanager
-    def count(self, start: Any, stop: Any, step: int = 1) -> Iterator[Any]:
-        """A loop."""
-        before, body, after = self.block, self.append_basic_block(), self.append_basic_block()
-        self.cbranch(self.icmp_signed("<", start, stop), body, after)
-        self.position_at_end(body)
-        index = self.phi(_WHOLE)
-        index.add_incoming(start, before)
-        yield index
-        following = self.sum(index, step)
-        index.add_incoming(following, self.block)
-        self.cbranch(self.icmp_signed("<", following, stop), body, after)
-        self.position_at_end(after)
-
 
 @lru_cache
 def _compiled(dtype: torch.dtype) -> tuple[Any, Any]:
     """What owns the code, and the code."""
     module = ir.Module()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_WHOLE.as_pointer()]), "transform")
-    b = _Code(function.append_basic_block())
-    begin = b.ptrtoint(function.args[0], _WHOLE)
-    values = {name: b.read(_WHOLE, begin, 8 * place) for place, name in enumerate(_ARGUMENTS)}
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WHOLE.as_pointer()]), "transform")
+    b = Code(function.append_basic_block())
+    begin = b.ptrtoint(function.args[0], WHOLE)
+    values = {name: b.read(WHOLE, begin, 8 * place) for place, name in enumerate(_ARGUMENTS)}
     _transform(b, SimpleNamespace(**values), dtype)
     b.fence("seq_cst")  # what was written past the cache is there for other threads, too
     b.ret_void()
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    machine = binding.Target.from_default_triple().create_target_machine(
-        cpu=binding.get_host_cpu_name(), features=binding.get_host_cpu_features().flatten()
-    )
-    parsed = binding.parse_assembly(str(module))
-    passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=2))
-    passes.getModulePassManager().run(parsed, passes)
-    engine = binding.create_mcjit_compiler(parsed, machine)
-    engine.finalize_object()
+    engine = compiled(module)
     kind = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))  # a call of it lets go of the GIL
     return engine, kind(engine.get_function_address("transform"))
 
@@ -216,12 +151,12 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, Any]:
 _LOCK = Lock()
 
 
-def _transform(b: _Code, a: SimpleNamespace, dtype: torch.dtype) -> None:
+def _transform(b: Code, a: SimpleNamespace, dtype: torch.dtype) -> None:
     """All of it; `a` holds the arguments."""
     pixel_step = b.sum((3, a.pitch))
-    with b.count(_NONE, a.frames_read) as frame:
+    with b.count(NONE, a.frames_read) as frame:
         following = b.least(b.sum(frame, 1), b.sum(a.frames_read, -1))
-        source, ahead = (b.sum(a.frames, (b.read(_WHOLE, a.order, (at, 8)), a.frame_step)) for at in (frame, following))
+        source, ahead = (b.sum(a.frames, (b.read(WHOLE, a.order, (at, 8)), a.frame_step)) for at in (frame, following))
         _blend(b, a, a.rows, source, a.row_step, a.lanes, ahead)
         _turn(b, a, a.lanes, a.turned)
         _blend(b, a, a.columns, a.turned, pixel_step, pixel_step)
@@ -229,84 +164,84 @@ def _transform(b: _Code, a: SimpleNamespace, dtype: torch.dtype) -> None:
         now, before = (b.sum(a.planes, (place, pixel_step, a.pitch)) for place in ring)
         _turn(b, a, pixel_step, now)
         made = b.icmp_signed("<", frame, a.frames_made)
-        with b.if_then(b.and_(made, b.icmp_signed("!=", a.rgb, _NONE))):
+        with b.if_then(b.and_(made, b.icmp_signed("!=", a.rgb, NONE))):
             _normalise(b, a, (now,), a.rgb_scale_and_shift, a.rgb, frame, dtype)
         made = b.icmp_signed(">=", frame, a.step)
-        with b.if_then(b.and_(made, b.icmp_signed("!=", a.residual, _NONE))):
+        with b.if_then(b.and_(made, b.icmp_signed("!=", a.residual, NONE))):
             _normalise(b, a, (now, before), a.residual_scale_and_shift, a.residual, b.sub(frame, a.step), dtype)
 
 
 def _blend(
-    b: _Code, a: SimpleNamespace, table: Any, source: Any, row_step: Any, lanes: Any, ahead: Any | None = None
+    b: Code, a: SimpleNamespace, table: Any, source: Any, row_step: Any, lanes: Any, ahead: Any | None = None
 ) -> None:
     """Weighted sums of the rows at `source`, as the table says, to `mixed`. What lies `ahead` will be wanted next."""
-    bytes_, ints = ir.VectorType(_BYTE, _LANES), ir.VectorType(_INT, _LANES)
+    bytes_, ints = ir.VectorType(BYTE, _LANES), ir.VectorType(INT, _LANES)
     with b.goto_entry_block():
         total = b.alloca(ints)  # in registers, once LLVM has been over it
-    shift = b.spread(b.trunc(a.shift, _INT), _LANES)
+    shift = b.spread(b.trunc(a.shift, INT), _LANES)
     half = b.shl(ints([1] * _LANES), b.sub(shift, ints([1] * _LANES)))
-    with b.count(_NONE, a.size) as row:
+    with b.count(NONE, a.size) as row:
         entry = b.sum(table, (row, a.table_step))
-        first, taps = (b.zext(b.read(_INT, entry, 4 * column), _WHOLE) for column in (0, 1))
-        with b.count(_NONE, lanes, _LANES) as start:
+        first, taps = (b.zext(b.read(INT, entry, 4 * column), WHOLE) for column in (0, 1))
+        with b.count(NONE, lanes, _LANES) as start:
             lane = b.least(start, b.sum(lanes, -_LANES))  # the last ones overlap those before
             b.store(half, total)
-            with b.count(_NONE, taps) as tap:
+            with b.count(NONE, taps) as tap:
                 place = b.sum((b.sum(first, tap), row_step), lane)
                 if ahead is not None:
                     b.prefetch(ahead, place)
                 pixels = b.zext(b.read(bytes_, source, place), ints)
-                weight = b.trunc(b.read(_INT, entry, 8, (tap, 4)), _SHORT)  # of 16 bits products are quicker
+                weight = b.trunc(b.read(INT, entry, 8, (tap, 4)), SHORT)  # of 16 bits products are quicker
                 weighted = b.mul(pixels, b.sext(b.spread(weight, _LANES), ints))
                 b.store(b.add(b.load(total), weighted), total)
             rounded = b.least(b.lshr(b.load(total), shift), ints([255] * _LANES))
             b.write(b.trunc(rounded, bytes_), a.mixed, (row, a.mixed_step), lane)
 
 
-def _turn(b: _Code, a: SimpleNamespace, lanes: Any, target: Any) -> None:
+def _turn(b: Code, a: SimpleNamespace, lanes: Any, target: Any) -> None:
     """What lies in `mixed`, transposed, to `target`, in whole tiles."""
-    line = ir.VectorType(_BYTE, _TILE)
+    line = ir.VectorType(BYTE, _TILE)
     merge = [[start + lane // 2 + lane % 2 * _TILE for lane in range(_TILE)] for start in (0, _TILE // 2)]
-    with b.count(_NONE, lanes, _TILE) as lane, b.count(_NONE, a.size, _TILE) as row:
+    with b.count(NONE, lanes, _TILE) as lane, b.count(NONE, a.size, _TILE) as row:
         lines = [b.read(line, a.mixed, (b.sum(row, more), a.mixed_step), lane) for more in range(_TILE)]
         for _ in range(_TILE.bit_length() - 1):  # each halves the distance of a column's pixels
             pairs = list(zip(lines[: _TILE // 2], lines[_TILE // 2 :], strict=True))
-            lines = [b.shuffle_vector(*pair, ir.VectorType(_INT, _TILE)(order)) for pair in pairs for order in merge]
+            lines = [b.shuffle_vector(*pair, ir.VectorType(INT, _TILE)(order)) for pair in pairs for order in merge]
         for more, values in enumerate(lines):
             b.write(values, target, (b.sum(lane, more), a.pitch), row)
 
 
 def _normalise(
-    b: _Code, a: SimpleNamespace, planes: tuple[Any, ...], numbers: Any, out: Any, frame: Any, dtype: torch.dtype
+    b: Code, a: SimpleNamespace, planes: tuple[Any, ...], numbers: Any, out: Any, frame: Any, dtype: torch.dtype
 ) -> None:
     """A frame, or the distance between two, to its place in `out`."""
-    whole = b.and_(a.size, _WHOLE(-_PIXELS))
-    with b.count(_NONE, _WHOLE(3)) as colour, b.count(_NONE, a.size) as row:
-        scale, shift = (b.read(_FLOAT, numbers, (colour, 4), 12 * which) for which in (0, 1))
+    whole = b.and_(a.size, WHOLE(-_PIXELS))
+    with b.count(NONE, WHOLE(3)) as colour, b.count(NONE, a.size) as row:
+        scale, shift = (b.read(FLOAT, numbers, (colour, 4), 12 * which) for which in (0, 1))
         source_row = b.sum((b.sum((colour, a.pitch), row), a.pitch))
         out_row = b.sum((b.sum((b.sum((colour, a.frames_made), frame), a.size), row), a.size))
-        for start, stop, count in ((_NONE, a.streamed, _PIXELS), (a.streamed, whole, _PIXELS), (whole, a.size, 1)):
+        for start, stop, count in ((NONE, a.streamed, _PIXELS), (a.streamed, whole, _PIXELS), (whole, a.size, 1)):
             with b.count(start, stop, count) as column:
-                pixels = [b.read(ir.VectorType(_BYTE, count), plane, source_row, column) for plane in planes]
+                pixels = [b.read(ir.VectorType(BYTE, count), plane, source_row, column) for plane in planes]
                 if len(pixels) == 2:
                     swapped = b.icmp_unsigned("<", *pixels)
                     pixels = [b.sub(b.select(swapped, *reversed(pixels)), b.select(swapped, *pixels))]
-                floats = b.uitofp(pixels[0], ir.VectorType(_FLOAT, count))
+                floats = b.uitofp(pixels[0], ir.VectorType(FLOAT, count))
                 values = b.fadd(b.fmul(floats, b.spread(scale, count)), b.spread(shift, count))
                 if dtype == torch.bfloat16:
                     values = _as_bfloat16(b, values)
                 place = (out, (b.sum(out_row, column), dtype.itemsize))
                 if stop is a.streamed:  # past the cache, whose content is wanted again sooner
                     write = b.write(values, *place, align=_PIXELS * dtype.itemsize)
-                    write.set_metadata("nontemporal", b.module.add_metadata([_INT(1)]))
+                    write.set_metadata("nontemporal", b.module.add_metadata([INT(1)]))
                 else:
                     b.write(values, *place)
 
 
-def _as_bfloat16(b: _Code, floats: Any) -> Any:
+def _as_bfloat16(b: Code, floats: Any) -> Any:
     """The upper halves of float32s, rounded to the nearest, ties to even."""
     count = floats.type.count
-    bits = b.bitcast(floats, ir.VectorType(_INT, count))
+    bits = b.bitcast(floats, ir.VectorType(INT, count))
     sixteen, one, below_half = (bits.type([number] * count) for number in (16, 1, 2**15 - 1))
     odd = b.and_(b.lshr(bits, sixteen), one)
-    return b.trunc(b.lshr(b.add(b.add(bits, below_half), odd), sixteen), ir.VectorType(_SHORT, count))
+    return b.trunc(b.lshr(b.add(b.add(bits, below_half), odd), sixteen), ir.VectorType(SHORT, count))

@@ -1,0 +1,489 @@
+"""JPEG frames in machine code: libjpeg-turbo, through `codecs.JpegFrames`, is what it has to equal, bit for bit.
+
+One call decodes the frames of a clip, without the GIL, and of each frame one box: what lies below it is not read,
+of the rest no more is done than the entropy code asks for. Two frames are decoded side by side, because where a code
+ends is known only once it has been looked up, and the processor need not wait for one frame while it has the other.
+
+It knows baseline JPEG with 4:2:0 subsampling, as stores hold it, and leaves everything else to libjpeg-turbo: other
+segments, and bytes that no encoder writes. Sections are those of ITU-T T.81.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+
+from resact.cache.codecs import Box
+from resact.cache.jpeg_header import (
+    AC,
+    BLOCK,
+    CODES_A_REFILL,
+    DC,
+    END,
+    LONG,
+    LOOK_UP,
+    ORDER,
+    Header,
+    header_bytes,
+    parse_header,
+)
+from resact.cache.machine_code import BYTE, INT, LOCK, NONE, SHORT, WHOLE, Code, compiled
+
+_UNITS = 6  # blocks of 16x16 pixels: four of luma, one of each chroma
+_LANES = 32  # pixels that are coloured at once
+_SPARE = 512  # bytes behind a frame's bits: a block takes no more, and only then is looked where the bits end
+
+# Columns of the table of units: where its Huffman tables are, its DC's and its quantisation's place, where its pixels
+# go, and how far apart those of two units and of two rows are.
+_UNIT = ("huffman", "dc", "quantisation", "pixels", "pixels_apart", "rows_apart")
+
+_ARGUMENTS = (
+    *("frames", "count", "failed", "rows", "units", "mcus", "first_mcu", "last_mcu", "top", "bottom", "left", "right"),
+    *("width", "luma", "chroma", "colours", "bits", "bits_apart", "coefficients", "coefficients_apart"),
+)
+"""Of the machine code, in an array of int64: addresses, sizes, and distances in bytes."""
+
+
+def decode_jpegs(chunks: Sequence[memoryview], out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
+    """As `FrameCodec.decode_together`, for JPEG."""
+    _, height, width, _ = out_NHWC.shape
+    start = header_bytes(chunks[0])
+    header = parse_header(start)
+    if header is None or (header.height, header.width) != (height, width) or width < _LANES:
+        return range(len(chunks))
+    mine = [number for number, chunk in enumerate(chunks) if bytes(chunk[: len(start)]) == start]
+    frames = np.empty((len(mine), 3), np.int64)
+    frames[:, 0] = [np.frombuffer(chunks[number], np.uint8).ctypes.data for number in mine]
+    frames[:, 1] = frames[:, 0] + [len(chunks[number]) for number in mine]
+    frames[:, 0] += len(start)
+    frames[:, 2] = out_NHWC.ctypes.data + np.array(mine) * out_NHWC.strides[0]
+    left = max(0, min(box.left, box.right - _LANES))
+    right = max(box.right, left + _LANES)
+    mcus = -(-width // 16)
+    luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
+    colours = np.empty((3, mcus * 16), np.int16)
+    bits = np.empty((2, int((frames[:, 1] - frames[:, 0]).max()) + _SPARE), np.uint8)
+    coefficients = np.empty((2, (mcus * _UNITS + 1) * BLOCK), np.int16)
+    units = _units(header, luma, chroma)
+    failed = np.zeros(len(mine), np.int64)
+    arguments = {
+        "frames": frames.ctypes.data,
+        "count": len(mine),
+        "failed": failed.ctypes.data,
+        "rows": -(-height // 16),
+        "units": units.ctypes.data,
+        "mcus": mcus,
+        "first_mcu": left // 16,
+        "last_mcu": -(-right // 16),
+        "top": box.top,
+        "bottom": box.bottom,
+        "left": left,
+        "right": right,
+        "width": width,
+        "luma": luma.ctypes.data,
+        "chroma": chroma.ctypes.data,
+        "colours": colours.ctypes.data,
+        "bits": bits.ctypes.data,
+        "bits_apart": bits.strides[0],
+        "coefficients": coefficients.ctypes.data,
+        "coefficients_apart": coefficients.strides[0],
+    }
+    with LOCK:  # the first thread compiles, the others wait
+        _, run = _code()
+    run((ctypes.c_int64 * len(_ARGUMENTS))(*(arguments[name] for name in _ARGUMENTS)))
+    done = {number for number, undone in zip(mine, failed, strict=True) if not undone}
+    return [number for number in range(len(chunks)) if number not in done]
+
+
+def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """(6, 6), see `_UNIT`: blocks in the order of the entropy code, left to right and down."""
+    pitch = luma.strides[0]
+    corners = [(0, luma.ctypes.data + 8 * (down * pitch + right), 16, pitch) for down in (0, 1) for right in (0, 1)]
+    corners += [(number, plane.ctypes.data, 8, plane.strides[0]) for number, plane in enumerate(chroma, 1)]
+    units = []
+    for number, *pixels in corners:
+        component = header.components[number]
+        units.append((component.codes.ctypes.data, 4 * number, component.steps.ctypes.data, *pixels))
+    return np.array(units, np.int64)
+
+
+# The code ---------------------------------------------------------------------------------------------------
+
+
+@lru_cache
+def _code() -> tuple[Any, Callable[..., None]]:
+    """What owns the code, and the code."""
+    module = ir.Module()
+    kind = ir.FunctionType(ir.VoidType(), [WHOLE.as_pointer()])
+    function = ir.Function(module, kind, "decode")
+    inverse = _inverse_function(module)
+    some = {count: _frames_function(module, inverse, count) for count in (1, 2)}
+    b = Code(function.append_basic_block())
+    a = _arguments(b, function.args[0])
+    with b.count(NONE, a.count, 2) as number:
+        last = b.icmp_signed("==", b.sum(number, 1), a.count)
+        with b.if_else(last) as (one, two):
+            with one:
+                b.call(some[1], [function.args[0], number])
+            with two:
+                b.call(some[2], [function.args[0], number])
+    b.ret_void()
+    engine = compiled(module)
+    call = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))  # a call of it lets go of the GIL
+    return engine, call(engine.get_function_address("decode"))
+
+
+def _arguments(b: Code, pointer: Any) -> SimpleNamespace:
+    begin = b.ptrtoint(pointer, WHOLE)
+    return SimpleNamespace(**{name: b.read(WHOLE, begin, 8 * place) for place, name in enumerate(_ARGUMENTS)})
+
+
+def _frames_function(module: Any, inverse: Any, count: int) -> Any:
+    """Decodes `count` frames from a number on, or says that they failed."""
+    kind = ir.FunctionType(ir.VoidType(), [WHOLE.as_pointer(), WHOLE])
+    function = ir.Function(module, kind, f"decode_{count}")
+    b = Code(function.append_basic_block())
+    a = _arguments(b, function.args[0])
+    number = function.args[1]
+    failed = function.append_basic_block("failed")
+    streams = [_Stream(b, a, b.sum(number, place), place, failed) for place in range(count)]
+    for stream in streams:
+        stream.unstuff(b)
+    wanted = b.udiv(b.sum(a.bottom, 15), WHOLE(16))
+    first = b.udiv(a.top, WHOLE(16))
+    with b.count(NONE, wanted) as row:
+        _read_row(b, streams)
+        with b.if_then(b.icmp_signed(">=", row, first)):
+            for stream in streams:
+                _paint_row(b, a, stream, row, inverse)
+    with b.if_then(b.icmp_signed("==", wanted, a.rows)):
+        for stream in streams:
+            stream.require_end(b)
+    b.ret_void()
+    b.position_at_end(failed)
+    for place in range(count):
+        b.write(WHOLE(1), a.failed, (b.sum(number, place), 8))
+    b.ret_void()
+    return function
+
+
+class _Stream:
+    """A frame's entropy code, being read."""
+
+    def __init__(self, b: Code, a: SimpleNamespace, number: Any, place: int, failed: Any) -> None:
+        self.a, self.failed = a, failed
+        entry = b.sum(a.frames, (number, 24))
+        self.source, self.stop, self.out = (b.read(WHOLE, entry, 8 * column) for column in range(3))
+        self.bits = b.sum(a.bits, (place, a.bits_apart))
+        self.coefficients = b.sum(a.coefficients, (place, a.coefficients_apart))
+        self.window = b.alloca(WHOLE)  # the next bits, from the left
+        self.position = b.alloca(WHOLE)  # the first of them: an address, counted in bits
+        self.limit = b.alloca(WHOLE)  # where they end, likewise
+        self.at = b.alloca(WHOLE)  # the last coefficient's place in its block
+        self.block = b.alloca(WHOLE)
+        self.left = b.alloca(WHOLE)  # blocks of the row
+        self.unit = b.alloca(WHOLE)
+        self.huffman = b.alloca(WHOLE)
+        self.value = b.alloca(INT)
+        self.last_dc = b.ptrtoint(b.alloca(ir.ArrayType(INT, 3)), WHOLE)
+        for component in range(3):
+            b.write(INT(0), self.last_dc, 4 * component)
+        b.store(b.mul(self.bits, WHOLE(8)), self.position)
+
+    def unstuff(self, b: Code) -> None:
+        """Bits without the zero that follows each byte of ones (section F.1.2.3), up to the end of the image."""
+        vector = ir.VectorType(BYTE, _LANES)
+        many, few, one, ones, done = (b.append_basic_block() for _ in range(5))
+        source, target = b.alloca(WHOLE), b.alloca(WHOLE)
+        b.store(self.source, source)
+        b.store(self.bits, target)
+        b.branch(many)
+
+        b.position_at_end(many)
+        some = b.append_basic_block()
+        b.cbranch(b.icmp_unsigned("<=", b.sum(b.load(source), _LANES), self.stop), some, few)
+        b.position_at_end(some)
+        bytes_ = b.read(vector, b.load(source))
+        b.write(bytes_, b.load(target))
+        found = b.bitcast(b.icmp_unsigned("==", bytes_, vector([255] * _LANES)), INT)
+        ahead = b.zext(b.cttz(found, ir.IntType(1)(0)), WHOLE)  # 32 if there is none
+        none = b.icmp_unsigned("==", found, INT(0))
+        step = b.select(none, ahead, b.sum(ahead, 1))
+        b.store(b.sum(b.load(source), step), source)
+        b.store(b.sum(b.load(target), step), target)
+        b.cbranch(none, many, ones)
+
+        b.position_at_end(few)
+        b.cbranch(b.icmp_unsigned("<", b.load(source), self.stop), one, self.failed)
+        b.position_at_end(one)
+        byte = b.read(BYTE, b.load(source))
+        b.write(byte, b.load(target))
+        b.store(b.sum(b.load(source), 1), source)
+        b.store(b.sum(b.load(target), 1), target)
+        b.cbranch(b.icmp_unsigned("==", byte, BYTE(255)), ones, few)
+
+        b.position_at_end(ones)
+        look, marker = b.append_basic_block(), b.append_basic_block()
+        b.cbranch(b.icmp_unsigned("<", b.load(source), self.stop), look, self.failed)
+        b.position_at_end(look)
+        byte = b.read(BYTE, b.load(source))
+        b.store(b.sum(b.load(source), 1), source)
+        b.cbranch(b.icmp_unsigned("==", byte, BYTE(0)), many, marker)
+        b.position_at_end(marker)
+        last = b.icmp_unsigned("==", b.load(source), self.stop)
+        b.cbranch(b.and_(last, b.icmp_unsigned("==", byte, BYTE(0xD9))), done, self.failed)
+        b.position_at_end(done)
+        b.store(b.mul(b.sum(b.load(target), -1), WHOLE(8)), self.limit)
+
+    def require_end(self, b: Code) -> None:
+        """Fails unless less than a byte is left."""
+        rest = b.sub(b.load(self.limit), b.load(self.position))
+        self._require(b, b.icmp_unsigned("<", rest, WHOLE(8)))
+
+    def begin_row(self, b: Code) -> None:
+        """Begin the row's first block."""
+        b.store(self.coefficients, self.block)
+        b.store(b.mul(self.a.mcus, WHOLE(_UNITS)), self.left)
+        b.store(NONE, self.unit)
+        self._begin_block(b)
+
+    def refill(self, b: Code) -> None:
+        """See that there are 57 bits at least."""
+        position = b.load(self.position)
+        bytes_ = b.bswap(b.read(WHOLE, b.lshr(position, WHOLE(3))))
+        b.store(b.shl(bytes_, b.and_(position, WHOLE(7))), self.window)
+
+    def take_code(self, b: Code, after_row: Any) -> None:
+        """One coefficient and the zeros before it, and what follows a block's last."""
+        entry = self._look_up(b, AC)
+        move = b.zext(b.and_(b.lshr(entry, INT(8)), INT(255)), WHOLE)
+        at = b.sum(b.load(self.at), move)
+        b.store(at, self.at)
+        place = b.zext(b.read(BYTE, b.load(self.huffman), ORDER, at), WHOLE)
+        b.write(b.trunc(b.load(self.value), SHORT), b.load(self.block), (place, 2))
+        ended, right, following, on = (b.append_basic_block() for _ in range(4))
+        b.cbranch(b.icmp_unsigned(">=", at, WHOLE(BLOCK - 1)), ended, on)
+        b.position_at_end(ended)
+        whole = b.or_(b.icmp_unsigned("==", at, WHOLE(BLOCK - 1)), b.icmp_unsigned(">=", at, WHOLE(END)))
+        b.cbranch(whole, right, self.failed)
+        b.position_at_end(right)
+        left = b.sum(b.load(self.left), -1)
+        b.store(left, self.left)
+        b.cbranch(b.icmp_unsigned("==", left, NONE), after_row, following)
+        b.position_at_end(following)
+        b.store(b.sum(b.load(self.block), 2 * BLOCK), self.block)
+        unit = b.sum(b.load(self.unit), 1)
+        b.store(b.select(b.icmp_unsigned("==", unit, WHOLE(_UNITS)), NONE, unit), self.unit)
+        self._begin_block(b)
+        b.branch(on)
+        b.position_at_end(on)
+
+    def _begin_block(self, b: Code) -> None:
+        zeros = ir.VectorType(SHORT, BLOCK)([0] * BLOCK)
+        b.write(zeros, b.load(self.block))
+        unit = b.sum(self.a.units, (b.load(self.unit), 8 * len(_UNIT)))
+        b.store(b.read(WHOLE, unit), self.huffman)
+        self._require(b, b.icmp_unsigned("<=", b.load(self.position), b.load(self.limit)))
+        self.refill(b)
+        self._look_up(b, DC)
+        dc = b.sum(self.last_dc, b.read(WHOLE, unit, 8))
+        value = b.add(b.read(INT, dc), b.load(self.value))
+        b.write(value, dc)
+        b.write(b.trunc(value, SHORT), b.load(self.block))
+        b.store(NONE, self.at)
+
+    def _look_up(self, b: Code, table: int) -> Any:
+        """A code's entry; its value is in `value`, and its bits are taken."""
+        quick = b.read(INT, b.load(self.huffman), table, (b.lshr(b.load(self.window), WHOLE(64 - LOOK_UP)), 4))
+        known, long, on = (b.append_basic_block() for _ in range(3))
+        b.cbranch(b.icmp_unsigned("!=", quick, INT(0)), known, long)
+        b.position_at_end(known)
+        b.store(self._take(b, quick), self.value)
+        b.branch(on)
+        b.position_at_end(long)
+        self.refill(b)
+        entry = b.read(INT, b.load(self.huffman), table + LONG, (b.lshr(b.load(self.window), WHOLE(48)), 4))
+        self._require(b, b.icmp_unsigned("!=", entry, INT(0)))
+        value, size = self._take(b, entry), b.lshr(entry, INT(16))
+        span = b.shl(INT(1), size)
+        negative = b.icmp_signed("<", b.shl(value, INT(1)), span)  # nothing, where there is no value
+        b.store(b.select(negative, b.add(b.sub(value, span), INT(1)), value), self.value)
+        self.refill(b)
+        after = b.block
+        b.branch(on)
+        b.position_at_end(on)
+        both = b.phi(INT)
+        both.add_incoming(quick, known)
+        both.add_incoming(entry, after)
+        return both
+
+    def _take(self, b: Code, entry: Any) -> Any:
+        window = b.load(self.window)
+        bits = b.zext(b.and_(entry, INT(255)), WHOLE)
+        size = b.zext(b.and_(b.lshr(entry, INT(16)), INT(15)), WHOLE)
+        value = b.lshr(window, b.and_(b.neg(bits), WHOLE(63)))
+        value = b.and_(value, b.sub(b.shl(WHOLE(1), size), WHOLE(1)))
+        b.store(b.shl(window, b.and_(bits, WHOLE(63))), self.window)
+        b.store(b.add(b.load(self.position), bits), self.position)
+        return b.add(b.trunc(value, INT), b.ashr(entry, INT(20)))
+
+    def _require(self, b: Code, condition: Any) -> None:
+        on = b.append_basic_block()
+        b.cbranch(condition, on, self.failed)
+        b.position_at_end(on)
+
+
+def _read_row(b: Code, streams: list[_Stream]) -> None:
+    """The coefficients of 16 rows of pixels of each frame."""
+    done = b.append_basic_block()
+    for stream in streams:
+        stream.begin_row(b)
+    alone = [b.append_basic_block() for _ in streams]
+    together = b.append_basic_block()
+    b.branch(together)
+    b.position_at_end(together)
+    for stream in streams:
+        stream.refill(b)
+    for _ in range(CODES_A_REFILL):
+        for stream, other in zip(streams, alone[::-1], strict=True):
+            stream.take_code(b, other if len(streams) > 1 else done)
+    b.branch(together)
+    for stream, block in zip(streams, alone, strict=True):  # what is left of one after the other's end
+        b.position_at_end(block)
+        stream.refill(b)
+        stream.take_code(b, done)
+        b.branch(block)
+    b.position_at_end(done)
+
+
+# libjpeg's "islow": the cosine transform of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in whole numbers, with
+# constants of 13 bits, and 2 bits more between the columns and the rows.
+_CONSTANT_BITS, _BETWEEN_BITS = 13, 2
+
+
+def _inverse_function(module: Any) -> Any:
+    """(block, steps, pixels, rows_apart): dequantise a block, transform it, write its 8x8 pixels."""
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WHOLE] * 4), "inverse")
+    block, steps, pixels, rows_apart = function.args
+    b = Code(function.append_basic_block())
+    shorts = ir.VectorType(SHORT, 8)
+    rows = [b.mul(b.read(shorts, block, 16 * row), b.read(shorts, steps, 16 * row)) for row in range(8)]
+    rows = _cosines(b, rows, _CONSTANT_BITS - _BETWEEN_BITS)
+    rows = _cosines(b, _transposed(b, rows), _CONSTANT_BITS + _BETWEEN_BITS + 3)
+    for row, values in enumerate(_transposed(b, rows)):
+        signed = _narrowed(b, values, BYTE, -128, 127)
+        b.write(b.xor(signed, signed.type([128] * 8)), pixels, (row, rows_apart))
+    b.ret_void()
+    return function
+
+
+def _cosines(b: Code, row: list[Any], shift: int) -> list[Any]:
+    """Along the columns of 8 rows; results are rounded and have `shift` bits less.
+
+    Some sums have 16 bits, as where libjpeg-turbo does the same in vectors; that shows only where they overflow.
+    """
+    ints = ir.VectorType(INT, 8)
+
+    def dot(*terms: tuple[Any, tuple[float, ...]]) -> Any:
+        """Sum of values times sums of constants, each of which is rounded."""
+        total = ints([0] * 8)
+        for value, constants in terms:
+            weight = sum(round(constant * 2**_CONSTANT_BITS) for constant in constants)
+            total = b.add(total, b.mul(b.sext(value, ints), ints([weight] * 8)))
+        return total
+
+    far = dot((row[2], (0.541196100,)), (row[6], (0.541196100, -1.847759065)))
+    near = dot((row[2], (0.541196100, 0.765366865)), (row[6], (0.541196100,)))
+    bits, half = ints([_CONSTANT_BITS] * 8), ints([1 << shift - 1] * 8)
+    total, gap = b.add(row[0], row[4]), b.sub(row[0], row[4])
+    total, gap = (b.add(b.shl(b.sext(value, ints), bits), half) for value in (total, gap))
+    even = [b.add(total, near), b.add(gap, far), b.sub(gap, far), b.sub(total, near)]
+
+    left, right = b.add(row[7], row[3]), b.add(row[5], row[1])
+    by_left = dot((left, (1.175875602, -1.961570560)), (right, (1.175875602,)))
+    by_right = dot((left, (1.175875602,)), (right, (1.175875602, -0.390180644)))
+    odd = [
+        b.add(by_right, dot((row[1], (1.501321110, -0.899976223)), (row[7], (-0.899976223,)))),
+        b.add(by_left, dot((row[3], (3.072711026, -2.562915447)), (row[5], (-2.562915447,)))),
+        b.add(by_right, dot((row[5], (2.053119869, -2.562915447)), (row[3], (-2.562915447,)))),
+        b.add(by_left, dot((row[7], (0.298631336, -0.899976223)), (row[1], (-0.899976223,)))),
+    ]
+    sums = [b.add(one, other) for one, other in zip(even, odd, strict=True)]
+    gaps = [b.sub(one, other) for one, other in zip(even, odd, strict=True)]
+    by = ints([shift] * 8)
+    return [_narrowed(b, b.ashr(value, by), SHORT, -(2**15), 2**15 - 1) for value in sums + gaps[::-1]]
+
+
+def _transposed(b: Code, rows: list[Any]) -> list[Any]:
+    merge = [[start + lane // 2 + lane % 2 * 8 for lane in range(8)] for start in (0, 4)]
+    for _ in range(3):  # each halves the distance of a column's values
+        pairs = list(zip(rows[:4], rows[4:], strict=True))
+        rows = [b.shuffle_vector(*pair, ir.VectorType(INT, 8)(order)) for pair in pairs for order in merge]
+    return rows
+
+
+def _narrowed(b: Code, values: Any, kind: Any, least: int, most: int) -> Any:
+    """With fewer bits: the bound for what is beyond."""
+    low, high = (values.type([bound] * values.type.count) for bound in (least, most))
+    values = b.select(b.icmp_signed("<", values, low), low, values)
+    values = b.select(b.icmp_signed(">", values, high), high, values)
+    return b.trunc(values, ir.VectorType(kind, values.type.count))
+
+
+def _paint_row(b: Code, a: SimpleNamespace, stream: _Stream, row: Any, inverse: Any) -> None:
+    """The wanted pixels of 16 rows."""
+    with b.count(a.first_mcu, a.last_mcu) as mcu, b.count(NONE, WHOLE(_UNITS)) as unit:
+        entry = b.sum(a.units, (unit, 8 * len(_UNIT)))
+        steps, pixels, apart, rows_apart = (b.read(WHOLE, entry, 8 * column) for column in range(2, 6))
+        block = b.sum(stream.coefficients, (b.sum((mcu, _UNITS), unit), 2 * BLOCK))
+        b.call(inverse, [block, steps, b.sum(pixels, (mcu, apart)), rows_apart])
+    pitch = b.mul(a.mcus, WHOLE(16))
+    first = b.mul(row, WHOLE(16))
+    with b.count(NONE, WHOLE(8)) as pair:
+        _colour_pair(b, a, pair)
+        for lower in (0, 1):
+            in_row = b.sum((pair, 2), lower)
+            y = b.sum(first, in_row)
+            wanted = b.and_(b.icmp_signed(">=", y, a.top), b.icmp_signed("<", y, a.bottom))
+            with b.if_then(wanted), b.count(a.left, a.right, _LANES) as start:
+                x = b.least(start, b.sum(a.right, -_LANES))  # the last ones overlap those before
+                luma = b.zext(b.read(ir.VectorType(BYTE, _LANES), a.luma, (in_row, pitch), x), _SHORTS)
+                planes = []
+                for colour in range(3):
+                    offset = b.read(_SHORTS, a.colours, (b.sum((colour, pitch), x), 2))
+                    planes.append(_narrowed(b, b.add(luma, offset), BYTE, 0, 255))
+                b.write(_interleaved(b, planes), stream.out, (b.sum((y, a.width), x), 3))
+
+
+_SHORTS = ir.VectorType(SHORT, _LANES)
+
+
+def _colour_pair(b: Code, a: SimpleNamespace, pair: Any) -> None:
+    """What chroma adds to the luma of two rows, for red, green and blue (JFIF 1.02, in 16 bits as libjpeg does it)."""
+    bytes_, ints, shorts = (ir.VectorType(kind, 8) for kind in (BYTE, INT, SHORT))
+    twice = ir.VectorType(INT, 16)([lane // 2 for lane in range(16)])
+    half_pitch = b.mul(a.mcus, WHOLE(8))
+    with b.count(a.first_mcu, a.last_mcu) as mcu:
+        rows = (b.sum(a.chroma, (b.sum(pair, 8 * which), half_pitch), (mcu, 8)) for which in (0, 1))
+        blue, red = (b.sub(b.zext(b.read(bytes_, row), ints), ints([128] * 8)) for row in rows)
+        for colour, (of_blue, of_red) in enumerate(((0, 1.40200), (-0.34414, -0.71414), (1.77200, 0))):
+            weights = (ints([round(weight * 2**16)] * 8) for weight in (of_blue, of_red))
+            parts = [b.mul(chroma, weight) for chroma, weight in zip((blue, red), weights, strict=True)]
+            value = b.ashr(b.add(b.add(*parts), ints([2**15] * 8)), ints([16] * 8))
+            value = b.trunc(value, shorts)
+            place = b.sum((colour, a.mcus, 16), (mcu, 16))
+            b.write(b.shuffle_vector(value, value, twice), a.colours, (place, 2))
+
+
+def _interleaved(b: Code, planes: list[Any]) -> Any:
+    """Pixel by pixel."""
+    red, green, blue = planes
+    order = ir.VectorType(INT, 2 * _LANES)(list(range(2 * _LANES)))
+    first, second = b.shuffle_vector(red, green, order), b.shuffle_vector(blue, blue, order)
+    by_pixel = [lane // 3 + lane % 3 * _LANES for lane in range(3 * _LANES)]
+    return b.shuffle_vector(first, second, ir.VectorType(INT, 3 * _LANES)(by_pixel))

@@ -1,0 +1,178 @@
+"""JPEG in machine code, which has to equal libjpeg-turbo bit for bit, and to leave what it does not know alone."""
+
+import subprocess
+import sys
+from io import BytesIO
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import simplejpeg
+from PIL import Image
+
+from resact.cache.codecs import Box, JpegFrames
+from resact.cache.jpeg_header import header_bytes
+from resact.cache.jpeg_llvm import decode_jpegs
+
+Frames = npt.NDArray[np.uint8]
+GUARD = 4096
+
+
+def right(chunks: list[bytes], height: int, width: int) -> Frames:
+    frames = np.empty((len(chunks), height, width, 3), np.uint8)
+    for chunk, frame in zip(chunks, frames, strict=True):
+        JpegFrames().decode_into(chunk, frame)
+    return frames
+
+
+def decoded(chunks: list[bytes], height: int, width: int, box: Box | None = None) -> tuple[Frames, list[int]]:
+    """What `decode_jpegs` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
+    size = len(chunks) * height * width * 3
+    memory = np.full(size + 2 * GUARD, 77, np.uint8)
+    out = memory[GUARD : GUARD + size].reshape(len(chunks), height, width, 3)
+    left = decode_jpegs([memoryview(chunk) for chunk in chunks], out, box or Box(0, height, 0, width))
+    assert (memory[:GUARD] == 77).all()
+    assert (memory[GUARD + size :] == 77).all()
+    return out, list(left)
+
+
+def scene(random: np.random.Generator, num_frames: int, height: int, width: int) -> Frames:
+    """From flat to pure noise: what has few coefficients, and what has all."""
+    noise = random.choice([0, 4, 40, 255])
+    y, x = np.mgrid[:height, :width]
+    slope = random.uniform(-6, 6, (num_frames, 1, 1, 3)) * y[..., None] + random.uniform(-6, 6, 3) * x[..., None]
+    return (slope + random.uniform(0, noise + 1, (num_frames, height, width, 3))).astype(np.int64).astype(np.uint8)
+
+
+@pytest.mark.parametrize("num_frames", [1, 2, 5])
+@pytest.mark.parametrize("quality", [1, 30, 75, 90, 95, 98, 100])
+def test_it_equals_libjpeg_turbo(quality: int, num_frames: int, seed: int) -> None:
+    random = np.random.default_rng([seed, quality])
+    for _ in range(6):
+        height, width = int(random.integers(1, 90)), int(random.integers(32, 120))
+        chunks = [JpegFrames(quality).encode(frame) for frame in scene(random, num_frames, height, width)]
+        out, left = decoded(chunks, height, width)
+        assert not left
+        assert np.array_equal(out, right(chunks, height, width))
+
+
+def test_planes_as_prep_encodes_them(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    luma, chroma = random.integers(0, 256, (5, 50, 70), np.uint8), random.integers(0, 256, (2, 5, 25, 35), np.uint8)
+    chunks = [JpegFrames().encode_planes(*planes) for planes in zip(luma, *chroma, strict=True)]
+    out, left = decoded(chunks, 50, 70)
+    assert not left
+    assert np.array_equal(out, right(chunks, 50, 70))
+
+
+def test_a_box_of_them(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    height, width = 75, 101
+    chunks = [JpegFrames().encode(frame) for frame in scene(random, 3, height, width)]
+    wanted = right(chunks, height, width)
+    for _ in range(40):
+        (top, bottom), (first, last) = (np.sort(random.choice(n + 1, 2, replace=False)) for n in (height, width))
+        out, left = decoded(chunks, height, width, Box(int(top), int(bottom), int(first), int(last)))
+        assert not left
+        assert np.array_equal(out[:, top:bottom, first:last], wanted[:, top:bottom, first:last])
+        assert (out[:, :top] == 77).all()
+        assert (out[:, bottom:] == 77).all()
+
+
+def test_what_lies_below_the_box_is_not_read(seed: int) -> None:
+    """Nor looked at: the bytes of it may be anything, which checksums and not this have to find."""
+    frame = scene(np.random.default_rng(seed), 1, 64, 64)[0]
+    whole = JpegFrames().encode(frame)
+    cut = whole[: len(whole) * 3 // 4] + b"\xff\xd9"
+    out, left = decoded([cut], 64, 64, Box(0, 16, 0, 64))
+    assert not left
+    assert np.array_equal(out[0, :16], right([whole], 64, 64)[0, :16])
+    assert decoded([cut], 64, 64)[1] == [0]
+
+
+@pytest.mark.parametrize("options", [{"optimize": True}, {"qtables": "web_high"}, {"dpi": (72, 90)}])
+def test_tables_that_others_make(options: dict, seed: int) -> None:
+    chunks = []
+    for frame in scene(np.random.default_rng(seed), 3, 40, 60):
+        file = BytesIO()
+        Image.fromarray(frame).save(file, "JPEG", subsampling="4:2:0", quality=90, **options)
+        chunks.append(file.getvalue())
+    for some in (chunks[:1], chunks):  # optimised tables differ from frame to frame
+        out, left = decoded(some, 40, 60)
+        assert 0 not in left
+        done = [number for number in range(len(some)) if number not in left]
+        assert np.array_equal(out[done], right(some, 40, 60)[done])
+
+
+def other_jpegs(frame: Frames) -> dict[str, bytes]:
+    def saved(image: Image.Image, **options: object) -> bytes:
+        file = BytesIO()
+        image.save(file, "JPEG", **{"subsampling": "4:2:0", "quality": 90, **options})
+        return file.getvalue()
+
+    image = Image.fromarray(frame)
+    usual = JpegFrames().encode(frame)
+    return {
+        "progressive": saved(image, progressive=True),
+        "4:4:4": saved(image, subsampling="4:4:4"),
+        "4:2:2": saved(image, subsampling="4:2:2"),
+        "grey": saved(image.convert("L")),
+        "restart markers": saved(image, restart_marker_rows=1),
+        "a comment": saved(image, comment="no pixels"),
+        "no JFIF": simplejpeg.encode_jpeg(frame, 90, "RGB", "444"),
+        "another size": JpegFrames().encode(frame[:, 1:]),
+        "nothing": b"",
+        "garbage": bytes(range(256)) * 4,
+        "header alone": header_bytes(memoryview(usual)),
+        "half": usual[: len(usual) // 2],
+        "no end": usual[:-2],
+        "more behind": usual + b"\0",
+    }
+
+
+@pytest.mark.parametrize("kind", other_jpegs(np.zeros((40, 60, 3), np.uint8)))
+def test_what_it_does_not_know_is_left_to_libjpeg(kind: str, seed: int) -> None:
+    frames = scene(np.random.default_rng(seed), 4, 40, 60)
+    other, usual = other_jpegs(frames[0])[kind], [JpegFrames().encode(frame) for frame in frames]
+    assert decoded([other], 40, 60)[1] == [0]
+    out, left = decoded([usual[0], usual[1], other, usual[3]], 40, 60)
+    assert 2 in left
+    assert left in ([2], [2, 3])  # its neighbour shares its fate
+    assert np.array_equal(out[:2], right(usual[:2], 40, 60))
+
+
+def test_bytes_that_no_encoder_writes(seed: int) -> None:
+    """Whatever it takes on, it does as libjpeg-turbo would; what libjpeg-turbo refuses, it leaves."""
+    random = np.random.default_rng(seed)
+    chunk = JpegFrames().encode(scene(random, 1, 48, 64)[0])
+    header = len(header_bytes(memoryview(chunk)))
+    taken = refused = 0
+    for number in range(600):
+        changed = bytearray(chunk)
+        span = (0, header) if number % 3 == 0 else (header, len(chunk))
+        for place in random.integers(*span, random.integers(1, 4)):
+            changed[place] ^= 1 << int(random.integers(8)) if number % 2 else int(random.integers(1, 256))
+        broken = bytes(changed[: random.integers(header, len(chunk))] if number % 7 == 0 else changed)
+        out, left = decoded([broken], 48, 64)
+        try:
+            strict = simplejpeg.decode_jpeg(broken, "RGB", fastdct=False, fastupsample=True, strict=True)
+        except ValueError:
+            refused += 1
+            assert left, number
+        else:
+            taken += not left
+            assert left or np.array_equal(out[0], strict), number
+    assert taken
+    assert refused
+
+
+def test_few_frames_are_not_worth_making_code_for() -> None:
+    code = (
+        "import sys, numpy as np; from resact.cache.codecs import JpegFrames, Box; codec = JpegFrames();"
+        "chunks = [memoryview(codec.encode(np.zeros((32, 32, 3), np.uint8)))] * 8;"
+        "out = np.empty((8, 32, 32, 3), np.uint8);"
+        "print(list(codec.decode_together(chunks[:7], out[:7], Box(0, 32, 0, 32))), 'llvmlite' in sys.modules);"
+        "print(codec.decode_together(chunks, out, Box(0, 32, 0, 32)), 'llvmlite' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[0, 1, 2, 3, 4, 5, 6] False\n[] True\n"
