@@ -36,11 +36,13 @@ from resact.cache.machine_code import BYTE, INT, LOCK, NONE, SHORT, WHOLE, Code,
 
 _UNITS = 6  # blocks of 16x16 pixels: four of luma, one of each chroma
 _LANES = 32  # pixels that are coloured at once
+_MOST_DC = 4095  # four times an image's: where blocks have nothing else, libjpeg-turbo's sums overflow above 8191
 _SPARE = 512  # bytes behind a frame's bits: a block takes no more, and only then is looked where the bits end
 
-# Columns of the table of units: where its Huffman tables are, its DC's and its quantisation's place, where its pixels
-# go, and how far apart those of two units and of two rows are.
-_UNIT = ("huffman", "dc", "quantisation", "pixels", "pixels_apart", "rows_apart")
+# Columns of the table of units: where a unit's Huffman tables are and where its component's DC is kept, the most that
+# this may be, where its steps of quantisation are, where its pixels go, and how far apart those of the same unit in the
+# next 16x16 pixels and of its own next row are.
+_UNIT = ("huffman", "dc", "most_dc", "steps", "pixels", "pixels_apart", "rows_apart")
 
 _ARGUMENTS = (
     *("frames", "count", "failed", "rows", "units", "mcus", "first_mcu", "last_mcu", "top", "bottom", "left", "right"),
@@ -101,14 +103,15 @@ def decode_jpegs(chunks: Sequence[memoryview], out_NHWC: npt.NDArray[np.uint8], 
 
 
 def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """(6, 6), see `_UNIT`: blocks in the order of the entropy code, left to right and down."""
+    """(6, 7), see `_UNIT`: blocks in the order of the entropy code, left to right and down."""
     pitch = luma.strides[0]
     corners = [(0, luma.ctypes.data + 8 * (down * pitch + right), 16, pitch) for down in (0, 1) for right in (0, 1)]
     corners += [(number, plane.ctypes.data, 8, plane.strides[0]) for number, plane in enumerate(chroma, 1)]
     units = []
     for number, *pixels in corners:
-        component = header.components[number]
-        units.append((component.codes.ctypes.data, 4 * number, component.steps.ctypes.data, *pixels))
+        codes, steps = header.components[number].codes, header.components[number].steps
+        most = _MOST_DC // max(1, int(steps[0]))
+        units.append((codes.ctypes.data, 4 * number, most, steps.ctypes.data, *pixels))
     return np.array(units, np.int64)
 
 
@@ -199,7 +202,8 @@ class _Stream:
         """Bits without the zero that follows each byte of ones (section F.1.2.3), up to the end of the image."""
         vector = ir.VectorType(BYTE, _LANES)
         many, few, one, ones, done = (b.append_basic_block() for _ in range(5))
-        source, target = b.alloca(WHOLE), b.alloca(WHOLE)
+        with b.goto_entry_block():
+            source, target = b.alloca(WHOLE), b.alloca(WHOLE)
         b.store(self.source, source)
         b.store(self.bits, target)
         b.branch(many)
@@ -294,6 +298,8 @@ class _Stream:
         dc = b.sum(self.last_dc, b.read(WHOLE, unit, 8))
         value = b.add(b.read(INT, dc), b.load(self.value))
         b.write(value, dc)
+        most = b.trunc(b.read(WHOLE, unit, 16), INT)
+        self._require(b, b.icmp_unsigned("<=", b.add(value, most), b.add(most, most)))
         b.write(b.trunc(value, SHORT), b.load(self.block))
         b.store(NONE, self.at)
 
@@ -343,22 +349,30 @@ def _read_row(b: Code, streams: list[_Stream]) -> None:
     done = b.append_basic_block()
     for stream in streams:
         stream.begin_row(b)
-    alone = [b.append_basic_block() for _ in streams]
     together = b.append_basic_block()
+    after = dict.fromkeys(streams, done)
+    if len(streams) == 2:  # one of them comes to its end first: then the other goes on alone
+        first, second = streams
+        after = {first: _read_alone(b, second, done), second: _read_alone(b, first, done)}
     b.branch(together)
     b.position_at_end(together)
     for stream in streams:
         stream.refill(b)
     for _ in range(CODES_A_REFILL):
-        for stream, other in zip(streams, alone[::-1], strict=True):
-            stream.take_code(b, other if len(streams) > 1 else done)
+        for stream in streams:
+            stream.take_code(b, after[stream])
     b.branch(together)
-    for stream, block in zip(streams, alone, strict=True):  # what is left of one after the other's end
-        b.position_at_end(block)
+    b.position_at_end(done)
+
+
+def _read_alone(b: Code, stream: _Stream, done: Any) -> Any:
+    """A block of code that reads the rest of a row."""
+    begin = b.append_basic_block()
+    with b.goto_block(begin):
         stream.refill(b)
         stream.take_code(b, done)
-        b.branch(block)
-    b.position_at_end(done)
+        b.branch(begin)
+    return begin
 
 
 # libjpeg's "islow": the cosine transform of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in whole numbers, with
@@ -439,7 +453,7 @@ def _paint_row(b: Code, a: SimpleNamespace, stream: _Stream, row: Any, inverse: 
     """The wanted pixels of 16 rows."""
     with b.count(a.first_mcu, a.last_mcu) as mcu, b.count(NONE, WHOLE(_UNITS)) as unit:
         entry = b.sum(a.units, (unit, 8 * len(_UNIT)))
-        steps, pixels, apart, rows_apart = (b.read(WHOLE, entry, 8 * column) for column in range(2, 6))
+        steps, pixels, apart, rows_apart = (b.read(WHOLE, entry, 8 * column) for column in range(3, 7))
         block = b.sum(stream.coefficients, (b.sum((mcu, _UNITS), unit), 2 * BLOCK))
         b.call(inverse, [block, steps, b.sum(pixels, (mcu, apart)), rows_apart])
     pitch = b.mul(a.mcus, WHOLE(16))

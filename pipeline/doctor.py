@@ -95,10 +95,10 @@ def check_ffmpeg(binary: str | None) -> Check:
 
 
 def check_codecs() -> Check:
-    """Each codec gives back a frame: the lossless ones exactly, JPEG nearly."""
+    """Each codec gives back a frame: the lossless ones exactly, JPEG nearly; and many frames as it does one."""
     import numpy as np
 
-    from resact.cache.codecs import CODEC_NAMES, build_codec
+    from resact.cache.codecs import CODEC_NAMES, Box, build_codec
 
     y, x = np.mgrid[:48, :64]
     frame = np.stack([4 * y, 3 * x, 2 * (x + y)], axis=-1).astype(np.uint8)
@@ -111,10 +111,14 @@ def check_codecs() -> Check:
             if error > (30 if name == "jpeg" else 0):
                 broken.append(f"{name} (off by {error})")
             libraries.append(f"{name} ({codec.library()})")
+            clip = np.zeros((8, *frame.shape), np.uint8)
+            alone = codec.decode_together([memoryview(codec.encode(frame))] * len(clip), clip, Box(0, 48, 0, 64))
+            if not all(number in alone or np.array_equal(one, back) for number, one in enumerate(clip)):
+                broken.append(f"{name} (frames together are not what they are one by one)")
         except Exception as error:  # noqa: BLE001 - whatever a library raises is what is to be told
             broken.append(f"{name} ({error})")
     if broken:
-        return Check("codecs", "bad", ", ".join(broken), "pip install --force-reinstall simplejpeg numcodecs")
+        return Check("codecs", "bad", ", ".join(broken), "pip install --force-reinstall simplejpeg numcodecs llvmlite")
     return Check("codecs", "ok", ", ".join(libraries))
 
 

@@ -18,6 +18,7 @@ import torch
 from tests.conftest import fill
 from typer.testing import CliRunner
 
+from resact.cache import jpeg_llvm
 from resact.cache.codecs import build_codec
 from resact.cli import app
 from resact.cli.doctor import check_gpu
@@ -130,6 +131,11 @@ def test_a_codec_that_gives_other_pixels_or_an_error_is_bad(name: str, monkeypat
 
     monkeypatch.setattr(codec, "encode", fail)
     assert_bad(check_codecs(), f"{name} (undefined symbol)")
+
+
+def test_machine_code_that_gives_other_pixels_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jpeg_llvm, "decode_jpegs", lambda chunks, out, box: [1, 2])
+    assert_bad(check_codecs(), "jpeg (frames together are not what they are one by one)")
 
 
 def test_a_folder_that_is_not_there_yet_is_measured_above(tmp_path: Path) -> None:

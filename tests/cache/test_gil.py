@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resact.cache.codecs import CODEC_NAMES, build_codec
+from resact.cache.codecs import CODEC_NAMES, Box, build_codec
+from resact.cache.jpeg_llvm import decode_jpegs
 from resact.cache.layout import crc32c
 
 UNTOUCHED = b"MMM"
@@ -80,6 +81,14 @@ def test_decoding_lets_go_of_the_gil(name: str, seed: int) -> None:
     data = codec.encode(frame)
     assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: codec.decode_into(data, out), out))
     assert np.array_equal(out, frame) or name == "jpeg"
+
+
+def test_decoding_a_clip_lets_go_of_the_gil(seed: int) -> None:
+    blocks = np.random.default_rng(seed).integers(100, 256, (270, 480, 3), dtype=np.uint8)
+    codec, out = build_codec("jpeg"), np.empty((1, 2160, 3840, 3), np.uint8)
+    chunks, box = [memoryview(codec.encode(blocks.repeat(8, 0).repeat(8, 1)))], Box(0, 2160, 0, 3840)
+    assert not decode_jpegs(chunks, out, box)
+    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: decode_jpegs(chunks, out, box), out))
 
 
 def test_checksums_let_go_of_the_gil(seed: int) -> None:

@@ -14,6 +14,8 @@ from zarr.registry import register_codec
 
 import resact.cache.codecs as codecs_module
 import resact.cache.store as store_module
+from resact.cache import jpeg_llvm
+from resact.cache.codecs import Box
 from resact.cache.layout import DOCUMENT, array_name, seal, unseal
 from resact.cache.store import open_store
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
@@ -83,6 +85,44 @@ def test_a_group_walk_with_zarr_finds_every_video_and_failure(built) -> None:
     assert failed.attrs["status"] == "failed"
     assert "Invalid data" in failed.attrs["problem"]
     assert group.attrs["codec"] == built.settings.codec
+
+
+def test_a_box_of_the_frames_is_read(built, seed: int) -> None:
+    store, random = open_store(built.path), np.random.default_rng(seed)
+    for video_id, pixels in built.pixels.items():
+        num_frames, height, width, _ = pixels.shape
+        for _ in range(10):
+            top, bottom = sorted(random.choice(height + 1, 2, replace=False).tolist())
+            left, right = sorted(random.choice(width + 1, 2, replace=False).tolist())
+            box = Box(top, bottom, left, right)
+            got = store.read_frames(store.index.row_of(video_id), 0, num_frames, box=box)
+            assert np.array_equal(got[:, top:bottom, left:right], pixels[:, top:bottom, left:right])
+
+
+@pytest.mark.parametrize("box", [(-1, 9, 0, 9), (0, 17, 0, 9), (9, 9, 0, 9), (0, 9, 5, 51), (0, 9, 8, 2)])
+def test_a_box_that_leaves_the_frames_is_refused(box: tuple[int, int, int, int], built) -> None:
+    store = open_store(built.path)
+    with pytest.raises(UsageError, match=r"got Box\(.*\), expected it within the frames of 16x50 of 'wide'"):
+        store.read_frames(store.index.row_of("wide"), 0, 3, box=Box(*box))
+
+
+def test_a_jpeg_clip_goes_through_the_machine_code(stores, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for frames of which it says that it does not know them."""
+    calls: list[int] = []
+    decode = jpeg_llvm.decode_jpegs
+
+    def some(chunks: list[memoryview], out: np.ndarray, box: Box) -> list[int]:
+        calls.append(len(chunks))
+        assert not decode(chunks, out, box)
+        out[[2, 5]] = 0
+        return [2, 5]
+
+    monkeypatch.setattr(jpeg_llvm, "decode_jpegs", some)
+    video_id, built = "Jump/v_Jump_g01_c01", stores["jpeg"]
+    store = open_store(built.path)
+    assert np.array_equal(store.read(video_id, 0, 12), built.pixels[video_id])
+    assert np.array_equal(store.read(video_id, 0, 7), built.pixels[video_id][:7])
+    assert calls == [12]
 
 
 @pytest.mark.parametrize("span", [(-1, 2), (0, 4), (3, 4), (2, 2), (2, 1), (3, 3), (0, 0)])
