@@ -265,6 +265,13 @@ def behaviours(_case: None, _dtype: torch.dtype, device: str, seed: int) -> dict
         network(rgb=torch.randn(1, 3, 1, 2, 2, device=device))
     except UsageError as error:
         found["one value"] = str(error)
+    of_top = []
+    for one in (network, eager):
+        loss = one.train()(rgb=clip.detach()).square().sum()
+        one.eval()  # which is too late to change the gradient
+        of_top.append(torch.autograd.grad(loss, one.res5[0].top.conv.weight)[0])
+        one.train()
+    found["eval before backward"] = ((of_top[0] - of_top[1]).norm() / of_top[1].norm()).item()
     loss = network(rgb=clip.detach()).sum()
     (gradient,) = torch.autograd.grad(loss, [network.res2[0].bottom.conv.weight], create_graph=True)
     try:
@@ -282,6 +289,7 @@ def test_behaviour(place, seed):
     assert "rgb that requires a gradient" in found["clip's gradient"]
     assert "bfloat16 or float32, got torch.float64" in found["double"]
     assert "1 value a channel" in found["one value"]
+    assert found["eval before backward"] < 0.01
     assert "once_differentiable" in found["twice"]
 
 

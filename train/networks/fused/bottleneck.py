@@ -60,6 +60,7 @@ class _Bottleneck(torch.autograd.Function):
         join.forward(out, raw, top_state, shortcut, shortcut_state)
         projected = shortcut if shortcut_state is not None else None
         ctx.module = module
+        ctx.training = {name: layer.training for name, layer in module.named_modules()}
         ctx.save_for_backward(
             x, bottom, bottom_state, s, m, s_state, m_state, features.pooled, features.mask, raw, top_state, out,
             projected, shortcut_state, *parameters,
@@ -83,7 +84,8 @@ class _Bottleneck(torch.autograd.Function):
         def through_norm(name: str, state: Tensor, sums: Sums) -> Tensor:
             layer = module.get_submodule(name)
             assert isinstance(layer, ConvNorm)
-            coefficients, of_weight, of_bias = norm.backward(layer.norm, state, sums, count)
+            training = ctx.training[f"{name}.norm"]
+            coefficients, of_weight, of_bias = norm.backward(layer.norm, state, sums, count, training=training)
             gradients[f"{name}.norm.weight"], gradients[f"{name}.norm.bias"] = of_weight, of_bias
             return coefficients
 

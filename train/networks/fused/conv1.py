@@ -51,7 +51,7 @@ class _Conv1(torch.autograd.Function):
             join.forward(out[..., number * n : (number + 1) * n], raw, state, None, None)
             raws.append(raw)
             states.append(state)
-        ctx.stems = stems
+        ctx.stems, ctx.training = stems, [stem.temporal.norm.training for stem in stems]
         ctx.save_for_backward(out, *clips, *raws, *states)
         return out
 
@@ -67,7 +67,7 @@ class _Conv1(torch.autograd.Function):
             part = slice(number * n, (number + 1) * n)
             below, sums = join.backward(gradient[..., part], out[..., part], raw, state, None, None)
             coefficients, of_scale, of_shift = norm.backward(
-                stem.temporal.norm, state, norm.Sums(sums), raw.numel() // n
+                stem.temporal.norm, state, norm.Sums(sums), raw.numel() // n, training=ctx.training[number]
             )
             of_spatial, of_temporal = _gradients(clip, stem, below, raw, coefficients)
             of_parameters += [of_spatial, of_temporal, of_scale, of_shift]

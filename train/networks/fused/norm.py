@@ -82,7 +82,9 @@ def forward(norm: nn.BatchNorm3d, moments: Moments, count: int) -> Tensor:
     return state
 
 
-def backward(norm: _BatchNorm, state: Tensor, sums: Sums, count: int) -> tuple[Tensor, Tensor, Tensor]:
+def backward(
+    norm: _BatchNorm, state: Tensor, sums: Sums, count: int, *, training: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """(3, C) as `launch.raw_gradient` takes it; gradients of the norm's weight and bias, (C,) each.
 
     Args:
@@ -90,6 +92,7 @@ def backward(norm: _BatchNorm, state: Tensor, sums: Sums, count: int) -> tuple[T
         state: what `forward` gave.
         sums: of gradients of its output, of a whole batch.
         count: as in `forward`.
+        training: whether the norm was in training when `forward` was called.
     """
     coefficients = torch.empty(3, norm.num_features, device=state.device)
     weight_gradient, bias_gradient = torch.empty_like(norm.weight), torch.empty_like(norm.bias)
@@ -105,7 +108,7 @@ def backward(norm: _BatchNorm, state: Tensor, sums: Sums, count: int) -> tuple[T
         KINDS=sums.partial.shape[1],
         PLAIN=sums.plain,
         WEIGHTED=sums.weighted,
-        TRAINING=norm.training,
+        TRAINING=training,
         BLOCK_C=_BLOCK_C,
         BLOCK_P=_BLOCK_P,
         num_warps=8,
