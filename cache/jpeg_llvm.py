@@ -388,8 +388,8 @@ def _inverse_function(module: Any) -> Any:
     shorts = ir.VectorType(SHORT, 8)
     rows = [b.mul(b.read(shorts, block, 16 * row), b.read(shorts, steps, 16 * row)) for row in range(8)]
     rows = _cosines(b, rows, _CONSTANT_BITS - _BETWEEN_BITS)
-    rows = _cosines(b, _transposed(b, rows), _CONSTANT_BITS + _BETWEEN_BITS + 3)
-    for row, values in enumerate(_transposed(b, rows)):
+    rows = _cosines(b, b.transposed(rows), _CONSTANT_BITS + _BETWEEN_BITS + 3)
+    for row, values in enumerate(b.transposed(rows)):
         signed = _narrowed(b, values, BYTE, -128, 127)
         b.write(b.xor(signed, signed.type([128] * 8)), pixels, (row, rows_apart))
     b.ret_void()
@@ -413,7 +413,7 @@ def _cosines(b: Code, row: list[Any], shift: int) -> list[Any]:
 
     far = dot((row[2], (0.541196100,)), (row[6], (0.541196100, -1.847759065)))
     near = dot((row[2], (0.541196100, 0.765366865)), (row[6], (0.541196100,)))
-    bits, half = ints([_CONSTANT_BITS] * 8), ints([1 << shift - 1] * 8)
+    bits, half = ints([_CONSTANT_BITS] * 8), ints([1 << shift - 1] * 8)  # half of what is cut off, in every result
     total, gap = b.add(row[0], row[4]), b.sub(row[0], row[4])
     total, gap = (b.add(b.shl(b.sext(value, ints), bits), half) for value in (total, gap))
     even = [b.add(total, near), b.add(gap, far), b.sub(gap, far), b.sub(total, near)]
@@ -431,14 +431,6 @@ def _cosines(b: Code, row: list[Any], shift: int) -> list[Any]:
     gaps = [b.sub(one, other) for one, other in zip(even, odd, strict=True)]
     by = ints([shift] * 8)
     return [_narrowed(b, b.ashr(value, by), SHORT, -(2**15), 2**15 - 1) for value in sums + gaps[::-1]]
-
-
-def _transposed(b: Code, rows: list[Any]) -> list[Any]:
-    merge = [[start + lane // 2 + lane % 2 * 8 for lane in range(8)] for start in (0, 4)]
-    for _ in range(3):  # each halves the distance of a column's values
-        pairs = list(zip(rows[:4], rows[4:], strict=True))
-        rows = [b.shuffle_vector(*pair, ir.VectorType(INT, 8)(order)) for pair in pairs for order in merge]
-    return rows
 
 
 def _narrowed(b: Code, values: Any, kind: Any, least: int, most: int) -> Any:

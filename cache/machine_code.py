@@ -44,6 +44,16 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         one = self.insert_element(ir.VectorType(value.type, lanes)(ir.Undefined), value, INT(0))
         return self.shuffle_vector(one, one, ir.VectorType(INT, lanes)([0] * lanes))
 
+    def transposed(self, rows: list[Any]) -> list[Any]:
+        """The columns of as many rows as each has values, a power of two."""
+        count = len(rows)
+        merge = [[start + lane // 2 + lane % 2 * count for lane in range(count)] for start in (0, count // 2)]
+        orders = [ir.VectorType(INT, count)(order) for order in merge]
+        for _ in range(count.bit_length() - 1):  # each halves the distance of a column's values
+            pairs = list(zip(rows[: count // 2], rows[count // 2 :], strict=True))
+            rows = [self.shuffle_vector(*pair, order) for pair in pairs for order in orders]
+        return rows
+
     def prefetch(self, *address: Any) -> None:
         """What will be read soon; it need not be there."""
         pointer = self.inttoptr(self.sum(*address), BYTE.as_pointer())

@@ -9,7 +9,6 @@ them: the second time rows are columns, and what comes out is a plane for each c
 
 import ctypes
 from functools import lru_cache
-from threading import Lock
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +18,7 @@ import torch
 from llvmlite import ir
 from torch import Tensor
 
-from resact.cache.machine_code import BYTE, FLOAT, INT, NONE, SHORT, WHOLE, Code, compiled
+from resact.cache.machine_code import BYTE, FLOAT, INT, LOCK, NONE, SHORT, WHOLE, Code, compiled
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import Normalisation
@@ -91,7 +90,7 @@ def transform_with_llvm(
         **{name: tensor.data_ptr() for name, tensor in out.items()},
         **{f"{name}_scale_and_shift": tensor.data_ptr() for name, tensor in numbers.items()},
     }
-    with _LOCK:  # the first clip's thread compiles, the others wait
+    with LOCK:  # the first clip's thread compiles, the others wait
         _, run = _compiled(next(iter(out.values())).dtype)
     run((ctypes.c_int64 * len(_ARGUMENTS))(*(arguments.get(name, 0) for name in _ARGUMENTS)))
 
@@ -148,9 +147,6 @@ def _compiled(dtype: torch.dtype) -> tuple[Any, Any]:
     return engine, kind(engine.get_function_address("transform"))
 
 
-_LOCK = Lock()
-
-
 def _transform(b: Code, a: SimpleNamespace, dtype: torch.dtype) -> None:
     """All of it; `a` holds the arguments."""
     pixel_step = b.sum((3, a.pitch))
@@ -201,13 +197,9 @@ def _blend(
 def _turn(b: Code, a: SimpleNamespace, lanes: Any, target: Any) -> None:
     """What lies in `mixed`, transposed, to `target`, in whole tiles."""
     line = ir.VectorType(BYTE, _TILE)
-    merge = [[start + lane // 2 + lane % 2 * _TILE for lane in range(_TILE)] for start in (0, _TILE // 2)]
     with b.count(NONE, lanes, _TILE) as lane, b.count(NONE, a.size, _TILE) as row:
         lines = [b.read(line, a.mixed, (b.sum(row, more), a.mixed_step), lane) for more in range(_TILE)]
-        for _ in range(_TILE.bit_length() - 1):  # each halves the distance of a column's pixels
-            pairs = list(zip(lines[: _TILE // 2], lines[_TILE // 2 :], strict=True))
-            lines = [b.shuffle_vector(*pair, ir.VectorType(INT, _TILE)(order)) for pair in pairs for order in merge]
-        for more, values in enumerate(lines):
+        for more, values in enumerate(b.transposed(lines)):
             b.write(values, target, (b.sum(lane, more), a.pitch), row)
 
 
