@@ -71,7 +71,7 @@ class FrameCodec(Protocol):
         """Fill that box of those frames for which there is a quicker way than one by one.
 
         Args:
-            chunks: N, the bytes of a frame each.
+            chunks: N >= 1, the bytes of a frame each.
             out_NHWC: N frames, contiguous; pixels outside of the box may be written to.
             box: within them.
 

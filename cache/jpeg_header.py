@@ -41,19 +41,21 @@ def header_bytes(chunk: memoryview) -> bytes:
     """All up to the entropy code, or nothing where that is not to be found."""
     place = 2
     while place + 4 <= len(chunk) and chunk[place] == 0xFF:
-        marker = chunk[place + 1]
-        place += 2 + (chunk[place + 2] << 8) + chunk[place + 3]
+        marker, length = chunk[place + 1], (chunk[place + 2] << 8) + chunk[place + 3]
+        place += 2 + length
+        if length < 2 or place > len(chunk):
+            break
         if marker == 0xDA:
             return bytes(chunk[:place])
     return b""
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=16)
 def parse_header(header: bytes) -> Header | None:
     """From the result of `header_bytes`; None where there is anything that `jpeg_llvm` does not know."""
     steps: dict[int, npt.NDArray[np.int16]] = {}
     huffman: dict[int, tuple[bytes, bytes]] = {}
-    frame, scan = b"", b""
+    jfif, frame, scan = False, None, b""
     if not header.startswith(b"\xff\xd8"):
         return None
     place = 2
@@ -70,18 +72,26 @@ def parse_header(header: bytes) -> Header | None:
         elif marker == 0xC4:  # Huffman codes (B.2.4.2)
             while body:
                 end = 17 + sum(body[1:17])
-                if len(body) < end or end > 17 + 256:
+                if len(body) < end or end > 17 + 256 or body[0] & 0xEC:  # DC or AC, 0 to 3
                     return None
                 huffman[body[0]] = body[1:17], body[17:end]
                 body = body[end:]
-        elif marker == 0xC0 and not frame:
+        elif marker == 0xC0 and frame is None:
             frame = body
         elif marker == 0xDA:
             scan = body
-        elif not (marker == 0xE0 and body.startswith(b"JFIF\0\1")):  # which says that colours are YCbCr
+        elif marker == 0xE0 and body.startswith(b"JFIF\0\1") and len(body) >= 14:
+            jfif = True  # which says that colours are YCbCr
+        else:
             return None
     # 8 bits, three components, of which one has twice as many rows and columns (B.2.2); all in one scan (B.2.3)
-    if len(frame) != 15 or (frame[0], frame[5]) != (8, 3) or frame[7::3] != b"\x22\x11\x11":
+    if (
+        not jfif
+        or frame is None
+        or len(frame) != 15
+        or (frame[0], frame[5]) != (8, 3)
+        or frame[7::3] != b"\x22\x11\x11"
+    ):
         return None
     if len(scan) != 10 or scan[0] != 3 or scan[1:7:2] != frame[6::3] or scan[7:] != b"\0\x3f\0":
         return None
@@ -129,7 +139,7 @@ def _codes(dc: tuple[bytes, bytes], ac: tuple[bytes, bytes]) -> npt.NDArray[np.i
 
 
 def _order() -> npt.NDArray[np.uint8]:
-    """Which coefficient, row by row, comes at each place (figure A.6); beyond the block, one that is none."""
+    """Which coefficient, row by row, comes at each place (figure A.6); beyond the block, the first one behind it."""
     row, column = np.divmod(np.arange(BLOCK), 8)
     diagonal = row + column
     zigzag = np.lexsort((np.where(diagonal % 2, row, column), diagonal))

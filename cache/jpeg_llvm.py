@@ -1,6 +1,6 @@
 """JPEG frames in machine code: libjpeg-turbo, through `codecs.JpegFrames`, is what it has to equal, bit for bit.
 
-One call decodes the frames of a clip, without the GIL, and of each frame one box: what lies below it is not read,
+One call decodes the frames of a clip, without the GIL, and of each frame one box: what lies below it is not decoded,
 of the rest no more is done than the entropy code asks for. Two frames are decoded side by side, because where a code
 ends is known only once it has been looked up, and the processor need not wait for one frame while it has the other.
 
@@ -10,7 +10,7 @@ segments, and bytes that no encoder writes. Sections are those of ITU-T T.81.
 
 import ctypes
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, reduce
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,14 +35,13 @@ from resact.cache.jpeg_header import (
 from resact.cache.machine_code import BYTE, INT, LOCK, NONE, SHORT, WHOLE, Code, compiled
 
 _UNITS = 6  # blocks of 16x16 pixels: four of luma, one of each chroma
-_LANES = 32  # pixels that are coloured at once
-_MOST_DC = 4095  # four times an image's: where blocks have nothing else, libjpeg-turbo's sums overflow above 8191
-_SPARE = 512  # bytes behind a frame's bits: a block takes no more, and only then is looked where the bits end
+_LANES = 32  # pixels that are coloured at once, so the least width; and bytes that are looked through at once
+_SPARE = 512  # bytes behind a frame's bits, whose end is looked for once a block: 27 + 63 * 26 bits, and 8 bytes ahead
 
-# Columns of the table of units: where a unit's Huffman tables are and where its component's DC is kept, the most that
-# this may be, where its steps of quantisation are, where its pixels go, and how far apart those of the same unit in the
-# next 16x16 pixels and of its own next row are.
-_UNIT = ("huffman", "dc", "most_dc", "steps", "pixels", "pixels_apart", "rows_apart")
+# Columns of the table of units: where a unit's Huffman tables are, where its component's DC is kept, where its steps of
+# quantisation are, where its pixels go, and how far apart those of the same unit in the next 16x16 pixels and of its
+# own next row are.
+_UNIT = ("huffman", "dc", "steps", "pixels", "pixels_apart", "rows_apart")
 
 _ARGUMENTS = (
     *("frames", "count", "failed", "rows", "units", "mcus", "first_mcu", "last_mcu", "top", "bottom", "left", "right"),
@@ -70,7 +69,7 @@ def decode_jpegs(chunks: Sequence[memoryview], out_NHWC: npt.NDArray[np.uint8], 
     luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
     colours = np.empty((3, mcus * 16), np.int16)
     bits = np.empty((2, int((frames[:, 1] - frames[:, 0]).max()) + _SPARE), np.uint8)
-    coefficients = np.empty((2, (mcus * _UNITS + 1) * BLOCK), np.int16)
+    coefficients = np.empty((2, (mcus * _UNITS + 1) * BLOCK), np.int16)  # the last block is written behind, too
     units = _units(header, luma, chroma)
     failed = np.zeros(len(mine), np.int64)
     arguments = {
@@ -103,15 +102,14 @@ def decode_jpegs(chunks: Sequence[memoryview], out_NHWC: npt.NDArray[np.uint8], 
 
 
 def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """(6, 7), see `_UNIT`: blocks in the order of the entropy code, left to right and down."""
+    """(6, 6), see `_UNIT`: blocks in the order of the entropy code, left to right and down."""
     pitch = luma.strides[0]
     corners = [(0, luma.ctypes.data + 8 * (down * pitch + right), 16, pitch) for down in (0, 1) for right in (0, 1)]
     corners += [(number, plane.ctypes.data, 8, plane.strides[0]) for number, plane in enumerate(chroma, 1)]
     units = []
     for number, *pixels in corners:
         codes, steps = header.components[number].codes, header.components[number].steps
-        most = _MOST_DC // max(1, int(steps[0]))
-        units.append((codes.ctypes.data, 4 * number, most, steps.ctypes.data, *pixels))
+        units.append((codes.ctypes.data, 4 * number, steps.ctypes.data, *pixels))
     return np.array(units, np.int64)
 
 
@@ -164,9 +162,8 @@ def _frames_function(module: Any, inverse: Any, count: int) -> Any:
         with b.if_then(b.icmp_signed(">=", row, first)):
             for stream in streams:
                 _paint_row(b, a, stream, row, inverse)
-    with b.if_then(b.icmp_signed("==", wanted, a.rows)):
-        for stream in streams:
-            stream.require_end(b)
+    for stream in streams:
+        stream.require_end(b, b.icmp_signed("==", wanted, a.rows))
     b.ret_void()
     b.position_at_end(failed)
     for place in range(count):
@@ -244,10 +241,10 @@ class _Stream:
         b.position_at_end(done)
         b.store(b.mul(b.sum(b.load(target), -1), WHOLE(8)), self.limit)
 
-    def require_end(self, b: Code) -> None:
-        """Fails unless less than a byte is left."""
+    def require_end(self, b: Code, whole: Any) -> None:
+        """Fails where more bits were taken than there are, and if all rows were, unless less than a byte is left."""
         rest = b.sub(b.load(self.limit), b.load(self.position))
-        self._require(b, b.icmp_unsigned("<", rest, WHOLE(8)))
+        self._require(b, b.icmp_unsigned("<", rest, b.select(whole, WHOLE(8), WHOLE(2**63))))
 
     def begin_row(self, b: Code) -> None:
         """Begin the row's first block."""
@@ -298,8 +295,6 @@ class _Stream:
         dc = b.sum(self.last_dc, b.read(WHOLE, unit, 8))
         value = b.add(b.read(INT, dc), b.load(self.value))
         b.write(value, dc)
-        most = b.trunc(b.read(WHOLE, unit, 16), INT)
-        self._require(b, b.icmp_unsigned("<=", b.add(value, most), b.add(most, most)))
         b.write(b.trunc(value, SHORT), b.load(self.block))
         b.store(NONE, self.at)
 
@@ -386,7 +381,13 @@ def _inverse_function(module: Any) -> Any:
     block, steps, pixels, rows_apart = function.args
     b = Code(function.append_basic_block())
     shorts = ir.VectorType(SHORT, 8)
-    rows = [b.mul(b.read(shorts, block, 16 * row), b.read(shorts, steps, 16 * row)) for row in range(8)]
+    rows = [b.read(shorts, block, 16 * row) for row in range(8)]
+    others = reduce(b.or_, rows[1:])
+    flat = b.icmp_unsigned("==", b.bitcast(others, ir.IntType(128)), ir.IntType(128)(0))
+    rows = [b.mul(values, b.read(shorts, steps, 16 * row)) for row, values in enumerate(rows)]
+    # Where there is only the first row, libjpeg-turbo's 16 bits overflow where ours would not: they lose the first two.
+    two = shorts([_BETWEEN_BITS] * 8)
+    rows[0] = b.select(flat, b.ashr(b.shl(rows[0], two), two), rows[0])
     rows = _cosines(b, rows, _CONSTANT_BITS - _BETWEEN_BITS)
     rows = _cosines(b, b.transposed(rows), _CONSTANT_BITS + _BETWEEN_BITS + 3)
     for row, values in enumerate(b.transposed(rows)):
@@ -445,7 +446,7 @@ def _paint_row(b: Code, a: SimpleNamespace, stream: _Stream, row: Any, inverse: 
     """The wanted pixels of 16 rows."""
     with b.count(a.first_mcu, a.last_mcu) as mcu, b.count(NONE, WHOLE(_UNITS)) as unit:
         entry = b.sum(a.units, (unit, 8 * len(_UNIT)))
-        steps, pixels, apart, rows_apart = (b.read(WHOLE, entry, 8 * column) for column in range(3, 7))
+        steps, pixels, apart, rows_apart = (b.read(WHOLE, entry, 8 * column) for column in range(2, 6))
         block = b.sum(stream.coefficients, (b.sum((mcu, _UNITS), unit), 2 * BLOCK))
         b.call(inverse, [block, steps, b.sum(pixels, (mcu, apart)), rows_apart])
     pitch = b.mul(a.mcus, WHOLE(16))

@@ -79,8 +79,8 @@ def test_a_box_of_them(seed: int) -> None:
         assert (out[:, bottom:] == 77).all()
 
 
-def test_what_lies_below_the_box_is_not_read(seed: int) -> None:
-    """Nor looked at: the bytes of it may be anything, which checksums and not this have to find."""
+def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
+    """Its bytes may be anything, which checksums and not this have to find."""
     frame = scene(np.random.default_rng(seed), 1, 64, 64)[0]
     whole = JpegFrames().encode(frame)
     cut = whole[: len(whole) * 3 // 4] + b"\xff\xd9"
@@ -88,6 +88,33 @@ def test_what_lies_below_the_box_is_not_read(seed: int) -> None:
     assert not left
     assert np.array_equal(out[0, :16], right([whole], 64, 64)[0, :16])
     assert decoded([cut], 64, 64)[1] == [0]
+
+
+def test_bits_that_end_in_the_last_block_of_the_box(seed: int) -> None:
+    """Whatever lies behind them in memory must not become pixels."""
+    whole = JpegFrames().encode(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8))
+    wanted, taken = right([whole], 32, 32)[0, :16], 0
+    for end in range(len(header_bytes(memoryview(whole))), len(whole) - 2):
+        out, left = decoded([whole[:end] + b"\xff\xd9"], 32, 32, Box(0, 16, 0, 32))
+        assert left or np.array_equal(out[0, :16], wanted), end
+        taken += not left
+    assert taken
+
+
+def test_coefficients_too_large_for_16_bits(seed: int) -> None:
+    """They overflow as in libjpeg-turbo's vectors: with steps that no encoder has, in flat blocks and in others."""
+    random = np.random.default_rng(seed)
+    for noise in (0, 0, 40, 255):
+        frame = random.integers(0, 256, (6, 8, 3)).repeat(8, 0).repeat(8, 1) + random.integers(
+            0, noise + 1, (48, 64, 3)
+        )
+        chunk = bytearray(JpegFrames(98).encode(np.clip(frame, 0, 255).astype(np.uint8)))
+        for table in range(2):  # each of 64 steps behind 5 bytes, the first ones behind SOI and JFIF's 18
+            start = 20 + 69 * table + 5
+            chunk[start : start + 64] = random.integers(1, 256, 64, np.uint8).tobytes()
+        out, left = decoded([bytes(chunk)], 48, 64)
+        assert not left
+        assert np.array_equal(out, right([bytes(chunk)], 48, 64))
 
 
 @pytest.mark.parametrize("options", [{"optimize": True}, {"qtables": "web_high"}, {"dpi": (72, 90)}])
@@ -119,10 +146,13 @@ def other_jpegs(frame: Frames) -> dict[str, bytes]:
         "grey": saved(image.convert("L")),
         "restart markers": saved(image, restart_marker_rows=1),
         "a comment": saved(image, comment="no pixels"),
-        "no JFIF": simplejpeg.encode_jpeg(frame, 90, "RGB", "444"),
+        "JFIF in short": usual[:2] + b"\xff\xe0\0\x08JFIF\0\1" + usual[20:],
+        "no JFIF": usual[:2] + usual[20:],  # so that colours are a matter of the components' names
         "another size": JpegFrames().encode(frame[:, 1:]),
         "nothing": b"",
         "garbage": bytes(range(256)) * 4,
+        "a segment of less than its length": b"\xff\xd8\xff\xda\0\1\0",
+        "a segment longer than the file": b"\xff\xd8\xff\xda\xff\xff\0",
         "header alone": header_bytes(memoryview(usual)),
         "half": usual[: len(usual) // 2],
         "no end": usual[:-2],
