@@ -4,10 +4,10 @@
 |---|---|---|
 | jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and plain chroma upsampling |
 | zstd | exact | Zstandard, level -3 |
-| lz4 | exact | LZ4, level 5, in Blosc's container; no shuffle (interleaved RGB packs worse with one) |
+| lz4 | exact | LZ4 of matches that are worth their time (`lz4_llvm`), in Blosc's container |
 
-Speeds and sizes that led to these parameters: docs/performance.md. The libraries decode a frame; the JPEG frames of a
-clip are decoded by machine code of ours (`jpeg_llvm`), to the same pixels.
+Speeds and sizes that led to these parameters: docs/performance.md. The libraries decode a frame; a clip's JPEG and LZ4
+frames are decoded by machine code of ours (`jpeg_llvm`, `lz4_llvm`), to the same pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,9 +28,10 @@ from resact.errors import DamagedError, UsageError
 blosc.use_threads = False
 
 _CLIP_FRAMES = 8
-"""Making the machine code takes half a second, once a process."""
+"""So many are worth making machine code for: that takes up to half a second, once a process."""
 
 Frame = npt.NDArray[np.uint8]
+Bounds = Sequence[tuple[int, int]]
 
 _version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
 
@@ -67,11 +68,12 @@ class FrameCodec(Protocol):
             DamagedError: the bytes are no frame of that shape.
         """
 
-    def decode_together(self, chunks: Sequence[memoryview], out_NHWC: Frame, box: Box) -> Sequence[int]:
+    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
         """Fill that box of those frames for which there is a quicker way than one by one.
 
         Args:
-            chunks: N >= 1, the bytes of a frame each.
+            data: the frames' bytes.
+            bounds: N >= 1, where each frame's begin and end in it.
             out_NHWC: N frames, contiguous; pixels outside of the box may be written to.
             box: within them.
 
@@ -114,23 +116,17 @@ class JpegFrames:
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
 
-    def decode_together(self, chunks: Sequence[memoryview], out_NHWC: Frame, box: Box) -> Sequence[int]:
-        """By machine code, where there are enough frames for making it to be worth while."""
-        if len(chunks) < _CLIP_FRAMES:
-            return range(len(chunks))
+    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
+        """By machine code, where there are enough frames."""
+        if len(bounds) < _CLIP_FRAMES:
+            return range(len(bounds))
         from resact.cache.jpeg_llvm import decode_jpegs  # loading LLVM takes time, and not every process reads JPEG
 
-        return decode_jpegs(chunks, out_NHWC, box)
-
-
-class _OneByOne:
-    def decode_together(self, chunks: Sequence[memoryview], out_NHWC: Frame, box: Box) -> Sequence[int]:  # noqa: ARG002
-        """There is no quicker way."""
-        return range(len(chunks))
+        return decode_jpegs(data, bounds, out_NHWC, box)
 
 
 @dataclass(frozen=True)
-class ZstdFrames(_OneByOne):
+class ZstdFrames:
     """Lossless: Zstandard. A negative level trades size for speed."""
 
     level: int = -3
@@ -157,6 +153,10 @@ class ZstdFrames(_OneByOne):
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Zstandard frame of {out_HWC.shape}: {error}") from None
 
+    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:  # noqa: ARG002
+        """There is no quicker way."""
+        return range(len(bounds))
+
 
 def _zstd_content_bytes(data: bytes | memoryview) -> int | None:
     """Bytes that a frame unpacks to, from its header (RFC 8878, 3.1.1.1); None where it does not say."""
@@ -171,24 +171,25 @@ def _zstd_content_bytes(data: bytes | memoryview) -> int | None:
 
 
 @dataclass(frozen=True)
-class Lz4Frames(_OneByOne):
-    """Lossless: LZ4, in the container of Blosc, because Zarr has no codec of LZ4 alone."""
+class Lz4Frames:
+    """Lossless: LZ4, in the container of Blosc, because Zarr has no codec of LZ4 alone. Blosc can read all of it."""
 
-    level: int = 5
     name = "lz4"
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
-        """Zarr's own `bytes` and `blosc`: readable without resact."""
-        configuration = {"cname": "lz4", "clevel": self.level, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}
+        """Zarr's own `bytes` and `blosc`: readable without resact. The level is for those who write with Blosc."""
+        configuration = {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}
         return [{"name": "bytes"}, {"name": "blosc", "configuration": configuration}]
 
     def library(self) -> str:
-        """The wheel brings its own Blosc."""
-        return f"numcodecs {_version('numcodecs')}"
+        """Our own encoder."""
+        return "resact.lz4 1"
 
     def encode(self, frame_HWC: Frame) -> bytes:
         """Bytes of one RGB frame."""
-        return bytes(blosc.compress(frame_HWC.reshape(-1), b"lz4", self.level, blosc.NOSHUFFLE, 0, 1))
+        from resact.cache.lz4_llvm import encode_lz4  # loading LLVM takes time, and few processes write LZ4
+
+        return encode_lz4(frame_HWC)
 
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
         """Decompress in place."""
@@ -199,6 +200,14 @@ class Lz4Frames(_OneByOne):
             blosc.decompress(data, out_HWC)
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
+
+    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
+        """By machine code, where there are enough frames."""
+        if len(bounds) < _CLIP_FRAMES:
+            return range(len(bounds))
+        from resact.cache.lz4_llvm import decode_lz4
+
+        return decode_lz4(data, bounds, out_NHWC, box)
 
 
 def _blosc_sizes(data: bytes | memoryview) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from llvmlite import ir
 
-from resact.cache.codecs import Box
+from resact.cache.codecs import Bounds, Box
 from resact.cache.jpeg_header import (
     AC,
     BLOCK,
@@ -50,17 +50,16 @@ _ARGUMENTS = (
 """Of the machine code, in an array of int64: addresses, sizes, and distances in bytes."""
 
 
-def decode_jpegs(chunks: Sequence[memoryview], out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
+def decode_jpegs(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for JPEG."""
     _, height, width, _ = out_NHWC.shape
-    start = header_bytes(chunks[0])
+    start = header_bytes(data[slice(*bounds[0])])
     header = parse_header(start)
     if header is None or (header.height, header.width) != (height, width) or width < _LANES:
-        return range(len(chunks))
-    mine = [number for number, chunk in enumerate(chunks) if bytes(chunk[: len(start)]) == start]
+        return range(len(bounds))
+    mine = [number for number, (low, high) in enumerate(bounds) if data[low : min(high, low + len(start))] == start]
     frames = np.empty((len(mine), 3), np.int64)
-    frames[:, 0] = [np.frombuffer(chunks[number], np.uint8).ctypes.data for number in mine]
-    frames[:, 1] = frames[:, 0] + [len(chunks[number]) for number in mine]
+    frames[:, :2] = np.array(bounds)[mine] + np.frombuffer(data, np.uint8).ctypes.data
     frames[:, 0] += len(start)
     frames[:, 2] = out_NHWC.ctypes.data + np.array(mine) * out_NHWC.strides[0]
     left = max(0, min(box.left, box.right - _LANES))
@@ -98,7 +97,7 @@ def decode_jpegs(chunks: Sequence[memoryview], out_NHWC: npt.NDArray[np.uint8], 
         _, run = _code()
     run((ctypes.c_int64 * len(_ARGUMENTS))(*(arguments[name] for name in _ARGUMENTS)))
     done = {number for number, undone in zip(mine, failed, strict=True) if not undone}
-    return [number for number in range(len(chunks)) if number not in done]
+    return [number for number in range(len(bounds)) if number not in done]
 
 
 def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:

@@ -102,15 +102,13 @@ class ClipStore:
         if len(data) < end - begin:
             whole = int(np.searchsorted(edges[1:], begin + len(data), "right"))
             raise self._damaged(f"{video_id}: its shard ends before frame {start + whole} does")
-        chunks = []
-        for number, (low, high) in enumerate(pairwise((edges - begin).tolist()), start):
-            chunk, checksum = data[low : high - CRC_BYTES], data[high - CRC_BYTES : high]
-            if crc32c(chunk) != int.from_bytes(checksum, "little"):
+        bounds = [(low, high - CRC_BYTES) for low, high in pairwise((edges - begin).tolist())]
+        for number, (low, high) in enumerate(bounds, start):
+            if crc32c(data[low:high]) != int.from_bytes(data[high : high + CRC_BYTES], "little"):
                 raise self._damaged(f"{video_id}: frame {number} does not match its checksum")
-            chunks.append(chunk)
-        for place in self._codec.decode_together(chunks, out, box):
+        for place in self._codec.decode_together(data, bounds, out, box):
             try:
-                self._codec.decode_into(chunks[place], out[place])
+                self._codec.decode_into(data[slice(*bounds[place])], out[place])
             except DamagedError as error:
                 raise self._damaged(f"{video_id}: frame {start + place} is {error}") from None
         return out

@@ -162,31 +162,44 @@ def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
         assert not list((tmp_path / "data" / "sample").rglob("*.avi")), "work was done before the mistake was told"
 
 
-def test_the_sample_from_nothing_to_a_verified_store(tmp_path: Path) -> None:
-    made = run(
-        "prep", "sample", "--classes", "Still,MoveLeft", "--max-seconds", "1", "--json", cwd=tmp_path, RESACT_DATA=""
+@pytest.fixture(scope="module")
+def first_prep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A folder in which nothing was but what the first prep made, and that prep."""
+    folder = tmp_path_factory.mktemp("first")
+    return folder, run(
+        "prep", "sample", "--classes", "Still", "--max-seconds", "1", "--json", cwd=folder, RESACT_DATA=""
     )
+
+
+def test_the_sample_from_nothing_to_a_verified_store(
+    first_prep: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, made = first_prep
     assert made.returncode == 0, made.stderr
-    assert json.loads(made.stdout.splitlines()[-1])["videos"] == 48
-    info = run("info", "--json", cwd=tmp_path, RESACT_DATA="")
+    assert json.loads(made.stdout.splitlines()[-1])["videos"] == 24
+    info = run("info", "--json", cwd=folder, RESACT_DATA="")
     summary = json.loads(info.stdout.splitlines()[-1])
     assert set(summary) >= {"videos", "frames", "bytes", "codec", "fps", "short_side", "classes"}
-    assert summary["partial"] == "not the whole of sample: 48 of 192 videos, 2 of 8 classes, at most 1 s of each"
+    assert summary["partial"] == "not the whole of sample: 24 of 192 videos, 1 of 8 classes, at most 1 s of each"
     assert "not the whole of sample" in " ".join(info.stderr.split())
-    assert (summary["fps"], summary["short_side"], summary["classes"], summary["codec"]) == (15, 256, 2, "jpeg")
-    assert summary["shorter_than"] == {"33": 48, "34": 48, "36": 48}
-    verified = run("verify", "--json", cwd=tmp_path, RESACT_DATA="")
-    expected = {"videos": 48, "bad": [], "repaired": [], "not_repaired": []}
+    assert (summary["fps"], summary["short_side"], summary["classes"], summary["codec"]) == (15, 256, 1, "jpeg")
+    assert summary["shorter_than"] == {"33": 24, "34": 24, "36": 24}
+    verified = run("verify", "--json", cwd=folder, RESACT_DATA="")
+    expected = {"videos": 24, "bad": [], "repaired": [], "not_repaired": []}
     assert json.loads(verified.stdout) == expected
-    rebuilt = run("verify", "--rebuild-index", cwd=tmp_path, RESACT_DATA="")
+    rebuilt = run("verify", "--rebuild-index", cwd=folder, RESACT_DATA="")
     assert rebuilt.returncode == 0
-    assert "index of 48 videos made again from the arrays" in rebuilt.stdout
+    assert "index of 24 videos made again from the arrays" in rebuilt.stdout
 
 
-def test_bench_prep_prints_its_rows_and_the_competitors_command(tmp_path: Path) -> None:
+def test_bench_prep_prints_its_rows_and_the_competitors_command(
+    first_prep: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    folder, _ = first_prep
+    stores = set(folder.rglob("*.zarr"))
     done = run(
         "bench", "prep", "sample", "--classes", "Still", "--limit", "4", "--rounds", "2", "--codecs", "jpeg,lz4",
-        "--workers", "1", "--output", "out/prep.json", "--json", cwd=tmp_path, RESACT_DATA="",
+        "--workers", "1", "--output", f"{tmp_path}/out/prep.json", "--json", cwd=folder, RESACT_DATA="",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
@@ -198,13 +211,15 @@ def test_bench_prep_prints_its_rows_and_the_competitors_command(tmp_path: Path) 
     assert result["rows"][0]["ratio_to_ffmpeg"] == 1.0
     assert result["rows"][2]["peak_worker_bytes"] < 400e6
     assert "/dev/null" in done.stderr
-    assert not list(tmp_path.rglob("*.zarr"))
+    assert set(folder.rglob("*.zarr")) == stores
 
 
-def test_brackets_and_long_lines_come_out_as_they_are(tmp_path: Path) -> None:
+def test_brackets_and_long_lines_come_out_as_they_are(
+    first_prep: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
     name = "[bold]" + "x" * 100 + ":smile:.zarr"
     made = run("prep", "sample", "--classes", "Still", "--limit", "1", "--workers", "0", "--max-seconds", "0.5",
-               "--store", str(tmp_path / name), cwd=tmp_path, RESACT_DATA="")  # fmt: skip
+               "--store", str(tmp_path / name), cwd=first_prep[0], RESACT_DATA="")  # fmt: skip
     assert made.stdout.splitlines()[-1].startswith(f"{tmp_path / name}: 1 videos (1 written")
 
 

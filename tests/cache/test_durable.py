@@ -51,7 +51,7 @@ PREP = (
 from resact.cache.durable import create_store, forget_failure, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index, Journal, read_index, write_index
-settings = helpers._settings("lz4")
+settings = helpers._settings("zstd")
 videos = [(f"v{i}", "failed" if i % 5 == 4 else "ok", i % 4 + 1) for i in range(12)]
 images = [helpers._frames(frames, 16, 24, seed) for seed, (_, _, frames) in enumerate(videos)]
 

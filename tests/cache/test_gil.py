@@ -16,6 +16,7 @@ import pytest
 from resact.cache.codecs import CODEC_NAMES, Box, build_codec
 from resact.cache.jpeg_llvm import decode_jpegs
 from resact.cache.layout import crc32c
+from resact.cache.lz4_llvm import decode_lz4
 
 UNTOUCHED = b"MMM"
 PATIENCE_SECONDS = 30.0
@@ -83,12 +84,14 @@ def test_decoding_lets_go_of_the_gil(name: str, seed: int) -> None:
     assert np.array_equal(out, frame) or name == "jpeg"
 
 
-def test_decoding_a_clip_lets_go_of_the_gil(seed: int) -> None:
+@pytest.mark.parametrize(("name", "decode"), [("jpeg", decode_jpegs), ("lz4", decode_lz4)])
+def test_decoding_a_clip_lets_go_of_the_gil(name: str, decode: Callable[..., Any], seed: int) -> None:
     blocks = np.random.default_rng(seed).integers(100, 256, (270, 480, 3), dtype=np.uint8)
-    codec, out = build_codec("jpeg"), np.empty((1, 2160, 3840, 3), np.uint8)
-    chunks, box = [memoryview(codec.encode(blocks.repeat(8, 0).repeat(8, 1)))], Box(0, 2160, 0, 3840)
-    assert not decode_jpegs(chunks, out, box)
-    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: decode_jpegs(chunks, out, box), out))
+    codec, out = build_codec(name), np.empty((1, 2160, 3840, 3), np.uint8)
+    data = memoryview(codec.encode(blocks.repeat(8, 0).repeat(8, 1)))
+    frames = data, [(0, len(data))], out, Box(0, 2160, 0, 3840)
+    assert not decode(*frames)
+    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: decode(*frames), out))
 
 
 def test_checksums_let_go_of_the_gil(seed: int) -> None:

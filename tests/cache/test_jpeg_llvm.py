@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from io import BytesIO
+from itertools import accumulate, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,8 @@ def decoded(chunks: list[bytes], height: int, width: int, box: Box | None = None
     size = len(chunks) * height * width * 3
     memory = np.full(size + 2 * GUARD, 77, np.uint8)
     out = memory[GUARD : GUARD + size].reshape(len(chunks), height, width, 3)
-    left = decode_jpegs([memoryview(chunk) for chunk in chunks], out, box or Box(0, height, 0, width))
+    bounds = list(pairwise([0, *accumulate(map(len, chunks))]))
+    left = decode_jpegs(memoryview(b"".join(chunks)), bounds, out, box or Box(0, height, 0, width))
     assert (memory[:GUARD] == 77).all()
     assert (memory[GUARD + size :] == 77).all()
     return out, list(left)
@@ -199,10 +201,11 @@ def test_bytes_that_no_encoder_writes(seed: int) -> None:
 def test_few_frames_are_not_worth_making_code_for() -> None:
     code = (
         "import sys, numpy as np; from resact.cache.codecs import JpegFrames, Box; codec = JpegFrames();"
-        "chunks = [memoryview(codec.encode(np.zeros((32, 32, 3), np.uint8)))] * 8;"
+        "data = codec.encode(np.zeros((32, 32, 3), np.uint8));"
+        "bounds = [(place * len(data), (place + 1) * len(data)) for place in range(8)]; data = memoryview(data * 8);"
         "out = np.empty((8, 32, 32, 3), np.uint8);"
-        "print(list(codec.decode_together(chunks[:7], out[:7], Box(0, 32, 0, 32))), 'llvmlite' in sys.modules);"
-        "print(codec.decode_together(chunks, out, Box(0, 32, 0, 32)), 'llvmlite' in sys.modules)"
+        "print(list(codec.decode_together(data, bounds[:7], out[:7], Box(0, 32, 0, 32))), 'llvmlite' in sys.modules);"
+        "print(codec.decode_together(data, bounds, out, Box(0, 32, 0, 32)), 'llvmlite' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[0, 1, 2, 3, 4, 5, 6] False\n[] True\n"

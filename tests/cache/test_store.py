@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import fsspec
@@ -14,8 +15,7 @@ from zarr.registry import register_codec
 
 import resact.cache.codecs as codecs_module
 import resact.cache.store as store_module
-from resact.cache import jpeg_llvm
-from resact.cache.codecs import Box
+from resact.cache.codecs import Bounds, Box
 from resact.cache.layout import DOCUMENT, array_name, seal, unseal
 from resact.cache.store import open_store
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
@@ -106,19 +106,21 @@ def test_a_box_that_leaves_the_frames_is_refused(box: tuple[int, int, int, int],
         store.read_frames(store.index.row_of("wide"), 0, 3, box=Box(*box))
 
 
-def test_a_jpeg_clip_goes_through_the_machine_code(stores, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("codec", "place"), [("jpeg", "jpeg_llvm.decode_jpegs"), ("lz4", "lz4_llvm.decode_lz4")])
+def test_a_clip_goes_through_the_machine_code(codec: str, place: str, stores, monkeypatch: pytest.MonkeyPatch) -> None:
     """But for frames of which it says that it does not know them."""
     calls: list[int] = []
-    decode = jpeg_llvm.decode_jpegs
+    module, name = place.split(".")
+    decode = getattr(import_module(f"resact.cache.{module}"), name)
 
-    def some(chunks: list[memoryview], out: np.ndarray, box: Box) -> list[int]:
-        calls.append(len(chunks))
-        assert not decode(chunks, out, box)
+    def some(data: memoryview, bounds: Bounds, out: np.ndarray, box: Box) -> list[int]:
+        calls.append(len(bounds))
+        assert not decode(data, bounds, out, box)
         out[[2, 5]] = 0
         return [2, 5]
 
-    monkeypatch.setattr(jpeg_llvm, "decode_jpegs", some)
-    video_id, built = "Jump/v_Jump_g01_c01", stores["jpeg"]
+    monkeypatch.setattr(f"resact.cache.{place}", some)
+    video_id, built = "Jump/v_Jump_g01_c01", stores[codec]
     store = open_store(built.path)
     assert np.array_equal(store.read(video_id, 0, 12), built.pixels[video_id])
     assert np.array_equal(store.read(video_id, 0, 7), built.pixels[video_id][:7])

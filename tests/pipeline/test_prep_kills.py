@@ -19,7 +19,7 @@ from tests.pipeline.conftest import Tree, prep_arguments, resact, tree_of
 
 from resact.cache.store import open_store
 
-KILLS = 200 if GAUNTLET else 20
+KILLS = 200 if GAUNTLET else 12
 VIDEOS = 32
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200 if GAUNTLET else 400)]

@@ -9,8 +9,11 @@ def initialise(network: nn.Module, *, zero_init: bool = False) -> None:
     """Draw every weight anew, in place, from torch's global generator.
 
     Convolutions and fc1, before its ReLU, are He-normal; other linear layers have variance 1 / fan-in; biases
-    are 0, norms 1 and 0. `zero_init` starts each module's last norm at 0 (arXiv 1706.02677, sec. 5.1).
+    are 0, norms 1 and 0. `zero_init` starts each module's last norm at 0 (arXiv 1706.02677, sec. 5.1). On the meta
+    device, where nothing has a value, this does nothing: PyTorch would load its compiler for it, which takes seconds.
     """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv3d):
             # Fan-in, because torch's fan-out ignores groups: it would shrink separable filters by sqrt(C).

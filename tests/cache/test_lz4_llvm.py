@@ -1,0 +1,207 @@
+"""LZ4 in machine code: Blosc has to read what it writes, and what it does not write it has to leave to Blosc."""
+
+from collections.abc import Iterator
+from itertools import accumulate, pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numcodecs import blosc
+
+from resact.cache.codecs import Box, Lz4Frames
+from resact.cache.lz4_llvm import decode_lz4, encode_lz4
+from resact.errors import DamagedError
+
+Frames = npt.NDArray[np.uint8]
+GUARD = 4096
+
+
+def decoded(chunks: list[bytes], shape: tuple[int, int], box: Box | None = None) -> tuple[Frames, list[int]]:
+    """What `decode_lz4` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
+    height, width = shape
+    size = len(chunks) * height * width * 3
+    memory = np.full(size + 2 * GUARD, 77, np.uint8)
+    out = memory[GUARD : GUARD + size].reshape(len(chunks), height, width, 3)
+    bounds = list(pairwise([0, *accumulate(map(len, chunks))]))
+    left = decode_lz4(memoryview(b"".join(chunks)), bounds, out, box or Box(0, height, 0, width))
+    assert (memory[:GUARD] == 77).all()
+    assert (memory[GUARD + size :] == 77).all()
+    return out, list(left)
+
+
+def by_blosc(chunk: bytes, shape: tuple[int, int]) -> Frames:
+    out = np.empty((*shape, 3), np.uint8)
+    Lz4Frames().decode_into(chunk, out)
+    return out
+
+
+def scene(random: np.random.Generator, height: int, width: int) -> Frames:
+    """From flat to pure noise, and with repetitions at all distances."""
+    kind = random.integers(5)
+    if kind == 0:
+        return np.full((height, width, 3), random.integers(256), np.uint8)
+    if kind == 1:
+        return random.integers(0, 256, (height, width, 3), np.uint8)
+    pattern = random.integers(0, 256, int(random.integers(1, 3 * height * width)), np.uint8)
+    frame = np.resize(pattern, (height, width, 3))
+    wrong = random.random(frame.shape) < random.choice([0, 0.002, 0.02, 0.1])
+    return np.where(wrong, random.integers(0, 256, frame.shape, np.uint8), frame)
+
+
+def sequences(chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """The block's sequences, read slowly: bytes as they are, distance and length of the match (0, 0 in the last)."""
+    data = iter(chunk[24:])
+
+    def length(half: int) -> int:
+        total = half
+        if half == 15:
+            while (byte := next(data)) == 255:
+                total += 255
+            total += byte
+        return total
+
+    for token in data:
+        literals = bytes(next(data) for _ in range(length(token >> 4)))
+        low = next(data, None)
+        if low is None:
+            assert not token & 15
+            yield literals, 0, 0
+        else:
+            distance = low | next(data) << 8
+            yield literals, distance, length(token & 15) + 4
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_both_read_what_it_writes(count: int, seed: int) -> None:
+    random = np.random.default_rng([seed, count])
+    for _ in range(40):
+        shape = tuple(random.integers(1, 90, 2).tolist())
+        frames = [scene(random, *shape) for _ in range(count)]
+        chunks = [encode_lz4(frame) for frame in frames]
+        out, left = decoded(chunks, shape)
+        assert not left
+        assert np.array_equal(out, frames)
+        assert all(np.array_equal(by_blosc(chunk, shape), frame) for chunk, frame in zip(chunks, frames, strict=True))
+
+
+@given(frame=st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)).flatmap(lambda s: arrays(np.uint8, s)))
+def test_any_frame_comes_back(frame: Frames) -> None:
+    chunk = encode_lz4(frame)
+    out, left = decoded([chunk], frame.shape[:2])
+    assert not left
+    assert np.array_equal(out[0], frame)
+    assert np.array_equal(by_blosc(chunk, frame.shape[:2]), frame)
+
+
+def test_of_a_size_that_videos_have(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    for shape in ((256, 342), (342, 256), (720, 1280)):
+        for _ in range(4):
+            frame = scene(random, *shape)
+            chunk = encode_lz4(frame)
+            out, left = decoded([chunk], shape)
+            assert not left
+            assert np.array_equal(out[0], frame)
+            assert np.array_equal(by_blosc(chunk, shape), frame)
+
+
+def test_matches_are_long_and_far_and_the_end_is_as_lz4_asks(seed: int) -> None:
+    random, found = np.random.default_rng(seed), 0
+    for _ in range(30):
+        frame = scene(random, *random.integers(5, 60, 2))
+        chunk = encode_lz4(frame)
+        if len(chunk) == 24 + frame.nbytes:
+            assert chunk[24:] == frame.tobytes()
+            continue
+        made, starts, last = bytearray(), [], b""
+        for last, distance, length in sequences(chunk):
+            made += last
+            if distance:
+                assert 32 <= distance <= min(len(made), 65535)
+                assert length >= 16
+                starts.append(len(made))
+                for _ in range(length):
+                    made.append(made[-distance])
+        assert made == frame.tobytes()
+        assert len(last) >= 5
+        assert all(start <= len(made) - 12 for start in starts)
+        found += len(starts)
+    assert found
+
+
+def test_a_frame_that_others_look_at_from_afar(seed: int) -> None:
+    """Rows and columns need not follow each other in memory."""
+    frame = scene(np.random.default_rng(seed), 60, 80)[::2, ::-1]
+    assert encode_lz4(frame) == encode_lz4(frame.copy())
+
+
+def test_no_further_than_the_box(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = (75, 101)
+    frames = [scene(random, *shape) for _ in range(3)]
+    chunks = [encode_lz4(frame) for frame in frames]
+    for _ in range(40):
+        top, bottom = np.sort(random.choice(shape[0] + 1, 2, replace=False)).tolist()
+        out, left = decoded(chunks, shape, Box(top, bottom, 3, 50))
+        assert not left
+        assert np.array_equal(out[:, top:bottom], np.array(frames)[:, top:bottom])
+
+
+def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
+    """Its bytes may be anything, which checksums and not this have to find."""
+    frame = np.random.default_rng(seed).integers(0, 9, (64, 64, 1), np.uint8).repeat(3, 2).repeat(2, 1)
+    chunk = bytearray(encode_lz4(frame))
+    assert len(chunk) < frame.nbytes
+    chunk[-300:] = bytes(300)
+    out, left = decoded([bytes(chunk)], (64, 128), Box(0, 8, 0, 128))
+    assert not left
+    assert np.array_equal(out[0, :8], frame[:8])
+    assert decoded([bytes(chunk)], (64, 128))[1] == [0]
+
+
+@pytest.mark.parametrize("clevel", [0, 1, 5, 9])
+@pytest.mark.parametrize("shuffle", [blosc.NOSHUFFLE, blosc.SHUFFLE, blosc.BITSHUFFLE])
+@pytest.mark.parametrize("cname", [b"lz4", b"zstd", b"lz4hc"])
+def test_what_blosc_writes_is_left_to_blosc(cname: bytes, shuffle: int, clevel: int, seed: int) -> None:
+    frames = [scene(np.random.default_rng([seed, number]), 40, 60) for number in range(3)]
+    chunks = [encode_lz4(frame) for frame in frames]
+    chunks[1] = bytes(blosc.compress(frames[1].reshape(-1), cname, clevel, shuffle, 0, 1))
+    out, left = decoded(chunks, (40, 60))
+    assert left == [1]
+    assert np.array_equal(out[::2], frames[::2])
+    assert np.array_equal(by_blosc(chunks[1], (40, 60)), frames[1])
+
+
+def test_bytes_that_it_does_not_write(seed: int) -> None:
+    """Whatever it takes on, Blosc unpacks to the same; the rest it leaves."""
+    random = np.random.default_rng(seed)
+    taken = refused = 0
+    for number in range(900):
+        shape = (40, 60)
+        frame = scene(random, *shape)
+        chunk = encode_lz4(frame)
+        changed = bytearray(chunk)
+        for place in random.integers(*((0, 24) if number % 9 == 0 else (24, len(chunk))), random.integers(1, 4)):
+            changed[place] ^= 1 << int(random.integers(8)) if number % 2 else int(random.integers(1, 256))
+        broken = bytes(changed[: random.integers(len(chunk))] if number % 7 == 0 else changed)
+        bottom = int(random.integers(1, 41))
+        out, left = decoded([broken], shape, Box(0, bottom, 0, 60))
+        refused += bool(left)
+        whole, left_whole = decoded([broken], shape)
+        if not left_whole:
+            assert np.array_equal(whole[0], by_blosc(broken, shape)), number
+            assert not left
+            assert np.array_equal(out[0, :bottom], whole[0, :bottom]), number
+            taken += 1
+    assert taken
+    assert refused
+
+
+@pytest.mark.parametrize("broken", [b"", b"\x02", bytes(24), bytes(range(200))])
+def test_what_is_no_frame_is_left(broken: bytes) -> None:
+    assert decoded([broken], (4, 4))[1] == [0]
+    with pytest.raises(DamagedError):
+        by_blosc(broken, (4, 4))
