@@ -52,7 +52,7 @@ _ARGUMENTS = (
 
 def decode_jpegs(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for JPEG."""
-    _, height, width, _ = out_NHWC.shape
+    _, height, width, channels = out_NHWC.shape
     start = header_bytes(data[slice(*bounds[0])])
     header = parse_header(start)
     if header is None or (header.height, header.width) != (height, width) or width < _LANES:
@@ -61,7 +61,7 @@ def decode_jpegs(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint
     frames = np.empty((len(mine), 3), np.int64)
     frames[:, :2] = np.array(bounds)[mine] + np.frombuffer(data, np.uint8).ctypes.data
     frames[:, 0] += len(start)
-    frames[:, 2] = out_NHWC.ctypes.data + np.array(mine) * out_NHWC.strides[0]
+    frames[:, 2] = out_NHWC.ctypes.data + np.array(mine) * (height * width * channels)
     left = max(0, min(box.left, box.right - _LANES))
     right = max(box.right, left + _LANES)
     mcus = -(-width // 16)

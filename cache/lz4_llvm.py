@@ -27,10 +27,10 @@ _HEADER = 24  # bytes: Blosc's header, the place of the one block, and the block
 _KIND = 0x01300102  # the first four: versions of Blosc and of its LZ4, LZ4 of whole values without a shuffle, of 1 byte
 _WIDE = 32  # bytes that are copied at once
 _MATCH = 16  # bytes: the shortest match
-_NEAR, _FAR = 32, 2**16 - 1  # bytes: the distances of matches
-_LAST = 64  # bytes before the end of a frame, where no match begins or ends; LZ4 asks for 12
+_NEAR, _FAR = _WIDE, 2**16 - 1  # bytes: the distances of matches; a wide copy of nearer ones would read its own bytes
+_LAST = 64  # bytes before the end of a frame, where no match begins; LZ4 asks for 12, wide copies for _MATCH + _WIDE
 _TABLE_BITS = 12
-_PATIENCE = 5  # after 2 ** 5 bytes without a match steps of two are taken, then of three ...
+_PATIENCE = 5  # after 2 ** 5 places without a match steps of two are taken, then of three ...
 
 _BIT = ir.IntType(1)
 _ENCODE = ("frame", "frame_bytes", "out", "table")
@@ -44,7 +44,7 @@ def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
     size = frame_HWC.nbytes
     out = np.empty(_HEADER + size + size // 255 + 16 + _WIDE, np.uint8)
     table = np.zeros(2**_TABLE_BITS, np.int32)
-    packed = _run("encode", _ENCODE, frame_HWC.ctypes.data, size, out.ctypes.data + _HEADER, table.ctypes.data)
+    packed = _run("encode", frame_HWC.ctypes.data, size, out.ctypes.data + _HEADER, table.ctypes.data)
     if packed >= size:
         out[_HEADER:][:size] = frame_HWC.reshape(-1)
         packed = size
@@ -56,16 +56,17 @@ def decode_lz4(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8]
     """As `FrameCodec.decode_together`, for LZ4."""
     chunks = np.array(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
-    frame_bytes, row_bytes = out_NHWC.strides[:2]
+    _, height, width, channels = out_NHWC.shape  # not the strides: an axis of one may have any
+    row_bytes = width * channels
     addresses = chunks.ctypes.data, len(chunks), failed.ctypes.data, out_NHWC.ctypes.data
-    _run("decode", _DECODE, *addresses, frame_bytes, box.bottom * row_bytes)
+    _run("decode", *addresses, height * row_bytes, box.bottom * row_bytes)
     return np.flatnonzero(failed).tolist()
 
 
-def _run(name: str, names: Sequence[str], *arguments: int) -> int:
+def _run(name: str, *arguments: int) -> int:
     with LOCK:  # the first thread compiles, the others wait
         _, function = _code(name)
-    return function((ctypes.c_int64 * len(names))(*arguments))
+    return function((ctypes.c_int64 * len(arguments))(*arguments))
 
 
 # The code ---------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ def _same_before(b: Code, at: Any, distance: Any, most: Any) -> Any:
 
 
 def _same_after(b: Code, at: Any, distance: Any, last: Any) -> Any:
-    """Where what is the same as at a distance before ends; from `last` on nothing is looked at but 8 bytes."""
+    """Where what is the same as at a distance before ends; looked for up to `last`, found up to 7 bytes on."""
     with b.goto_entry_block():
         here = b.alloca(WHOLE)
     b.store(at, here)
@@ -231,8 +232,8 @@ def _frame_function(module: Any, unpack: Any) -> Any:
     packed = b.sub(stop, b.sum(chunk, _HEADER))
     require(b.icmp_signed(">=", packed, NONE))
     require(b.icmp_unsigned("==", b.read(INT, chunk), INT(_KIND)))
-    fields = frame_bytes, frame_bytes, b.sum(packed, _HEADER), WHOLE(_HEADER - 4), packed
-    for place, field in enumerate(fields, 1):
+    header = frame_bytes, frame_bytes, b.sum(packed, _HEADER), WHOLE(_HEADER - 4), packed
+    for place, field in enumerate(header, 1):
         require(b.icmp_unsigned("==", b.zext(b.read(INT, chunk, 4 * place), WHOLE), field))
     source = b.sum(chunk, _HEADER)
     with b.if_else(b.icmp_unsigned("==", packed, frame_bytes)) as (stored, squeezed):
@@ -249,7 +250,7 @@ def _frame_function(module: Any, unpack: Any) -> Any:
 def _unpack_function(module: Any) -> Any:
     """(source, its end, target, its end, where what is wanted ends): whether LZ4 of ours was unpacked so far."""
     function = ir.Function(module, ir.FunctionType(_BIT, [WHOLE] * 5), "unpack")
-    begin, stop, target, room, wanted = function.args
+    begin, stop, target, end, wanted = function.args
     b = Code(function.append_basic_block())
     head, failed, done = (function.append_basic_block() for _ in range(3))
     require = _requiring(b, failed)
@@ -267,7 +268,7 @@ def _unpack_function(module: Any) -> Any:
     b.store(b.sum(b.load(source), 1), source)
     literals = _read_length(b, require, source, stop, b.lshr(token, WHOLE(4)))
     start, to = b.load(source), b.load(out)
-    left, free = b.sub(stop, start), b.sub(room, to)
+    left, free = b.sub(stop, start), b.sub(end, to)
     b.cbranch(b.icmp_unsigned("==", literals, left), last, match)
 
     b.position_at_end(last)
@@ -282,7 +283,7 @@ def _unpack_function(module: Any) -> Any:
     b.store(b.sum(start, literals, 2), source)
     to = b.sum(to, literals)
     length = b.sum(_read_length(b, require, source, stop, b.and_(token, WHOLE(15))), 4)
-    require(b.icmp_unsigned("<=", b.sum(length, _WIDE), b.sub(room, to)))
+    require(b.icmp_unsigned("<=", b.sum(length, _WIDE), b.sub(end, to)))
     require(b.icmp_unsigned(">=", distance, WHOLE(_NEAR)))
     require(b.icmp_unsigned("<=", distance, b.sub(to, target)))
     _copy(b, to, b.sub(to, distance), length)

@@ -102,12 +102,12 @@ def prep_files(
     )
     settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
     path = folder / "files.zarr"
-    console = Console(quiet=False, record=True, width=500, file=(folder / "said").open("w"))
-    result = prep(
-        Dataset(settings=dataset, videos=sources, missing=(), notes=()),
-        PrepJob(store=path, settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout_seconds),
-        open_executor=lambda: open_executor(workers=workers),
-        console=console,
-    )
-    console.file.close()
+    with (folder / "said").open("w") as said:
+        console = Console(quiet=False, record=True, width=500, file=said)
+        result = prep(
+            Dataset(settings=dataset, videos=sources, missing=(), notes=()),
+            PrepJob(store=path, settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout_seconds),
+            open_executor=lambda: open_executor(workers=workers),
+            console=console,
+        )
     return Prepped(result, open_store(path), path, console.export_text())
