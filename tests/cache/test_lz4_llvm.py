@@ -1,7 +1,11 @@
 """LZ4 in machine code: Blosc has to read what it writes, and what it does not write it has to leave to Blosc."""
 
-from collections.abc import Iterator
+import ctypes
+import mmap
+import signal
+from collections.abc import Callable, Iterator
 from itertools import accumulate, pairwise
+from multiprocessing import get_context
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +76,42 @@ def sequences(chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
         else:
             distance = low | next(data) << 8
             yield literals, distance, length(token & 15) + 4
+
+
+def chunk_of(block: bytes, frame_bytes: int) -> bytes:
+    return np.array([0x01300102, frame_bytes, frame_bytes, 24 + len(block), 20, len(block)], "<u4").tobytes() + block
+
+
+def sequence(literals: bytes, distance: int, length: int) -> bytes:
+    def rest(count: int) -> bytes:
+        return b"" if count < 15 else b"\xff" * ((count - 15) // 255) + bytes([(count - 15) % 255])
+
+    token = bytes([min(len(literals), 15) << 4 | min(length - 4, 15)])
+    return token + rest(len(literals)) + literals + distance.to_bytes(2, "little") + rest(length - 4)
+
+
+def forged(random: np.random.Generator, frame_bytes: int) -> bytes:
+    """Sequences such as our encoder never makes; often matches that are too near, lengths that say too much."""
+    wrong = random.choice([0, 0, 0.1])
+    block, left = b"", frame_bytes
+    while left > 70 and random.random() > wrong / 4:
+        literals = int(random.choice([0, 1, 14, 15, 16, 33, 64, 269, 270, left - 64, left - 33, left - 32, left]))
+        length = int(random.choice([4, 18, 19, 20, 64, 273, 274, 600]))
+        if random.random() >= wrong:
+            literals = min(literals, left - 70)
+        length = min(length, max(left - literals - int(random.choice([0, 5, 31, 32, 33])), 4))
+        if random.random() >= wrong:
+            length = max(min(length, left - literals - 32), 4)
+        made = frame_bytes - left + literals
+        if made < 32:
+            literals, made = literals + 32, made + 32
+        far = [32, 33, 64, made] if random.random() >= wrong else [0, 1, 16, 31, made + 1, 65535]
+        block += sequence(random.bytes(literals), min(int(random.choice(far)), made if wrong == 0 else 65535), length)
+        left = frame_bytes - made - length
+    ends = [b"", random.bytes(80), b"\xf0", b"\xf0" + b"\xff" * 9, b"\x0f", b"\x1f" + b"\xff" * 12]
+    if random.random() >= wrong:
+        ends = [sequence(random.bytes(max(left, 0)), 0, 4)[:-2]]
+    return chunk_of(block + ends[random.integers(len(ends))], frame_bytes)
 
 
 @pytest.mark.parametrize("count", [1, 2, 9])
@@ -205,3 +245,118 @@ def test_what_is_no_frame_is_left(broken: bytes) -> None:
     assert decoded([broken], (4, 4))[1] == [0]
     with pytest.raises(DamagedError):
         by_blosc(broken, (4, 4))
+
+
+@pytest.mark.parametrize("literals", [0, 1, 14, 15, 16, 269, 270, 271, 524, 525, 526])
+def test_lengths_that_need_a_byte_more(literals: int) -> None:
+    """Known bytes: the encoder's table is small, and may have forgotten others."""
+    random = np.random.default_rng(literals)
+    lengths = [273, 274, 275, *((18, 19, 20) if literals < 200 else ())]
+    for length in lengths:
+        known, new, end = (random.integers(1, 254, size) for size in (300, literals, 100))
+        end[0] = known[length] + 1  # the match goes no further
+        parts = np.zeros(60), known, np.full(100, 255), new, known[:length], end
+        frame = np.concatenate(parts).astype(np.uint8)
+        frame = np.resize(frame, (1, len(frame) // 3 + 1, 3))
+        chunk = encode_lz4(frame)
+        assert (literals, length) in [(len(some), match) for some, _, match in sequences(chunk)]
+        out, left = decoded([chunk], frame.shape[:2])
+        assert not left
+        assert np.array_equal(out[0], frame)
+        assert np.array_equal(by_blosc(chunk, frame.shape[:2]), frame)
+
+
+@pytest.mark.parametrize(
+    ("distance", "repeats"), [(31, False), (32, True), (65534, True), (65535, True), (65536, False)]
+)
+def test_the_nearest_and_the_furthest_match(distance: int, repeats: bool, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    pattern, end = random.integers(1, 256, min(distance, 64)), random.integers(1, 256, 100)
+    frame = np.concatenate([pattern, np.zeros(distance - len(pattern)), pattern, end]).astype(np.uint8)
+    frame = np.resize(frame, (1, len(frame) // 3 + 1, 3))
+    chunk = encode_lz4(frame)
+    distances = [far for _, far, _ in sequences(chunk)] if len(chunk) < 24 + frame.nbytes else []
+    assert (distance in distances) == repeats
+    assert np.array_equal(decoded([chunk], frame.shape[:2])[0][0], frame)
+    assert np.array_equal(by_blosc(chunk, frame.shape[:2]), frame)
+
+
+@pytest.mark.parametrize("layout", [lambda a: a[:, None], lambda a: a[None].transpose(1, 0, 2, 3)])
+def test_frames_of_one_row_whose_axis_steps_anyhow(layout: Callable[[Frames], Frames], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    memory = np.full((10, 200, 3), 77, np.uint8)
+    out = layout(memory[1:9])
+    assert out.flags.carray
+    assert out.shape == (8, 1, 200, 3)
+    frames = [scene(random, 1, 200) for _ in range(8)]
+    chunks = [encode_lz4(frame) for frame in frames]
+    bounds = list(pairwise([0, *accumulate(map(len, chunks))]))
+    assert not list(decode_lz4(memoryview(b"".join(chunks)), bounds, out, Box(0, 1, 0, 200)))
+    assert np.array_equal(out, frames)
+    assert (memory[[0, 9]] == 77).all()
+
+
+# In memory that ends where it ends ------------------------------------------------------------------------------
+
+
+def guarded(size: int) -> Frames:
+    """Memory of whole pages, between two that nobody may touch."""
+    page = mmap.PAGESIZE
+    array = np.frombuffer(mmap.mmap(-1, -(-size // page) * page + 2 * page), np.uint8)
+    for start in (0, array.nbytes - page):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(array.ctypes.data + start), page, 0) == 0
+    return array[page:-page]
+
+
+def in_a_process(work: Callable[..., None], *arguments: int) -> int | None:
+    process = get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def touch_the_guard(before: int) -> None:
+    memory = guarded(5000)
+    ctypes.string_at(memory.ctypes.data - 1 if before else memory.ctypes.data + memory.nbytes, 1)
+
+
+def decode_and_encode_guarded(seed: int) -> None:
+    """Chunks and frames of all kinds, at the beginning and at the end of guarded memory."""
+    random = np.random.default_rng(seed)
+    height, width = 20, 60
+    size = height * width * 3
+    source, target = guarded(4 * size), guarded(size)
+    taken = refused = 0  # of what was forged
+    for number in range(6000):
+        frame = scene(random, height, width)
+        if number % 20 == 0:
+            place = slice(None, size) if number % 40 else slice(-size, None)
+            source[place] = frame.reshape(-1)
+            assert encode_lz4(source[place].reshape(frame.shape)) == encode_lz4(frame)
+        chunk = encode_lz4(frame) if number % 4 == 0 else forged(random, size)
+        if number % 3 == 0:
+            chunk = chunk[: random.integers(len(chunk))] if len(chunk) > 60 else chunk[: random.integers(25)]
+            if len(chunk) >= 24 and number % 2:
+                chunk = chunk_of(chunk[24:], size)
+        if len(chunk) > source.nbytes:
+            continue
+        place = slice(None, len(chunk)) if random.random() < 0.3 else slice(source.nbytes - len(chunk), None)
+        source[place] = np.frombuffer(chunk, np.uint8)
+        out = (target[:size] if random.random() < 0.3 else target[-size:]).reshape(1, height, width, 3)
+        bottom = height if number % 2 else int(random.integers(1, height))
+        left = decode_lz4(source[place].data, [(0, len(chunk))], out, Box(0, bottom, 0, width))
+        refused += len(left) > 0
+        if bottom == height and not left:
+            taken += number % 4 != 0
+            assert np.array_equal(out[0], by_blosc(chunk, (height, width))), number
+    assert taken > 100
+    assert refused > 100
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_guards_are_guards(before: int) -> None:
+    assert in_a_process(touch_the_guard, before) == -signal.SIGSEGV
+
+
+def test_it_touches_nothing_but_chunk_and_frame(seed: int) -> None:
+    assert in_a_process(decode_and_encode_guarded, seed) == 0
