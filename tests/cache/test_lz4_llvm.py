@@ -94,7 +94,7 @@ def forged(random: np.random.Generator, frame_bytes: int) -> bytes:
     """Sequences such as our encoder never makes; often matches that are too near, lengths that say too much."""
     wrong = random.choice([0, 0, 0.1])
     block, left = b"", frame_bytes
-    while left > 70 and random.random() > wrong / 4:
+    while left > 70 and random.random() >= wrong:
         literals = int(random.choice([0, 1, 14, 15, 16, 33, 64, 269, 270, left - 64, left - 33, left - 32, left]))
         length = int(random.choice([4, 18, 19, 20, 64, 273, 274, 600]))
         if random.random() >= wrong:
@@ -109,8 +109,11 @@ def forged(random: np.random.Generator, frame_bytes: int) -> bytes:
         block += sequence(random.bytes(literals), min(int(random.choice(far)), made if wrong == 0 else 65535), length)
         left = frame_bytes - made - length
     ends = [b"", random.bytes(80), b"\xf0", b"\xf0" + b"\xff" * 9, b"\x0f", b"\x1f" + b"\xff" * 12]
-    if random.random() >= wrong:
+    if random.random() >= 5 * wrong:
         ends = [sequence(random.bytes(max(left, 0)), 0, 4)[:-2]]
+    elif left > 100:  # to the frame's end and not beyond, which is too far for copies of 32 bytes, with more to come
+        literals, short = int(random.choice([32, left - 31, left])), int(random.integers(32))
+        ends += 6 * [sequence(random.bytes(literals), 32, max(left - literals - short, 4)) + random.bytes(80)]
     return chunk_of(block + ends[random.integers(len(ends))], frame_bytes)
 
 
