@@ -322,10 +322,11 @@ def test_a_source_of_another_name_is_named(scratch: Prepped) -> None:
     assert "v_Biking_g01_c01.avi, and is UCF-101/Biking/v_Biking_g01_c01.AVI now" in problem.problem
 
 
-def test_a_video_that_fails_this_time_does_not_replace_one_that_did_not(scratch: Prepped) -> None:
+def test_a_video_that_fails_this_time_does_not_replace_one_that_did_not(scratch: Prepped, tmp_path: Path) -> None:
     flip(scratch.store / A / SHARD)
     before = tree_of(scratch.store)
-    (problem,) = scratch.repair(timeout_seconds=1e-6).not_repaired
+    endless = fake_ffmpeg(tmp_path / "ffmpeg", f'case "$*" in *{A}*) exec sleep 60;; esac\nexec "{FFMPEG}" "$@"')
+    (problem,) = scratch.repair(timeout_seconds=0.1, ffmpeg=endless).not_repaired
     assert "prep fails now: not decoded within" in problem.problem
     assert tree_of(scratch.store) == before
 
