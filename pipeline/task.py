@@ -79,8 +79,7 @@ def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoReco
     for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
         if ours != here:
             raise ToolError(
-                f"a worker has {here} where the store is made with {ours}: a store is made with one version of it; "
-                "give all hosts that one, or make another --store"
+                f"a worker has {here} where the store is made with {ours}: give all hosts the same versions"
             )
     source, problem = _look_at(video)
     failed = failed_record(video, source, problem)

@@ -14,8 +14,11 @@ import pytest
 import zarr
 from tests.conftest import fill
 from tests.pipeline.conftest import FFMPEG, Tree, last_json, prep_arguments, resact, tree_of
+from tests.pipeline.videos import H264, prep_files, quadrants, write_video
 
+from resact.cache.codecs import JpegFrames
 from resact.cache.store import open_store
+from resact.errors import ToolError
 
 pytestmark = pytest.mark.faults
 
@@ -49,6 +52,19 @@ def test_a_store_that_cannot_fit_is_refused_before_it_starts(ucf101: Path, small
     assert run.returncode == 1
     assert "are free: make room" in run.stderr
     assert "dashboard" not in run.stderr
+
+
+def test_a_worker_whose_encoder_is_another_stops_prep_before_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a cluster of hosts with different versions: the driver's comes first, the worker's second."""
+    versions = iter(["simplejpeg 1", "simplejpeg 2"])
+    monkeypatch.setattr(JpegFrames, "library", lambda _: next(versions))
+    video = write_video(tmp_path / "good.mkv", quadrants(5), *H264)
+    with pytest.raises(ToolError, match=r"has simplejpeg 2 where .* made with simplejpeg 1: give all hosts the same"):
+        prep_files(tmp_path, [video])
+    assert not list(tmp_path.rglob("0.0.0.0"))
+    assert next(versions, None) is None
 
 
 def cut_between_frames(avi: bytes) -> bytes:
