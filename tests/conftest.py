@@ -19,6 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: networks
 GAUNTLET = bool(os.environ.get("RESACT_GAUNTLET"))
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch  # slow to load, and most files need it not
+
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU here")
+
+
 @pytest.fixture(scope="session")
 def genuine() -> Path:
     """Folder with genuine UCF101 clips and lists, where there is one beside the repository."""

@@ -114,7 +114,7 @@ def test_batches_of_a_device_that_lags_behind_are_the_plans_clips(clip_store, mo
                 assert torch.equal(batch[name][place], expected[name]), "memory was used again before it was copied"
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 @pytest.mark.parametrize("late", ["nothing", "copies", "transform"])
 def test_batches_on_a_gpu_are_the_plans_clips(tmp_path, monkeypatch, late):
     """Whichever of its work the GPU is made to do late."""

@@ -78,11 +78,15 @@ def place(request):
 
 def assert_right(place, function, case, seed: int) -> None:
     """In float32. In one draw in ten, either may round a value across a ReLU's zero, which moves many gradients: so
-    these need be right in one of three draws, all else in each."""
+    these need be right in one of three draws, all else in each. Of clips as long as the network's, some value always
+    is rounded so (on an H100, eager's gradients were off by 1.2e-3): as near as eager's is right for a gradient."""
     for draw in range(3):
         errors = place(function, case, torch.float32, seed + draw)
         assert any("num_batches" in name for name in errors), "statistics are among what is compared"
-        wrong = {name: error for name, error in errors.items() if not error[0] <= FLOAT32_ERROR}
+        wrong = {}
+        for name, (fused, eager) in errors.items():
+            if not fused <= (max(FLOAT32_ERROR, eager) if name.startswith("gradient of") else FLOAT32_ERROR):
+                wrong[name] = fused, eager
         assert all(name.startswith("gradient of") for name in wrong), wrong
         if not wrong:
             return

@@ -29,7 +29,7 @@ def test_rates_are_those_of_the_copy_and_of_the_product(monkeypatch):
     assert (rates.bytes_per_second, rates.flops_per_second) == (2 * 2 * 1000, 2 * 8**3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_gpus_rates_are_those_of_a_gpu():
     rates = measure_rates(torch.device("cuda"))
     assert 1e11 < rates.bytes_per_second < 2e13

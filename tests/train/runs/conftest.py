@@ -90,9 +90,10 @@ def one_core() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where results are alike to the bit; on a machine with a GPU, runs would go there."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    if not request.node.get_closest_marker("gpu"):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 TrainTiny = Callable[..., TrainResult]

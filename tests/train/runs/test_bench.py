@@ -190,7 +190,7 @@ def test_every_row_is_documented():
     assert [name for name in CONTESTANTS if f"`{name}`" not in text] == []
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_captured_step_trains_as_the_plain_one():
     device = torch.device("cuda")
     # Without dropout: a replayed step draws on where the last one stopped, a plain one from its seed.
@@ -273,7 +273,7 @@ def test_data_is_waited_for_while_the_device_idles(
     assert result.clips_per_second == pytest.approx([20 / seconds])
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.gpu
 def test_a_gpu_that_is_busy_waits_for_no_data():
     def source(seconds):
         while True:

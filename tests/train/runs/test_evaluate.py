@@ -102,7 +102,7 @@ def test_channels_last_gives_the_same(tmp_path: Path, clip_store: ClipStore) -> 
     np.testing.assert_allclose(evaluate_run(last, clip_store, views=2).logits, plain.logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("amp", [False, True])
 def test_a_gpu_gives_what_the_cpu_gives(tmp_path: Path, clip_store: ClipStore, amp: bool) -> None:
     folder = untrained_run(tmp_path / "a", clip_store, amp=amp)
