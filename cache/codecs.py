@@ -27,11 +27,12 @@ from resact.errors import DamagedError, UsageError
 # microseconds a frame instead of 79. Our threads each decode frames of their own. zarr-python sets the same.
 blosc.use_threads = False
 
-_CLIP_FRAMES = 8
-"""So many are worth making machine code for: that takes up to half a second, once a process."""
+CLIP_FRAMES = 8
+"""So many frames are worth making machine code for: that takes up to half a second, once a process."""
 
 Frame = npt.NDArray[np.uint8]
-Bounds = Sequence[tuple[int, int]]
+Bounds = npt.NDArray[np.int64]
+"""(N, 2), where each chunk begins and ends in some bytes."""
 
 _version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
 
@@ -73,7 +74,7 @@ class FrameCodec(Protocol):
 
         Args:
             data: the frames' bytes.
-            bounds: N >= 1, where each frame's begin and end in it.
+            bounds: of each frame, N >= 1.
             out_NHWC: N frames, contiguous; pixels outside of the box may be written to.
             box: within them.
 
@@ -118,7 +119,7 @@ class JpegFrames:
 
     def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
         """By machine code, where there are enough frames."""
-        if len(bounds) < _CLIP_FRAMES:
+        if len(bounds) < CLIP_FRAMES:
             return range(len(bounds))
         from resact.cache.jpeg_llvm import decode_jpegs  # loading LLVM takes time, and not every process reads JPEG
 
@@ -203,7 +204,7 @@ class Lz4Frames:
 
     def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
         """By machine code, where there are enough frames."""
-        if len(bounds) < _CLIP_FRAMES:
+        if len(bounds) < CLIP_FRAMES:
             return range(len(bounds))
         from resact.cache.lz4_llvm import decode_lz4
 

@@ -9,6 +9,7 @@ segments, and bytes that no encoder writes. Sections are those of ITU-T T.81.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache, reduce
 from types import SimpleNamespace
@@ -44,7 +45,8 @@ _SPARE = 512  # bytes behind a frame's bits, whose end is looked for once a bloc
 _UNIT = ("huffman", "dc", "steps", "pixels", "pixels_apart", "rows_apart")
 
 _ARGUMENTS = (
-    *("frames", "count", "failed", "rows", "units", "mcus", "first_mcu", "last_mcu", "top", "bottom", "left", "right"),
+    *("chunks", "count", "failed", "out", "start", "start_bytes", "frame_bytes", "rows", "units", "mcus"),
+    *("first_mcu", "last_mcu", "top", "bottom", "left", "right"),
     *("width", "luma", "chroma", "colours", "bits", "bits_apart", "coefficients", "coefficients_apart"),
 )
 """Of the machine code, in an array of int64: addresses, sizes, and distances in bytes."""
@@ -52,52 +54,85 @@ _ARGUMENTS = (
 
 def decode_jpegs(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for JPEG."""
-    _, height, width, channels = out_NHWC.shape
-    start = header_bytes(data[slice(*bounds[0])])
-    header = parse_header(start)
-    if header is None or (header.height, header.width) != (height, width) or width < _LANES:
+    _, height, width, _ = out_NHWC.shape
+    setup = _setup(data[slice(*bounds[0])], height, width)
+    if setup is None:
         return range(len(bounds))
-    mine = [number for number, (low, high) in enumerate(bounds) if data[low : min(high, low + len(start))] == start]
-    frames = np.empty((len(mine), 3), np.int64)
-    frames[:, :2] = np.array(bounds)[mine] + np.frombuffer(data, np.uint8).ctypes.data
-    frames[:, 0] += len(start)
-    frames[:, 2] = out_NHWC.ctypes.data + np.array(mine) * (height * width * channels)
+    chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
+    failed = np.zeros(len(chunks), np.int64)
     left = max(0, min(box.left, box.right - _LANES))
     right = max(box.right, left + _LANES)
-    mcus = -(-width // 16)
-    luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
-    colours = np.empty((3, mcus * 16), np.int16)
-    bits = np.empty((2, int((frames[:, 1] - frames[:, 0]).max()) + _SPARE), np.uint8)
-    coefficients = np.empty((2, (mcus * _UNITS + 1) * BLOCK), np.int16)  # the last block is written behind, too
-    units = _units(header, luma, chroma)
-    failed = np.zeros(len(mine), np.int64)
     arguments = {
-        "frames": frames.ctypes.data,
-        "count": len(mine),
+        **setup.arguments(int((chunks[:, 1] - chunks[:, 0]).max())),
+        "chunks": chunks.ctypes.data,
+        "count": len(chunks),
         "failed": failed.ctypes.data,
-        "rows": -(-height // 16),
-        "units": units.ctypes.data,
-        "mcus": mcus,
+        "out": out_NHWC.ctypes.data,
         "first_mcu": left // 16,
         "last_mcu": -(-right // 16),
         "top": box.top,
         "bottom": box.bottom,
         "left": left,
         "right": right,
-        "width": width,
-        "luma": luma.ctypes.data,
-        "chroma": chroma.ctypes.data,
-        "colours": colours.ctypes.data,
-        "bits": bits.ctypes.data,
-        "bits_apart": bits.strides[0],
-        "coefficients": coefficients.ctypes.data,
-        "coefficients_apart": coefficients.strides[0],
     }
     with LOCK:  # the first thread compiles, the others wait
         _, run = _code()
     run((ctypes.c_int64 * len(_ARGUMENTS))(*(arguments[name] for name in _ARGUMENTS)))
-    done = {number for number, undone in zip(mine, failed, strict=True) if not undone}
-    return [number for number in range(len(bounds)) if number not in done]
+    return np.flatnonzero(failed).tolist()
+
+
+class _Setup:
+    """What frames of one header need beside themselves: tables and memory, for one thread."""
+
+    def __init__(self, start: bytes, header: Header) -> None:
+        self.start, self.size = start, (header.height, header.width)
+        mcus = -(-header.width // 16)
+        luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
+        colours = np.empty((3, mcus * 16), np.int16)
+        coefficients = np.empty((2, (mcus * _UNITS + 1) * BLOCK), np.int16)  # the last block is written behind, too
+        units, begin = _units(header, luma, chroma), np.frombuffer(start, np.uint8)
+        self._bits = np.empty((2, 0), np.uint8)
+        self._owners = header, luma, chroma, colours, coefficients, units, begin
+        self._fixed = {
+            "start": begin.ctypes.data,
+            "start_bytes": len(start),
+            "rows": -(-header.height // 16),
+            "units": units.ctypes.data,
+            "mcus": mcus,
+            "width": header.width,
+            "frame_bytes": header.height * header.width * 3,
+            "luma": luma.ctypes.data,
+            "chroma": chroma.ctypes.data,
+            "colours": colours.ctypes.data,
+            "coefficients": coefficients.ctypes.data,
+            "coefficients_apart": coefficients.strides[0],
+        }
+
+    def arguments(self, chunk_bytes: int) -> dict[str, int]:
+        """Of the machine code, for frames of so many bytes at most."""
+        if self._bits.shape[1] < chunk_bytes + _SPARE:
+            self._bits = np.empty((2, chunk_bytes + _SPARE), np.uint8)
+        return {**self._fixed, "bits": self._bits.ctypes.data, "bits_apart": self._bits.strides[0]}
+
+
+class _Last(threading.local):
+    setup: _Setup | None = None
+
+
+_last = _Last()
+
+
+def _setup(chunk: memoryview, height: int, width: int) -> _Setup | None:
+    """For frames such as `chunk`; None where they are unknown. A clip's are mostly such as the last one's."""
+    last = _last.setup
+    if last is not None and last.size == (height, width) and chunk[: len(last.start)] == last.start:
+        return last
+    start = header_bytes(chunk)
+    header = parse_header(start)
+    if header is None or (header.height, header.width) != (height, width) or width < _LANES:
+        return None
+    _last.setup = _Setup(start, header)
+    return _last.setup
 
 
 def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
@@ -125,13 +160,22 @@ def _code() -> tuple[Any, Callable[..., None]]:
     some = {count: _frames_function(module, inverse, count) for count in (1, 2)}
     b = Code(function.append_basic_block())
     a = _arguments(b, function.args[0])
-    with b.count(NONE, a.count, 2) as number:
-        last = b.icmp_signed("==", b.sum(number, 1), a.count)
-        with b.if_else(last) as (one, two):
-            with one:
-                b.call(some[1], [function.args[0], number])
-            with two:
-                b.call(some[2], [function.args[0], number])
+    nobody = WHOLE(-1)
+    waits = b.alloca(WHOLE)  # for another frame of the same header
+    b.store(nobody, waits)
+    with b.count(NONE, a.count) as number, b.if_else(_begins_with(b, a, number)) as (known, other):
+        with known:
+            first = b.load(waits)
+            with b.if_else(b.icmp_signed("==", first, nobody)) as (alone, pair):
+                with alone:
+                    b.store(number, waits)
+                with pair:
+                    b.call(some[2], [function.args[0], first, number])
+                    b.store(nobody, waits)
+        with other:
+            b.write(WHOLE(1), a.failed, (number, 8))
+    with b.if_then(b.icmp_signed("!=", b.load(waits), nobody)):
+        b.call(some[1], [function.args[0], b.load(waits)])
     b.ret_void()
     engine = compiled(module)
     call = ctypes.CFUNCTYPE(None, ctypes.POINTER(ctypes.c_int64))  # a call of it lets go of the GIL
@@ -143,15 +187,29 @@ def _arguments(b: Code, pointer: Any) -> SimpleNamespace:
     return SimpleNamespace(**{name: b.read(WHOLE, begin, 8 * place) for place, name in enumerate(_ARGUMENTS)})
 
 
+def _begins_with(b: Code, a: SimpleNamespace, number: Any) -> Any:
+    """Whether a frame's bytes begin with the header."""
+    chunk, stop = (b.read(WHOLE, a.chunks, (number, 16), 8 * column) for column in (0, 1))
+    with b.goto_entry_block():
+        differ = b.alloca(BYTE)
+    b.store(BYTE(1), differ)
+    with b.if_then(b.icmp_signed(">=", b.sub(stop, chunk), a.start_bytes)):
+        b.store(BYTE(0), differ)
+        with b.count(NONE, a.start_bytes) as place:
+            one = b.xor(b.read(BYTE, chunk, place), b.read(BYTE, a.start, place))
+            b.store(b.or_(b.load(differ), one), differ)
+    return b.icmp_unsigned("==", b.load(differ), BYTE(0))
+
+
 def _frames_function(module: Any, inverse: Any, count: int) -> Any:
-    """Decodes `count` frames from a number on, or says that they failed."""
-    kind = ir.FunctionType(ir.VoidType(), [WHOLE.as_pointer(), WHOLE])
+    """Decodes `count` frames, given by their numbers, or says that they failed."""
+    kind = ir.FunctionType(ir.VoidType(), [WHOLE.as_pointer(), *[WHOLE] * count])
     function = ir.Function(module, kind, f"decode_{count}")
     b = Code(function.append_basic_block())
     a = _arguments(b, function.args[0])
-    number = function.args[1]
+    numbers = function.args[1:]
     failed = function.append_basic_block("failed")
-    streams = [_Stream(b, a, b.sum(number, place), place, failed) for place in range(count)]
+    streams = [_Stream(b, a, number, place, failed) for place, number in enumerate(numbers)]
     for stream in streams:
         stream.unstuff(b)
     wanted = b.udiv(b.sum(a.bottom, 15), WHOLE(16))
@@ -165,8 +223,8 @@ def _frames_function(module: Any, inverse: Any, count: int) -> Any:
         stream.require_end(b, b.icmp_signed("==", wanted, a.rows))
     b.ret_void()
     b.position_at_end(failed)
-    for place in range(count):
-        b.write(WHOLE(1), a.failed, (b.sum(number, place), 8))
+    for number in numbers:
+        b.write(WHOLE(1), a.failed, (number, 8))
     b.ret_void()
     return function
 
@@ -176,8 +234,9 @@ class _Stream:
 
     def __init__(self, b: Code, a: SimpleNamespace, number: Any, place: int, failed: Any) -> None:
         self.a, self.failed = a, failed
-        entry = b.sum(a.frames, (number, 24))
-        self.source, self.stop, self.out = (b.read(WHOLE, entry, 8 * column) for column in range(3))
+        self.source = b.sum(b.read(WHOLE, a.chunks, (number, 16)), a.start_bytes)
+        self.stop = b.read(WHOLE, a.chunks, (number, 16), 8)
+        self.out = b.sum(a.out, (number, a.frame_bytes))
         self.bits = b.sum(a.bits, (place, a.bits_apart))
         self.coefficients = b.sum(a.coefficients, (place, a.coefficients_apart))
         self.window = b.alloca(WHOLE)  # the next bits, from the left

@@ -17,6 +17,7 @@ crc32c of itself, so that a flip of any of its bits shows. All numbers are littl
 import json
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
@@ -24,7 +25,7 @@ import crc32c as _crc32c
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.codecs import FrameCodec
+from resact.cache.codecs import CLIP_FRAMES, FrameCodec
 from resact.errors import DamagedError, UsageError
 
 FORMAT_VERSION = 1
@@ -100,6 +101,24 @@ def crc32c(data: bytes | memoryview) -> int:
     # The package `crc32c` lets go of the GIL from 32 KiB on. google-crc32c, as fast, never does: of all threads only
     # one could check a frame, which at 18 microseconds a lossless frame is as much as four or five cores decode.
     return int(_crc32c.crc32c(data))
+
+
+def first_wrong_chunk(data: memoryview, edges: npt.NDArray[np.int64]) -> int | None:
+    """The first chunk that does not end in its checksum, or None.
+
+    Args:
+        data: chunks, one after another.
+        edges: (N + 1,), where each begins and the last one ends in `data`.
+    """
+    if len(edges) > CLIP_FRAMES:
+        from resact.cache.crc_llvm import can_check, first_wrong  # loading LLVM takes time
+
+        if can_check():
+            return first_wrong(data, edges)
+    for number, (start, stop) in enumerate(pairwise(edges.tolist())):
+        if crc32c(data[start : stop - CRC_BYTES]) != int.from_bytes(data[stop - CRC_BYTES : stop], "little"):
+            return number
+    return None
 
 
 def array_name(video_id: str) -> str:

@@ -54,7 +54,7 @@ def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
 
 def decode_lz4(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for LZ4."""
-    chunks = np.array(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
+    chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
     _, height, width, channels = out_NHWC.shape  # not the strides: an axis of one may have any
     row_bytes = width * channels

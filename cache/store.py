@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from resact.cache.codecs import CODEC_NAMES, Box
 from resact.cache.files import Files, open_files
 from resact.cache.index import Index, read_index
-from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, crc32c, unseal
+from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
 
@@ -102,10 +101,10 @@ class ClipStore:
         if len(data) < end - begin:
             whole = int(np.searchsorted(edges[1:], begin + len(data), "right"))
             raise self._damaged(f"{video_id}: its shard ends before frame {start + whole} does")
-        bounds = [(low, high - CRC_BYTES) for low, high in pairwise((edges - begin).tolist())]
-        for number, (low, high) in enumerate(bounds, start):
-            if crc32c(data[low:high]) != int.from_bytes(data[high : high + CRC_BYTES], "little"):
-                raise self._damaged(f"{video_id}: frame {number} does not match its checksum")
+        edges = edges - begin
+        if (wrong := first_wrong_chunk(data, edges)) is not None:
+            raise self._damaged(f"{video_id}: frame {start + wrong} does not match its checksum")
+        bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
         for place in self._codec.decode_together(data, bounds, out, box):
             try:
                 self._codec.decode_into(data[slice(*bounds[place])], out[place])

@@ -372,7 +372,10 @@ class _Readers:
 
 def _read(work: "SimpleQueue[tuple[_Batch, int] | None]", stopped: threading.Event, ready: threading.Barrier) -> None:
     """A thread's life. It holds nothing of the reader that started it, so that a forgotten one is collected."""
-    torch.set_num_threads(1)  # of this thread: clips are divided among threads, not one clip's pixels
+    # Of this thread: clips are divided among threads, not one clip's pixels. Asked for first, since the first time that
+    # a thread needs its number PyTorch sets it to whatever the process's is then.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
     ready.wait()
     while (item := work.get()) is not None and not stopped.is_set():
         batch, place = item
