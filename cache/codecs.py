@@ -45,6 +45,11 @@ class Box(NamedTuple):
     left: int
     right: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Its height and width."""
+        return self.bottom - self.top, self.right - self.left
+
 
 class FrameCodec(Protocol):
     """One frame to bytes and back; threads may share an instance."""
@@ -69,13 +74,16 @@ class FrameCodec(Protocol):
             DamagedError: the bytes are no frame of that shape.
         """
 
-    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
-        """Fill that box of those frames for which there is a quicker way than one by one.
+    def decode_together(
+        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
+    ) -> Sequence[int]:
+        """A box of each of those frames for which there is a quicker way than one by one.
 
         Args:
             data: the frames' bytes.
             bounds: of each frame, N >= 1.
-            out_NHWC: N frames, contiguous; pixels outside of the box may be written to.
+            out_NHWC: N boxes, contiguous.
+            size: height and width of the frames.
             box: within them.
 
         Returns:
@@ -117,13 +125,15 @@ class JpegFrames:
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
 
-    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
+    def decode_together(
+        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
+    ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
         if len(bounds) < CLIP_FRAMES:
             return range(len(bounds))
         from resact.cache.jpeg_llvm import decode_jpegs  # loading LLVM takes time, and not every process reads JPEG
 
-        return decode_jpegs(data, bounds, out_NHWC, box)
+        return decode_jpegs(data, bounds, out_NHWC, size, box)
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,14 @@ class ZstdFrames:
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Zstandard frame of {out_HWC.shape}: {error}") from None
 
-    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:  # noqa: ARG002
+    def decode_together(
+        self,
+        data: memoryview,  # noqa: ARG002
+        bounds: Bounds,
+        out_NHWC: Frame,  # noqa: ARG002
+        size: tuple[int, int],  # noqa: ARG002
+        box: Box,  # noqa: ARG002
+    ) -> Sequence[int]:
         """There is no quicker way."""
         return range(len(bounds))
 
@@ -202,13 +219,15 @@ class Lz4Frames:
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
 
-    def decode_together(self, data: memoryview, bounds: Bounds, out_NHWC: Frame, box: Box) -> Sequence[int]:
+    def decode_together(
+        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
+    ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
         if len(bounds) < CLIP_FRAMES:
             return range(len(bounds))
         from resact.cache.lz4_llvm import decode_lz4
 
-        return decode_lz4(data, bounds, out_NHWC, box)
+        return decode_lz4(data, bounds, out_NHWC, size, box)
 
 
 def _blosc_sizes(data: bytes | memoryview) -> tuple[int, int]:

@@ -45,35 +45,33 @@ _SPARE = 512  # bytes behind a frame's bits, whose end is looked for once a bloc
 _UNIT = ("huffman", "dc", "steps", "pixels", "pixels_apart", "rows_apart")
 
 _ARGUMENTS = (
-    *("chunks", "count", "failed", "out", "start", "start_bytes", "frame_bytes", "rows", "units", "mcus"),
+    *("chunks", "count", "failed", "out", "out_apart", "start", "start_bytes", "rows", "units", "mcus"),
     *("first_mcu", "last_mcu", "top", "bottom", "left", "right"),
-    *("width", "luma", "chroma", "colours", "bits", "bits_apart", "coefficients", "coefficients_apart"),
+    *("luma", "chroma", "colours", "bits", "bits_apart", "coefficients", "coefficients_apart"),
 )
 """Of the machine code, in an array of int64: addresses, sizes, and distances in bytes."""
 
 
-def decode_jpegs(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
+def decode_jpegs(
+    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
+) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for JPEG."""
-    _, height, width, _ = out_NHWC.shape
-    setup = _setup(data[slice(*bounds[0])], height, width)
-    if setup is None:
+    height, width = box.size
+    setup = _setup(data[slice(*bounds[0])], size)
+    if setup is None or width < _LANES:
         return range(len(bounds))
     chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
-    left = max(0, min(box.left, box.right - _LANES))
-    right = max(box.right, left + _LANES)
     arguments = {
         **setup.arguments(int((chunks[:, 1] - chunks[:, 0]).max())),
         "chunks": chunks.ctypes.data,
         "count": len(chunks),
         "failed": failed.ctypes.data,
         "out": out_NHWC.ctypes.data,
-        "first_mcu": left // 16,
-        "last_mcu": -(-right // 16),
-        "top": box.top,
-        "bottom": box.bottom,
-        "left": left,
-        "right": right,
+        "out_apart": height * width * 3,
+        "first_mcu": box.left // 16,
+        "last_mcu": -(-box.right // 16),
+        **box._asdict(),
     }
     with LOCK:  # the first thread compiles, the others wait
         _, run = _code()
@@ -99,8 +97,6 @@ class _Setup:
             "rows": -(-header.height // 16),
             "units": units.ctypes.data,
             "mcus": mcus,
-            "width": header.width,
-            "frame_bytes": header.height * header.width * 3,
             "luma": luma.ctypes.data,
             "chroma": chroma.ctypes.data,
             "colours": colours.ctypes.data,
@@ -122,14 +118,14 @@ class _Last(threading.local):
 _last = _Last()
 
 
-def _setup(chunk: memoryview, height: int, width: int) -> _Setup | None:
+def _setup(chunk: memoryview, size: tuple[int, int]) -> _Setup | None:
     """For frames such as `chunk`; None where they are unknown. A clip's are mostly such as the last one's."""
     last = _last.setup
-    if last is not None and last.size == (height, width) and chunk[: len(last.start)] == last.start:
+    if last is not None and last.size == size and chunk[: len(last.start)] == last.start:
         return last
     start = header_bytes(chunk)
     header = parse_header(start)
-    if header is None or (header.height, header.width) != (height, width) or width < _LANES:
+    if header is None or (header.height, header.width) != size:
         return None
     _last.setup = _Setup(start, header)
     return _last.setup
@@ -236,7 +232,7 @@ class _Stream:
         self.a, self.failed = a, failed
         self.source = b.sum(b.read(WHOLE, a.chunks, (number, 16)), a.start_bytes)
         self.stop = b.read(WHOLE, a.chunks, (number, 16), 8)
-        self.out = b.sum(a.out, (number, a.frame_bytes))
+        self.out = b.sum(a.out, (number, a.out_apart))
         self.bits = b.sum(a.bits, (place, a.bits_apart))
         self.coefficients = b.sum(a.coefficients, (place, a.coefficients_apart))
         self.window = b.alloca(WHOLE)  # the next bits, from the left
@@ -522,7 +518,11 @@ def _paint_row(b: Code, a: SimpleNamespace, stream: _Stream, row: Any, inverse: 
                 for colour in range(3):
                     offset = b.read(_SHORTS, a.colours, (b.sum((colour, pitch), x), 2))
                     planes.append(_narrowed(b, b.add(luma, offset), BYTE, 0, 255))
-                b.write(_interleaved(b, planes), stream.out, (b.sum((y, a.width), x), 3))
+                b.write(
+                    _interleaved(b, planes),
+                    stream.out,
+                    (b.sum((b.sub(y, a.top), b.sub(a.right, a.left)), x, b.neg(a.left)), 3),
+                )
 
 
 _SHORTS = ir.VectorType(SHORT, _LANES)

@@ -11,6 +11,7 @@ The formats: Blosc 1's README_CHUNK_FORMAT and LZ4's lz4_Block_format.
 """
 
 import ctypes
+import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from types import SimpleNamespace
@@ -34,7 +35,10 @@ _PATIENCE = 5  # after 2 ** 5 places without a match steps of two are taken, the
 
 _BIT = ir.IntType(1)
 _ENCODE = ("frame", "frame_bytes", "out", "table")
-_DECODE = ("chunks", "count", "failed", "out", "frame_bytes", "wanted")
+_DECODE = (
+    *("chunks", "count", "failed", "out", "frame_bytes", "wanted"),
+    *("memory", "first", "row_bytes", "rows", "columns"),  # for a box: else `memory` is 0
+)
 """Arguments of the machine code, in an array of int64: addresses and numbers of bytes."""
 
 
@@ -52,15 +56,37 @@ def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
     return out[: _HEADER + packed].tobytes()
 
 
-def decode_lz4(data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], box: Box) -> Sequence[int]:
+def decode_lz4(
+    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
+) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for LZ4."""
     chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
-    _, height, width, channels = out_NHWC.shape  # not the strides: an axis of one may have any
-    row_bytes = width * channels
-    addresses = chunks.ctypes.data, len(chunks), failed.ctypes.data, out_NHWC.ctypes.data
-    _run("decode", *addresses, height * row_bytes, box.bottom * row_bytes)
+    row_bytes, frame_bytes = size[1] * 3, size[0] * size[1] * 3
+    memory = None if box.size == size else _memory.of(frame_bytes)
+    rows, columns = box.size
+    _run(
+        "decode",
+        *(chunks.ctypes.data, len(chunks), failed.ctypes.data, out_NHWC.ctypes.data),
+        *(frame_bytes, box.bottom * row_bytes, 0 if memory is None else memory.ctypes.data),
+        *(box.top * row_bytes + box.left * 3, row_bytes, rows, columns * 3),
+    )
     return np.flatnonzero(failed).tolist()
+
+
+class _Memory(threading.local):
+    """Each thread's own for one frame, which stays in the processor's cache."""
+
+    _bytes = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> npt.NDArray[np.uint8]:
+        """So many bytes at least."""
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes
+
+
+_memory = _Memory()
 
 
 def _run(name: str, *arguments: int) -> int:
@@ -217,8 +243,13 @@ def _decode(function: Any) -> None:
     b, a = _begin(function, _DECODE)
     with b.count(NONE, a.count) as number:
         source, stop = (b.read(WHOLE, a.chunks, (number, 16), 8 * column) for column in (0, 1))
-        done = b.call(frame, [source, stop, b.sum(a.out, (number, a.frame_bytes)), a.frame_bytes, a.wanted])
+        whole = b.icmp_unsigned("==", a.memory, NONE)
+        target = b.select(whole, b.sum(a.out, (number, a.frame_bytes)), a.memory)
+        done = b.call(frame, [source, stop, target, a.frame_bytes, a.wanted])
         b.write(b.zext(b.not_(done), WHOLE), a.failed, (number, 8))
+        with b.if_then(b.and_(done, b.not_(whole))), b.count(NONE, a.rows) as row:
+            place = b.sum((number, a.rows), row)
+            _copy_row(b, b.sum(a.out, (place, a.columns)), b.sum(a.memory, a.first, (row, a.row_bytes)), a.columns)
     b.ret(NONE)
 
 
@@ -320,6 +351,17 @@ def _read_length(b: Code, require: Callable[[Any], None], source: Any, stop: Any
         b.cbranch(b.icmp_unsigned("==", byte, WHOLE(255)), more, on)
         b.position_at_end(on)
     return b.load(total)
+
+
+def _copy_row(b: Code, target: Any, source: Any, length: Any) -> None:
+    """Exactly; the last bytes of a long row once more with those before."""
+    long = b.icmp_unsigned(">=", length, WHOLE(_WIDE))
+    with b.if_else(long) as (wide, narrow):
+        with wide, b.count(NONE, length, _WIDE) as place:
+            start = b.least(place, b.sum(length, -_WIDE))
+            b.write(b.read(ir.VectorType(BYTE, _WIDE), source, start), target, start)
+        with narrow, b.count(NONE, length) as place:
+            b.write(b.read(BYTE, source, place), target, place)
 
 
 def _copy(b: Code, target: Any, source: Any, length: Any, *, exactly: bool = False) -> None:

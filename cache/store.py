@@ -71,10 +71,19 @@ class ClipStore:
     def read_frames(
         self, row: int, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None, box: Box | None = None
     ) -> npt.NDArray[np.uint8]:
-        """As `read`, for a video that is known by its row of the index, and for a box of its frames.
+        """As `read`, for a video that is known by its row of the index, and of its frames only a box.
 
-        Other threads go on meanwhile: reading, checking and decoding all let go of the GIL. Pixels outside of the box
-        may be anything; without one, whole frames are wanted.
+        Other threads go on meanwhile: reading, checking and decoding all let go of the GIL.
+
+        Args:
+            row: of the index.
+            start: first frame.
+            stop: one past the last frame.
+            out: as for `read`; of the box's size.
+            box: left out, whole frames.
+
+        Returns:
+            uint8 (stop - start, box's height, box's width, 3), RGB.
         """
         if not 0 <= row < len(self.index):
             raise UsageError(f"got row {row}, expected 0 <= row < {len(self.index)}")
@@ -85,16 +94,17 @@ class ClipStore:
                 f"got frames [{start}, {stop}) of {video_id!r}, expected 0 <= start < stop <= {num_frames}"
                 + (f" (it failed: {self.index.problem[row]})" if not num_frames else "")
             )
-        shape = (stop - start, int(self.index.height[row]), int(self.index.width[row]), 3)
+        height, width = size = int(self.index.height[row]), int(self.index.width[row])
+        box = box or Box(0, height, 0, width)
+        if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
+            raise UsageError(f"got {box}, expected it within the frames of {height}x{width} of {video_id!r}")
+        shape = (stop - start, *box.size, 3)
         if out is None:
             out = np.empty(shape, np.uint8)
         elif out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
             raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
-        box = box or Box(0, shape[1], 0, shape[2])
-        if not (0 <= box.top < box.bottom <= shape[1] and 0 <= box.left < box.right <= shape[2]):
-            raise UsageError(f"got {box}, expected it within the frames of {shape[1]}x{shape[2]} of {video_id!r}")
         if self._codec is None:
-            return self._read_with_zarr(video_id, start, stop, out)
+            return self._read_with_zarr(video_id, start, stop, out, size, box)
         edges = self.index.frame_offsets(row, stop)[start:]
         begin, end = int(edges[0]), int(edges[-1])
         data = self._read_shard(video_id, begin, end)
@@ -105,11 +115,14 @@ class ClipStore:
         if (wrong := first_wrong_chunk(data, edges)) is not None:
             raise self._damaged(f"{video_id}: frame {start + wrong} does not match its checksum")
         bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
-        for place in self._codec.decode_together(data, bounds, out, box):
+        for place in self._codec.decode_together(data, bounds, out, size, box):
+            frame_HWC = out[place] if box.size == size else np.empty((*size, 3), np.uint8)
             try:
-                self._codec.decode_into(data[slice(*bounds[place])], out[place])
+                self._codec.decode_into(data[slice(*bounds[place])], frame_HWC)
             except DamagedError as error:
                 raise self._damaged(f"{video_id}: frame {start + place} is {error}") from None
+            if box.size != size:
+                out[place] = frame_HWC[box.top : box.bottom, box.left : box.right]
         return out
 
     def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:
@@ -137,7 +150,7 @@ class ClipStore:
         return open_store, (str(self.files),)
 
     def _read_with_zarr(
-        self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8]
+        self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
     ) -> npt.NDArray[np.uint8]:
         """For codecs that this version does not know but the installed zarr does.
 
@@ -157,9 +170,9 @@ class ClipStore:
             raise
         except Exception as error:  # codecs of others may raise anything
             raise self._damaged(f"{video_id}: zarr cannot read it ({error})") from error
-        if frames.shape != out.shape:
+        if frames.shape != (stop - start, *size, 3):
             raise self._damaged(f"{video_id}: its array has not the shape in the index")
-        out[:] = frames
+        out[:] = frames[:, box.top : box.bottom, box.left : box.right]
         return out
 
 

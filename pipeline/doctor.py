@@ -115,7 +115,7 @@ def check_codecs() -> Check:
             data = codec.encode(frame)
             edges = np.arange(len(clip) + 1) * len(data)
             bounds = np.stack([edges[:-1], edges[1:]], axis=1)
-            alone = codec.decode_together(memoryview(data * len(clip)), bounds, clip, Box(0, 48, 0, 64))
+            alone = codec.decode_together(memoryview(data * len(clip)), bounds, clip, (48, 64), Box(0, 48, 0, 64))
             if not all(number in alone or np.array_equal(one, back) for number, one in enumerate(clip)):
                 broken.append(f"{name} (frames together are not what they are one by one)")
         except Exception as error:  # noqa: BLE001 - whatever a library raises is what is to be told

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resact.cache.codecs import CODEC_NAMES, Box, build_codec
+from resact.cache.codecs import CLIP_FRAMES, CODEC_NAMES, Box, build_codec
 from resact.cache.jpeg_llvm import decode_jpegs
-from resact.cache.layout import crc32c
+from resact.cache.layout import crc32c, first_wrong_chunk
 from resact.cache.lz4_llvm import decode_lz4
 
 UNTOUCHED = b"MMM"
@@ -89,7 +89,7 @@ def test_decoding_a_clip_lets_go_of_the_gil(name: str, decode: Callable[..., Any
     blocks = np.random.default_rng(seed).integers(100, 256, (270, 480, 3), dtype=np.uint8)
     codec, out = build_codec(name), np.empty((1, 2160, 3840, 3), np.uint8)
     data = memoryview(codec.encode(blocks.repeat(8, 0).repeat(8, 1)))
-    frames = data, [(0, len(data))], out, Box(0, 2160, 0, 3840)
+    frames = data, np.array([(0, len(data))]), out, (2160, 3840), Box(0, 2160, 0, 3840)
     assert not decode(*frames)
     assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: decode(*frames), out))
 
@@ -97,6 +97,10 @@ def test_decoding_a_clip_lets_go_of_the_gil(name: str, decode: Callable[..., Any
 def test_checksums_let_go_of_the_gil(seed: int) -> None:
     data = np.random.default_rng(seed).bytes(1 << 24)
     assert sooner_or_later(lambda: during(lambda: crc32c(data), lambda: True))
+    chunk = data + crc32c(data).to_bytes(4, "little")
+    edges = np.arange(CLIP_FRAMES + 1) * len(chunk)
+    clip = memoryview(chunk * CLIP_FRAMES)
+    assert sooner_or_later(lambda: during(lambda: first_wrong_chunk(clip, edges), lambda: True))
 
 
 def test_what_holds_the_gil_would_be_found_out() -> None:

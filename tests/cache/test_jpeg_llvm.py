@@ -1,5 +1,6 @@
 """JPEG in machine code, which has to equal libjpeg-turbo bit for bit, and to leave what it does not know alone."""
 
+import math
 import subprocess
 import sys
 from io import BytesIO
@@ -28,13 +29,14 @@ def right(chunks: list[bytes], height: int, width: int) -> Frames:
 
 def decoded(chunks: list[bytes], height: int, width: int, box: Box | None = None) -> tuple[Frames, list[int]]:
     """What `decode_jpegs` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
-    size = len(chunks) * height * width * 3
-    memory = np.full(size + 2 * GUARD, 77, np.uint8)
-    out = memory[GUARD : GUARD + size].reshape(len(chunks), height, width, 3)
-    bounds = list(pairwise([0, *accumulate(map(len, chunks))]))
-    left = decode_jpegs(memoryview(b"".join(chunks)), bounds, out, box or Box(0, height, 0, width))
+    box = box or Box(0, height, 0, width)
+    shape = len(chunks), *box.size, 3
+    memory = np.full(math.prod(shape) + 2 * GUARD, 77, np.uint8)
+    out = memory[GUARD:-GUARD].reshape(shape)
+    bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
+    left = decode_jpegs(memoryview(b"".join(chunks)), bounds, out, (height, width), box)
     assert (memory[:GUARD] == 77).all()
-    assert (memory[GUARD + size :] == 77).all()
+    assert (memory[-GUARD:] == 77).all()
     return out, list(left)
 
 
@@ -71,14 +73,17 @@ def test_a_box_of_them(seed: int) -> None:
     random = np.random.default_rng(seed)
     height, width = 75, 101
     chunks = [JpegFrames().encode(frame) for frame in scene(random, 3, height, width)]
-    wanted = right(chunks, height, width)
-    for _ in range(40):
+    wanted, narrow = right(chunks, height, width), 0
+    for _ in range(60):
         (top, bottom), (first, last) = (np.sort(random.choice(n + 1, 2, replace=False)) for n in (height, width))
         out, left = decoded(chunks, height, width, Box(int(top), int(bottom), int(first), int(last)))
-        assert not left
-        assert np.array_equal(out[:, top:bottom, first:last], wanted[:, top:bottom, first:last])
-        assert (out[:, :top] == 77).all()
-        assert (out[:, bottom:] == 77).all()
+        if last - first < 32:
+            narrow += 1
+            assert list(left) == [0, 1, 2], "narrower than its vectors"
+        else:
+            assert not left
+            assert np.array_equal(out, wanted[:, top:bottom, first:last])
+    assert 0 < narrow < 60
 
 
 def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
@@ -88,7 +93,7 @@ def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
     cut = whole[: len(whole) * 3 // 4] + b"\xff\xd9"
     out, left = decoded([cut], 64, 64, Box(0, 16, 0, 64))
     assert not left
-    assert np.array_equal(out[0, :16], right([whole], 64, 64)[0, :16])
+    assert np.array_equal(out[0], right([whole], 64, 64)[0, :16])
     assert decoded([cut], 64, 64)[1] == [0]
 
 
@@ -98,7 +103,7 @@ def test_bits_that_end_in_the_last_block_of_the_box(seed: int) -> None:
     wanted, taken = right([whole], 32, 32)[0, :16], 0
     for end in range(len(header_bytes(memoryview(whole))), len(whole) - 2):
         out, left = decoded([whole[:end] + b"\xff\xd9"], 32, 32, Box(0, 16, 0, 32))
-        assert left or np.array_equal(out[0, :16], wanted), end
+        assert left or np.array_equal(out[0], wanted), end
         taken += not left
     assert taken
 
@@ -169,7 +174,7 @@ def test_what_it_does_not_know_is_left_to_libjpeg(kind: str, seed: int) -> None:
     assert decoded([other], 40, 60)[1] == [0]
     out, left = decoded([usual[0], usual[1], other, usual[3]], 40, 60)
     assert 2 in left
-    assert left in ([2], [2, 3])  # its neighbour shares its fate
+    assert left in ([2], [2, 3])  # its neighbour shares its fate, unless it has another header
     assert np.array_equal(out[:2], right(usual[:2], 40, 60))
 
 
@@ -202,10 +207,10 @@ def test_few_frames_are_not_worth_making_code_for() -> None:
     code = (
         "import sys, numpy as np; from resact.cache.codecs import JpegFrames, Box; codec = JpegFrames();"
         "data = codec.encode(np.zeros((32, 32, 3), np.uint8));"
-        "bounds = [(place * len(data), (place + 1) * len(data)) for place in range(8)]; data = memoryview(data * 8);"
-        "out = np.empty((8, 32, 32, 3), np.uint8);"
-        "print(list(codec.decode_together(data, bounds[:7], out[:7], Box(0, 32, 0, 32))), 'llvmlite' in sys.modules);"
-        "print(codec.decode_together(data, bounds, out, Box(0, 32, 0, 32)), 'llvmlite' in sys.modules)"
+        "bounds = np.array([(place * len(data), (place + 1) * len(data)) for place in range(8)]);"
+        "data, out, whole = memoryview(data * 8), np.empty((8, 32, 32, 3), np.uint8), ((32, 32), Box(0, 32, 0, 32));"
+        "print(list(codec.decode_together(data, bounds[:7], out[:7], *whole)), 'llvmlite' in sys.modules);"
+        "print(codec.decode_together(data, bounds, out, *whole), 'llvmlite' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[0, 1, 2, 3, 4, 5, 6] False\n[] True\n"

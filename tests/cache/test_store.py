@@ -96,7 +96,7 @@ def test_a_box_of_the_frames_is_read(built, seed: int) -> None:
             left, right = sorted(random.choice(width + 1, 2, replace=False).tolist())
             box = Box(top, bottom, left, right)
             got = store.read_frames(store.index.row_of(video_id), 0, num_frames, box=box)
-            assert np.array_equal(got[:, top:bottom, left:right], pixels[:, top:bottom, left:right])
+            assert np.array_equal(got, pixels[:, top:bottom, left:right])
 
 
 @pytest.mark.parametrize("box", [(-1, 9, 0, 9), (0, 17, 0, 9), (9, 9, 0, 9), (0, 9, 5, 51), (0, 9, 8, 2)])
@@ -113,9 +113,9 @@ def test_a_clip_goes_through_the_machine_code(codec: str, place: str, stores, mo
     module, name = place.split(".")
     decode = getattr(import_module(f"resact.cache.{module}"), name)
 
-    def some(data: memoryview, bounds: Bounds, out: np.ndarray, box: Box) -> list[int]:
+    def some(data: memoryview, bounds: Bounds, out: np.ndarray, size: tuple[int, int], box: Box) -> list[int]:
         calls.append(len(bounds))
-        assert not decode(data, bounds, out, box)
+        assert not decode(data, bounds, out, size, box)
         out[[2, 5]] = 0
         return [2, 5]
 

@@ -7,7 +7,7 @@ A plan keeps of the index what its own videos need, so that it may be sent to ot
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,6 +45,11 @@ class Clip:
     def box(self) -> Box:
         """The square."""
         return Box(self.top, self.top + self.side, self.left, self.left + self.side)
+
+    @property
+    def in_box(self) -> "Clip":
+        """The same clip of frames of which only the square was read."""
+        return replace(self, top=0, left=0)
 
 
 class ClipPlan(Protocol):

@@ -2,8 +2,8 @@
 
 Threads take clips in the order of the plan, read and decode each one, and fill its place in a batch. A bounded number
 of batches is under way; their memory is used again once nobody holds a batch any more. On the CPU the threads make the
-finished clips themselves; for a GPU they fill pinned memory with whole frames, and the transform follows on a stream of
-its own while the network works on the batch before.
+finished clips themselves; for a GPU they fill pinned memory with the stored squares, and the transform follows on a
+stream of its own while the network works on the batch before.
 """
 
 import math
@@ -17,6 +17,7 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class ClipStream:
             timeout_seconds: after which a batch that does not come is an error, not a hanging loader.
             rank: which of `world_size` consumers this is; each gets its own part of every step.
             world_size: consumers that share an epoch.
-            packed: hand whole frames to the device and transform them there; so on a GPU, unless said.
+            packed: hand stored squares to the device and transform them there; so on a GPU, unless said.
 
         Raises:
             UsageError: an argument is out of range, or the normalisation lacks a modality.
@@ -91,8 +92,8 @@ class ClipStream:
         self.batches_ahead, self.timeout_seconds = batches_ahead, timeout_seconds
         self.packed = self.device.type != "cpu" if packed is None else packed
         index = store.index
-        pixels = int((index.height[plan.rows].astype("int64") * index.width[plan.rows]).max())
-        self.clip_bytes = plan.geometry.frames_read * pixels * 3
+        self.largest_side = int(np.minimum(index.height[plan.rows], index.width[plan.rows]).max())
+        self.clip_bytes = plan.geometry.frames_read * self.largest_side**2 * 3
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         pinned = self.packed and self._side is not None
         pieces = 1 if self.packed else len(plan.geometry.streams)
@@ -267,18 +268,18 @@ class _Batch:
         self.tensors = {name: self.stream.memory.take(shape, self.stream.dtype) for name in geometry.streams}
 
     def _put(self, place: int, clip: Clip) -> None:
-        frames = self.stream.scratch.frames(_stored_shape(self.stream.store, clip))
+        frames = self.stream.scratch.frames(_shape(clip))
         self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy(), box=clip.box)
         out = {name: tensor[place] for name, tensor in self.tensors.items()}
         geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
-        make_clip(frames, clip, geometry, normalisation, dtype=self.stream.dtype, out=out)
+        make_clip(frames, clip.in_box, geometry, normalisation, dtype=self.stream.dtype, out=out)
 
     def _complete(self) -> None:
         pass
 
 
 class _PackedBatch(_Batch):
-    """Whole frames go to the device, clip by clip as they are read, and are transformed there when all are there."""
+    """Stored squares go to the device, clip by clip as they are read, and are transformed there when all are there."""
 
     def _allocate(self) -> None:
         stream = self.stream
@@ -287,7 +288,7 @@ class _PackedBatch(_Batch):
             self._on_device = torch.empty_like(self._frames, device=stream.device)
 
     def _put(self, place: int, clip: Clip) -> None:
-        shape = _stored_shape(self.stream.store, clip)
+        shape = _shape(clip)
         flat = self._frames[place, : math.prod(shape)]
         self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=flat.view(shape).numpy(), box=clip.box)
         with self.stream.side_stream():
@@ -295,14 +296,15 @@ class _PackedBatch(_Batch):
 
     def _complete(self) -> None:
         stream, clips = self.stream, [clip for clip in self.clips if clip]
-        shapes = [_stored_shape(stream.store, clip) for clip in clips]
+        sides = [clip.side for clip in clips]
         with stream.side_stream():
             packed = PackedClips(
                 frames=self._on_device.view(-1),
                 offsets=[place * stream.clip_bytes for place in range(len(clips))],
-                heights=[shape[1] for shape in shapes],
-                widths=[shape[2] for shape in shapes],
-                clips=clips,
+                heights=sides,
+                widths=sides,
+                clips=[clip.in_box for clip in clips],
+                largest_side=stream.largest_side,
             )
             self.tensors = transform_batch(packed, stream.plan.geometry, stream.normalisation, dtype=stream.dtype)
         # The pinned memory must not be written again before it is copied; the consumer need not wait any more.
@@ -310,8 +312,9 @@ class _PackedBatch(_Batch):
         del self._frames, self._on_device
 
 
-def _stored_shape(store: ClipStore, clip: Clip) -> tuple[int, int, int, int]:
-    return clip.stop - clip.start, int(store.index.height[clip.row]), int(store.index.width[clip.row]), 3
+def _shape(clip: Clip) -> tuple[int, int, int, int]:
+    """Of what is read of it."""
+    return clip.stop - clip.start, clip.side, clip.side, 3
 
 
 class _Scratch(threading.local):

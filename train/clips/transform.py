@@ -80,6 +80,8 @@ class PackedClips:
     heights: Sequence[int]
     widths: Sequence[int]
     clips: Sequence[Clip]
+    largest_side: int | None = None
+    """Of squares in this batch and others like it, for which one kernel is compiled; None: in this one."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 1 or self.frames.dtype != torch.uint8 or not self.frames.is_contiguous():
@@ -90,6 +92,8 @@ class PackedClips:
                 f"got {count} clips, {len(self.offsets)} offsets, {len(self.heights)} heights and {len(self.widths)} "
                 "widths, expected equally many"
             )
+        if self.largest_side is not None and any(clip.side > self.largest_side for clip in self.clips):
+            raise UsageError(f"got a square larger than the largest side, {self.largest_side}")
         for clip, offset, height, width in zip(self.clips, self.offsets, self.heights, self.widths, strict=True):
             stop = offset + (clip.stop - clip.start) * height * width * 3
             if not 0 <= offset < stop <= self.frames.numel():

@@ -33,9 +33,9 @@ def transform_on_device(
     table = _table(packed)
     if device.type == "cuda":
         table = table.pin_memory().to(device, non_blocking=True)
-    # By the whole frames and not by the squares: those differ from batch to batch, and each number compiles anew.
-    longest = max(min(size) for size in zip(packed.heights, packed.widths, strict=True))
-    taps = -(-2 * max(longest, geometry.size) // geometry.size)
+    # Each number compiles anew.
+    largest = packed.largest_side or max(clip.side for clip in packed.clips)
+    taps = -(-2 * max(largest, geometry.size) // geometry.size)
     step = geometry.step if "residual" in geometry.streams else 1
     grid = (triton.cdiv(geometry.size**2, _BLOCK), step, len(packed.clips))
     unused = ((0.0, 0.0, 0.0), (0.0, 0.0, 0.0))
