@@ -218,26 +218,31 @@ class _Batch:
 
     def prepare(self, place: int) -> None:
         """Read one clip and put it in its place; what goes wrong is kept for the consumer."""
-        position = self.positions[place]
-        at_work_on = f"clip {position} of epoch {self.epoch}"
+        clip = None
         try:
-            clip = self.stream.plan.clip(self.epoch, position)
-            at_work_on = self.stream.store.index.video_id[clip.row]
+            clip = self.stream.plan.clip(self.epoch, self.positions[place])
             self._put(place, clip)
             self.clips[place] = clip
             with self._lock:
                 self._missing -= 1
                 last = not self._missing
             if last:
-                at_work_on = f"the batch of clips {self.positions[0]} to {self.positions[-1]} of epoch {self.epoch}"
                 self._complete()
                 self.done.set()
         except ResactError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the consumer is told
-            wrapped = StreamError(f"{at_work_on}: {type(error).__name__}: {error}")
+            wrapped = StreamError(f"{self._at_work_on(place, clip)}: {type(error).__name__}: {error}")
             wrapped.__cause__ = error
             self._fail(wrapped)
+
+    def _at_work_on(self, place: int, clip: Clip | None) -> str:
+        """For people: the video that was being read, or where there is none what else was being made."""
+        if clip is None:
+            return f"clip {self.positions[place]} of epoch {self.epoch}"
+        if self._missing:
+            return str(self.stream.store.index.video_id[clip.row])
+        return f"the batch of clips {self.positions[0]} to {self.positions[-1]} of epoch {self.epoch}"
 
     def take(self) -> dict[str, Any]:
         """The finished batch, for the consumer's own stream of the device."""

@@ -58,11 +58,15 @@ def transform_on_device(
 
 def _table(packed: PackedClips) -> Tensor:
     """(B, 5 + frames_read) int64, all that the kernel has to know of each clip, to be sent in one piece."""
-    rows = []
-    for clip, offset, height, width in zip(packed.clips, packed.offsets, packed.heights, packed.widths, strict=True):
-        square = offset + (clip.top * width + clip.left) * 3
-        rows.append(np.concatenate(([square, height * width * 3, width * 3, clip.side, clip.flip], clip.order)))
-    return torch.from_numpy(np.stack(rows).astype(np.int64, copy=False))
+    clips = packed.clips
+    offsets, heights, widths = (
+        np.array(column, np.int64) for column in (packed.offsets, packed.heights, packed.widths)
+    )
+    squares = np.array([(clip.top, clip.left, clip.side, clip.flip) for clip in clips], np.int64)
+    top, left, side, flip = squares.T
+    starts = offsets + (top * widths + left) * 3
+    columns = np.stack([starts, heights * widths * 3, widths * 3, side, flip], axis=1)
+    return torch.from_numpy(np.concatenate([columns, np.stack([clip.order for clip in clips])], axis=1))
 
 
 @triton.jit
