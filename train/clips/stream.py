@@ -99,7 +99,7 @@ class ClipStream:
         pieces = 1 if self.packed else len(plan.geometry.streams)
         self.memory = MemoryPool(keep=(batches_ahead + 2) * pieces, pinned=pinned)
         """For frames on their way to the device, or for finished clips where there is none."""
-        self.scratch = _Scratch()
+        self.scratch = _Scratch(self.threads, self.clip_bytes)
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -322,17 +322,18 @@ def _shape(clip: Clip) -> tuple[int, int, int, int]:
     return clip.stop - clip.start, clip.side, clip.side, 3
 
 
-class _Scratch(threading.local):
-    """Each thread's own memory for stored frames."""
+class _Scratch:
+    """Each thread's own memory for a clip's stored frames; the threads of the next epoch get it again."""
 
-    memory = torch.empty(0, dtype=torch.uint8)
+    def __init__(self, threads: int, clip_bytes: int) -> None:
+        self._pool, self._clip_bytes, self._own = MemoryPool(keep=threads), clip_bytes, threading.local()
 
     def frames(self, shape: tuple[int, ...]) -> Tensor:
         """Uninitialised; overwrites what it gave before."""
-        size = math.prod(shape)
-        if len(self.memory) < size:
-            self.memory = torch.empty(size, dtype=torch.uint8)
-        return self.memory[:size].view(shape)
+        if not hasattr(self._own, "memory"):
+            self._own.memory = self._pool.take((self._clip_bytes,), torch.uint8)
+        memory: Tensor = self._own.memory
+        return memory[: math.prod(shape)].view(shape)
 
 
 def _default_threads() -> int:

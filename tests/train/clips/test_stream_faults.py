@@ -237,6 +237,43 @@ def test_the_consumers_own_threads_are_left_as_they_are(clip_store):
     assert torch.get_num_threads() == before == inside[0]
 
 
+def test_a_thread_that_reads_has_no_threads_of_its_own(clip_store, monkeypatch):
+    """Or each of them would start as many as there are cores, and these would wait busily for work."""
+    inside, read_frames = [], type(clip_store).read_frames
+
+    def ask_and_read(self, *arguments, **options):
+        inside.append(torch.get_num_threads())
+        return read_frames(self, *arguments, **options)
+
+    monkeypatch.setattr(type(clip_store), "read_frames", ask_and_read)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for _ in range(5):
+            with stream_of(clip_store, threads=3).epoch(0) as reader:
+                assert len(list(reader)) == 3
+    finally:
+        torch.set_num_threads(before)
+    assert {*inside} == {1}
+
+
+def test_the_next_epochs_threads_get_the_same_memory(clip_store, monkeypatch):
+    stream, seen = stream_of(clip_store, threads=2), []
+    frames = stream.scratch.frames
+
+    def note(shape):
+        memory = frames(shape)
+        seen.append(memory.data_ptr())
+        return memory
+
+    monkeypatch.setattr(stream.scratch, "frames", note)
+    for epoch in range(4):
+        with stream.epoch(epoch) as reader:
+            assert sum(len(batch["positions"]) for batch in reader) == 12
+    assert len(seen) == 48
+    assert len({*seen}) <= 2
+
+
 def test_wrong_arguments_are_told(clip_store):
     for options, words in (
         ({"batch_size": 0}, "got batch_size 0, expected 1 or more"),

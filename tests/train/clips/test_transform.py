@@ -273,16 +273,26 @@ def test_machine_code_makes_the_usual_clips(side, size, seed, calls):
     assert calls == [torch.float32, torch.bfloat16]
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="for its oldest processors")
-def test_machine_code_for_processors_without_wide_vectors(seed, monkeypatch):
-    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: "x86-64")
-    monkeypatch.setattr(binding, "get_host_cpu_features", binding.targets.FeatureMap)
+PROCESSORS = {"x86-64": (), "x86-64-v3": ("avx2",), "x86-64-v4": ("avx2", "avx512bw")}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="for its processors")
+@pytest.mark.parametrize("processor", PROCESSORS)
+def test_machine_code_for_other_processors(processor, seed, monkeypatch):
+    """From the oldest ones, without wide vectors, on."""
+    known = binding.get_host_cpu_features()
+    if not all(known.get(name) for name in PROCESSORS[processor]):
+        pytest.skip(f"this one has no {' and '.join(PROCESSORS[processor])}")
+    features = binding.targets.FeatureMap(dict.fromkeys(PROCESSORS[processor], True))
+    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: processor)
+    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: features)
     code = transform_llvm._compiled.__wrapped__(torch.float32)
     monkeypatch.setattr(transform_llvm, "_compiled", lambda _: code)
     rng = np.random.default_rng(seed)
-    for size in (16, 33):
+    for size in (16, 33, 112):
         geometry = ClipGeometry(modality="both", frames=4, step=2, size=size)
-        assert_made_as_in_pytorch(rng, *random_clip(rng, geometry, 9, 90, 80), geometry, torch.float32)
+        for side in (1, 20, 21, 22, 80):
+            assert_made_as_in_pytorch(rng, *random_clip(rng, geometry, 9, 90, 80, side=side), geometry, torch.float32)
 
 
 def test_weights_of_lines_of_all_lengths(seed):
@@ -291,7 +301,10 @@ def test_weights_of_lines_of_all_lengths(seed):
     for side, size in rng.integers(1, [1500, 150], (60, 2)).tolist():
         line = rng.integers(0, 256, side, dtype=np.uint8)
         table, shift = transform_llvm._table(side, size)
-        sums = [(line[first : first + taps].astype(int) * w[:taps]).sum() for first, taps, *w in table.astype(int)]
+        weights = table[:, 2:].copy().view(np.int16).astype(int)  # two in each
+        rows = zip(table[:, 0], table[:, 1], weights, strict=True)
+        sums = [(line[first : first + taps].astype(int) * w[:taps]).sum() for first, taps, w in rows]
+        assert all((w[taps:] == 0).all() for taps, w in zip(table[:, 1], weights, strict=True))
         actual = np.minimum(np.array(sums) + (1 << shift - 1) >> shift, 255)
         wanted = transform._interpolate(torch.from_numpy(line)[None, None, :, None].expand(1, 3, -1, 2), size, 2)
         np.testing.assert_array_equal(actual, wanted[0, 0, :, 0])
@@ -585,6 +598,9 @@ def test_packed_clips_lie_within_their_buffer():
             PackedClips(**fitting | {"offsets": [offset]}, clips=[clip])
     with pytest.raises(UsageError, match=r"got 1 clips, 1 offsets, 2 heights and 1 widths"):
         PackedClips(**fitting | {"heights": [4, 4]}, clips=[clip])
+    PackedClips(**fitting, clips=[clip], largest_side=4)
+    with pytest.raises(UsageError, match="got a square larger than the largest side, 3"):
+        PackedClips(**fitting, clips=[clip], largest_side=3)
     for frames in (torch.zeros(101), torch.zeros(202, dtype=torch.uint8)[::2]):
         with pytest.raises(UsageError, match=r"got frames \(101,\) of \w+, expected contiguous"):
             PackedClips(**fitting | {"frames": frames}, clips=[clip])
