@@ -46,7 +46,7 @@ GPU_WAYS: dict[str, Callable[..., Any]] = {
     "pytorch": partial(transform_batch, kernel="plain"),
     "kernel": partial(transform_batch, kernel="triton"),
 }
-GPU_BATCH, GPU_CLIPS = 32, 3200
+GPU_BATCH, GPU_CLIPS = 32, 960
 
 
 def main() -> None:

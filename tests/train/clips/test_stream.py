@@ -50,7 +50,7 @@ def test_batches_are_the_plans_clips(clip_store, packed, threads, seed):
 @pytest.mark.parametrize("codec", ["jpeg", "lz4"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, packed, seed):
-    """Around it there is what other clips left, and it must not matter."""
+    """Machine code for wide squares, libraries for narrow ones."""
     sizes = ((24, 32), (70, 100), (48, 33), (30, 24))
     store = make_clip_store(tmp_path / "a.zarr", [12, 20, 3, 15, 30, 11, 9, 14], codec=codec, sizes=sizes)
     plan = plan_of(store, seed=seed)
