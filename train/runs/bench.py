@@ -175,7 +175,10 @@ class _Bench:
                 self._take_turn(entrant, "first round")
         as_trained = Contestant("synthetic", self.config)
         fastest = _fastest(entrants.values(), as_trained)
-        eager = _fastest((entrant for name, entrant in entrants.items() if name in EAGER), as_trained)
+        eager = _fastest(
+            (entrant for name, entrant in entrants.items() if name in EAGER),
+            replace(as_trained, config=replace(self.config, kernels="eager")),  # `compiled` does not go with fused ones
+        )
         for entrant in entrants.values():
             entrant.measured = _Measured()
         others = other_contestants(self.config, eager, fastest)

@@ -1,6 +1,7 @@
 import json
 import sys
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -156,6 +157,16 @@ def test_torchvision_that_is_missing_or_does_not_load_is_said(tiny_store, monkey
     assert row["problem"].startswith(
         f"torchvision does not load beside torch {torch.__version__}: operator torchvision::nms"
     )
+
+
+def test_rows_without_an_eager_form_go_with_fused_kernels(tiny_store, monkeypatch):
+    """As on a GPU, where fused kernels are chosen: other rows are none of them."""
+    monkeypatch.setattr(bench, "with_kernels", lambda config, *_: replace(config, kernels="fused"))
+    config, store = RunConfig.of(SMALL | {"amp": True}), open_store(tiny_store)
+    wanted, console = ("synthetic", "store", "compiled", "dense"), Console(quiet=True)
+    entrants = bench._Bench(config, store, torch.device("cpu"), wanted, 1, 1, console)._entrants()
+    chosen = {entrant.contestant.name: entrant.contestant.config.kernels for entrant in entrants}
+    assert chosen == {"compiled": "eager", "dense": "eager", "synthetic": "fused", "store": "fused"}
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own, as it compiles
