@@ -27,7 +27,7 @@ from resact.errors import DamagedError, UsageError
 # microseconds a frame instead of 79. Our threads each decode frames of their own. zarr-python sets the same.
 blosc.use_threads = False
 
-CLIP_FRAMES = 8
+WORTH_CODE = 8
 """So many frames are worth making machine code for: that takes up to half a second, once a process."""
 
 Frame = npt.NDArray[np.uint8]
@@ -77,7 +77,7 @@ class FrameCodec(Protocol):
     def decode_together(
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
     ) -> Sequence[int]:
-        """A box of each of those frames for which there is a quicker way than one by one.
+        """Fill in a box of each of those frames for which there is a quicker way than one by one.
 
         Args:
             data: the frames' bytes.
@@ -87,7 +87,7 @@ class FrameCodec(Protocol):
             box: within them.
 
         Returns:
-            Which frames are left for `decode_into`.
+            Which frames are left for `decode_into`; anything may have been written to their boxes.
         """
 
 
@@ -129,7 +129,7 @@ class JpegFrames:
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
     ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
-        if len(bounds) < CLIP_FRAMES:
+        if len(bounds) < WORTH_CODE:
             return range(len(bounds))
         from resact.cache.jpeg_llvm import decode_jpegs  # loading LLVM takes time, and not every process reads JPEG
 
@@ -223,7 +223,7 @@ class Lz4Frames:
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
     ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
-        if len(bounds) < CLIP_FRAMES:
+        if len(bounds) < WORTH_CODE:
             return range(len(bounds))
         from resact.cache.lz4_llvm import decode_lz4
 

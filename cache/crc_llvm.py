@@ -32,12 +32,13 @@ def first_wrong(data: memoryview, edges: npt.NDArray[np.int64]) -> int | None:
 
     Args:
         data: the chunks.
-        edges: (N + 1,) int64, where each begins and the last one ends in `data`; each has 4 bytes or more.
+        edges: (N + 1,), where each begins and the last one ends in `data`; each has 4 bytes or more.
     """
+    edges = np.ascontiguousarray(edges, np.int64)
     with LOCK:  # the first thread compiles, the others wait
         _, check = _code()
     count = len(edges) - 1
-    found: int = check(np.frombuffer(data, np.uint8).ctypes.data, np.ascontiguousarray(edges).ctypes.data, count)
+    found: int = check(np.frombuffer(data, np.uint8).ctypes.data, edges.ctypes.data, count)
     return None if found == count else found
 
 

@@ -25,7 +25,7 @@ import crc32c as _crc32c
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.codecs import CLIP_FRAMES, FrameCodec
+from resact.cache.codecs import WORTH_CODE, FrameCodec
 from resact.errors import DamagedError, UsageError
 
 FORMAT_VERSION = 1
@@ -110,7 +110,12 @@ def first_wrong_chunk(data: memoryview, edges: npt.NDArray[np.int64]) -> int | N
         data: chunks, one after another.
         edges: (N + 1,), where each begins and the last one ends in `data`.
     """
-    if len(edges) > CLIP_FRAMES:
+    too_short = np.flatnonzero(np.diff(edges) < CRC_BYTES)
+    if len(too_short):  # for a checksum, even
+        first = int(too_short[0])
+        before = first_wrong_chunk(data, edges[: first + 1])
+        return first if before is None else before
+    if len(edges) > WORTH_CODE:
         from resact.cache.crc_llvm import can_check, first_wrong  # loading LLVM takes time
 
         if can_check():
@@ -267,7 +272,7 @@ def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[
     """Stored bytes of each frame, from a shard's tail.
 
     Raises:
-        DamagedError: wrong checksum, or the chunks do not fill the shard one behind the other.
+        DamagedError: wrong checksum, or the chunks do not fill the shard one behind the other, or one holds nothing.
     """
     table, checksum = tail[:-CRC_BYTES], tail[-CRC_BYTES:]
     if crc32c(table) != int.from_bytes(checksum, "little"):
@@ -275,6 +280,8 @@ def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[
     frame_bytes = np.frombuffer(table, "<u8").reshape(-1, 2)[:, 1].astype(np.uint32)
     if shard_index(frame_bytes) != tail or int(frame_bytes.sum(dtype=np.uint64)) + len(tail) != shard_bytes:
         raise DamagedError(f"{where}: {shard_bytes} bytes, not the size that its index says")
+    if (frame_bytes <= CRC_BYTES).any():
+        raise DamagedError(f"{where}: its index says that a frame has no more bytes than its checksum")
     return frame_bytes
 
 

@@ -115,13 +115,14 @@ class ClipStore:
         if (wrong := first_wrong_chunk(data, edges)) is not None:
             raise self._damaged(f"{video_id}: frame {start + wrong} does not match its checksum")
         bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
+        whole_HWC = None if box.size == size else np.empty((*size, 3), np.uint8)
         for place in self._codec.decode_together(data, bounds, out, size, box):
-            frame_HWC = out[place] if box.size == size else np.empty((*size, 3), np.uint8)
+            frame_HWC = out[place] if whole_HWC is None else whole_HWC
             try:
                 self._codec.decode_into(data[slice(*bounds[place])], frame_HWC)
             except DamagedError as error:
                 raise self._damaged(f"{video_id}: frame {start + place} is {error}") from None
-            if box.size != size:
+            if whole_HWC is not None:
                 out[place] = frame_HWC[box.top : box.bottom, box.left : box.right]
         return out
 

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from resact.cache.provenance import provenance
+
+if TYPE_CHECKING:
+    from resact.cache.codecs import Frame, FrameCodec
 
 State = Literal["ok", "warning", "bad"]
 
@@ -98,7 +101,7 @@ def check_codecs() -> Check:
     """Each codec gives back a frame: the lossless ones exactly, JPEG nearly; and many frames as it does one."""
     import numpy as np
 
-    from resact.cache.codecs import CODEC_NAMES, Box, build_codec
+    from resact.cache.codecs import CODEC_NAMES, build_codec
 
     y, x = np.mgrid[:48, :64]
     frame = np.stack([4 * y, 3 * x, 2 * (x + y)], axis=-1).astype(np.uint8)
@@ -111,18 +114,40 @@ def check_codecs() -> Check:
             if error > (30 if name == "jpeg" else 0):
                 broken.append(f"{name} (off by {error})")
             libraries.append(f"{name} ({codec.library()})")
-            clip = np.zeros((8, *frame.shape), np.uint8)
-            data = codec.encode(frame)
-            edges = np.arange(len(clip) + 1) * len(data)
-            bounds = np.stack([edges[:-1], edges[1:]], axis=1)
-            alone = codec.decode_together(memoryview(data * len(clip)), bounds, clip, (48, 64), Box(0, 48, 0, 64))
-            if not all(number in alone or np.array_equal(one, back) for number, one in enumerate(clip)):
-                broken.append(f"{name} (frames together are not what they are one by one)")
+            problems = _problems_of_clips(codec, codec.encode(frame), back)
+            broken += [f"{name} ({problem})" for problem in problems]
         except Exception as error:  # noqa: BLE001 - whatever a library raises is what is to be told
             broken.append(f"{name} ({error})")
     if broken:
         return Check("codecs", "bad", ", ".join(broken), "pip install --force-reinstall simplejpeg numcodecs llvmlite")
     return Check("codecs", "ok", ", ".join(libraries))
+
+
+def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> Iterator[str]:
+    """What machine code makes of so many equal frames that it is used."""
+    import numpy as np
+
+    from resact.cache.codecs import WORTH_CODE, Box
+    from resact.cache.layout import CRC_BYTES, crc32c, first_wrong_chunk
+
+    height, width, _ = right_HWC.shape
+    chunk = data + crc32c(data).to_bytes(CRC_BYTES, "little")
+    clip, edges = bytearray(chunk * WORTH_CODE), np.arange(WORTH_CODE + 1) * len(chunk)
+    bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
+
+    def is_right(box: Box) -> bool:
+        made = np.zeros((WORTH_CODE, *box.size, 3), np.uint8)
+        left = codec.decode_together(memoryview(clip), bounds, made, (height, width), box)
+        wanted = right_HWC[box.top : box.bottom, box.left : box.right]
+        return all(number in left or np.array_equal(one, wanted) for number, one in enumerate(made))
+
+    if not (is_right(Box(0, height, 0, width)) and is_right(Box(8, height - 8, 8, width - 8))):
+        yield "frames together are not what they are one by one"
+    if first_wrong_chunk(memoryview(clip), edges) is not None:
+        yield "right checksums are taken for wrong"
+    clip[-CRC_BYTES - 1] ^= 1
+    if first_wrong_chunk(memoryview(clip), edges) != WORTH_CODE - 1:
+        yield "a wrong checksum is not found"
 
 
 def check_folder(folder: Path) -> Iterator[Check]:

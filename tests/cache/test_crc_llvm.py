@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resact.cache import crc_llvm
-from resact.cache.codecs import CLIP_FRAMES
+from resact.cache.codecs import WORTH_CODE
 from resact.cache.layout import crc32c, first_wrong_chunk
 
 pytestmark = pytest.mark.skipif(not crc_llvm.can_check(), reason="no SSE 4.2 here")
@@ -33,6 +33,26 @@ def test_a_flipped_bit_is_found_and_nothing_else(count: int, most: int, seed: in
             assert crc_llvm.first_wrong(memoryview(flipped), edges) == wrong.min()
 
 
+@pytest.mark.parametrize("count", [WORTH_CODE - 1, 33])
+def test_a_chunk_too_short_for_a_checksum_is_wrong(count: int, seed: int) -> None:
+    random = np.random.default_rng([seed, count])
+    for short in range(4):
+        data, edges = chunks_of(random, count, 50)
+        place = int(random.integers(count))
+        edges[place + 1 :] -= edges[place + 1] - edges[place] - short
+        assert first_wrong_chunk(memoryview(data), edges) == place
+        if place:
+            flipped = bytearray(data)
+            flipped[edges[place] - 1] ^= 1
+            assert first_wrong_chunk(memoryview(flipped), edges) == place - 1
+
+
+def test_edges_of_any_kind(seed: int) -> None:
+    data, edges = chunks_of(np.random.default_rng(seed), 9, 50)
+    for other in (edges.astype(np.int32), np.repeat(edges, 2)[::2], edges.astype(np.uint64)):
+        assert crc_llvm.first_wrong(memoryview(data), other) is None
+
+
 def test_chunks_that_begin_further_on(seed: int) -> None:
     data, edges = chunks_of(np.random.default_rng(seed), 9, 50)
     assert crc_llvm.first_wrong(memoryview(data), edges[4:]) is None
@@ -45,7 +65,7 @@ def test_a_clips_checksums_are_tested_by_machine_code(monkeypatch: pytest.Monkey
     first_wrong = crc_llvm.first_wrong
     monkeypatch.setattr(crc_llvm, "first_wrong", lambda *given: calls.append(len(given[1]) - 1) or first_wrong(*given))
     random = np.random.default_rng(seed)
-    for count in (1, CLIP_FRAMES - 1, CLIP_FRAMES, 33):
+    for count in (1, WORTH_CODE - 1, WORTH_CODE, 33):
         data, edges = chunks_of(random, count, 300)
         flipped = bytearray(data)
         flipped[edges[count // 2]] ^= 1
@@ -53,4 +73,4 @@ def test_a_clips_checksums_are_tested_by_machine_code(monkeypatch: pytest.Monkey
             monkeypatch.setattr(crc_llvm, "can_check", lambda instruction=instruction: instruction)
             assert first_wrong_chunk(memoryview(data), edges) is None
             assert first_wrong_chunk(memoryview(flipped), edges) == count // 2
-    assert calls == [CLIP_FRAMES, CLIP_FRAMES, 33, 33]
+    assert calls == [WORTH_CODE, WORTH_CODE, 33, 33]

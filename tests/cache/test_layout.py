@@ -136,6 +136,13 @@ def test_an_index_whose_chunks_overlap_is_damage_although_its_checksum_matches()
         parse_shard_index(tail, 20 + len(tail), "shard")
 
 
+@pytest.mark.parametrize("size", [0, 2, 4])
+def test_an_index_of_frames_of_nothing_is_damage_although_its_checksum_matches(size: int) -> None:
+    tail = shard_index(np.array([20, size, 20], np.uint32))
+    with pytest.raises(DamagedError, match="a frame has no more bytes than its checksum"):
+        parse_shard_index(tail, 40 + size + len(tail), "shard")
+
+
 def test_video_document_has_an_inverse(built) -> None:
     for record in built.records.values():
         document = unseal(seal(video_document(record, built.settings.frame_codec)), "here")

@@ -42,6 +42,6 @@ class ClipDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         clip = self.plan.clip(self.epoch, position)
         frames = torch.from_numpy(self.store.read_frames(clip.row, clip.start, clip.stop, box=clip.box))
-        tensors = make_clip(frames, clip.in_box, self.plan.geometry, self.normalisation, dtype=self.dtype)
+        tensors = make_clip(frames, clip.cropped, self.plan.geometry, self.normalisation, dtype=self.dtype)
         index = self.store.index
         return {**tensors, "label": int(index.label[clip.row]), "video_id": index.video_id[clip.row]}

@@ -47,8 +47,8 @@ class Clip:
         return Box(self.top, self.top + self.side, self.left, self.left + self.side)
 
     @property
-    def in_box(self) -> "Clip":
-        """The same clip of frames of which only the square was read."""
+    def cropped(self) -> "Clip":
+        """The same clip, of frames that hold nothing but its square."""
         return replace(self, top=0, left=0)
 
 

@@ -277,7 +277,7 @@ class _Batch:
         self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy(), box=clip.box)
         out = {name: tensor[place] for name, tensor in self.tensors.items()}
         geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
-        make_clip(frames, clip.in_box, geometry, normalisation, dtype=self.stream.dtype, out=out)
+        make_clip(frames, clip.cropped, geometry, normalisation, dtype=self.stream.dtype, out=out)
 
     def _complete(self) -> None:
         pass
@@ -308,7 +308,7 @@ class _PackedBatch(_Batch):
                 offsets=[place * stream.clip_bytes for place in range(len(clips))],
                 heights=sides,
                 widths=sides,
-                clips=[clip.in_box for clip in clips],
+                clips=[clip.cropped for clip in clips],
                 largest_side=stream.largest_side,
             )
             self.tensors = transform_batch(packed, stream.plan.geometry, stream.normalisation, dtype=stream.dtype)

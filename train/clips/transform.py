@@ -71,17 +71,19 @@ class Normalisation:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedClips:
-    """The stored frames of a batch of clips, whole, one clip after another in one buffer."""
+    """Frames of a batch of clips, as stored or the clips' squares alone, one clip after another in one buffer."""
 
     frames: Tensor
     """(bytes,) uint8, on any device."""
     offsets: Sequence[int]
     """Of each clip: where its `clip.stop - clip.start` frames begin; they are contiguous, (N, H, W, 3)."""
     heights: Sequence[int]
+    """Of what is packed of each clip's frames."""
     widths: Sequence[int]
     clips: Sequence[Clip]
     largest_side: int | None = None
-    """Of squares in this batch and others like it, for which one kernel is compiled; None: in this one."""
+    """Of any batch like this one: the kernel is compiled for it once. None: of this batch, and each other largest side
+    may compile the kernel anew."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 1 or self.frames.dtype != torch.uint8 or not self.frames.is_contiguous():

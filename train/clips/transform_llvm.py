@@ -23,7 +23,9 @@ from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import Normalisation
 
-_LANES = 64  # bytes of a row that are summed at once, at most: their 32-bit sums take half of AVX2's registers
+_LANES = (
+    64  # bytes of a row that are summed at once, so the fewest that a row has; AVX2 sums half as many pairs of rows
+)
 _TILE = 16  # rows and columns that are transposed at once
 _PIXELS = 16  # that are normalised at once
 _LINE = 64  # bytes of the processor's cache
@@ -173,8 +175,8 @@ def _blend(
     b: Code, a: SimpleNamespace, table: Any, source: Any, row_step: Any, lanes: Any, ahead: Any | None = None
 ) -> None:
     """Weighted sums of the rows at `source`, as the table says, to `mixed`. What lies `ahead` will be wanted next."""
-    width = 64 if _features(_WIDE_PAIRS) else 32 if _features(_PAIRS) else _LANES
-    add_up = _sum_of_pairs if _features(_PAIRS) else _sum_of_rows
+    add_up = _sum_of_pairs if _has("avx2") else _sum_of_rows
+    width = _LANES // 2 if _has("avx2") and not _has("avx512bw") else _LANES
     with b.count(NONE, a.size) as row:
         entry = b.sum(table, (row, a.table_step))
         first, taps = (b.zext(b.read(INT, entry, 4 * column), WHOLE) for column in (0, 1))
@@ -239,7 +241,6 @@ def _interleaved(b: Code, one: Any, other: Any, half: int) -> Any:
     return b.shuffle_vector(one, other, ir.VectorType(INT, width)(order))
 
 
-_PAIRS, _WIDE_PAIRS = "avx2", "avx512bw"
 _X86 = {
     ("madd", 64): "avx512.pmaddw.d.512",
     ("packusdw", 64): "avx512.packusdw.512",
@@ -257,8 +258,8 @@ def _x86(b: Code, what: str, result: Any, *operands: Any) -> Any:
     return b.call(b.module.globals.get(name) or ir.Function(b.module, kind, name), operands)
 
 
-def _features(name: str) -> bool:
-    """Whether the processor has some instructions."""
+def _has(name: str) -> bool:
+    """Whether the processor has these instructions."""
     return bool(binding.get_host_cpu_features().get(name))
 
 

@@ -26,6 +26,8 @@ from resact.train.networks.models import build_model
 FLOAT32_ERROR = 1e-4
 """Of any output, gradient or statistic in float32; the largest seen was 1e-5."""
 
+LONG_CLIPS_ERROR = 3e-3
+
 LONG = pytest.mark.skipif(not (GAUNTLET or torch.cuda.is_available()), reason="long, but on a GPU")
 
 NETWORK_MODULES = [
@@ -79,13 +81,16 @@ def place(request):
 def assert_right(place, function, case, seed: int) -> None:
     """In float32. In one draw in ten, either may round a value across a ReLU's zero, which moves many gradients: so
     these need be right in one of three draws, all else in each. Of clips as long as the network's, some value always
-    is rounded so (on an H100, eager's gradients were off by 1.2e-3): as near as eager's is right for a gradient."""
+    is rounded so (on an H100, eager's gradients were off by 1.2e-3): as near as eager's is right for their gradients,
+    up to `LONG_CLIPS_ERROR`."""
+    long_clips = case.shape_BTHW[1] >= 32
     for draw in range(3):
         errors = place(function, case, torch.float32, seed + draw)
         assert any("num_batches" in name for name in errors), "statistics are among what is compared"
         wrong = {}
         for name, (fused, eager) in errors.items():
-            if not fused <= (max(FLOAT32_ERROR, eager) if name.startswith("gradient of") else FLOAT32_ERROR):
+            as_eager = min(eager, LONG_CLIPS_ERROR) if long_clips and name.startswith("gradient of") else 0.0
+            if not fused <= max(FLOAT32_ERROR, as_eager):
                 wrong[name] = fused, eager
         assert all(name.startswith("gradient of") for name in wrong), wrong
         if not wrong:
