@@ -58,6 +58,10 @@ class FrameCodec(Protocol):
     def name(self) -> str:
         """As in `CODEC_NAMES`."""
 
+    @property
+    def makes_whole_frames(self) -> bool:
+        """Whether a box of a frame is copied out of the whole one."""
+
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """The codec as Zarr v3 metadata, array-to-bytes codec first."""
 
@@ -82,7 +86,7 @@ class FrameCodec(Protocol):
         Args:
             data: the frames' bytes.
             bounds: of each frame, N >= 1.
-            out_NHWC: N boxes, contiguous.
+            out_NHWC: N boxes, or N frames of which no more than the box is wanted; contiguous.
             size: height and width of the frames.
             box: within them.
 
@@ -97,6 +101,7 @@ class JpegFrames:
 
     quality: int = 95
     name = "jpeg"
+    makes_whole_frames = False
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Our own Zarr codec, registered as an entry point."""
@@ -142,6 +147,7 @@ class ZstdFrames:
 
     level: int = -3
     name = "zstd"
+    makes_whole_frames = True
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Zarr's own `bytes` and `zstd`: readable without resact."""
@@ -193,6 +199,7 @@ class Lz4Frames:
     """Lossless: LZ4, in the container of Blosc, because Zarr has no codec of LZ4 alone. Blosc can read all of it."""
 
     name = "lz4"
+    makes_whole_frames = True
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Zarr's own `bytes` and `blosc`: readable without resact. The level is for those who write with Blosc."""

@@ -63,7 +63,7 @@ def decode_lz4(
     chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
     row_bytes, frame_bytes = size[1] * 3, size[0] * size[1] * 3
-    memory = None if box.size == size else _memory.of(frame_bytes)
+    memory = None if out_NHWC.shape[1:3] == size else _memory.of(frame_bytes)
     rows, columns = box.size
     _run(
         "decode",

@@ -1,5 +1,6 @@
 """`ClipStore`: a store opened for reading. Shapes: T frames, H height, W width, C = 3 (RGB)."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,14 @@ class ClipStore:
         return self.read_frames(self.index.row_of(video_id), start, stop, out=out)
 
     def read_frames(
-        self, row: int, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None, box: Box | None = None
+        self,
+        row: int,
+        start: int,
+        stop: int,
+        *,
+        out: npt.NDArray[np.uint8] | None = None,
+        box: Box | None = None,
+        memory: npt.NDArray[np.uint8] | None = None,
     ) -> npt.NDArray[np.uint8]:
         """As `read`, for a video that is known by its row of the index, and of its frames only a box.
 
@@ -81,6 +89,9 @@ class ClipStore:
             stop: one past the last frame.
             out: as for `read`; of the box's size.
             box: left out, whole frames.
+            memory: in place of `out`, writable uint8 (bytes,) that as many whole frames fit into. The result is a view
+                of it, whose rows may lie as far apart as whole frames' do: so a codec that makes whole frames need not
+                copy the box out of them.
 
         Returns:
             uint8 (stop - start, box's height, box's width, 3), RGB.
@@ -98,13 +109,49 @@ class ClipStore:
         box = box or Box(0, height, 0, width)
         if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
             raise UsageError(f"got {box}, expected it within the frames of {height}x{width} of {video_id!r}")
-        shape = (stop - start, *box.size, 3)
-        if out is None:
-            out = np.empty(shape, np.uint8)
-        elif out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
-            raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
+        out = self._place(stop - start, size, box, out, memory)
         if self._codec is None:
-            return self._read_with_zarr(video_id, start, stop, out, size, box)
+            self._read_with_zarr(video_id, start, stop, out, size, box)
+        else:
+            self._read_chunks(row, video_id, start, stop, out, size, box)
+        return out if out.shape[1:3] == box.size else out[:, box.top : box.bottom, box.left : box.right]
+
+    def _place(
+        self,
+        count: int,
+        size: tuple[int, int],
+        box: Box,
+        out: npt.NDArray[np.uint8] | None,
+        memory: npt.NDArray[np.uint8] | None,
+    ) -> npt.NDArray[np.uint8]:
+        """Where boxes are to be read to, or the whole frames that they are a part of."""
+        shape, whole = (count, *box.size, 3), (count, *size, 3)
+        if memory is not None:
+            if out is not None or memory.ndim != 1 or memory.dtype != np.uint8 or len(memory) < math.prod(whole):
+                raise UsageError(
+                    f"got memory of {memory.dtype} {memory.shape}, expected uint8 ({math.prod(whole)},) or more, "
+                    "and no `out` beside it"
+                )
+            if self._codec is not None and self._codec.makes_whole_frames:
+                shape = whole
+            out = memory[: math.prod(shape)].reshape(shape)
+        if out is None:
+            return np.empty(shape, np.uint8)
+        if out.shape != shape or out.dtype != np.uint8 or not out.flags.carray:
+            raise UsageError(f"got out of {out.dtype} {out.shape}, expected writable C-contiguous uint8 {shape}")
+        return out
+
+    def _read_chunks(
+        self,
+        row: int,
+        video_id: str,
+        start: int,
+        stop: int,
+        out: npt.NDArray[np.uint8],
+        size: tuple[int, int],
+        box: Box,
+    ) -> None:
+        """Fill `out`, N boxes or N frames, of which no more than the box is wanted."""
         edges = self.index.frame_offsets(row, stop)[start:]
         begin, end = int(edges[0]), int(edges[-1])
         data = self._read_shard(video_id, begin, end)
@@ -115,7 +162,7 @@ class ClipStore:
         if (wrong := first_wrong_chunk(data, edges)) is not None:
             raise self._damaged(f"{video_id}: frame {start + wrong} does not match its checksum")
         bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
-        whole_HWC = None if box.size == size else np.empty((*size, 3), np.uint8)
+        whole_HWC = None if out.shape[1:3] == size else np.empty((*size, 3), np.uint8)
         for place in self._codec.decode_together(data, bounds, out, size, box):
             frame_HWC = out[place] if whole_HWC is None else whole_HWC
             try:
@@ -124,7 +171,6 @@ class ClipStore:
                 raise self._damaged(f"{video_id}: frame {start + place} is {error}") from None
             if whole_HWC is not None:
                 out[place] = frame_HWC[box.top : box.bottom, box.left : box.right]
-        return out
 
     def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of a video's shard, fewer where it ends earlier; every failure names the video."""
@@ -152,7 +198,7 @@ class ClipStore:
 
     def _read_with_zarr(
         self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
-    ) -> npt.NDArray[np.uint8]:
+    ) -> None:
         """For codecs that this version does not know but the installed zarr does.
 
         The document is checked and the shard looked for first: zarr gives black frames for a shard that
@@ -174,7 +220,6 @@ class ClipStore:
         if frames.shape != (stop - start, *size, 3):
             raise self._damaged(f"{video_id}: its array has not the shape in the index")
         out[:] = frames[:, box.top : box.bottom, box.left : box.right]
-        return out
 
 
 def open_store(path: str | os.PathLike[str]) -> ClipStore:

@@ -99,6 +99,47 @@ def test_a_box_of_the_frames_is_read(built, seed: int) -> None:
             assert np.array_equal(got, pixels[:, top:bottom, left:right])
 
 
+def test_a_box_is_read_into_memory_that_is_there(built, seed: int) -> None:
+    """As a view of it, whatever the codec, and not beyond the frames' bytes."""
+    store, random = open_store(built.path), np.random.default_rng(seed)
+    for video_id, pixels in built.pixels.items():
+        num_frames, height, width, _ = pixels.shape
+        row = store.index.row_of(video_id)
+        for whole in (True, False, False, False, False):
+            start, stop = sorted(random.choice(num_frames + 1, 2, replace=False).tolist())
+            top, bottom = sorted(random.choice(height + 1, 2, replace=False).tolist())
+            left, right = sorted(random.choice(width + 1, 2, replace=False).tolist())
+            box = None if whole else Box(top, bottom, left, right)
+            needed = (stop - start) * height * width * 3
+            memory = np.full(needed + 5000, 77, np.uint8)
+            got = store.read_frames(row, start, stop, box=box, memory=memory)
+            place = (slice(start, stop), *((slice(top, bottom), slice(left, right)) if box else ()))
+            assert np.array_equal(got, pixels[place])
+            assert np.shares_memory(got, memory)
+            assert (memory[needed:] == 77).all()
+
+
+def test_memory_that_does_not_fit_is_refused(built) -> None:
+    store = open_store(built.path)
+    row, needed = store.index.row_of("wide"), 3 * 16 * 50 * 3
+    fitting = np.empty(needed, np.uint8)
+    assert store.read_frames(row, 0, 3, memory=fitting).shape == (3, 16, 50, 3)
+    out = np.empty((3, 16, 50, 3), np.uint8)
+    for memory, others in (
+        (fitting[1:], {}),
+        (fitting.view(np.int8), {}),
+        (fitting.reshape(3, -1), {}),
+        (fitting, {"out": out}),
+    ):
+        with pytest.raises(UsageError, match=r"expected uint8 \(7200,\) or more, and no `out` beside it"):
+            store.read_frames(row, 0, 3, memory=memory, **others)
+    locked = fitting.copy()
+    locked.flags.writeable = False
+    for memory in (locked, np.empty(2 * needed, np.uint8)[::2]):
+        with pytest.raises(UsageError, match="expected writable"):
+            store.read_frames(row, 0, 3, memory=memory)
+
+
 @pytest.mark.parametrize("box", [(-1, 9, 0, 9), (0, 17, 0, 9), (9, 9, 0, 9), (0, 9, 5, 51), (0, 9, 8, 2)])
 def test_a_box_that_leaves_the_frames_is_refused(box: tuple[int, int, int, int], built) -> None:
     store = open_store(built.path)

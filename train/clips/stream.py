@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -99,7 +100,8 @@ class ClipStream:
         pieces = 1 if self.packed else len(plan.geometry.streams)
         self.memory = MemoryPool(keep=(batches_ahead + 2) * pieces, pinned=pinned)
         """For frames on their way to the device, or for finished clips where there is none."""
-        self.scratch = _Scratch(self.threads, self.clip_bytes)
+        pixels = int((index.height[plan.rows].astype("int64") * index.width[plan.rows]).max())
+        self.scratch = _Scratch(self.threads, plan.geometry.frames_read * pixels * 3)
 
     def __len__(self) -> int:
         """Steps in an epoch."""
@@ -273,11 +275,13 @@ class _Batch:
         self.tensors = {name: self.stream.memory.take(shape, self.stream.dtype) for name in geometry.streams}
 
     def _put(self, place: int, clip: Clip) -> None:
-        frames = self.stream.scratch.frames(_shape(clip))
-        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=frames.numpy(), box=clip.box)
+        memory = self.stream.scratch.memory()
+        frames_NHWC = self.stream.store.read_frames(clip.row, clip.start, clip.stop, box=clip.box, memory=memory)
         out = {name: tensor[place] for name, tensor in self.tensors.items()}
         geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
-        make_clip(frames, clip.cropped, geometry, normalisation, dtype=self.stream.dtype, out=out)
+        make_clip(
+            torch.from_numpy(frames_NHWC), clip.cropped, geometry, normalisation, dtype=self.stream.dtype, out=out
+        )
 
     def _complete(self) -> None:
         pass
@@ -328,12 +332,12 @@ class _Scratch:
     def __init__(self, threads: int, clip_bytes: int) -> None:
         self._pool, self._clip_bytes, self._own = MemoryPool(keep=threads), clip_bytes, threading.local()
 
-    def frames(self, shape: tuple[int, ...]) -> Tensor:
-        """Uninitialised; overwrites what it gave before."""
+    def memory(self) -> npt.NDArray[np.uint8]:
+        """(clip_bytes,), as the thread left it."""
         if not hasattr(self._own, "memory"):
-            self._own.memory = self._pool.take((self._clip_bytes,), torch.uint8)
-        memory: Tensor = self._own.memory
-        return memory[: math.prod(shape)].view(shape)
+            self._own.memory = self._pool.take((self._clip_bytes,), torch.uint8).numpy()
+        memory: npt.NDArray[np.uint8] = self._own.memory
+        return memory
 
 
 def _default_threads() -> int:

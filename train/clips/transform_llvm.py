@@ -46,7 +46,7 @@ def transform_with_llvm(
     Nothing is checked: what does not fit would be read from other memory, or written to it.
 
     Args:
-        frames_NHWC: (N, H, W, 3) uint8, contiguous, on the CPU.
+        frames_NHWC: (N, H, W, 3) uint8, on the CPU; the pixels of a row lie side by side.
         clip: fits them.
         geometry: of the clip.
         normalisation: of each of `geometry.streams`.

@@ -259,14 +259,14 @@ def test_a_thread_that_reads_has_no_threads_of_its_own(clip_store, monkeypatch):
 
 def test_the_next_epochs_threads_get_the_same_memory(clip_store, monkeypatch):
     stream, seen = stream_of(clip_store, threads=2), []
-    frames = stream.scratch.frames
+    own = stream.scratch.memory
 
-    def note(shape):
-        memory = frames(shape)
-        seen.append(memory.data_ptr())
+    def note():
+        memory = own()
+        seen.append(memory.ctypes.data)
         return memory
 
-    monkeypatch.setattr(stream.scratch, "frames", note)
+    monkeypatch.setattr(stream.scratch, "memory", note)
     for epoch in range(4):
         with stream.epoch(epoch) as reader:
             assert sum(len(batch["positions"]) for batch in reader) == 12
