@@ -1,15 +1,21 @@
 """Before a training: whether the device computes the network rightly, and by which kernels."""
 
+import gc
+import math
 from dataclasses import replace
 
 import torch
 from rich.console import Console
 
 from resact.errors import ToolError, UsageError
-from resact.train.networks.kernels import fused_obstacle, probe_kernels
+from resact.train.networks.kernels import fused_obstacle, kernel_failures, probe_kernels
 from resact.train.networks.parity import probe_parity
+from resact.train.networks.timing import median_seconds
 from resact.train.runs.config import RunConfig
+from resact.train.runs.contestants import Contestant
 from resact.train.runs.distributed import Ranks
+
+_TIMED_STEPS = 3
 
 
 def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
@@ -47,6 +53,8 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
 def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig:
     """With the kernels chosen: the fused ones where every device can run them and they are right there.
 
+    Where the choice is left to it, they must also be quicker than eager there.
+
     Raises:
         UsageError: fused ones were asked for, or the run that goes on has them, and they cannot run or are wrong.
     """
@@ -58,6 +66,8 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
     elif config.kernels == "auto" and not config.amp and ranks.device.type == "cuda":
         obstacle = "in float32 they make no use of the matrix units; --kernels fused takes them all the same"
     obstacle = obstacle or kernels_obstacle(config, ranks.device, console)
+    if obstacle is None and config.kernels == "auto" and ranks.device.type == "cuda":
+        obstacle = _slowness(config, ranks, console)
     if not ranks.any(obstacle is not None):
         return replace(config, kernels="fused")
     obstacle = obstacle or "another device cannot use them"
@@ -66,6 +76,36 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
     if ranks.device.type == "cuda":
         console.print(f"kernels: eager; not the fused ones: {obstacle}")
     return replace(config, kernels="eager")
+
+
+def _slowness(config: RunConfig, ranks: Ranks, console: Console) -> str | None:
+    """What makes the fused kernels the worse choice although they are right; None where they are the quicker ones."""
+    clips = max(1, config.recipe.batch_size // ranks.world_size)
+    config = replace(config, recipe=replace(config.recipe, batch_size=clips))
+    eager, fused = (step_seconds(replace(config, kernels=kernels), ranks.device) for kernels in ("eager", "fused"))
+    found = f"a step of {clips} clips takes {1000 * fused:.1f} ms with them, {1000 * eager:.1f} without"
+    console.print(f"kernels: the fused ones: {found}")
+    return None if fused < eager else found
+
+
+def step_seconds(config: RunConfig, device: torch.device) -> float:
+    """A training step of a fresh network on clips that are there already; infinite where it needs too much memory."""
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return _timed_step(config, device)
+    except kernel_failures():
+        return math.inf
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _timed_step(config: RunConfig, device: torch.device) -> float:
+    contestant = Contestant("synthetic", config)
+    step, batch = contestant.step(contestant.network(2, device), device), contestant.batch(2, device)
+    clips = config.recipe.batch_size
+    return median_seconds(lambda: step(batch, clips=clips, lr=1e-4, seed=0), device, repeats=_TIMED_STEPS)
 
 
 def kernels_obstacle(config: RunConfig, device: torch.device, console: Console) -> str | None:

@@ -1,6 +1,7 @@
 """Which kernels a run is trained with: what was asked for, what the device can do, what the probe finds."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -43,6 +44,14 @@ def probe(monkeypatch: pytest.MonkeyPatch):
     return finds
 
 
+@pytest.fixture(autouse=True)
+def times(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Of a step, by kernels, which no GPU is needed for."""
+    seconds = {"eager": 0.2, "fused": 0.1}
+    monkeypatch.setattr(device_checks, "step_seconds", lambda config, device: seconds[config.kernels])
+    return seconds
+
+
 def chosen(ranks: Ranks = GPU, **settings) -> tuple[str, str]:
     console = Console(width=300)
     with console.capture() as said:
@@ -53,9 +62,10 @@ def chosen(ranks: Ranks = GPU, **settings) -> tuple[str, str]:
 @pytest.mark.parametrize("kernels", ["auto", "fused"])
 def test_fused_where_they_are_right(probe, kernels):
     asked = probe(RIGHT)
-    assert chosen(kernels=kernels) == (
-        "fused", "kernels: fused kernels right in bfloat16: conv1's output 1.0e-02 from float64, eager 1.2e-02\n",
-    )  # fmt: skip
+    said = "kernels: fused kernels right in bfloat16: conv1's output 1.0e-02 from float64, eager 1.2e-02\n"
+    if kernels == "auto":
+        said += "kernels: the fused ones: a step of 32 clips takes 100.0 ms with them, 200.0 without\n"
+    assert chosen(kernels=kernels) == ("fused", said)
     layout = RunConfig.of(SMALL).memory_format
     assert asked == [{"device": GPU.device, "dtype": torch.bfloat16, "frames": 4, "size": 16, "memory_format": layout}]
 
@@ -86,6 +96,45 @@ def test_eager_where_they_are_not(probe, found, settings, why):
     assert why in said
     with pytest.raises(UsageError, match=r"got kernels 'fused', but .*train anew with --kernels eager"):
         chosen(**settings, kernels="fused")
+
+
+def test_eager_where_that_is_quicker(probe, times):
+    probe(RIGHT)
+    times["fused"] = 0.25
+    kernels, said = chosen(kernels="auto")
+    assert kernels == "eager"
+    assert "kernels: eager; not the fused ones: a step of 32 clips takes 250.0 ms with them, 200.0 without" in said
+    assert chosen(kernels="fused")[0] == "fused"
+    times |= {"eager": math.inf}  # more memory than there is
+    assert chosen(kernels="auto")[0] == "fused"
+    times |= {"fused": math.inf}
+    assert chosen(kernels="auto")[0] == "eager"
+
+
+def test_ranks_share_the_step_that_is_timed(probe, monkeypatch):
+    probe(RIGHT)
+    asked = []
+    monkeypatch.setattr(
+        device_checks, "step_seconds", lambda config, device: asked.append((config.recipe.batch_size, device)) or 1.0
+    )
+    monkeypatch.setattr(Ranks, "any", lambda _self, here: here)
+    assert chosen(replace(GPU, world_size=4), batch_size=32)[0] == "eager"  # no quicker
+    assert asked == [(8, GPU.device)] * 2
+
+
+def test_a_steps_time_leaves_no_trace(monkeypatch):
+    monkeypatch.undo()
+    config = RunConfig.of(SMALL | {"batch_size": 2, "modality": "both"})
+    config = replace(config, kernels="eager")
+    before = torch.get_rng_state()
+    assert 0 < device_checks.step_seconds(config, CPU.device) < 60
+    assert torch.equal(torch.get_rng_state(), before)
+
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(device_checks.Contestant, "step", fail)
+    assert device_checks.step_seconds(config, CPU.device) == math.inf
 
 
 def test_not_with_compile(probe):
