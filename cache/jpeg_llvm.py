@@ -11,7 +11,7 @@ segments, and bytes that no encoder writes. Sections are those of ITU-T T.81.
 import ctypes
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,16 +33,10 @@ from resact.cache.jpeg_header import (
     header_bytes,
     parse_header,
 )
+from resact.cache.jpeg_pixels_llvm import LANES, UNIT, UNITS, inverse_function, paint_row
 from resact.cache.machine_code import BYTE, INT, LOCK, NONE, SHORT, WHOLE, Code, compiled
 
-_UNITS = 6  # blocks of 16x16 pixels: four of luma, one of each chroma
-_LANES = 32  # pixels that are coloured at once, so the least width; and bytes that are looked through at once
 _SPARE = 512  # bytes behind a frame's bits, whose end is looked for once a block: 27 + 63 * 26 bits, and 8 bytes ahead
-
-# Columns of the table of units: where a unit's Huffman tables are, where its component's DC is kept, where its steps of
-# quantisation are, where its pixels go, and how far apart those of the same unit in the next 16x16 pixels and of its
-# own next row are.
-_UNIT = ("huffman", "dc", "steps", "pixels", "pixels_apart", "rows_apart")
 
 _ARGUMENTS = (
     *("chunks", "count", "failed", "out", "out_apart", "start", "start_bytes", "rows", "units", "mcus"),
@@ -58,7 +52,7 @@ def decode_jpegs(
     """As `FrameCodec.decode_together`, for JPEG."""
     height, width = box.size
     setup = _setup(data[slice(*bounds[0])], size)
-    if setup is None or width < _LANES:
+    if setup is None or width < LANES:
         return range(len(bounds))
     chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
@@ -87,7 +81,7 @@ class _Setup:
         mcus = -(-header.width // 16)
         luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
         colours = np.empty((3, mcus * 16), np.int16)
-        coefficients = np.empty((2, (mcus * _UNITS + 1) * BLOCK), np.int16)  # the last block is written behind, too
+        coefficients = np.empty((2, (mcus * UNITS + 1) * BLOCK), np.int16)  # the last block is written behind, too
         units, begin = _units(header, luma, chroma), np.frombuffer(start, np.uint8)
         self._bits = np.empty((2, 0), np.uint8)
         self._owners = header, luma, chroma, colours, coefficients, units, begin
@@ -132,7 +126,7 @@ def _setup(chunk: memoryview, size: tuple[int, int]) -> _Setup | None:
 
 
 def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """(6, 6), see `_UNIT`: blocks in the order of the entropy code, left to right and down."""
+    """(6, 6), see `UNIT`: blocks in the order of the entropy code, left to right and down."""
     pitch = luma.strides[0]
     corners = [(0, luma.ctypes.data + 8 * (down * pitch + right), 16, pitch) for down in (0, 1) for right in (0, 1)]
     corners += [(number, plane.ctypes.data, 8, plane.strides[0]) for number, plane in enumerate(chroma, 1)]
@@ -152,7 +146,7 @@ def _code() -> tuple[Any, Callable[..., None]]:
     module = ir.Module()
     kind = ir.FunctionType(ir.VoidType(), [WHOLE.as_pointer()])
     function = ir.Function(module, kind, "decode")
-    inverse = _inverse_function(module)
+    inverse = inverse_function(module)
     some = {count: _frames_function(module, inverse, count) for count in (1, 2)}
     b = Code(function.append_basic_block())
     a = _arguments(b, function.args[0])
@@ -214,7 +208,7 @@ def _frames_function(module: Any, inverse: Any, count: int) -> Any:
         _read_row(b, streams)
         with b.if_then(b.icmp_signed(">=", row, first)):
             for stream in streams:
-                _paint_row(b, a, stream, row, inverse)
+                paint_row(b, a, row, stream.coefficients, stream.out, inverse)
     for stream in streams:
         stream.require_end(b, b.icmp_signed("==", wanted, a.rows))
     b.ret_void()
@@ -251,7 +245,7 @@ class _Stream:
 
     def unstuff(self, b: Code) -> None:
         """Bits without the zero that follows each byte of ones (section F.1.2.3), up to the end of the image."""
-        vector = ir.VectorType(BYTE, _LANES)
+        vector = ir.VectorType(BYTE, LANES)
         many, few, one, ones, done = (b.append_basic_block() for _ in range(5))
         with b.goto_entry_block():
             source, target = b.alloca(WHOLE), b.alloca(WHOLE)
@@ -261,11 +255,11 @@ class _Stream:
 
         b.position_at_end(many)
         some = b.append_basic_block()
-        b.cbranch(b.icmp_unsigned("<=", b.sum(b.load(source), _LANES), self.stop), some, few)
+        b.cbranch(b.icmp_unsigned("<=", b.sum(b.load(source), LANES), self.stop), some, few)
         b.position_at_end(some)
         bytes_ = b.read(vector, b.load(source))
         b.write(bytes_, b.load(target))
-        found = b.bitcast(b.icmp_unsigned("==", bytes_, vector([255] * _LANES)), INT)
+        found = b.bitcast(b.icmp_unsigned("==", bytes_, vector([255] * LANES)), INT)
         ahead = b.zext(b.cttz(found, ir.IntType(1)(0)), WHOLE)  # 32 if there is none
         none = b.icmp_unsigned("==", found, INT(0))
         step = b.select(none, ahead, b.sum(ahead, 1))
@@ -303,7 +297,7 @@ class _Stream:
     def begin_row(self, b: Code) -> None:
         """Begin the row's first block."""
         b.store(self.coefficients, self.block)
-        b.store(b.mul(self.a.mcus, WHOLE(_UNITS)), self.left)
+        b.store(b.mul(self.a.mcus, WHOLE(UNITS)), self.left)
         b.store(NONE, self.unit)
         self._begin_block(b)
 
@@ -333,7 +327,7 @@ class _Stream:
         b.position_at_end(following)
         b.store(b.sum(b.load(self.block), 2 * BLOCK), self.block)
         unit = b.sum(b.load(self.unit), 1)
-        b.store(b.select(b.icmp_unsigned("==", unit, WHOLE(_UNITS)), NONE, unit), self.unit)
+        b.store(b.select(b.icmp_unsigned("==", unit, WHOLE(UNITS)), NONE, unit), self.unit)
         self._begin_block(b)
         b.branch(on)
         b.position_at_end(on)
@@ -341,7 +335,7 @@ class _Stream:
     def _begin_block(self, b: Code) -> None:
         zeros = ir.VectorType(SHORT, BLOCK)([0] * BLOCK)
         b.write(zeros, b.load(self.block))
-        unit = b.sum(self.a.units, (b.load(self.unit), 8 * len(_UNIT)))
+        unit = b.sum(self.a.units, (b.load(self.unit), 8 * len(UNIT)))
         b.store(b.read(WHOLE, unit), self.huffman)
         self._require(b, b.icmp_unsigned("<=", b.load(self.position), b.load(self.limit)))
         self.refill(b)
@@ -422,133 +416,3 @@ def _read_alone(b: Code, stream: _Stream, done: Any) -> Any:
         stream.take_code(b, done)
         b.branch(begin)
     return begin
-
-
-# libjpeg's "islow": the cosine transform of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in whole numbers, with
-# constants of 13 bits, and 2 bits more between the columns and the rows.
-_CONSTANT_BITS, _BETWEEN_BITS = 13, 2
-
-
-def _inverse_function(module: Any) -> Any:
-    """(block, steps, pixels, rows_apart): dequantise a block, transform it, write its 8x8 pixels."""
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [WHOLE] * 4), "inverse")
-    block, steps, pixels, rows_apart = function.args
-    b = Code(function.append_basic_block())
-    shorts = ir.VectorType(SHORT, 8)
-    rows = [b.read(shorts, block, 16 * row) for row in range(8)]
-    others = reduce(b.or_, rows[1:])
-    flat = b.icmp_unsigned("==", b.bitcast(others, ir.IntType(128)), ir.IntType(128)(0))
-    rows = [b.mul(values, b.read(shorts, steps, 16 * row)) for row, values in enumerate(rows)]
-    # Where there is only the first row, libjpeg-turbo's 16 bits overflow where ours would not: they lose the first two.
-    two = shorts([_BETWEEN_BITS] * 8)
-    rows[0] = b.select(flat, b.ashr(b.shl(rows[0], two), two), rows[0])
-    rows = _cosines(b, rows, _CONSTANT_BITS - _BETWEEN_BITS)
-    rows = _cosines(b, b.transposed(rows), _CONSTANT_BITS + _BETWEEN_BITS + 3)
-    for row, values in enumerate(b.transposed(rows)):
-        signed = _narrowed(b, values, BYTE, -128, 127)
-        b.write(b.xor(signed, signed.type([128] * 8)), pixels, (row, rows_apart))
-    b.ret_void()
-    return function
-
-
-def _cosines(b: Code, row: list[Any], shift: int) -> list[Any]:
-    """Along the columns of 8 rows; results are rounded and have `shift` bits less.
-
-    Some sums have 16 bits, as where libjpeg-turbo does the same in vectors; that shows only where they overflow.
-    """
-    ints = ir.VectorType(INT, 8)
-
-    def dot(*terms: tuple[Any, tuple[float, ...]]) -> Any:
-        """Sum of values times sums of constants, each of which is rounded."""
-        total = ints([0] * 8)
-        for value, constants in terms:
-            weight = sum(round(constant * 2**_CONSTANT_BITS) for constant in constants)
-            total = b.add(total, b.mul(b.sext(value, ints), ints([weight] * 8)))
-        return total
-
-    far = dot((row[2], (0.541196100,)), (row[6], (0.541196100, -1.847759065)))
-    near = dot((row[2], (0.541196100, 0.765366865)), (row[6], (0.541196100,)))
-    bits, half = ints([_CONSTANT_BITS] * 8), ints([1 << shift - 1] * 8)  # half of what is cut off, in every result
-    total, gap = b.add(row[0], row[4]), b.sub(row[0], row[4])
-    total, gap = (b.add(b.shl(b.sext(value, ints), bits), half) for value in (total, gap))
-    even = [b.add(total, near), b.add(gap, far), b.sub(gap, far), b.sub(total, near)]
-
-    left, right = b.add(row[7], row[3]), b.add(row[5], row[1])
-    by_left = dot((left, (1.175875602, -1.961570560)), (right, (1.175875602,)))
-    by_right = dot((left, (1.175875602,)), (right, (1.175875602, -0.390180644)))
-    odd = [
-        b.add(by_right, dot((row[1], (1.501321110, -0.899976223)), (row[7], (-0.899976223,)))),
-        b.add(by_left, dot((row[3], (3.072711026, -2.562915447)), (row[5], (-2.562915447,)))),
-        b.add(by_right, dot((row[5], (2.053119869, -2.562915447)), (row[3], (-2.562915447,)))),
-        b.add(by_left, dot((row[7], (0.298631336, -0.899976223)), (row[1], (-0.899976223,)))),
-    ]
-    sums = [b.add(one, other) for one, other in zip(even, odd, strict=True)]
-    gaps = [b.sub(one, other) for one, other in zip(even, odd, strict=True)]
-    by = ints([shift] * 8)
-    return [_narrowed(b, b.ashr(value, by), SHORT, -(2**15), 2**15 - 1) for value in sums + gaps[::-1]]
-
-
-def _narrowed(b: Code, values: Any, kind: Any, least: int, most: int) -> Any:
-    """With fewer bits: the bound for what is beyond."""
-    low, high = (values.type([bound] * values.type.count) for bound in (least, most))
-    values = b.select(b.icmp_signed("<", values, low), low, values)
-    values = b.select(b.icmp_signed(">", values, high), high, values)
-    return b.trunc(values, ir.VectorType(kind, values.type.count))
-
-
-def _paint_row(b: Code, a: SimpleNamespace, stream: _Stream, row: Any, inverse: Any) -> None:
-    """The wanted pixels of 16 rows."""
-    with b.count(a.first_mcu, a.last_mcu) as mcu, b.count(NONE, WHOLE(_UNITS)) as unit:
-        entry = b.sum(a.units, (unit, 8 * len(_UNIT)))
-        steps, pixels, apart, rows_apart = (b.read(WHOLE, entry, 8 * column) for column in range(2, 6))
-        block = b.sum(stream.coefficients, (b.sum((mcu, _UNITS), unit), 2 * BLOCK))
-        b.call(inverse, [block, steps, b.sum(pixels, (mcu, apart)), rows_apart])
-    pitch = b.mul(a.mcus, WHOLE(16))
-    first = b.mul(row, WHOLE(16))
-    with b.count(NONE, WHOLE(8)) as pair:
-        _colour_pair(b, a, pair)
-        for lower in (0, 1):
-            in_row = b.sum((pair, 2), lower)
-            y = b.sum(first, in_row)
-            wanted = b.and_(b.icmp_signed(">=", y, a.top), b.icmp_signed("<", y, a.bottom))
-            with b.if_then(wanted), b.count(a.left, a.right, _LANES) as start:
-                x = b.least(start, b.sum(a.right, -_LANES))  # the last ones overlap those before
-                luma = b.zext(b.read(ir.VectorType(BYTE, _LANES), a.luma, (in_row, pitch), x), _SHORTS)
-                planes = []
-                for colour in range(3):
-                    offset = b.read(_SHORTS, a.colours, (b.sum((colour, pitch), x), 2))
-                    planes.append(_narrowed(b, b.add(luma, offset), BYTE, 0, 255))
-                b.write(
-                    _interleaved(b, planes),
-                    stream.out,
-                    (b.sum((b.sub(y, a.top), b.sub(a.right, a.left)), x, b.neg(a.left)), 3),
-                )
-
-
-_SHORTS = ir.VectorType(SHORT, _LANES)
-
-
-def _colour_pair(b: Code, a: SimpleNamespace, pair: Any) -> None:
-    """What chroma adds to the luma of two rows, for red, green and blue (JFIF 1.02, in 16 bits as libjpeg does it)."""
-    bytes_, ints, shorts = (ir.VectorType(kind, 8) for kind in (BYTE, INT, SHORT))
-    twice = ir.VectorType(INT, 16)([lane // 2 for lane in range(16)])
-    half_pitch = b.mul(a.mcus, WHOLE(8))
-    with b.count(a.first_mcu, a.last_mcu) as mcu:
-        rows = (b.sum(a.chroma, (b.sum(pair, 8 * which), half_pitch), (mcu, 8)) for which in (0, 1))
-        blue, red = (b.sub(b.zext(b.read(bytes_, row), ints), ints([128] * 8)) for row in rows)
-        for colour, (of_blue, of_red) in enumerate(((0, 1.40200), (-0.34414, -0.71414), (1.77200, 0))):
-            weights = (ints([round(weight * 2**16)] * 8) for weight in (of_blue, of_red))
-            parts = [b.mul(chroma, weight) for chroma, weight in zip((blue, red), weights, strict=True)]
-            value = b.ashr(b.add(b.add(*parts), ints([2**15] * 8)), ints([16] * 8))
-            value = b.trunc(value, shorts)
-            place = b.sum((colour, a.mcus, 16), (mcu, 16))
-            b.write(b.shuffle_vector(value, value, twice), a.colours, (place, 2))
-
-
-def _interleaved(b: Code, planes: list[Any]) -> Any:
-    """Pixel by pixel."""
-    red, green, blue = planes
-    order = ir.VectorType(INT, 2 * _LANES)(list(range(2 * _LANES)))
-    first, second = b.shuffle_vector(red, green, order), b.shuffle_vector(blue, blue, order)
-    by_pixel = [lane // 3 + lane % 3 * _LANES for lane in range(3 * _LANES)]
-    return b.shuffle_vector(first, second, ir.VectorType(INT, 3 * _LANES)(by_pixel))

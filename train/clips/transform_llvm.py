@@ -23,9 +23,7 @@ from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import Normalisation
 
-_LANES = (
-    64  # bytes of a row that are summed at once, so the fewest that a row has; AVX2 sums half as many pairs of rows
-)
+_LANES = 64  # bytes of a row that are summed at once, half as many by AVX2, and the fewest that a row has
 _TILE = 16  # rows and columns that are transposed at once
 _PIXELS = 16  # that are normalised at once
 _LINE = 64  # bytes of the processor's cache
