@@ -86,7 +86,23 @@ class DaskExecutor:
     def map_unordered(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """As they finish; a lost worker's tasks are given to others."""
+        """As they finish; a lost worker's tasks are given to others.
+
+        Tasks whose workers died again and again are done once more at the end, one after the other: any of those that
+        waited for such a worker looks like the one that killed it, and alone each one shows what it is.
+        """
+        suspects: list[Item] = []
+        for item, result in self._together(function, items):
+            if isinstance(result, WorkerLostError):
+                suspects.append(item)
+            else:
+                yield item, result
+        for item in suspects:
+            yield from self._together(function, [item])
+
+    def _together(
+        self, function: Callable[[Item], Result], items: Iterable[Item]
+    ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
         from distributed import CancelledError, as_completed
         from distributed.scheduler import KilledWorker
 

@@ -68,8 +68,9 @@ def test_workers_report_their_memory_and_the_dashboard_its_address(cluster: Dask
     assert cluster.address.startswith("http://127.0.0.1")
 
 
-def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done() -> None:
-    with open_executor(workers=2) as executor:
+@pytest.mark.parametrize("workers", [1, 2])  # of one, all tasks that wait for it die with it each time
+def test_a_task_that_kills_every_worker_is_named_and_the_others_are_done(workers: int) -> None:
+    with open_executor(workers=workers) as executor:
         outcomes = dict(executor.map_unordered(kill_the_worker_on_three, range(12)))
     assert isinstance(outcomes.pop(3), WorkerLostError)
     assert outcomes == {number: number for number in range(12) if number != 3}
