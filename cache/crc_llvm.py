@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import binding, ir
+from llvmlite import ir
 
-from resact.cache.machine_code import BYTE, INT, LOCK, NONE, WHOLE, Code, compiled
+from resact.cache.machine_code import BYTE, INT, LOCK, NONE, WHOLE, Code, compiled, has
 
 _SIDE_BY_SIDE = 3
 
@@ -24,7 +24,7 @@ _SIDE_BY_SIDE = 3
 @lru_cache
 def can_check() -> bool:
     """Whether this processor has the instruction, SSE 4.2's."""
-    return bool(binding.get_host_cpu_features().get("sse4.2"))
+    return has("sse4.2")
 
 
 def first_wrong(data: memoryview, edges: npt.NDArray[np.int64]) -> int | None:
@@ -100,10 +100,6 @@ def _add(b: Code, crc: Any, value: Any) -> None:
     """Eight bytes, or one."""
     bits = value.type.width
     state = WHOLE if bits == 64 else INT
-    intrinsic = f"llvm.x86.sse42.crc32.{state.width}.{bits}"
-    function = b.module.globals.get(intrinsic) or ir.Function(
-        b.module, ir.FunctionType(state, [state, value.type]), intrinsic
-    )
     before = b.load(crc) if bits == 64 else b.trunc(b.load(crc), INT)
-    after = b.call(function, [before, value])
+    after = b.intrinsic(f"x86.sse42.crc32.{state.width}.{bits}", state, before, value)
     b.store(after if bits == 64 else b.zext(after, WHOLE), crc)

@@ -61,6 +61,12 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         function = self.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
         self.call(function, [pointer, INT(0), INT(3), INT(1)])  # to be read, into all caches, no instructions
 
+    def intrinsic(self, name: str, result: Any, *operands: Any) -> Any:
+        """LLVM's function of that name, without the `llvm.` before it: mostly one instruction of the processor."""
+        name = f"llvm.{name}"
+        kind = ir.FunctionType(result, [operand.type for operand in operands])
+        return self.call(self.module.globals.get(name) or ir.Function(self.module, kind, name), operands)
+
     @contextmanager
     def count(self, start: Any, stop: Any, step: int = 1) -> Iterator[Any]:
         """A loop."""
@@ -74,6 +80,11 @@ class Code(ir.IRBuilder):  # type: ignore[misc]
         index.add_incoming(following, self.block)
         self.cbranch(self.icmp_signed("<", following, stop), body, after)
         self.position_at_end(after)
+
+
+def has(feature: str) -> bool:
+    """Whether the processor at hand has some instructions, by LLVM's name for them."""
+    return bool(binding.get_host_cpu_features().get(feature))
 
 
 def compiled(module: Any) -> Any:

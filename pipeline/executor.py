@@ -103,6 +103,7 @@ class DaskExecutor:
     def _together(
         self, function: Callable[[Item], Result], items: Iterable[Item]
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
+        """As they finish, those lost included that only waited for a worker which died."""
         from distributed import CancelledError, as_completed
         from distributed.scheduler import KilledWorker
 

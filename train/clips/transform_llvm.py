@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from llvmlite import binding, ir
+from llvmlite import ir
 from torch import Tensor
 
-from resact.cache.machine_code import BYTE, FLOAT, INT, LOCK, NONE, SHORT, WHOLE, Code, compiled
+from resact.cache.machine_code import BYTE, FLOAT, INT, LOCK, NONE, SHORT, WHOLE, Code, compiled, has
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import Normalisation
@@ -173,8 +173,8 @@ def _blend(
     b: Code, a: SimpleNamespace, table: Any, source: Any, row_step: Any, lanes: Any, ahead: Any | None = None
 ) -> None:
     """Weighted sums of the rows at `source`, as the table says, to `mixed`. What lies `ahead` will be wanted next."""
-    add_up = _sum_of_pairs if _has("avx2") else _sum_of_rows
-    width = _LANES // 2 if _has("avx2") and not _has("avx512bw") else _LANES
+    add_up = _sum_of_pairs if has("avx2") else _sum_of_rows
+    width = _LANES // 2 if has("avx2") and not has("avx512bw") else _LANES
     with b.count(NONE, a.size) as row:
         entry = b.sum(table, (row, a.table_step))
         first, taps = (b.zext(b.read(INT, entry, 4 * column), WHOLE) for column in (0, 1))
@@ -198,7 +198,7 @@ def _sum_of_rows(b: Code, bytes_of: Any, taps: Any, weights: Any, shift: Any, wi
     shifts = b.spread(b.trunc(shift, INT), width)
     b.store(b.shl(ints([1] * width), b.sub(shifts, ints([1] * width))), total)
     with b.count(NONE, taps) as tap:
-        weight = b.read(SHORT, weights, (tap, 2))
+        weight = b.read(SHORT, weights, (tap, 2))  # of 16 bits products are quicker
         weighted = b.mul(b.zext(bytes_of(tap), ints), b.sext(b.spread(weight, width), ints))
         b.store(b.add(b.load(total), weighted), total)
     rounded = b.least(b.lshr(b.load(total), shifts), ints([255] * width))
@@ -251,14 +251,8 @@ _X86 = {
 
 def _x86(b: Code, what: str, result: Any, *operands: Any) -> Any:
     """An instruction by its name and the bytes of its operands."""
-    name = f"llvm.x86.{_X86[what, operands[0].type.count * operands[0].type.element.width // 8]}"
-    kind = ir.FunctionType(result, [operand.type for operand in operands])
-    return b.call(b.module.globals.get(name) or ir.Function(b.module, kind, name), operands)
-
-
-def _has(name: str) -> bool:
-    """Whether the processor has these instructions."""
-    return bool(binding.get_host_cpu_features().get(name))
+    bytes_ = operands[0].type.count * operands[0].type.element.width // 8
+    return b.intrinsic(f"x86.{_X86[what, bytes_]}", result, *operands)
 
 
 def _turn(b: Code, a: SimpleNamespace, lanes: Any, target: Any) -> None:
