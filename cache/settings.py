@@ -30,6 +30,12 @@ class DatasetSettings:
     """How its groups were drawn for train and test; None where lists divide it."""
 
 
+FIRST_RULE = 1
+"""Of stores that do not say by which rule they were made."""
+RULE = 2
+"""By which new stores are made: docs/videos.md says what each rule does."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
     """How a video becomes frames."""
@@ -44,6 +50,8 @@ class DecodeSettings:
     """ffmpeg's `scale` algorithm."""
     ffmpeg: str
     """Version of the ffmpeg that decodes."""
+    rule: int = RULE
+    """By which frames are sampled and coloured; one rule's frames are not mixed with another's."""
 
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
@@ -78,6 +86,8 @@ class StoreSettings:
         plain = asdict(self)
         if plain["dataset"]["division"] is None:  # as in stores that were made before there was any
             del plain["dataset"]["division"]
+        if plain["decode"]["rule"] == FIRST_RULE:  # likewise
+            del plain["decode"]["rule"]
         return seal(group_document({"format": FORMAT_VERSION, **plain}))
 
     @classmethod
@@ -106,7 +116,10 @@ class StoreSettings:
         """
         dataset, decode = values["dataset"], values["decode"]
         tuples = {key: tuple(dataset[key]) for key in ("classes", "splits")}
-        parts = {"dataset": DatasetSettings(**{**dataset, **tuples}), "decode": DecodeSettings(**decode)}
+        parts = {
+            "dataset": DatasetSettings(**{**dataset, **tuples}),
+            "decode": DecodeSettings(**{"rule": FIRST_RULE, **decode}),
+        }
         return cls(**{**values, **parts})
 
     def differences(self, other: "StoreSettings") -> dict[str, tuple[Any, Any]]:
@@ -120,6 +133,13 @@ class StoreSettings:
         Raises:
             SettingsError: names each setting that differs, both values side by side.
         """
+        ours, theirs = self.decode.rule, wanted.decode.rule
+        if ours != theirs:
+            older = "an older" if ours < theirs else "a newer"
+            raise SettingsError(
+                f"{where} was made by rule {ours} for sampling and colours, of {older} resact, and this one uses "
+                f"rule {theirs} (docs/videos.md): its frames stay readable, but new videos need another --store"
+            )
         differing = [
             f"{key}: store {ours!r}, asked for {theirs!r}" for key, (ours, theirs) in self.differences(wanted).items()
         ]

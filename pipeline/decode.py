@@ -28,7 +28,7 @@ import imageio_ffmpeg
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.settings import DecodeSettings
+from resact.cache.settings import FIRST_RULE, RULE, DecodeSettings
 from resact.errors import DecodeError, ToolError, UsageError
 from resact.pipeline.ffmpeg_log import MAX_PIXELS, FfmpegLog, SourceProperties, Treatment
 
@@ -96,7 +96,15 @@ def decode_arguments(
         pixels: what the frames are made of.
         strict: stop at the first thing that is wrong.
         treatment: what this video needs besides.
+
+    Raises:
+        ToolError: the settings are of a rule that this version does not know.
     """
+    if not FIRST_RULE <= settings.rule <= RULE:
+        raise ToolError(
+            f"the frames are to be made by rule {settings.rule}, and this resact knows rules {FIRST_RULE} to {RULE}: "
+            "install a newer resact"
+        )
     inputs: dict[str, object] = {"threads": 1, "protocol_whitelist": "file,pipe"}
     if settings.max_seconds is not None:
         inputs["t"] = repr(settings.max_seconds)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from resact.cache.layout import unseal
-from resact.cache.settings import StoreSettings
+from resact.cache.settings import FIRST_RULE, RULE, StoreSettings
 from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 
@@ -21,6 +21,22 @@ def test_a_division_survives_and_where_there_is_none_the_document_is_as_before_t
     assert set(unseal(settings.to_document(), "here")["attributes"]["dataset"]) == {
         "name", "videos", "all_classes", "classes", "splits", "flip_safe",
     }  # fmt: skip
+
+
+def test_a_store_that_names_no_rule_is_of_the_first_and_keeps_its_bytes(make_settings) -> None:
+    old = make_settings(rule=FIRST_RULE)
+    document = unseal(old.to_document(), "here")
+    assert set(document["attributes"]["decode"]) == {"fps", "short_side", "max_seconds", "scaler", "ffmpeg"}
+    assert StoreSettings.from_document(document, "here") == old
+    assert make_settings().decode.rule == RULE > FIRST_RULE
+
+
+def test_rules_are_not_mixed(make_settings) -> None:
+    for ours, theirs, age in ((1, 2, "an older"), (2, 1, "a newer")):
+        expected = rf"s.zarr was made by rule {ours} .*of {age} resact.* uses rule {theirs} .*need another --store"
+        with pytest.raises(SettingsError, match=expected):
+            make_settings(rule=ours).require_same(make_settings(rule=theirs), "s.zarr")
+    assert make_settings(rule=1).fingerprint != make_settings(rule=2).fingerprint
 
 
 def test_equal_settings_are_the_same(make_settings) -> None:

@@ -155,6 +155,11 @@ def test_the_graph_is_as_documented() -> None:
     assert "flags=bicubic" in graph
 
 
+def test_a_rule_of_a_newer_resact_is_refused() -> None:
+    with pytest.raises(ToolError, match="made by rule 3, and this resact knows rules 1 to 2: install a newer resact"):
+        decode_arguments("v.avi", replace(SETTINGS, rule=3), "rgb24", strict=True)
+
+
 def test_ffmpeg_that_is_missing_or_something_else() -> None:
     assert find_ffmpeg()[1]
     with pytest.raises(ToolError, match="pass --ffmpeg PATH"):

@@ -142,6 +142,12 @@ def _differences(trained: TrainedRun, store: ClipStore, *, other_codec: bool) ->
     named = "; ".join(
         f"{key}: trained on {_short(was)}, store has {_short(now)}" for key, (was, now) in differing.items()
     )
+    if "decode.rule" in differing:
+        was, now = differing["decode.rule"]
+        raise SettingsError(
+            f"{store.files} was made by rule {now} for sampling and colours, and {trained.name} was trained on frames "
+            f"by rule {was} (docs/videos.md): name the store that it was trained on with --store, or train again"
+        )
     if any(key not in _STORAGE for key in differing):
         raise SettingsError(
             f"{store.files} is not such a store as {trained.name} was trained on ({named}): name one with --store that "

@@ -15,6 +15,7 @@ import torch
 from tests.train.conftest import clip_store_settings, make_clip_store
 from tests.train.runs.untrained import untrained_run
 
+from resact.cache.settings import FIRST_RULE
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, DivergedError, RunNotFoundError, SettingsError, UsageError
 from resact.train.clips import stream, transform
@@ -161,6 +162,15 @@ def test_a_store_of_other_videos_or_decoded_otherwise_is_refused(
     other = make_clip_store(tmp_path / "other.zarr", LENGTHS, settings=settings)
     name = next(iter(change))
     with pytest.raises(SettingsError, match=f"{part}.{name}: trained on .*, store has .*name one with --store"):
+        evaluate_run(trained, other, other_codec=True)
+
+
+def test_a_store_of_another_rule_is_refused(tmp_path: Path, clip_store: ClipStore) -> None:
+    trained = on_cpu(untrained_run(tmp_path / "a", clip_store))
+    settings = clip_store_settings()
+    settings = replace(settings, decode=replace(settings.decode, rule=FIRST_RULE))
+    other = make_clip_store(tmp_path / "other.zarr", LENGTHS, settings=settings)
+    with pytest.raises(SettingsError, match=r"made by rule 1 .*trained on frames by rule 2 .*or train again"):
         evaluate_run(trained, other, other_codec=True)
 
 
