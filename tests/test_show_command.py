@@ -1,6 +1,7 @@
 """`resact show`, from a store to a picture in a file."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from resact.cache.layout import SHARD, array_name
 from resact.cache.store import open_store
 from resact.cli import app
 from resact.errors import DamagedError, DiskFullError, ResactError, UsageError
-from resact.train.clips.figure import Look, contact_sheet, figure, read_excerpt
+from resact.train.clips.figure import Look, contact_sheet, figure, read_excerpt, visible_gain
 
 VIDEO = "v_Jump_g01_n000"
 
@@ -59,10 +60,11 @@ def test_video_is_drawn_into_the_file(here: Path, path: Path) -> None:
     result = payload(path, video, "--step", "2", "-o", "fig.png")
     look = Look(steps=(2,))
     excerpt = read_excerpt(store, 0, look)
+    look = replace(look, gain=visible_gain([excerpt], (2,)))
     np.testing.assert_array_equal(pixels(here / "fig.png"), figure(excerpt, look))
     height, width, _ = pixels(here / "fig.png").shape
     assert (result["output"], result["width"], result["height"]) == ("fig.png", width, height)
-    assert (result["steps"], result["gain"]) == ([2], 1.0)
+    assert (result["steps"], result["gain"]) == ([2], look.gain)
     assert result["videos"] == [
         {
             "video_id": video,
@@ -83,6 +85,24 @@ def test_every_option_reaches_the_picture(here: Path, path: Path) -> None:
     np.testing.assert_array_equal(pixels(here / "out.tiff"), figure(read_excerpt(open_store(path), 0, look), look))
 
 
+def test_dark_residuals_are_made_visible_by_a_gain_that_is_said(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dark(_: int, length: int, height: int, width: int) -> np.ndarray:
+        """A bar 5 brighter than what it moves over."""
+        bar = (np.arange(height)[None] - np.arange(length)[:, None]) % height < 4
+        return np.broadcast_to((100 + 5 * bar)[:, :, None, None], (length, height, width, 3)).astype(np.uint8)
+
+    monkeypatch.setattr("tests.train.conftest.clip_store_frames", dark)
+    video = make_clip_store(tmp_path / "dark.zarr", [12]).index.video_id[0]
+    for options, gain in (((), 16), (("--gain", "1"), 1), (("--gain", "3"), 3)):
+        command = [tmp_path / "dark.zarr", video, "--step", "1,2", "--height", "24", "-o", "d.png", *options]
+        said = call(*command)
+        assert said.stdout.rstrip().endswith(f"residuals at gain {gain}")
+        assert payload(*command)["gain"] == gain
+        assert (pixels(here / "d.png") == 5 * gain).all(-1).sum() >= 8 * 24 * (2 + 4), "8 columns of two steps"
+
+
 def test_the_only_store_is_found_and_the_picture_is_named_after_the_video(here: Path, path: Path) -> None:
     video = open_store(path).index.video_id[0]
     result = call(video)
@@ -99,7 +119,8 @@ def test_contact_sheet_of_classes(here: Path, path: Path) -> None:
     result = payload("--classes", ",".join(classes[:2]), "--step", "2")
     rows = [row for name in classes[:2] for row in range(12) if store.index.class_name[row] == name]
     look = Look(steps=(2,), frames=1)
-    picture = contact_sheet([read_excerpt(store, row, look) for row in rows], look)
+    excerpts = [read_excerpt(store, row, look) for row in rows]
+    picture = contact_sheet(excerpts, replace(look, gain=visible_gain(excerpts, (2,))))
     np.testing.assert_array_equal(pixels(here / "classes.png"), picture)
     assert [video["video_id"] for video in result["videos"]] == [store.index.video_id[row] for row in rows]  # type: ignore[attr-defined]
     fewer = payload(path, "--classes", classes[0], "--per-class", "2", "-o", "few.png")["videos"]

@@ -25,6 +25,7 @@ from resact.cli.common import (
     print_json,
     worker_count,
 )
+from resact.cli.output import write_output
 from resact.cli.training import (
     AmpOption,
     ArchOption,
@@ -387,6 +388,6 @@ def _print_train_table(result: dict[str, Any], console: "Console") -> None:
 def _finish_bench(result: dict[str, Any], output: Path | None, json_output: bool) -> None:
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(result, indent=1) + "\n")
+        write_output(output, f"{json.dumps(result, indent=1)}\n".encode())
     if json_output:
         print_json(result)

@@ -1,6 +1,7 @@
 """The command that draws what a store holds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 
 from resact.cli import complete
 from resact.cli.common import ClassesOption, JsonOption, StoreArgument, open_console, print_json
+from resact.cli.output import require_writable, write_output
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +42,12 @@ def show(
     ] = None,
     height: Annotated[int, typer.Option(metavar="PIXELS", help="Of each frame in the picture.")] = 128,
     gain: Annotated[
-        float, typer.Option(metavar="G", help="Show residuals so many times brighter than they are; labelled.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            metavar="G",
+            help="Show residuals so many times brighter than they are. Default: 1 to 16, by how dark they are.",
+        ),
+    ] = None,
     classes: ClassesOption = None,
     per_class: Annotated[
         int | None, typer.Option(metavar="N", help="With --classes: at most N videos of each, evenly spread over it.")
@@ -56,7 +62,15 @@ def show(
     from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.store import open_store
-    from resact.train.clips.figure import Look, contact_sheet, encoded, figure, read_excerpt, require_drawable
+    from resact.train.clips.figure import (
+        Look,
+        contact_sheet,
+        encoded,
+        figure,
+        read_excerpt,
+        require_drawable,
+        visible_gain,
+    )
 
     if classes is None and store is not None and video is None and not _is_store(store):
         store, video = None, store
@@ -66,7 +80,7 @@ def show(
         start=start,
         every=every,
         height=height,
-        gain=gain,
+        gain=1 if gain is None else gain,
     )
     names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
     if (video is None) == (not names):
@@ -75,20 +89,23 @@ def show(
     if per_class is not None and (per_class < 1 or not names):
         raise UsageError(f"got --per-class {per_class}, expected a whole number from 1 on, and --classes")
     path = output or _default_output(video, names or [])
-    _require_writable(path)
+    _require_format(path)
+    require_writable(path)
     opened = open_store(store or find_store())
     rows = [_row_of(opened, video)] if video is not None else _rows_of(opened, names or [], per_class)
     require_drawable(opened, rows, look)
     excerpts = [read_excerpt(opened, row, look) for row in rows]
+    if gain is None:
+        look = replace(look, gain=visible_gain(excerpts, look.steps))
     picture = figure(excerpts[0], look) if video is not None else contact_sheet(excerpts, look)
-    _write(path, encoded(picture, path.suffix.lower()))
+    write_output(path, encoded(picture, path.suffix.lower()))
     console = open_console(json_output)
     for excerpt in excerpts:
         if excerpt.problem or len(excerpt.times) < look.frames:
             missing = f"{len(excerpt.times)} of {look.frames} frames shown, of its {excerpt.num_frames:,}"
             problem = f"; {excerpt.problem}" if excerpt.problem else ""
             console.print(printable(f"note: {excerpt.video_id}: {missing}{problem}"))
-    console.print(printable(f"{path}: {picture.shape[1]}x{picture.shape[0]}, {_contents(excerpts)}"))
+    console.print(printable(f"{path}: {picture.shape[1]}x{picture.shape[0]}, {_contents(excerpts, look)}"))
     if json_output:
         print_json(_payload(path, picture.shape, excerpts, look))
 
@@ -111,29 +128,11 @@ def _default_output(video: str | None, names: Sequence[str]) -> Path:
     return Path(f"{array_name(only)}.png")
 
 
-def _require_writable(path: Path) -> None:
-    """Told before any work; the disk may still fill up."""
-    from tempfile import TemporaryFile
-
+def _require_format(path: Path) -> None:
     from resact.train.clips.figure import FORMATS
 
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"got --output {path}, expected a file that ends in {', '.join(FORMATS)}")
-    try:
-        with TemporaryFile(dir=path.parent):
-            problem = "a folder has that name" if path.is_dir() else None
-    except OSError as error:
-        problem = error.strerror
-    if problem:
-        raise UsageError(f"got --output {path}, expected a file in a folder that may be written to ({problem})")
-
-
-def _write(path: Path, data: bytes) -> None:
-    """A whole picture, or what was there before."""
-    from resact.cache.durable import disk_full_as_error, write_replacing
-
-    with disk_full_as_error(path.parent):
-        write_replacing(path, data, attempt=path.with_name(f".{path.name[:200]}.partial"))
 
 
 def _row_of(store: "ClipStore", video: str) -> int:
@@ -174,10 +173,11 @@ def _such_as(name: str, known: Sequence[str]) -> str:
     return f", such as {', '.join(close or list(known[:3]))}"
 
 
-def _contents(excerpts: Sequence["Excerpt"]) -> str:
+def _contents(excerpts: Sequence["Excerpt"], look: "Look") -> str:
+    gain = f"residuals at gain {look.gain:g}"
     if len(excerpts) > 1:
-        return f"{len(excerpts):,} videos"
-    return f"{excerpts[0].video_id}, frames {', '.join(map(str, excerpts[0].times))}"
+        return f"{len(excerpts):,} videos, {gain}"
+    return f"{excerpts[0].video_id}, frames {', '.join(map(str, excerpts[0].times))}, {gain}"
 
 
 def _payload(path: Path, shape: Sequence[int], excerpts: Sequence["Excerpt"], look: "Look") -> dict[str, Any]:

@@ -26,6 +26,7 @@ from resact.train.clips.figure import (
     read_excerpt,
     require_drawable,
     strip,
+    visible_gain,
 )
 from resact.train.clips.transform import resize_clip
 
@@ -156,6 +157,42 @@ def test_excerpts_hold_the_stored_frames_resized_as_training_does(tmp_path, seed
             np.testing.assert_array_equal(frame, stored[time])
 
 
+def still_but_for(*values):
+    """An excerpt whose residuals at step 1 are these, one a column, over 1 in 20 of the pixels; at step 2, twice."""
+    frames = {}
+    for column, value in enumerate(values):
+        for place in range(3):
+            frame = np.full((20, 20, 3), 100, np.uint8)
+            frame[0] += np.uint8(place * value)
+            frames[3 * column + place] = frame
+    times = [3 * column for column in range(len(values))]
+    return excerpt_of(0, Look(), times=times, frames=frames)[1]
+
+
+@pytest.mark.parametrize(
+    ("excerpts", "steps", "gain"),
+    [
+        ([still_but_for(5)], (1,), 16),
+        ([still_but_for(15)], (1,), 16),
+        ([still_but_for(20)], (1,), 12),
+        ([still_but_for(20)], (1, 2), 6),
+        ([still_but_for(5, 20)], (1,), 12),
+        ([still_but_for(5), still_but_for(20)], (1,), 12),
+        ([still_but_for(70)], (1, 2), 1.5),
+        ([still_but_for(0)], (1,), 1),
+        ([], (1,), 1),
+    ],
+)
+def test_one_gain_brings_the_brightest_residuals_of_a_figure_close_to_white(excerpts, steps, gain):
+    assert visible_gain(excerpts, steps) == gain
+
+
+def test_a_few_pixels_do_not_decide_the_gain():
+    excerpt = still_but_for(10)
+    excerpt.frames[1][1, :7] = 255  # 1.75 % of the pixels
+    assert visible_gain([excerpt], (1,)) == 16
+
+
 @pytest.mark.parametrize("size", [(12, 16), (20, 9), (30, 100)])
 def test_figure_has_a_column_a_frame_and_a_row_a_step(seed, size):
     look = Look(steps=(1, 3), frames=4)
@@ -207,7 +244,7 @@ def test_figure_says_video_class_times_steps_and_gain(monkeypatch):
     ]  # fmt: skip
     plain = words_drawn(monkeypatch, figure, replace(excerpt, fps=None), replace(look, gain=1))
     assert not [line for line in plain if " s" in line and "step" not in line]
-    assert "step 2" in plain
+    assert "step 2, gain 1" in plain, "also where residuals are shown as they are"
 
 
 def test_long_and_foreign_names_are_broken_and_escaped_not_cut(monkeypatch):
@@ -234,8 +271,8 @@ def test_contact_sheet_has_a_cell_a_video_and_a_heading_a_class(monkeypatch, see
     excerpts = [*(excerpt for _, excerpt in made), failed, short]
     lines = words_drawn(monkeypatch, contact_sheet, excerpts, look)
     assert [line for line in lines if "videos" in line] == [
-        "Jump: 8 videos; RGB, residuals at step 2",
-        "Walk: 5 videos; RGB, residuals at step 2",
+        "Jump: 8 videos; RGB, residuals at step 2, gain 1",
+        "Walk: 5 videos; RGB, residuals at step 2, gain 1",
     ]
     together = " ".join(lines)
     assert "gone has no frames: not a video" in together

@@ -1,0 +1,45 @@
+"""Files that commands write: told before the work that they can be, and whole or as they were."""
+
+from pathlib import Path
+
+from resact.errors import UsageError
+
+
+def require_writable(path: Path) -> None:
+    """Refuse an --output that cannot be written, before any work; the disk may still fill up.
+
+    Raises:
+        UsageError: a folder has that name, or the folder it is in is missing or may not be written to.
+    """
+    from tempfile import TemporaryFile
+
+    if _is_special(path):
+        return
+    try:
+        with TemporaryFile(dir=path.resolve().parent):
+            problem = "a folder has that name" if path.is_dir() else None
+    except OSError as error:
+        problem = error.strerror
+    if problem:
+        raise UsageError(f"got --output {path}, expected a file in a folder that may be written to ({problem})")
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Put the whole file there in one step, or leave the one that was there. A link goes on pointing to its file.
+
+    Raises:
+        DiskFullError: the disk is full.
+    """
+    from resact.cache.durable import disk_full_as_error, write_replacing
+
+    if _is_special(path):
+        path.write_bytes(data)
+        return
+    target = path.resolve()
+    with disk_full_as_error(target.parent):
+        write_replacing(target, data, attempt=target.with_name(f".{target.name[:200]}.partial"))
+
+
+def _is_special(path: Path) -> bool:
+    """A device or a pipe, such as /dev/stdout: nothing of it can be kept, and nothing can take its place."""
+    return path.exists() and not path.is_file() and not path.is_dir()
