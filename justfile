@@ -7,7 +7,7 @@ setup:
     .venv/bin/pip install -c constraints.txt -e ".[dev]"
 
 # A file of tests at a time on each of two cores, those with long tests first, so that neither core waits for the other
-test *args="tests/train/networks/test_fused.py tests/train/runs tests/pipeline tests":
+test *args="tests/train/networks/test_fused.py tests/train/runs tests/pipeline tests/bench tests":
     python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=12 {{args}}
 
 # The tests again, saying which lines and branches they leave out; measuring makes them up to 1.7 times slower

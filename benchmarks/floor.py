@@ -27,8 +27,8 @@ from resact.errors import ResactError, UsageError
 from resact.train.networks.floor import Rates, floor_rows, floor_table, list_work
 from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.timing import LayerTimes, mark, measure_rates, seconds_between, synchronise, tuned_cudnn
-from resact.train.runs.config import RunConfig
-from resact.train.runs.contestants import EAGER, Contestant, eager_contestants, fused_contestant
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training.contestants import EAGER, Contestant, eager_contestants, fused_contestant
 
 NUM_CLASSES = 101
 WARMUP, OPTIONS = 3, {"lr": 1e-4, "seed": 0}

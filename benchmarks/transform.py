@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from resact.bench.competitors import NORMALISATION
 from resact.cache.provenance import provenance
 from resact.cache.store import open_store
 from resact.train.clips import stream as stream_module
-from resact.train.clips.contestants import NORMALISATION
 from resact.train.clips.geometry import SCALES, ClipGeometry
 from resact.train.clips.sampling import Clip, TrainPlan
 from resact.train.clips.stream import ClipStream

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 # The server is started once for all tests; what it has imported, its processes need not.
-multiprocessing.set_forkserver_preload(["resact.train.runs.training", "resact.cli", "torch._dynamo"])
+multiprocessing.set_forkserver_preload(["resact.train.runs.training.train", "resact.cli", "torch._dynamo"])
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: networks this small only wait for more threads
 

@@ -49,7 +49,7 @@ def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
     # Literals as the source has them: pieces of one message stand on lines of their own.
     sources = [
         path.read_text()
-        for folder in ("cache", "pipeline", "train", "src/resact/cli")
+        for folder in ("cache", "pipeline", "train", "src/resact/cli", "src/resact/bench")
         for path in (DOCUMENTS / folder).rglob("*.py")
     ]
     joined = "\n".join(re.sub(r'"\s*\n\s*f?"', "", source) for source in sources)

@@ -19,16 +19,16 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.cli import app, evaluation
 from resact.errors import ResactError, RunError, RunNotFoundError, SettingsError, StoreNotFoundError, UsageError
-from resact.pipeline.datasets import Dataset, SourceVideo
-from resact.pipeline.decode import find_ffmpeg
+from resact.pipeline.datasets.dataset import Dataset, SourceVideo
+from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
-from resact.pipeline.prep import prep
-from resact.pipeline.single_video import single_video_store
-from resact.pipeline.task import PrepJob
-from resact.train.runs.evaluate import evaluate_run
-from resact.train.runs.predict import predict_video
-from resact.train.runs.predictions import fuse, read_predictions
-from resact.train.runs.trained import find_run, load_trained
+from resact.pipeline.job.prep import prep
+from resact.pipeline.job.single_video import single_video_store
+from resact.pipeline.job.task import PrepJob
+from resact.train.runs.testing.evaluate import evaluate_run
+from resact.train.runs.testing.predict import predict_video
+from resact.train.runs.testing.predictions import fuse, read_predictions
+from resact.train.runs.testing.trained import find_run, load_trained
 
 CLASSES = tuple("ABCDEF")
 SECONDS = (1.4, 0.4, 1.0, 2.0)  # at 15 fps a clip of 9 frames is longer than the second one

@@ -21,8 +21,8 @@ from resact.errors import ResactError
 from resact.train.report.as_csv import FIELDS
 from resact.train.report.paper import CLAIMS, PAPER_ROWS, RowKey
 from resact.train.report.report import build_report
-from resact.train.runs import training
-from resact.train.runs.config import RunConfig
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training import train as training
 
 ROW_KEYS = {"network", "modality", "step", "attention", "feature_residual", "status", "paper", "ours"}
 

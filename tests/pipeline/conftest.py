@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio_ffmpeg
 import pytest
 
-from resact.pipeline.ucf101 import CLASSES, VIDEOS
+from resact.pipeline.datasets.ucf101 import CLASSES, VIDEOS
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 Tree = dict[str, str]

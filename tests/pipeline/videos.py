@@ -14,11 +14,11 @@ from tests.pipeline.conftest import FFMPEG
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
-from resact.pipeline.datasets import Dataset, SourceVideo
-from resact.pipeline.decode import find_ffmpeg
+from resact.pipeline.datasets.dataset import Dataset, SourceVideo
+from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
-from resact.pipeline.prep import PrepResult, prep
-from resact.pipeline.task import PrepJob
+from resact.pipeline.job.prep import PrepResult, prep
+from resact.pipeline.job.task import PrepJob
 
 H264 = ("-c:v", "libx264", "-crf", "5", "-threads", "1")
 DECODE = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])

@@ -12,7 +12,7 @@ from resact.train.networks.variants import Variant
 from resact.train.report.group import Group
 
 if TYPE_CHECKING:
-    from resact.train.runs.record import RunRecord
+    from resact.train.runs.files.record import RunRecord
 
 SETTINGS_FILE = "settings.toml"
 
@@ -86,7 +86,7 @@ class Filling:
     def _program(self) -> list[str]:
         if self.world_size == 1:
             return ["resact"]
-        from resact.train.runs.folder import program
+        from resact.train.runs.files.folder import program
 
         return program(self.world_size)
 
@@ -106,7 +106,7 @@ class Filling:
 
 @cache
 def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
-    from resact.train.runs.config import RunConfig
+    from resact.train.runs.files.config import RunConfig
 
     return RunConfig.of({**dict(settings), "depths": (1, 1, 1, 1)}).default_name  # few modules are sooner built
 
@@ -114,7 +114,7 @@ def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
 @cache
 def default_settings() -> dict[str, Any]:
     """What a run has that is told nothing."""
-    from resact.train.runs.config import RunConfig
+    from resact.train.runs.files.config import RunConfig
 
     return RunConfig.of({}).settings
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from resact.errors import ResactError
 from resact.train.report.paper import PAPER_ROWS, RowKey
-from resact.train.runs.history import read_metrics
-from resact.train.runs.metrics import Scores, measure
-from resact.train.runs.predictions import PREDICTIONS, Predictions, read_predictions
+from resact.train.runs.files.history import read_metrics
+from resact.train.runs.testing.metrics import Scores, measure
+from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions
 
 if TYPE_CHECKING:
     from resact.train.report.found import FoundRun

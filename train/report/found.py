@@ -19,13 +19,13 @@ from resact.train.networks.cost import Cost, count_cost
 from resact.train.networks.models import ActionNetwork
 from resact.train.report.group import Group
 from resact.train.report.paper import RowKey
-from resact.train.runs.evaluate import VIEWS
-from resact.train.runs.folder import RunFolder, WeightsHeader
-from resact.train.runs.history import read_metrics
-from resact.train.runs.metrics import TOP, ranking
-from resact.train.runs.predictions import PREDICTIONS, Predictions, read_predictions
-from resact.train.runs.record import RunRecord
-from resact.train.runs.trained import is_current
+from resact.train.runs.files.folder import RunFolder, WeightsHeader
+from resact.train.runs.files.history import read_metrics
+from resact.train.runs.files.record import RunRecord
+from resact.train.runs.testing.evaluate import VIEWS
+from resact.train.runs.testing.metrics import TOP, ranking
+from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions
+from resact.train.runs.testing.trained import is_current
 
 State = Literal["done", "training", "stopped", "not evaluated", "evaluated otherwise", "damaged"]
 

@@ -13,8 +13,8 @@ from resact.cache.store import ClipStore, open_store
 from resact.errors import ResactError
 from resact.train.clips.figure import Look, read_excerpt, strip_of
 from resact.train.report.details import RESIDUAL, RGB, Detail
-from resact.train.runs.metrics import ranking
-from resact.train.runs.record import StoreIdentity
+from resact.train.runs.files.record import StoreIdentity
+from resact.train.runs.testing.metrics import ranking
 
 _EACH = 4  # videos right, and as many wrong, of a run
 _GAIN = 4.0

@@ -1,5 +1,6 @@
 """`resact reproduce`: the runs of the paper's tables 2, 3 and 4, one after the other, each trained and evaluated."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,15 +14,16 @@ from rich.table import Column, Table
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
 from resact.train.networks.variants import PAPER_VARIANTS
-from resact.train.runs.bench import synthetic_rate
-from resact.train.runs.config import RunConfig
-from resact.train.runs.evaluate import VIEWS, evaluate_run
-from resact.train.runs.folder import RunFolder
-from resact.train.runs.metrics import measure
-from resact.train.runs.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
-from resact.train.runs.trained import is_current, load_trained
-from resact.train.runs.training import require_same_settings, train
-from resact.train.runs.videos import choose_videos
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
+from resact.train.runs.testing.metrics import measure
+from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
+from resact.train.runs.testing.trained import is_current, load_trained
+from resact.train.runs.training.device_checks import step_seconds, with_kernels
+from resact.train.runs.training.distributed import Ranks
+from resact.train.runs.training.train import require_same_settings, train
+from resact.train.runs.training.videos import choose_videos
 
 TABLES = (2, 3, 4)
 
@@ -106,7 +108,7 @@ def reproduce(
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("got several processes, expected one: use `resact train` under torchrun, run by run")
     planned = plan_runs(settings, store, runs, tables=tables, seeds=seeds)
-    hours = _announce(planned, store, console)
+    hours = _announce(planned, console)
     result: dict[str, Any] = {
         "clips": sum(run.train_clips + run.test_clips for run in planned),
         "hours": hours,
@@ -188,7 +190,7 @@ def _row(run: PlannedRun, runs: Path) -> dict[str, Any]:
     return row | {"status": "done", "video_top1": scores.video_top1, "video_top5": scores.video_top5}
 
 
-def _announce(planned: list[PlannedRun], store: ClipStore, console: Console) -> float | None:
+def _announce(planned: list[PlannedRun], console: Console) -> float | None:
     """Print what it will cost, after a few steps of each network that there is something to do for."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rates: dict[RunConfig, float] = {}
@@ -201,8 +203,9 @@ def _announce(planned: list[PlannedRun], store: ClipStore, console: Console) -> 
             kind = replace(config, seed=0, amp=device.type == "cuda" if config.amp is None else config.amp)
             if kind not in rates:
                 console.print(f"measuring a few steps of {run.name}")
-                rates[kind] = synthetic_rate(kind, store, device)
-            hours = (run.train_clips + run.test_clips * _FORWARD_SHARE) / rates[kind] / 3600
+                rates[kind] = _training_rate(kind, device)
+            clips = run.train_clips + run.test_clips * _FORWARD_SHARE
+            hours = clips / rates[kind] / 3600 if rates[kind] else math.inf
         total += hours
         cells = f"{run.train_clips:,}", f"{run.test_clips:,}", f"{hours:,.2f}"
         table.add_row(run.name, _listed(run.tables), run.status, *cells)
@@ -215,6 +218,12 @@ def _announce(planned: list[PlannedRun], store: ClipStore, console: Console) -> 
         f"{len(to_do)} of {len(planned)} runs to do: about {total:,.2f} hours on {device.type}, waiting for data apart"
     )
     return total
+
+
+def _training_rate(config: RunConfig, device: torch.device) -> float:
+    """Training clips per second, on clips that are there already; 0 where a step needs too much memory."""
+    config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), Console(quiet=True))
+    return config.recipe.batch_size / step_seconds(config, device)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -83,8 +83,8 @@ def bench_prep(
 
     from rich.table import Table
 
+    from resact.bench.prep import bench_prep as run_bench
     from resact.cache.codecs import build_codec
-    from resact.pipeline.bench import bench_prep as run_bench
     from resact.pipeline.executor import open_executor
 
     console = open_console(json_output)
@@ -147,10 +147,10 @@ def bench_loader(
     from functools import partial
     from tempfile import TemporaryDirectory
 
+    from resact.bench.loader import bench_loader as run_bench
     from resact.cache.codecs import build_codec
     from resact.pipeline.executor import open_executor
-    from resact.pipeline.prep import prep as run_prep
-    from resact.train.clips.bench import bench_loader as run_bench
+    from resact.pipeline.job.prep import prep as run_prep
     from resact.train.clips.geometry import ClipGeometry
 
     console = open_console(json_output)
@@ -228,10 +228,10 @@ def bench_codecs(
     """What each codec costs: bytes, noise on frames and residuals, and time, on the same frames."""
     from functools import partial
 
-    from resact.pipeline.codec_bench import bench_codecs as run_bench
-    from resact.pipeline.codec_bench import chosen, variants
+    from resact.bench.codecs import bench_codecs as run_bench
+    from resact.bench.codecs import chosen, variants
+    from resact.bench.loss import losses_against
     from resact.pipeline.executor import open_executor
-    from resact.train.clips.loss import losses_against
 
     console = open_console(json_output)
     asked = qualities.split(",")
@@ -314,10 +314,10 @@ def bench_train(
     json_output: JsonOption = False,
 ) -> None:
     """Training steps in all their forms, beside other networks, and fed from the store: clips a second and memory."""
+    from resact.bench.train import bench_train as run_bench
     from resact.cache.places import find_store
     from resact.cache.store import open_store
-    from resact.train.runs.bench import bench_train as run_bench
-    from resact.train.runs.contestants import CONTESTANTS
+    from resact.train.runs.training.contestants import CONTESTANTS
 
     console = open_console(json_output)
     settings = asked_settings(

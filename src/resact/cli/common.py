@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resact.cache.settings import DecodeSettings
-    from resact.pipeline.datasets import Dataset
-    from resact.pipeline.task import PrepJob
+    from resact.pipeline.datasets.dataset import Dataset
+    from resact.pipeline.job.task import PrepJob
 
 DONE_WITH_FAILURES = 3
 """Exit code: done, but some videos failed."""
@@ -30,7 +30,7 @@ DatasetArgument = Annotated[
     typer.Argument(
         help="ucf101; sample: a small set made on the spot, offline; "
         "folder: your own videos, CLASS/VIDEO below --root.",
-        autocompletion=complete.among("resact.pipeline.datasets:DATASETS"),
+        autocompletion=complete.among("resact.pipeline.datasets.dataset:DATASETS"),
     ),
 ]
 StoreArgument = Annotated[
@@ -130,7 +130,7 @@ def load_videos(
     `options`, of which None is not given, are those that only some data sets take.
     """
     from resact.cache.layout import printable
-    from resact.pipeline.datasets import limited, load_dataset, make_dataset, require_own_options
+    from resact.pipeline.datasets.dataset import limited, load_dataset, make_dataset, require_own_options
 
     root = root and root.absolute()
     chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
@@ -149,7 +149,7 @@ def load_videos(
 def decode_settings(fps: str, short_side: int, max_seconds: float | None, ffmpeg: str | None) -> "DecodeSettings":
     """From the options; asks ffmpeg for its version."""
     from resact.cache.settings import DecodeSettings
-    from resact.pipeline.decode import find_ffmpeg, parse_fps
+    from resact.pipeline.decoding.decode import find_ffmpeg, parse_fps
 
     rate, (_, version) = parse_fps(fps), find_ffmpeg(ffmpeg)
     return DecodeSettings(fps=rate, short_side=short_side, max_seconds=max_seconds, ffmpeg=version)
@@ -167,7 +167,7 @@ def prep_job(
 ) -> "PrepJob":
     """What is the same for all videos of a prep."""
     from resact.cache.settings import StoreSettings
-    from resact.pipeline.task import PrepJob
+    from resact.pipeline.job.task import PrepJob
 
     settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=library)
     return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)

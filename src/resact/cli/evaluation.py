@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resact.cache.store import ClipStore
-    from resact.train.runs.folder import RunFolder
-    from resact.train.runs.predictions import Predictions
-    from resact.train.runs.trained import TrainedRun
+    from resact.train.runs.files.folder import RunFolder
+    from resact.train.runs.testing.predictions import Predictions
+    from resact.train.runs.testing.trained import TrainedRun
 
 app = typer.Typer()
 
@@ -68,11 +68,11 @@ def evaluate(
     json_output: JsonOption = False,
 ) -> None:
     """Test a run as the paper does: 10 clips a test video, their scores averaged."""
-    from resact.train.runs.evaluate import VIEWS, evaluate_run
-    from resact.train.runs.metrics import measure
-    from resact.train.runs.predictions import PREDICTIONS, write_predictions
-    from resact.train.runs.score_tables import classes_table, figures_table
-    from resact.train.runs.trained import find_run, load_trained
+    from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
+    from resact.train.runs.testing.metrics import measure
+    from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
+    from resact.train.runs.testing.score_tables import classes_table, figures_table
+    from resact.train.runs.testing.trained import find_run, load_trained
 
     console = open_console(json_output)
     folder = find_run(run, runs)
@@ -142,11 +142,11 @@ def predict(
 ) -> None:
     """Say what a run's network sees in video files. Exit code 3 when it failed for some, 1 when it failed for all."""
     from resact.errors import DecodeError, DiskFullError
-    from resact.pipeline.decode import find_ffmpeg
-    from resact.pipeline.single_video import single_video_store
-    from resact.train.runs.evaluate import VIEWS
-    from resact.train.runs.predict import predict_video
-    from resact.train.runs.trained import find_run, load_trained
+    from resact.pipeline.decoding.decode import find_ffmpeg
+    from resact.pipeline.job.single_video import single_video_store
+    from resact.train.runs.testing.evaluate import VIEWS
+    from resact.train.runs.testing.predict import predict_video
+    from resact.train.runs.testing.trained import find_run, load_trained
 
     console = open_console(json_output)
     check_timeout(timeout)
@@ -179,7 +179,7 @@ def predict(
 def _show(row: dict[str, Any], trained: "TrainedRun", console: "Console") -> None:
     """One video's prediction, or why there is none."""
     from resact.cache.layout import printable
-    from resact.train.runs.score_tables import percent
+    from resact.train.runs.testing.score_tables import percent
 
     lines = [f"{row['video']}: {row['status']}" + (f": {row['problem']}" if row["problem"] else "")]
     if row.get("padded"):
@@ -235,7 +235,7 @@ def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
 
 def _notes(predictions: "Predictions") -> list[str]:
     """What keeps a figure from being the paper's protocol on the run's own store, or of the whole data set."""
-    from resact.train.runs.metrics import TOP
+    from resact.train.runs.testing.metrics import TOP
 
     made, notes = predictions.provenance, []
     for key, (was, now) in made.differs_from_training.items():
@@ -277,10 +277,10 @@ def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
 
 def _fuse(first: "RunFolder", second: "RunFolder", weight: float, console: "Console", json_output: bool) -> None:
     """Late fusion of two evaluated runs, from disk alone."""
-    from resact.train.runs.metrics import measure, measure_videos
-    from resact.train.runs.predictions import PREDICTIONS, fuse, read_predictions
-    from resact.train.runs.score_tables import classes_table, figures_table
-    from resact.train.runs.trained import is_current
+    from resact.train.runs.testing.metrics import measure, measure_videos
+    from resact.train.runs.testing.predictions import PREDICTIONS, fuse, read_predictions
+    from resact.train.runs.testing.score_tables import classes_table, figures_table
+    from resact.train.runs.testing.trained import is_current
 
     pair = read_predictions(first.path / PREDICTIONS), read_predictions(second.path / PREDICTIONS)
     fused_VC = fuse(*pair, weight)

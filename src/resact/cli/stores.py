@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from resact.cache.settings import DatasetSettings
     from resact.cache.verify import Problem
-    from resact.pipeline.datasets import Dataset
-    from resact.pipeline.repair import RepairResult
+    from resact.pipeline.datasets.dataset import Dataset
+    from resact.pipeline.job.repair import RepairResult
 
 app = typer.Typer()
 
@@ -99,9 +99,9 @@ def prep(
     from resact.cache.codecs import build_codec
     from resact.cache.layout import fps_value
     from resact.cache.places import default_store
-    from resact.pipeline.datasets import plan_fetch, require_own_options
+    from resact.pipeline.datasets.dataset import plan_fetch, require_own_options
     from resact.pipeline.executor import open_executor
-    from resact.pipeline.prep import prep as run_prep
+    from resact.pipeline.job.prep import prep as run_prep
 
     console = open_console(json_output)
     check_timeout(timeout)
@@ -224,9 +224,9 @@ def _repair(
 ) -> "RepairResult":
     from functools import partial
 
-    from resact.pipeline.datasets import DATASETS
+    from resact.pipeline.datasets.dataset import DATASETS
     from resact.pipeline.executor import open_executor
-    from resact.pipeline.repair import repair
+    from resact.pipeline.job.repair import repair
 
     count = min(worker_count(workers), len(problems))
     executor = partial(open_executor, workers=count if len(problems) > 1 else 0)

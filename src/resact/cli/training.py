@@ -48,7 +48,7 @@ ArchOption = Annotated[
     typer.Option(
         help="p3d-resnet50 or 3d-resnet50; left out, p3d-resnet50.",
         rich_help_panel=NETWORK,
-        autocompletion=complete.among("resact.train.runs.config:ARCHS"),
+        autocompletion=complete.among("resact.train.runs.files.config:ARCHS"),
     ),
 ]
 ConvOption = Annotated[
@@ -56,7 +56,7 @@ ConvOption = Annotated[
     typer.Option(
         help="separable or dense convolutions in the modules; left out, separable.",
         rich_help_panel=NETWORK,
-        autocompletion=complete.among("resact.train.runs.config:CONVS"),
+        autocompletion=complete.among("resact.train.runs.files.config:CONVS"),
     ),
 ]
 AttentionOption = Annotated[
@@ -183,7 +183,7 @@ def train(
     json_output: JsonOption = False,
 ) -> None:
     """Train a network from a clip store. Stopped at any moment, `--resume` goes on to the same result."""
-    from resact.train.runs.training import train as run_training
+    from resact.train.runs.training.train import train as run_training
 
     settings = asked_settings(
         config,
@@ -301,7 +301,7 @@ def _numbers(option: str, text: str) -> tuple[int, ...]:
 
 def asked_settings(config: Path | None, **options: Any) -> dict[str, Any]:
     """Settings by name: those of the toml file, and over them the options that were given."""
-    from resact.train.runs.config import read_settings
+    from resact.train.runs.files.config import read_settings
 
     given = {name: value for name, value in options.items() if value is not None}
     if "depths" in given:

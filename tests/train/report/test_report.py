@@ -16,9 +16,9 @@ from resact.train.networks.cost import count_cost
 from resact.train.report.bootstrap import clustered_interval
 from resact.train.report.paper import PAPER_ROWS
 from resact.train.report.report import GroupTables, Report, TableRow, build_report
-from resact.train.runs.folder import RunFolder
-from resact.train.runs.metrics import measure
-from resact.train.runs.predictions import PREDICTIONS, read_predictions, write_predictions
+from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.testing.metrics import measure
+from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions, write_predictions
 
 
 def row_of(report: Report | GroupTables, label: str, table: int = 2) -> TableRow:

@@ -14,12 +14,12 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore
 from resact.train.clips.transform import Normalisation
 from resact.train.networks.models import ActionNetwork
-from resact.train.runs.checkpoint import Progress
-from resact.train.runs.config import RunConfig
-from resact.train.runs.folder import RunFolder, WeightsHeader
-from resact.train.runs.history import History
-from resact.train.runs.predictions import PREDICTIONS, Predictions, Provenance, write_predictions
-from resact.train.runs.record import RunRecord, StoreIdentity
+from resact.train.runs.files.checkpoint import Progress
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.folder import RunFolder, WeightsHeader
+from resact.train.runs.files.history import History
+from resact.train.runs.files.record import RunRecord, StoreIdentity
+from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, Provenance, write_predictions
 
 CLASSES = tuple("ABCDEF")
 GROUPS, CLIPS = 4, 3

@@ -24,10 +24,10 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cli import main
 from resact.train.clips.normalisation import measure_normalisation
-from resact.train.runs import training
-from resact.train.runs.step import TrainStep
-from resact.train.runs.tensors import read_tensors
-from resact.train.runs.training import TrainResult, train
+from resact.train.runs.files.tensors import read_tensors
+from resact.train.runs.training import train as training
+from resact.train.runs.training.step import TrainStep
+from resact.train.runs.training.train import TrainResult, train
 
 CLASSES = ("Jump", "Run", "Walk")
 GROUPS, CLIPS = 4, 2
@@ -142,7 +142,7 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
     so that a signal finds it at work.
     """
     forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["resact.train.runs.training", "resact.cli", "torch._dynamo"])
+    forks.set_forkserver_preload(["resact.train.runs.training.train", "resact.cli", "torch._dynamo"])
     process = forks.Process(target=_resact, args=(words, output, environment or {}))
     process.start()
     return process

@@ -9,9 +9,9 @@ from tests.train.runs.conftest import SMALL, weights_of
 from resact.cache.store import open_store
 from resact.errors import Interrupted, UsageError
 from resact.train.runs import reproduce as module
-from resact.train.runs.folder import RunFolder
-from resact.train.runs.predictions import PREDICTIONS
+from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.reproduce import plan_runs, reproduce
+from resact.train.runs.testing.predictions import PREDICTIONS
 
 TINY = SMALL | {"frames": 5, "epochs": 1, "batch_size": 8}
 NAMES = {

@@ -7,9 +7,9 @@ import torch
 
 from resact.cache.store import ClipStore
 from resact.train.clips.transform import Normalisation
-from resact.train.runs.config import RunConfig
-from resact.train.runs.folder import RunFolder, WeightsHeader
-from resact.train.runs.record import RunRecord, StoreIdentity
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.folder import RunFolder, WeightsHeader
+from resact.train.runs.files.record import RunRecord, StoreIdentity
 
 SMALL = {"frames": 8, "size": 16, "width": 0.125, "depths": (1, 1, 1, 1), "amp": False, "flip": False}
 

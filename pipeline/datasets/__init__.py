@@ -1,0 +1,1 @@
+"""Data sets: which videos there are, their classes, groups and sides; fetching and drawing them."""

@@ -1,0 +1,190 @@
+"""UCF101 from its makers: two archives, fetched, checked, unpacked and removed again."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from resact.cache.durable import disk_full_as_error, sync_folder
+from resact.errors import DiskFullError, Interrupted
+from resact.pipeline.datasets.download import PATIENCE, Patience, RemoteFile, bytes_there, download
+from resact.pipeline.datasets.ucf101 import missing_parts
+from resact.pipeline.datasets.unpack import require_rar, unpack
+
+ADDRESS = "https://www.crcv.ucf.edu/data/UCF101"
+
+_MARGIN = 1.02
+_PLAIN_LINE_SECONDS = 15.0
+_FRAMES = 1_450_000
+"""Of all of UCF101 at 15 frames a second."""
+_FRAME_BYTES = {"jpeg": 25_200, "zstd": 150_600, "lz4": 167_800}
+"""Of a frame of short side 256, measured on six classes (docs/performance.md)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One archive and what comes out of it."""
+
+    what: str
+    file: RemoteFile
+    folder: str
+    """The archive's only folder."""
+    unpacked_bytes: int
+
+
+def parts(address: str = ADDRESS) -> tuple[Part, ...]:
+    """The lists first: they are small, and tell at once whether the server is the right one.
+
+    The lists' sha256 is the one that TensorFlow Datasets publishes; of the videos' archive none is published, but RAR
+    keeps a CRC-32 of every file, which is tested in unpacking.
+    """
+    return (
+        Part(
+            what="lists",
+            file=RemoteFile(
+                url=f"{address}/UCF101TrainTestSplits-RecognitionTask.zip",
+                bytes=113_943,
+                sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
+            ),
+            folder="ucfTrainTestlist",
+            unpacked_bytes=3_000_000,
+        ),
+        Part(
+            what="videos",
+            file=RemoteFile(url=f"{address}/UCF101.rar", bytes=6_932_971_618),
+            folder="UCF-101",
+            unpacked_bytes=6_970_000_000,
+        ),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """What is missing of UCF101, and where it will go."""
+
+    home: Path
+    parts: tuple[Part, ...]
+
+    @property
+    def bytes(self) -> int:
+        """That have to be downloaded."""
+        return sum(part.file.bytes - bytes_there(part.file, self.home) for part in self.parts)
+
+    @property
+    def question(self) -> str:
+        """For a user who has not asked for it."""
+        source = self.parts[0].file.url.rpartition("/")[0]
+        return f"UCF101 is not in {self.home}. Fetch {self.bytes / 1e9:.2f} GB from {source}?"
+
+    def run(
+        self,
+        *,
+        codec: str,
+        frames_per_second: float,
+        short_side: int,
+        console: Console,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        """Fetch and unpack it. Stopped at any moment, the same call goes on from there.
+
+        Args:
+            codec: of the store that is to be made: its room is looked at before the first byte, too.
+            frames_per_second: likewise.
+            short_side: likewise.
+            console: for people.
+            patience: with the server.
+
+        Raises:
+            DiskFullError: not enough room for archives, videos and store.
+            ToolError: RAR cannot be read here.
+            SourceError: the server has something else, or does not answer; or an archive is damaged.
+            Interrupted: ctrl-C.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        require_rar()
+        self._require_room(_store_bytes(codec, frames_per_second, short_side), console)
+        try:
+            with disk_full_as_error(self.home):
+                for part in self.parts:
+                    self._obtain(part, console, patience)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {self.home} keeps what came: the same command goes on from here") from None
+
+    def _obtain(self, part: Part, console: Console, patience: Patience) -> None:
+        with _shown(console, f"fetching {part.file.name}", part.file.bytes) as show:
+            archive = download(part.file, self.home, progress=show, patience=patience)
+        staging = self.home / f"{part.folder}.unpacking"
+        done = 0
+        with _shown(console, f"unpacking {part.file.name}", part.unpacked_bytes) as show:
+
+            def add(fresh: int) -> None:
+                nonlocal done
+                done += fresh
+                show(done)
+
+            files = unpack(archive, staging, progress=add)
+        inner = staging / part.folder
+        (inner if inner.is_dir() else staging).rename(self.home / part.folder)
+        shutil.rmtree(staging, ignore_errors=True)
+        sync_folder(self.home)
+        archive.unlink()
+        console.print(f"{self.home / part.folder}: {files:,} files, each checked")
+
+    def _require_room(self, store_bytes: int, console: Console) -> None:
+        """Raises DiskFullError."""
+        unpacked = sum(part.unpacked_bytes for part in self.parts)
+        needed, free = round((self.bytes + unpacked + store_bytes) * _MARGIN), shutil.disk_usage(self.home).free
+        words = (
+            f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos and about "
+            f"{store_bytes / 1e9:.0f} GB of store"
+        )
+        console.print(f"{self.home}: {words}; {free / 1e9:.1f} GB free")
+        if needed > free:
+            raise DiskFullError(
+                f"{self.home} needs {words}, {needed:,} bytes in all, and {free:,} are free: make room, choose another "
+                "--root, or a smaller --codec, --short-side or --fps"
+            )
+
+
+def plan_fetch(root: Path | None, *, address: str = ADDRESS) -> Fetch | None:
+    """What is missing; None where videos and lists are there.
+
+    Args:
+        root: as of `load_ucf101`.
+        address: of the folder with the archives.
+    """
+    home, missing = missing_parts(root)
+    wanted = tuple(part for part in parts(address) if part.what in missing)
+    return Fetch(home=home, parts=wanted) if wanted else None
+
+
+def _store_bytes(codec: str, frames_per_second: float, short_side: int) -> int:
+    return round(_FRAMES * _FRAME_BYTES[codec] * frames_per_second / 15 * (short_side / 256) ** 2)
+
+
+@contextmanager
+def _shown(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task, last = bar.add_task(what, total=total), time.monotonic()
+
+        def show(done: int) -> None:
+            nonlocal last
+            bar.update(task, completed=min(done, total))
+            if bar.disable and time.monotonic() - last >= _PLAIN_LINE_SECONDS:
+                last = time.monotonic()
+                console.print(f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+
+        yield show

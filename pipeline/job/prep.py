@@ -1,0 +1,272 @@
+"""The driver of `resact prep`: decides what is missing, lets workers do it, keeps the journal and the index."""
+
+import shutil
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
+from resact.cache.files import LocalFiles
+from resact.cache.index import Index, Journal, read_index, write_index
+from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
+from resact.cache.store import read_settings
+from resact.errors import DiskFullError, Interrupted, SettingsError, UsageError
+from resact.pipeline.datasets.dataset import Dataset, SourceVideo
+from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.executor import Executor, WorkerLostError
+from resact.pipeline.job.estimate import estimate_bytes
+from resact.pipeline.job.progress import PrepProgress
+from resact.pipeline.job.task import PrepJob, Trouble, failed_record, prep_video
+
+_ESTIMATE_MARGIN = 1.25  # a dozen videos speak for the rest, so that a job that just fits is not refused
+_COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepResult:
+    """What a prep did, and what the store then holds."""
+
+    videos: int
+    """Videos in the store, failed ones included."""
+    written: int
+    """Put into the store by this prep, damaged ones included."""
+    skipped: int
+    """There already."""
+    damaged: int
+    """In the store, of which ffmpeg recovered only a part."""
+    failed: int
+    """In the store's list, without frames."""
+    frames: int
+    """In the store."""
+    bytes: int
+    """Of all shards in the store."""
+    seconds: float
+    """From the first task to the finished index."""
+
+
+def prep(
+    dataset: Dataset,
+    job: PrepJob,
+    *,
+    open_executor: Callable[[], AbstractContextManager[Executor]],
+    console: Console,
+    retry_failed: bool = False,
+) -> PrepResult:
+    """Put every video of a data set into a store that may hold some of them already.
+
+    Args:
+        dataset: what to prep.
+        job: where to, and how.
+        open_executor: starts what runs the tasks; called only if there is something to do.
+        console: for people.
+        retry_failed: do failed videos again.
+
+    Raises:
+        UsageError: the store's path holds something else, or two ids differ only in case.
+        SettingsError: the store was made with other settings, or divides videos otherwise.
+        StoreLockedError: another prep is at it.
+        DiskFullError: the store cannot fit, or the disk filled up; all that was committed is intact.
+        ToolError: ffmpeg or a library is missing or differs between hosts.
+        Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
+    """
+    _require_distinct(dataset)
+    with interruptible(f"stopped; {job.store} is intact: the same command goes on from here"):
+        return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
+
+
+def _prep(
+    dataset: Dataset,
+    job: PrepJob,
+    open_executor: Callable[[], AbstractContextManager[Executor]],
+    console: Console,
+    *,
+    retry_failed: bool,
+) -> PrepResult:
+    store, settings = job.store, job.settings
+    with disk_full_as_error(store.parent):
+        create_store(store, settings)
+    read_settings(LocalFiles(store)).require_same(settings, str(store))
+    with disk_full_as_error(store), store_lock(store):
+        index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
+        dataset = dataset.beside(index)
+        _require_agreement(dataset, index, store)
+        if dataset.division:
+            console.print(f"divided by group: {_counts(dataset)}")
+        _forget_stale_failures(store)
+        todo = _missing(store, index, dataset, retry_failed=retry_failed)
+        _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
+        journal = Journal(store)
+        with PrepProgress(console, len(todo)) as progress:
+            try:
+                if todo:
+                    with open_executor() as executor:
+                        if executor.address:
+                            console.print(f"dashboard: {executor.address}")
+                        index = _run(job, todo, executor, journal, index, progress)
+            finally:
+                journal.close()
+            write_index(store, index)
+            return PrepResult(
+                videos=len(index),
+                written=progress.videos - progress.failed,
+                skipped=len(dataset.videos) - len(todo),
+                damaged=index.status.count("damaged"),
+                failed=index.status.count("failed"),
+                frames=int(index.num_frames.sum()),
+                bytes=int(index.shard_bytes.sum()),
+                seconds=round(progress.seconds, 3),
+            )
+
+
+def _missing(store: Path, index: Index, dataset: Dataset, *, retry_failed: bool) -> list[SourceVideo]:
+    """The videos that the store lacks: not in the index, or their node is gone from the disk."""
+    there = set()
+    for video_id, status in zip(index.video_id, index.status, strict=True):
+        folder = store / FAILED if status == "failed" else store
+        if (folder / array_name(video_id) / DOCUMENT).exists() and not (retry_failed and status == "failed"):
+            there.add(video_id)
+    return [video for video in dataset.videos if video.video_id not in there]
+
+
+def _run(
+    job: PrepJob,
+    todo: list[SourceVideo],
+    executor: Executor,
+    journal: Journal,
+    index: Index,
+    progress: PrepProgress,
+) -> Index:
+    """Do the videos; the index returned lists them."""
+    dataset = job.settings.dataset
+    fresh: list[VideoRecord] = []
+    for video, outcome in executor.map_unordered(partial(prep_video, job), todo):
+        if isinstance(outcome, WorkerLostError):
+            outcome = _note_failure(job, video, str(outcome))
+        if isinstance(outcome, Trouble):
+            raise outcome.as_error()
+        if outcome.status != "failed":
+            forget_failure(job.store, video.video_id)
+        journal.append([outcome])
+        fresh.append(outcome)
+        progress.add(outcome)
+        if len(fresh) >= max(_COMPACT_AT_LEAST, len(index) // 4):
+            index = index.merged(Index.of(fresh, dataset.classes, dataset.splits))
+            journal.close()
+            write_index(job.store, index)
+            fresh.clear()
+    return index.merged(Index.of(fresh, dataset.classes, dataset.splits))
+
+
+def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord:
+    """For a video that took its workers with it."""
+    unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
+    record = failed_record(video, unread, problem)
+    commit_video(job.store, record, job.settings, shard=None)
+    return record
+
+
+def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: Console) -> None:
+    """Print what will be done, how large it will be and what room there is.
+
+    Raises:
+        DiskFullError: it cannot fit.
+    """
+    binary, _ = find_ffmpeg(job.ffmpeg)
+    there = f", {skipped:,} are there already" if skipped else ""
+    if not todo:
+        console.print(f"{job.store}: nothing to do{there}")
+        return
+    free = shutil.disk_usage(job.store).free
+    estimate = estimate_bytes(job, todo, binary=binary)
+    size = "of a size that cannot be told beforehand" if estimate is None else f"about {estimate / 1e9:.2f} GB"
+    console.print(
+        f"{job.store}: {len(todo):,} videos to do{there}; {size} as {job.settings.codec}, {free / 1e9:.1f} GB free"
+    )
+    if estimate is not None and estimate > free * _ESTIMATE_MARGIN:
+        raise DiskFullError(
+            f"{job.store} needs about {estimate:,} bytes and {free:,} are free: make room, choose another --store, "
+            "or a smaller --codec, --short-side or --fps"
+        )
+    if estimate is not None and estimate > free:
+        console.print("warning: it may not fit; if it does not, make room and run the same command again")
+
+
+def _forget_stale_failures(store: Path) -> None:
+    """A kill between a success and the end of its earlier failure's note leaves both; the array counts."""
+    for node in (store / FAILED).iterdir():
+        if node.is_dir() and (store / node.name / DOCUMENT).exists():
+            forget_failure(store, video_id_of(node.name))
+
+
+def _require_distinct(dataset: Dataset) -> None:
+    seen: dict[str, str] = {}
+    for video in dataset.videos:
+        folded = array_name(video.video_id).casefold()
+        if folded in seen:
+            raise UsageError(f"two videos share the id {video.video_id!r}: {seen[folded]} and {video.name}: rename one")
+        seen[folded] = video.name
+
+
+def _require_agreement(dataset: Dataset, index: Index, store: Path) -> None:
+    """No video that is there changes its group or its membership."""
+    row_of = {video_id: row for row, video_id in enumerate(index.video_id)}
+    differing = []
+    for video in dataset.videos:
+        row = row_of.get(video.video_id)
+        if row is None:
+            continue
+        sides = {name: MEMBERSHIPS[codes[row]] for name, codes in index.splits.items() if codes[row]}
+        if (index.group[row], sides) != (video.group, video.splits):
+            differing.append(
+                f"{video.video_id!r} (store: group {index.group[row]!r}, {_in_words(sides)}; "
+                f"asked for: group {video.group!r}, {_in_words(video.splits)})"
+            )
+    if differing:
+        raise SettingsError(
+            f"{store} holds {len(differing):,} of these videos in another group or on another side of a split, such as "
+            f"{differing[0]}: prep with the lists and options that it was made with, or choose another --store"
+        )
+
+
+def _counts(dataset: Dataset) -> str:
+    """Videos on each side of each split."""
+    count = Counter((split, side) for video in dataset.videos for split, side in video.splits.items())
+    return "; ".join(f"{s}: {count[s, 'train']:,} train, {count[s, 'test']:,} test" for s in dataset.settings.splits)
+
+
+def _in_words(sides: dict[str, str]) -> str:
+    return ", ".join(f"{side} of {split}" for split, side in sorted(sides.items())) or "in no split"
+
+
+@contextmanager
+def interruptible(words: str) -> Iterator[None]:
+    """Where ctrl-C and SIGTERM end the work with `Interrupted`, which says these words."""
+    try:
+        with _sigterm_as_interrupt():
+            yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
+
+
+@contextmanager
+def _sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends work as ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,235 @@
+"""What a worker does with one video: decode, encode, commit. It returns a small record and never raises."""
+
+import errno
+import re
+import stat
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import file_digest
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from resact.cache.codecs import Frame, FrameCodec, JpegFrames
+from resact.cache.durable import ShardWriter, commit_video, disk_full_as_error
+from resact.cache.layout import Source, VideoRecord
+from resact.cache.settings import StoreSettings
+from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
+from resact.pipeline.datasets.dataset import SourceVideo
+from resact.pipeline.decoding.decode import FfmpegKilledError, Pixels, VideoDecoder, decode_arguments, find_ffmpeg
+
+_MAX_COMPLAINTS = 3
+_NUMBERS = re.compile(r"\d+")
+_TRIES_WHEN_KILLED = 5  # of a video whose ffmpeg is killed from outside, by the kernel out of memory, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepJob:
+    """What is the same for all videos of a prep."""
+
+    store: Path
+    """Absolute, on a file system that all workers share."""
+    settings: StoreSettings
+    ffmpeg: str | None
+    """Path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel."""
+    timeout_seconds: float
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Why a task committed nothing, as text, because not every exception can travel between processes."""
+
+    kind: Literal["source", "disk full", "tool", "bug"]
+    message: str
+
+    def as_error(self) -> Exception:
+        """To raise in the process that is told."""
+        kinds: dict[str, type[Exception]] = {"source": SourceError, "disk full": DiskFullError, "tool": ToolError}
+        return kinds.get(self.kind, RuntimeError)(self.message)
+
+
+Approve = Callable[[VideoRecord], None]
+"""Called before a record is committed; raises `SourceError` to keep it out of the store."""
+
+
+def prep_video(job: PrepJob, video: SourceVideo, approve: Approve = lambda _: None) -> VideoRecord | Trouble:
+    """Put one video into the store, or note there why it has no frames.
+
+    Returns:
+        The record that the driver has to write to the journal, or why there is none.
+    """
+    try:
+        with disk_full_as_error(job.store):
+            return _prep_video(job, video, approve)
+    except SourceError as error:
+        return Trouble("source", str(error))
+    except DiskFullError as error:
+        return Trouble("disk full", str(error))
+    except ResactError as error:
+        return Trouble("tool", str(error))
+    except Exception:  # noqa: BLE001 - a bug of ours: the driver raises it again, with the trace
+        return Trouble("bug", f"{video.video_id}: {traceback.format_exc()}")
+
+
+def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoRecord:
+    binary, version = find_ffmpeg(job.ffmpeg)
+    codec = job.settings.frame_codec
+    for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
+        if ours != here:
+            raise ToolError(
+                f"a worker has {here} where the store is made with {ours}: give all hosts the same versions"
+            )
+    source, problem = _look_at(video)
+    failed = failed_record(video, source, problem)
+    if problem is None:
+        try:
+            return _decode_and_commit(job, video, failed, codec, binary, approve)
+        except DecodeError as error:
+            failed = replace(failed, problem=str(error))
+    approve(failed)
+    commit_video(job.store, failed, job.settings, shard=None)
+    return failed
+
+
+def failed_record(video: SourceVideo, source: Source, problem: str | None) -> VideoRecord:
+    """The record of a video without frames; decoding fills it in where there are some."""
+    return VideoRecord(
+        video_id=video.video_id,
+        class_name=video.class_name,
+        label=video.label,
+        group=video.group,
+        splits=video.splits,
+        status="failed",
+        problem=problem,
+        source=source,
+        arguments=[],
+        height=0,
+        width=0,
+        frame_bytes=np.empty(0, np.uint32),
+    )
+
+
+def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
+    """Size and checksum of the file, and what rules it out before ffmpeg sees it."""
+    unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
+    try:
+        mode = video.path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for without end
+            return unread, "not a regular file"
+        with video.path.open("rb") as file:
+            digest = file_digest(file, "sha256").hexdigest()
+            size = file.tell()
+            file.seek(0)
+            head = file.read(12)
+    except FileNotFoundError:
+        link = video.path.is_symlink()
+        return unread, "a link to a file that is not there" if link else "the file is gone"
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        return unread, f"the file cannot be read: {error.strerror}"
+    source = replace(unread, bytes=size, sha256=digest)
+    if video.problem or not head:
+        return source, video.problem or "the file is empty"
+    return source, None
+
+
+def _announced_bytes(path: Path) -> tuple[int, int]:
+    """An AVI's size as its header says, and as it is: ffmpeg takes one cut between two frames for whole."""
+    with path.open("rb") as file:
+        head = file.read(12)
+        actual = file.seek(0, 2)
+    is_avi = head[:4] == b"RIFF" and head[8:] == b"AVI "
+    return (int.from_bytes(head[4:8], "little") + 8 if is_avi else 0), actual
+
+
+def _decode_and_commit(
+    job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str, approve: Approve
+) -> VideoRecord:
+    for strict in (True, False):
+        for tries in range(1, _TRIES_WHEN_KILLED + 1):
+            try:
+                with ShardWriter(job.store, video.video_id) as shard:
+                    finished = _decode_into(shard, job, video, record, codec, binary, strict=strict)
+                    if finished is not None:
+                        approve(finished)
+                        commit_video(job.store, finished, job.settings, shard=shard.path)
+                        return finished
+                break
+            except FfmpegKilledError as killed:
+                if tries == _TRIES_WHEN_KILLED:
+                    raise DecodeError(f"ffmpeg was killed by {killed} each of {tries} times") from None
+    raise DecodeError("ffmpeg gives no frames")
+
+
+def _decode_into(
+    shard: ShardWriter,
+    job: PrepJob,
+    video: SourceVideo,
+    record: VideoRecord,
+    codec: FrameCodec,
+    binary: str,
+    *,
+    strict: bool,
+) -> VideoRecord | None:
+    """One run of ffmpeg; None where a strict one has to be followed by a forgiving one."""
+    pixels = pixels_of(codec)
+    decode = job.settings.decode
+    with VideoDecoder(
+        video.path, decode, pixels, strict=strict, binary=binary, timeout_seconds=job.timeout_seconds
+    ) as decoder:
+        num_frames = 0
+        for frame in decoder:
+            shard.append(encode_frame(codec, frame, decoder))
+            num_frames += 1
+        properties, complaints = decoder.finish()
+        height, width, treatment = decoder.height, decoder.width, decoder.treatment
+    if strict and (complaints or not num_frames):
+        return None
+    announced, actual = _announced_bytes(video.path)
+    if actual < announced:
+        complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
+    if not num_frames or properties is None:
+        raise DecodeError(_words(complaints) or "ffmpeg finds no video in it")
+    problem = _words(complaints) or (None if strict else "strict decoding fails, plain decoding says nothing")
+    return replace(
+        record,
+        status="damaged" if problem else "ok",
+        problem=problem,
+        source=replace(record.source, fps=properties.fps, height=properties.height, width=properties.width),
+        arguments=decode_arguments(video.name, decode, pixels, strict=strict, treatment=treatment),
+        height=height,
+        width=width,
+        frame_bytes=shard.finish(),
+    )
+
+
+def pixels_of(codec: FrameCodec) -> Pixels:
+    """What the codec takes without a detour: JPEG stores planes, the lossless codecs RGB."""
+    return "yuvj420p" if isinstance(codec, JpegFrames) else "rgb24"
+
+
+def encode_frame(codec: FrameCodec, frame: Frame, decoder: VideoDecoder) -> bytes:
+    """One frame as `decoder` gave it, for a codec that takes `pixels_of`."""
+    if not isinstance(codec, JpegFrames):
+        return codec.encode(frame)
+    return codec.encode_planes(*planes_of(frame, decoder.height, decoder.width))
+
+
+def planes_of(frame: Frame, height: int, width: int) -> tuple[Frame, Frame, Frame]:
+    """Luma and both chromas of a 4:2:0 frame, as views."""
+    luma, chroma = height * width, height * width // 4
+    y, u, v = frame[:luma], frame[luma : luma + chroma], frame[luma + chroma :]
+    half = height // 2, width // 2
+    return y.reshape(height, width), u.reshape(half), v.reshape(half)
+
+
+def _words(complaints: list[str]) -> str:
+    """A few of ffmpeg's complaints, without how many there were: of a broken stream ffmpeg does not always say all."""
+    alike: dict[str, list[str]] = {}
+    for complaint in complaints:
+        alike.setdefault(_NUMBERS.sub("", complaint), []).append(complaint)
+    words = [same[0] + (" (and more like it)" if len(same) > 1 else "") for same in alike.values()]
+    return "; ".join(words[:_MAX_COMPLAINTS]) + ("; and others" if len(words) > _MAX_COMPLAINTS else "")

@@ -1,0 +1,292 @@
+"""`resact bench codecs`: what each way to store a frame costs in bytes, in time and in truth, in one run.
+
+The right frames are the RGB frames that ffmpeg makes, as a lossless store holds them. JPEG is made of ffmpeg's own
+4:2:0 planes, as prep makes it, or of those RGB frames. Each variant encodes and decodes the same frames; in each round
+all of them are timed, in turn first, second ..., so that a machine whose speed drifts does so for all.
+
+Shapes: T frames, H height, W width, C = 3 (RGB); everything uint8.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import simplejpeg
+from rich.console import Console
+
+from resact.cache.codecs import FrameCodec, JpegFrames, build_codec
+from resact.cache.provenance import provenance
+from resact.cache.settings import DecodeSettings
+from resact.errors import DecodeError, UsageError
+from resact.pipeline.datasets.dataset import SourceVideo, in_turn
+from resact.pipeline.decoding.decode import FfmpegKilledError, Pixels, VideoDecoder, find_ffmpeg
+from resact.pipeline.job.task import planes_of
+
+Frame = npt.NDArray[np.uint8]
+Loss = Callable[[Frame], dict[str, float | None]]
+"""Frames as they come back -> how far they are from the right ones, in dB by name."""
+
+_TIMED_FRAMES = 400  # of all videos together: 100 MB of 342x256
+_WARM_UP = 20  # calls before those that are timed
+_CLIP_FRAMES = 33
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One frame, as ffmpeg gives it to each kind of codec."""
+
+    rgb: Frame
+    """(H, W, 3)."""
+    planes: tuple[Frame, Frame, Frame]
+    """Luma (H, W) and both chromas (H / 2, W / 2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to store a frame, and to get it back."""
+
+    codec: str
+    quality: int | None = None
+    subsampling: str | None = None
+    made_from: str = "rgb"
+    """`planes` or `rgb`."""
+    upsampling: str | None = None
+    """Of chroma, in decoding: `plain`, as reads do it, or `fancy`."""
+    is_default: bool = False
+    """What prep and reads do unless told otherwise."""
+    encode: Callable[[Sample], bytes] = field(repr=False)
+    decode: Callable[[bytes, Frame], Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        if self.quality is None:
+            return self.codec
+        name = f"{self.codec} q{self.quality} {self.subsampling} of {self.made_from}"
+        return name + (", fancy" if self.upsampling == "fancy" else "")
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """Of one variant, over all videos."""
+
+    bytes: int = 0
+    exact: bool = True
+    losses: list[dict[str, float | None]] = field(default_factory=list)
+    """One a video."""
+    encode_rates: list[float] = field(default_factory=list)
+    """Frames a second, one a round."""
+    decode_rates: list[float] = field(default_factory=list)
+
+
+def variants(qualities: Sequence[int]) -> list[Variant]:
+    """JPEG of each quality: 4:2:0 of planes (at the store's own quality also with fancy upsampling) and of RGB, 4:4:4;
+    then the lossless codecs.
+    """
+    made = []
+    default = JpegFrames().quality
+    for quality in qualities:
+        codec = JpegFrames(quality)
+        jpeg = partial(Variant, codec="jpeg", quality=quality, decode=codec.decode_into)
+        planes = partial(jpeg, subsampling="4:2:0", made_from="planes", encode=partial(_encode_planes, codec))
+        made.append(planes(upsampling="plain", is_default=quality == default))
+        if quality == default:
+            made.append(planes(upsampling="fancy", decode=_decode_fancy))
+        made.append(jpeg(subsampling="4:2:0", upsampling="plain", encode=partial(_encode_rgb, codec)))
+        made.append(jpeg(subsampling="4:4:4", encode=partial(_encode_444, quality)))
+    for name in ("zstd", "lz4"):
+        lossless = build_codec(name)
+        made.append(Variant(codec=name, encode=partial(_encode_rgb, lossless), decode=lossless.decode_into))
+    return made
+
+
+def _encode_planes(codec: JpegFrames, sample: Sample) -> bytes:
+    return codec.encode_planes(*sample.planes)
+
+
+def _encode_rgb(codec: FrameCodec, sample: Sample) -> bytes:
+    return codec.encode(sample.rgb)
+
+
+def _encode_444(quality: int, sample: Sample) -> bytes:
+    return bytes(simplejpeg.encode_jpeg(sample.rgb, quality, "RGB", "444"))
+
+
+def _decode_fancy(data: bytes, out_HWC: Frame) -> None:
+    simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
+
+
+def bench_codecs(
+    videos: Sequence[SourceVideo],
+    decode: DecodeSettings,
+    *,
+    compared: Sequence[Variant],
+    loss_against: Callable[[Frame], Loss],
+    frames: int,
+    min_frames: int,
+    rounds: int,
+    ffmpeg: str | None,
+    console: Console,
+) -> dict[str, Any]:
+    """Measure all variants on the first frames of each video.
+
+    Args:
+        videos: which.
+        decode: how ffmpeg makes frames of them.
+        compared: of `variants`.
+        loss_against: the right frames (T, H, W, 3) of a video -> what says how far others are from them.
+        frames: T, at most, of each video.
+        min_frames: videos with fewer are left out, and listed.
+        rounds: of timing.
+        ffmpeg: as for `find_ffmpeg`.
+        console: for people.
+
+    Returns:
+        `rows`, one a variant: `name, codec, quality, subsampling, made_from, upsampling, is_default, exact,
+        bytes_a_frame`, for each loss `median, p5, p95` over videos in dB (None where `exact`), and frames a second of
+        one core's time in encoding and decoding with their rounds; `left_out`, each `video_id, problem`; machine,
+        versions, commit.
+
+    Raises:
+        UsageError: no video is left.
+    """
+    binary, _ = find_ffmpeg(ffmpeg)
+    found = [_Found() for _ in compared]
+    timed: list[Sample] = []
+    left_out: list[dict[str, str]] = []
+    total = 0
+    for number, video in enumerate(videos, 1):
+        try:
+            samples = _samples(video, decode, frames, binary)
+        except (DecodeError, FfmpegKilledError) as error:
+            left_out.append({"video_id": video.video_id, "problem": str(error)})
+            continue
+        if len(samples) < min_frames:
+            problem = f"{len(samples)} frames, expected {min_frames} or more"
+            left_out.append({"video_id": video.video_id, "problem": problem})
+            continue
+        _evaluate(samples, compared, found, loss_against)
+        total += len(samples)
+        timed += samples[:: max(1, math.ceil(len(samples) * len(videos) / _TIMED_FRAMES))]
+        if number % max(1, len(videos) // 10) == 0:
+            console.print(f"{number:,} of {len(videos):,} videos compared")
+    if not timed:
+        problems = f", such as {left_out[0]['video_id']}: {left_out[0]['problem']}" if left_out else ""
+        raise UsageError(f"got {len(videos)} videos, expected some with {min_frames} frames or more{problems}")
+    _time(timed, compared, found, rounds, console)
+    return {
+        "benchmark": "codecs",
+        "videos": len(videos) - len(left_out),
+        "frames": total,
+        "timed_frames": len(timed),
+        "rounds": rounds,
+        "frame_shapes": sorted({f"{sample.rgb.shape[1]}x{sample.rgb.shape[0]}" for sample in timed}),
+        "fps": decode.fps,
+        "left_out": left_out,
+        "rows": [_row(variant, one, total) for variant, one in zip(compared, found, strict=True)],
+        **provenance(),
+    }
+
+
+def _samples(video: SourceVideo, decode: DecodeSettings, count: int, binary: str) -> list[Sample]:
+    """The first frames, from two runs of ffmpeg."""
+    if video.problem:
+        raise DecodeError(video.problem)
+    rgb, height, width = _decoded(video, decode, "rgb24", count, binary)
+    planes, *size = _decoded(video, decode, "yuvj420p", count, binary)
+    if len(planes) != len(rgb) or (planes and size != [height, width]):
+        other = f"{len(planes)} of planes of {size[1]}x{size[0]}"
+        raise DecodeError(f"ffmpeg gives {len(rgb)} RGB frames of {width}x{height}, but {other}")
+    return [Sample(one, planes_of(two, height, width)) for one, two in zip(rgb, planes, strict=True)]
+
+
+def _decoded(
+    video: SourceVideo, decode: DecodeSettings, pixels: Pixels, count: int, binary: str
+) -> tuple[list[Frame], int, int]:
+    with VideoDecoder(video.path, decode, pixels, strict=False, binary=binary, timeout_seconds=600) as decoder:
+        frames = [frame.copy() for frame in islice(decoder, count)]
+        if len(frames) < count:
+            decoder.finish()
+        return frames, decoder.height, decoder.width
+
+
+def _evaluate(
+    samples: Sequence[Sample],
+    compared: Sequence[Variant],
+    found: Sequence[_Found],
+    loss_against: Callable[[Frame], Loss],
+) -> None:
+    right_THWC = np.stack([sample.rgb for sample in samples])
+    loss = loss_against(right_THWC)
+    back_THWC = np.empty_like(right_THWC)
+    for variant, one in zip(compared, found, strict=True):
+        for sample, out_HWC in zip(samples, back_THWC, strict=True):
+            data = variant.encode(sample)
+            variant.decode(data, out_HWC)
+            one.bytes += len(data)
+        one.exact &= np.array_equal(back_THWC, right_THWC)
+        one.losses.append(loss(back_THWC))
+
+
+def _time(
+    samples: Sequence[Sample], compared: Sequence[Variant], found: Sequence[_Found], rounds: int, console: Console
+) -> None:
+    pairs = list(zip(compared, found, strict=True))
+    # As the reader does, into one clip's worth of memory after another, which no cache holds all of.
+    clips = {sample.rgb.shape: np.ones((_CLIP_FRAMES, *sample.rgb.shape), np.uint8) for sample in samples}
+    outs = [clips[sample.rgb.shape][number % _CLIP_FRAMES] for number, sample in enumerate(samples)]
+    for number in range(rounds):
+        turn = number % len(pairs)
+        for variant, one in pairs[turn:] + pairs[:turn]:
+            one.encode_rates.append(_rate(variant.encode, [(sample,) for sample in samples]))
+            encoded = [variant.encode(sample) for sample in samples]
+            one.decode_rates.append(_rate(variant.decode, list(zip(encoded, outs, strict=True))))
+        console.print(f"round {number + 1} of {rounds} timed")
+
+
+def _rate(call: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float:
+    """Calls a second of this thread's processor time, each timed by itself; a few go before that do not count."""
+    for some in arguments[:_WARM_UP]:
+        call(*some)
+    seconds = 0.0
+    for some in arguments:
+        begin = time.thread_time()
+        call(*some)
+        seconds += time.thread_time() - begin
+    return len(arguments) / seconds
+
+
+def _row(variant: Variant, found: _Found, frames: int) -> dict[str, Any]:
+    plain = ("name", "codec", "quality", "subsampling", "made_from", "upsampling", "is_default")
+    return {
+        **{key: getattr(variant, key) for key in plain},
+        "exact": found.exact,
+        "bytes_a_frame": found.bytes / frames,
+        **{name: None if found.exact else _spread(name, found.losses) for name in found.losses[0]},
+        "encode_frames_per_second": median(found.encode_rates),
+        "encode_frames_per_second_rounds": found.encode_rates,
+        "decode_frames_per_second": median(found.decode_rates),
+        "decode_frames_per_second_rounds": found.decode_rates,
+    }
+
+
+def _spread(name: str, losses: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+    """Over the videos that have a signal; None where not even one differs there."""
+    values = [value for loss in losses if (value := loss[name]) is not None]
+    # The nearest video's, and no mean of two: videos that do not differ at all count as infinite.
+    points = np.percentile(values, (50, 5, 95), method="nearest").tolist() if values else [math.inf] * 3
+    finite = [value if math.isfinite(value) else None for value in points]
+    return dict(zip(("median", "p5", "p95"), finite, strict=True))
+
+
+def chosen(videos: Sequence[SourceVideo], count: int, seed: int) -> list[SourceVideo]:
+    """So many of them at random, from each class in turn."""
+    order = [videos[number] for number in np.random.default_rng(seed).permutation(len(videos))]
+    return in_turn(order, key=lambda video: video.label)[:count]

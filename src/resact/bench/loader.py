@@ -1,0 +1,227 @@
+"""`resact bench loader`: clips from stores beside other ways to get the same clips, in one run.
+
+In each round every contestant makes the same clips, in turn first, second ..., so that a machine whose speed drifts
+does so for all of them. Ratios are taken round by round. A contestant's processes live through all rounds of one number
+of cores, pinned to them; the first round warms up and does not count.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from resact.bench.competitors import CALLS, PACKAGES, Task, Team
+from resact.cache.layout import SHARD, array_name
+from resact.cache.provenance import provenance
+from resact.cache.store import ClipStore, open_store
+from resact.errors import ToolError, UsageError
+from resact.train.clips.geometry import ClipGeometry
+
+COMPETITORS = tuple(PACKAGES)
+_CACHES = ("warm", "cold")
+
+
+@dataclass(kw_only=True)
+class _Row:
+    """One contestant on some cores."""
+
+    name: str
+    codec: str | None
+    task: Task
+    files: list[Path]
+    """What it reads."""
+    team: Team | None = None
+    problem: str | None = None
+    """Why it cannot run here."""
+    rates: dict[str, list[float]] = field(default_factory=lambda: {cache: [] for cache in _CACHES})
+    """Clips a second of each round, by page cache."""
+    busy: dict[str, list[float]] = field(default_factory=lambda: {cache: [] for cache in _CACHES})
+    """Likewise, milliseconds of processor time a clip: what is left of a rate on a machine that others use too."""
+
+
+def bench_loader(
+    stores: Sequence[str],
+    sources: dict[str, Path],
+    *,
+    geometry: ClipGeometry,
+    competitors: Sequence[str],
+    cores: Sequence[int],
+    clips: int,
+    rounds: int,
+    seed: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Measure ours and others on the same clips.
+
+    Args:
+        stores: local stores of the same videos, one a codec.
+        sources: the video file of each video.
+        geometry: of the clips.
+        competitors: of `COMPETITORS`.
+        cores: numbers of cores to measure with, such as (1, 16).
+        clips: at most so many a round, each of another video.
+        rounds: that count, each once with a warm and once with a cold page cache.
+        seed: of the clips.
+        console: for people.
+
+    Returns:
+        `rows`, each `name, codec, cores, page_cache, clips_per_second`, its rounds, ratios with their spreads (None
+        where the contestant makes something else) and `problem` (None, or why it cannot run here); every contestant's
+        calls; machine, versions, commit.
+
+    Raises:
+        UsageError: unknown or missing competitors, or stores that do not hold the same videos.
+    """
+    _require_installed(competitors)
+    opened = [open_store(store) for store in stores]
+    if len({store.settings.codec for store in opened}) < len(opened):
+        raise UsageError("got two stores of one codec, expected one store a codec")
+    rows = _same_videos(opened, sources)[:clips]
+    allowed = sorted(os.sched_getaffinity(0))
+    if not cores or min(cores) < 1 or max(cores) > len(allowed):
+        raise UsageError(f"got {', '.join(map(str, cores))} cores, expected 1 to {len(allowed)}")
+    results = []
+    for count in cores:
+        contestants = list(_contestants(opened, sources, rows, competitors, geometry, seed))
+        with ExitStack() as stack:
+            for row in contestants:
+                try:
+                    row.team = Team(row.name, row.task, allowed[:count])
+                    stack.callback(row.team.close)
+                except ToolError as error:
+                    row.problem = str(error)
+                    console.print(f"cannot run here: {error}")
+            _run(contestants, rounds, count, console)
+        results += [_result(row, contestants, count, cache) for cache in _CACHES for row in contestants]
+    videos = [opened[0].index.num_frames[row] for row in rows]
+    return {
+        "benchmark": "loader",
+        "dataset": opened[0].settings.dataset.name,
+        "clips_a_round": len(rows),
+        "stored_frames_a_video": float(np.median(videos)),
+        "rounds": rounds,
+        "geometry": vars(geometry),
+        "calls": {row.name: CALLS[row.name] for row in contestants},
+        "rows": results,
+        **provenance(),
+    }
+
+
+def _require_installed(competitors: Sequence[str]) -> None:
+    for name in competitors:
+        if name not in PACKAGES:
+            raise UsageError(f"got competitor {name!r}, expected some of {', '.join(COMPETITORS)}")
+        if find_spec(PACKAGES[name]) is None:
+            raise UsageError(
+                f'{name} is not installed: run `pip install "resact[bench]"`, or name the others with --competitors'
+            )
+
+
+def _same_videos(stores: Sequence[ClipStore], sources: dict[str, Path]) -> list[int]:
+    """Rows with frames, which all stores have alike, in an order that takes all parts of the data set in turn."""
+    first = stores[0].index
+    for store in stores[1:]:
+        index = store.index
+        if list(index.video_id) != list(first.video_id) or not np.array_equal(index.num_frames, first.num_frames):
+            raise UsageError(f"{store.files} and {stores[0].files} do not hold the same frames of the same videos")
+    rows = np.flatnonzero(first.num_frames > 0).tolist()
+    unknown = [first.video_id[row] for row in rows if first.video_id[row] not in sources]
+    if unknown:
+        raise UsageError(f"{stores[0].files} holds {unknown[0]!r}, of which there is no source: name its --root")
+    order: list[int] = np.random.default_rng(0).permutation(rows).tolist()
+    return order
+
+
+def _contestants(
+    stores: Sequence[ClipStore],
+    sources: dict[str, Path],
+    rows: Sequence[int],
+    competitors: Sequence[str],
+    geometry: ClipGeometry,
+    seed: int,
+) -> Iterator[_Row]:
+    for store in stores:
+        ids = {row: store.index.video_id[row] for row in rows}
+        videos = {row: str(sources[ids[row]]) for row in rows}
+        task = Task(
+            store=str(store.files),
+            sources=videos,
+            rows=tuple(rows),
+            geometry=geometry,
+            seed=seed,
+            threads=1,
+            share=(0, 1),
+        )
+        shards = [Path(str(store.files)) / array_name(video_id) / SHARD for video_id in ids.values()]
+        codec = store.settings.codec
+        names = ["ours", "zarr", "ours uint8", "zarr uint8"] + ["bare decode"] * (codec == "jpeg")
+        yield from (_Row(name=name, codec=codec, task=task, files=shards) for name in names)
+    for name in competitors:
+        yield _Row(name=name, codec=None, task=task, files=[Path(video) for video in videos.values()])
+
+
+def _run(contestants: Sequence[_Row], rounds: int, cores: int, console: Console) -> None:
+    able = [row for row in contestants if row.team]
+    for number in range(rounds + 1):
+        turn = number % len(able)
+        for row in able[turn:] + able[:turn]:
+            for cache in _CACHES if number else ("warm",):
+                for file in row.files:
+                    _drop(file) if cache == "cold" else file.read_bytes()
+                seconds, busy = row.team.run(number)  # type: ignore[union-attr]
+                if number:
+                    row.rates[cache].append(len(row.task.rows) / seconds)
+                    row.busy[cache].append(busy / len(row.task.rows) * 1e3)
+                    what = f"{row.name} {row.codec or ''}".strip()
+                    console.print(
+                        f"{cores} cores, round {number}, {cache}: {what}: {row.rates[cache][-1]:.1f} clips/s, "
+                        f"{row.busy[cache][-1]:.1f} ms of processor time a clip"
+                    )
+
+
+def _drop(file: Path) -> None:
+    """Out of the page cache; what was written must be on the disk."""
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
+
+
+def _result(row: _Row, contestants: Sequence[_Row], cores: int, cache: str) -> dict[str, Any]:
+    rates = row.rates[cache]
+    whole = not row.name.endswith("uint8") and row.name != "bare decode"
+    rivals = {
+        "decord": ("decord", None) if whole else None,
+        "decord_resized": ("decord resized", None) if whole else None,
+        "torchcodec": ("torchcodec", None) if whole else None,
+        "pyav": ("pyav", None) if whole else None,
+        "zarr": ("zarr" if whole else "zarr uint8", row.codec),
+        "bare_decode": None if whole else ("bare decode", row.codec),
+    }
+    ratios: dict[str, float | None] = {}
+    for name, rival in rivals.items():
+        found = [other.rates[cache] for other in contestants if (other.name, other.codec) == rival]
+        pairs = [ours / theirs for ours, theirs in zip(rates, found[0] if found else [], strict=False)]
+        ratios[f"ratio_to_{name}"] = median(pairs) if pairs else None
+        if pairs:
+            ratios |= {f"ratio_to_{name}_min": min(pairs), f"ratio_to_{name}_max": max(pairs)}
+    return {
+        "name": row.name,
+        "codec": row.codec,
+        "cores": cores,
+        "page_cache": cache,
+        "clips_per_second": median(rates) if rates else None,
+        "clips_per_second_rounds": rates,
+        "processor_milliseconds_a_clip": median(row.busy[cache]) if rates else None,
+        **ratios,
+        "problem": row.problem,
+    }

@@ -1,0 +1,375 @@
+"""`resact bench train`: training steps in all their forms, beside other networks', in turns on the same machine.
+
+All contestants take turns in each round, so that a machine whose speed drifts does so for all.
+
+The wait for data is the time during which the device has nothing to do because the next clips are not there yet. On
+CUDA the host runs ahead: it may wait while the device is still busy with the steps before, and that costs nothing. So
+it is measured on the device there, by events, from the end of a step until the next clips are there.
+"""
+
+import gc
+import time
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from resact.cache.provenance import provenance
+from resact.cache.store import ClipStore
+from resact.errors import ResactError, ToolError, UsageError
+from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.sampling import TrainPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.networks.floor import Rates, floor_seconds, list_work
+from resact.train.networks.kernels import kernel_failures
+from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise, tuned_cudnn
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training.contestants import (
+    AS_TRAINED,
+    CONTESTANTS,
+    EAGER,
+    Contestant,
+    Step,
+    eager_contestants,
+    fused_contestant,
+    graph_of,
+    other_contestants,
+)
+from resact.train.runs.training.device_checks import kernels_obstacle, with_kernels
+from resact.train.runs.training.distributed import Ranks
+
+_BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
+_NORMALISATION_CLIPS = 16  # the figures do not depend on it
+_WARMUP_STEPS = 3
+_STEP_OPTIONS = {"lr": 1e-4, "seed": 0}  # a rate so low that weights stay numbers, whatever they are trained on
+_MAX_PROBLEM = 300
+
+
+@dataclass
+class _Measured:
+    """One contestant, over all rounds."""
+
+    clips_per_second: list[float] = field(default_factory=list)
+    """Of each round."""
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    """Of the seconds, those spent waiting for data."""
+    peak_bytes: int = 0
+
+
+@dataclass
+class _Entrant:
+    """A contestant on one device."""
+
+    contestant: Contestant
+    measured: _Measured = field(default_factory=_Measured)
+    problem: str | None = None
+    """Why it cannot run here."""
+    kept: Step | None = None
+    """Its step, where that is too dear to make anew each round."""
+    kept_bytes: int = 0
+    """On a GPU, of that step."""
+
+
+def bench_train(
+    settings: Mapping[str, Any],
+    store: ClipStore,
+    *,
+    rows: Collection[str] | None = None,
+    devices: Collection[str] | None = None,
+    steps: int = 10,
+    rounds: int = 3,
+    threads: int | None = None,
+    console: Console,
+) -> dict[str, Any]:
+    """Measure training steps, side by side.
+
+    Args:
+        settings: as for `train`; without a batch size, one that fits.
+        store: whose clips are read.
+        rows: names among `CONTESTANTS`; None: all on a GPU, `AS_TRAINED` on a CPU.
+        devices: `cuda`, `cpu` or both; None: all that there are.
+        steps: of each contestant in a round.
+        rounds: of which the median is quoted.
+        threads: that read clips; None: one a core, shared among ranks.
+        console: for people.
+
+    Returns:
+        `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the floor's
+        rate; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of the rate over
+        rounds, `of` (what it is a variant of), `baseline` (whether it is the fastest eager form) and `problem` (why
+        it could not run here; then the figures are None); `rates` of each device, None where there are none; settings;
+        machine, versions, commit.
+
+    Raises:
+        UsageError: settings are wrong, there is no such row or device, or `steps` or `rounds` is below 1.
+    """
+    if steps < 1 or rounds < 1:
+        raise UsageError(f"got --steps {steps} and --rounds {rounds}, expected 1 or more")
+    for name in rows or ():
+        if name not in CONTESTANTS:
+            raise UsageError(f"got --rows {name}, expected all, or some of {','.join(CONTESTANTS)}")
+    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    for name in devices or ():
+        if name not in there:
+            raise UsageError(f"got --device {name}, expected one of {', '.join(there)}")
+    asked, found, rates = RunConfig.of(settings), [], {}
+    for kind in there if devices is None else devices:
+        config = replace(asked, amp=kind == "cuda" if asked.amp is None else asked.amp)
+        if "batch_size" not in settings:
+            config = replace(config, recipe=replace(config.recipe, batch_size=_BATCH_SIZE[kind]))
+        wanted = (CONTESTANTS if kind == "cuda" else AS_TRAINED) if rows is None else rows
+        bench = _Bench(config, store, torch.device(kind), wanted, steps, threads, console)
+        found += bench.run(rounds)
+        rates[kind] = None if bench.rates is None else asdict(bench.rates)
+    return {
+        "rows": found, "rates": rates, "settings": asked.settings, "steps": steps, "rounds": rounds, **provenance(),
+    }  # fmt: skip
+
+
+class _Bench:
+    """One device's."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        store: ClipStore,
+        device: torch.device,
+        wanted: Collection[str],
+        steps: int,
+        threads: int | None,
+        console: Console,
+    ) -> None:
+        self.kernels_obstacle = kernels_obstacle(config, device, console) if {"fused", "graph"} & {*wanted} else None
+        config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), console)
+        self.config, self.store, self.device, self.wanted = config, store, device, wanted
+        self.steps, self.console = steps, console
+        self.num_classes, self.batch = len(store.index.classes), config.recipe.batch_size
+        self.stream = _open_stream(config, store, device, threads) if "store" in wanted else None
+        self.rates: Rates | None = measure_rates(device) if device.type == "cuda" else None
+
+    def run(self, rounds: int) -> list[dict[str, Any]]:
+        """All rounds; the rows."""
+        entrants = self._entrants()
+        for number in range(rounds):
+            for entrant in entrants:
+                self._take_turn(entrant, f"round {number + 1} of {rounds}")
+        rows = [self._row(entrant) for entrant in entrants]
+        eager = [row for row in rows if row["name"] in EAGER and row["problem"] is None]
+        if eager:
+            max(eager, key=lambda row: float(row["clips_per_second"]))["baseline"] = True
+        return rows
+
+    def _entrants(self) -> list[_Entrant]:
+        """Those wanted. Variants of the fastest are of what is so in a first round, which does not count."""
+        first = {**eager_contestants(self.config), "fused": fused_contestant(self.config)}
+        entrants = {name: _Entrant(contestant) for name, contestant in first.items() if name in self.wanted}
+        if not set(self.wanted) <= {*first, *AS_TRAINED}:
+            for entrant in entrants.values():
+                self._take_turn(entrant, "first round")
+        as_trained = Contestant("synthetic", self.config)
+        fastest = _fastest(entrants.values(), as_trained)
+        eager = _fastest(
+            (entrant for name, entrant in entrants.items() if name in EAGER),
+            replace(as_trained, config=replace(self.config, kernels="eager")),  # `compiled` does not go with fused ones
+        )
+        for entrant in entrants.values():
+            entrant.measured = _Measured()
+        others = other_contestants(self.config, eager, fastest)
+        entrants |= {name: _Entrant(contestant) for name, contestant in others.items() if name in self.wanted}
+        return [entrants[name] for name in CONTESTANTS if name in entrants]
+
+    def _take_turn(self, entrant: _Entrant, when: str) -> None:
+        if entrant.problem is not None:
+            return
+        name = self._name(entrant.contestant)
+        self.console.print(f"{self.device.type}: {when}: {name}, {self.steps} steps of {self.batch} clips")
+        before = _allocated_bytes(self.device) - entrant.kept_bytes
+        failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # no compiler, no memory, no kernels
+        try:
+            if entrant.contestant.config.kernels == "fused" and self.kernels_obstacle:
+                raise ToolError(self.kernels_obstacle)
+            with (
+                tuned_cudnn(),
+                self._step(entrant, before) as step,
+                closing(self._source(entrant.contestant)) as source,
+            ):
+                _measure(step, source, self.steps, self.device, entrant.measured, bytes_before=before)
+        except failures as error:  # the row says which
+            entrant.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_PROBLEM]
+            entrant.kept = None
+            self.console.print(f"{self.device.type}: {name} cannot run here: {entrant.problem}")
+        _release(self.device)
+        entrant.kept_bytes = _allocated_bytes(self.device) - before
+
+    @contextmanager
+    def _step(self, entrant: _Entrant, bytes_before: int) -> Iterator[Step]:
+        """Made anew for each turn, so that only one contestant is in memory; but what was compiled is kept."""
+        contestant = entrant.contestant
+        step = entrant.kept or contestant.step(contestant.network(self.num_classes, self.device), self.device)
+        if contestant.config.compile:
+            entrant.kept = step
+        if not contestant.graphed:
+            yield step
+            return
+        _reset_peak(self.device)
+        batch = contestant.batch(self.num_classes, self.device)
+        with graph_of(step, batch, self.device, clips=self.batch, **_STEP_OPTIONS) as replay:
+            # All that it holds was allocated at its capture: replaying allocates nothing.
+            entrant.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
+            yield replay
+
+    def _source(self, contestant: Contestant) -> Generator[dict[str, Any]]:
+        if contestant.name == "store":
+            assert self.stream is not None
+            return _from_store(self.stream)
+        return _synthetic(contestant.batch(self.num_classes, self.device))
+
+    def _name(self, contestant: Contestant) -> str:
+        return f"store {self.store.settings.codec}" if contestant.name == "store" else contestant.name
+
+    def _row(self, entrant: _Entrant) -> dict[str, Any]:
+        contestant, measured, figures = entrant.contestant, entrant.measured, dict.fromkeys(_FIGURES)
+        if entrant.problem is None:
+            rates = measured.clips_per_second
+            milliseconds = 1000 * self.batch / median(rates)
+            figures |= {
+                "clips_per_second": median(rates),
+                "clips_per_second_min": min(rates),
+                "clips_per_second_max": max(rates),
+                "milliseconds": milliseconds,
+                "floor_share": self._floor_share(contestant, milliseconds),
+                "peak_bytes": measured.peak_bytes,
+                "data_wait_share": measured.wait_seconds / measured.seconds,
+            }
+        return {
+            "name": self._name(contestant),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "batch": self.batch,
+            **figures,
+            "of": contestant.of,
+            "baseline": False,
+            "problem": entrant.problem,
+        }
+
+    def _floor_share(self, contestant: Contestant, milliseconds: float) -> float | None:
+        """None where the device has no rates, or the floor, which counts in bfloat16, is not the network's."""
+        if self.rates is None or contestant.video_resnet is not None or not contestant.config.amp:
+            return None
+        geometry = contestant.config.geometry
+        with torch.device("meta"):
+            network = contestant.config.network.build(geometry.modality, num_classes=self.num_classes)
+        work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
+        return 1000 * sum(floor_seconds(work, self.rates)) / milliseconds
+
+
+_FIGURES = (
+    "clips_per_second",
+    "clips_per_second_min",
+    "clips_per_second_max",
+    "milliseconds",
+    "floor_share",
+    "peak_bytes",
+    "data_wait_share",
+)
+
+
+def _fastest(entrants: Iterable[_Entrant], otherwise: Contestant) -> Contestant:
+    """Of those that have run."""
+    ran = [entrant for entrant in entrants if entrant.measured.clips_per_second]
+    return max(ran, key=lambda entrant: entrant.measured.clips_per_second).contestant if ran else otherwise
+
+
+def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, threads: int | None) -> ClipStream:
+    dataset, geometry = store.settings.dataset, config.geometry
+    videos = store.index.rows(dataset.splits[0] if config.split is None else config.split, "train")
+    return ClipStream(
+        store,
+        TrainPlan(store.index, videos, geometry, seed=config.seed, flip=dataset.flip_safe),
+        batch_size=config.recipe.batch_size,
+        normalisation=measure_normalisation(
+            store, videos, geometry, seed=config.seed, clips=_NORMALISATION_CLIPS, threads=threads
+        ),
+        device=device,
+        dtype=torch.bfloat16 if config.amp else torch.float32,
+        threads=threads,
+    )
+
+
+def _synthetic(batch: dict[str, Any]) -> Generator[dict[str, Any]]:
+    """One batch, over and over, that nobody waits for."""
+    while True:
+        yield batch
+
+
+def _from_store(stream: ClipStream) -> Generator[dict[str, Any]]:
+    """Epoch after epoch."""
+    for epoch in count():
+        with stream.epoch(epoch) as reader:
+            yield from reader
+
+
+def _measure(
+    step: Step,
+    source: Generator[dict[str, Any]],
+    steps: int,
+    device: torch.device,
+    result: _Measured,
+    *,
+    bytes_before: int = 0,
+) -> None:
+    """A round: as many steps to warm up, but three at most, and then those that count.
+
+    `bytes_before`: of a GPU's memory, held by others.
+    """
+    for _ in range(min(steps, _WARMUP_STEPS)):
+        batch = next(source)
+        step(batch, clips=len(batch["label"]), **_STEP_OPTIONS)
+    synchronise(device)
+    _reset_peak(device)
+    clips, waits, begin = 0, [], time.perf_counter()
+    for _ in range(steps):
+        asked = mark(device)
+        batch = next(source)
+        waits.append((asked, mark(device)))
+        step(batch, clips=len(batch["label"]), **_STEP_OPTIONS)
+        clips += len(batch["label"])
+    synchronise(device)
+    seconds = time.perf_counter() - begin
+    result.clips_per_second.append(clips / seconds)
+    result.seconds += seconds
+    result.wait_seconds += sum(seconds_between(asked, there) for asked, there in waits)
+    result.peak_bytes = max(result.peak_bytes, _peak_bytes(device) - bytes_before)
+
+
+def _release(device: torch.device) -> None:
+    """What nobody has any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _allocated_bytes(device: torch.device) -> int:
+    """Of a GPU's memory, by tensors; 0 on a CPU."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _reset_peak(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (proc(5))
+
+
+def _peak_bytes(device: torch.device) -> int:
+    """Highest since the reset: memory that tensors held on a GPU, resident memory of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

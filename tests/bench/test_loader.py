@@ -1,0 +1,259 @@
+"""`bench loader`: every contestant shows the same clips, and the result says what was measured and what was not."""
+
+import json
+import multiprocessing
+import pickle
+import subprocess
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from tests.pipeline.conftest import encode, footage, write_ucf101_lists
+
+from resact.bench import competitors as contestants
+from resact.bench import loader as bench
+from resact.bench.competitors import NORMALISATION, Task, Team, decord_frames, pyav_frames, scaled, zarr_frames
+from resact.bench.loader import bench_loader
+from resact.cache.codecs import build_codec
+from resact.cache.settings import DecodeSettings, StoreSettings
+from resact.cache.store import open_store
+from resact.cli import main
+from resact.errors import ToolError, UsageError
+from resact.pipeline.datasets.dataset import load_dataset
+from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.executor import open_executor
+from resact.pipeline.job.prep import prep
+from resact.pipeline.job.task import PrepJob
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.sampling import Clip, TrainPlan
+from resact.train.clips.transform import transform_clip
+
+GEOMETRY = ClipGeometry(modality="both", frames=8, size=32)
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """UCF101's layout with one class of four short videos of moving footage."""
+    folder = tmp_path_factory.mktemp("ucf101")
+    write_ucf101_lists(folder, {"Bikes": 4})
+    for number in range(1, 5):
+        target = folder / "UCF-101" / "Bikes" / f"v_Bikes_g01_c{number:02}.avi"
+        encode(footage("bikes"), target, start=number, seconds=1.6 + 0.4 * number)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stores(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True)
+    decode = DecodeSettings(fps="15", short_side=96, max_seconds=None, ffmpeg=find_ffmpeg(None)[1])
+    made = {}
+    for codec in ("jpeg", "lz4"):
+        path = tmp_path_factory.mktemp("stores") / f"{codec}.zarr"
+        settings = StoreSettings(
+            dataset=videos.settings, decode=decode, codec=codec, library=build_codec(codec).library()
+        )
+        with open_executor(workers=0) as executor:
+            job = PrepJob(store=path, settings=settings, ffmpeg=None, timeout_seconds=60.0)
+            prep(videos, job, open_executor=lambda running=executor: nullcontext(running), console=QUIET)
+        made[codec] = str(path)
+    return made
+
+
+@pytest.fixture(scope="module")
+def sources(root: Path) -> dict[str, Path]:
+    return {path.stem: path for path in (root / "UCF-101" / "Bikes").iterdir()}
+
+
+@pytest.fixture
+def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
+    index = open_store(stores["lz4"]).index
+    files = {row: str(sources[index.video_id[row]]) for row in range(4)}
+    return Task(
+        store=stores["lz4"], sources=files, rows=(0, 1, 2, 3), geometry=GEOMETRY, seed=3, threads=1, share=(0, 1)
+    )
+
+
+@cache
+def decoded(path: str, **size: int) -> np.ndarray:
+    """Every frame of a video, the plain way, in its own size or another `width` and `height`."""
+    with av.open(path) as container:
+        frames = [frame.to_ndarray(format="rgb24", **size) for frame in container.decode(video=0)]
+    return np.stack(frames).astype(np.int16)
+
+
+def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray, **size: int) -> None:
+    video = decoded(task.sources[clip.row], **size)
+    wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
+    assert got.shape == (len(wanted), *video.shape[1:])
+    some = np.s_[:, ::3, ::5]  # of the pixels
+    for frame, expected in zip(got[some].astype(np.int16), wanted, strict=True):
+        differences = np.abs(video[some] - frame).mean((1, 2, 3))
+        assert differences.argmin() == expected
+        assert differences[expected] < 2  # conversions to RGB differ a little
+
+
+@pytest.mark.parametrize(
+    ("frames", "size"),
+    [
+        (decord_frames, {}),
+        (partial(decord_frames, resized=True), {"width": 128, "height": 96}),
+        (pyav_frames, {}),
+    ],
+)
+def test_a_competitor_gives_the_frames_nearest_in_time(frames, size: dict[str, int], task: Task) -> None:
+    _, plan = task.open()
+    get = frames(task)
+    for epoch in range(3):
+        for position in range(len(plan)):
+            clip = plan.clip(epoch, position)
+            assert_nearest_in_time(task, clip, get(clip).numpy(), **size)
+
+
+def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path) -> None:
+    """In a process of its own: which FFmpeg libraries there are is settled when it starts."""
+    _, plan = task.open()
+    clips = [plan.clip(epoch, position) for epoch in range(3) for position in range(4)]
+    (tmp_path / "asked").write_bytes(pickle.dumps((task, clips)))
+    code = (
+        "import pickle, sys; import numpy as np; from pathlib import Path\n"
+        "from resact.bench.competitors import torchcodec_frames\n"
+        "task, clips = pickle.loads(Path('asked').read_bytes()); frames = torchcodec_frames(task)\n"
+        "np.savez('got.npz', *[frames(clip).numpy() for clip in clips])"
+    )
+    with contestants.ffmpeg_of_pyav():
+        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    got = np.load(tmp_path / "got.npz")
+    for number, clip in enumerate(clips):
+        assert_nearest_in_time(task, clip, got[f"arr_{number}"])
+
+
+def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(task: Task) -> None:
+    _, plan = task.open()
+    clip = plan.clip(0, 0)
+    video = decoded(task.sources[clip.row])
+    last = len(video) * 15 // 25
+    got = pyav_frames(task)(replace(clip, start=last - 3, stop=last + 5)).numpy()
+    assert len(got) == 8
+    assert np.array_equal(got[-1], video[-1])
+
+
+def test_zarr_gives_the_stored_frames(task: Task) -> None:
+    store, plan = task.open()
+    clip = plan.clip(0, 1)
+    expected = store.read_frames(clip.row, clip.start, clip.stop)
+    assert np.array_equal(zarr_frames(task)(clip).numpy(), expected)
+
+
+def test_a_competitors_finished_clip_is_the_same_picture_as_ours(task: Task) -> None:
+    store, plan = task.open()
+    for position in range(len(plan)):
+        clip = plan.clip(1, position)
+        stored = torch.from_numpy(store.read_frames(clip.row, clip.start, clip.stop))
+        ours = transform_clip(stored, clip, GEOMETRY, NORMALISATION)["rgb"]
+        others = []
+        for shift in (0, 8):  # as it should be, and a little beside
+            frames = decord_frames(task)(clip)
+            moved = scaled(clip, 96, 240, 320)
+            moved = replace(moved, left=abs(moved.left - shift))
+            others.append(transform_clip(frames, moved, GEOMETRY, NORMALISATION)["rgb"])
+        right, beside = ((ours - other).abs().mean().item() for other in others)
+        assert right < 0.12
+        assert right < 0.6 * beside
+
+
+@pytest.mark.parametrize(("height", "width"), [(240, 320), (96, 128), (33, 33), (1, 1)])
+def test_a_square_stays_within_frames_of_another_size(height: int, width: int, stores: dict[str, str]) -> None:
+    index = open_store(stores["lz4"]).index
+    plan = TrainPlan(index, np.arange(4), GEOMETRY, seed=0, flip=True)
+    for epoch in range(40):
+        clip = scaled(plan.clip(epoch, epoch % 4), 96, height, width)
+        assert 1 <= clip.side <= min(height, width)
+        assert 0 <= clip.top <= height - clip.side
+        assert 0 <= clip.left <= width - clip.side
+
+
+def test_what_takes_part_is_checked_before_anything_runs(
+    stores: dict[str, str], sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"geometry": GEOMETRY, "cores": (1,), "clips": 2, "rounds": 1, "seed": 0, "console": QUIET}
+    with pytest.raises(UsageError, match="got competitor 'dali', expected some of decord, decord resized, torch"):
+        bench_loader([stores["lz4"]], sources, competitors=["dali"], **options)
+    with pytest.raises(UsageError, match=r"got 99 cores, expected 1 to"):
+        bench_loader([stores["lz4"]], sources, competitors=[], **{**options, "cores": (99,)})
+    with pytest.raises(UsageError, match=r"two stores of one codec"):
+        bench_loader([stores["lz4"]] * 2, sources, competitors=[], **options)
+    with pytest.raises(UsageError, match=r"holds 'v_Bikes_g01_c\d\d', of which there is no source"):
+        bench_loader([stores["lz4"]], {}, competitors=[], **options)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r'decord is not installed: run `pip install "resact\[bench\]"`'):
+        bench_loader([stores["lz4"]], sources, competitors=["decord"], **options)
+
+
+def test_a_competitor_that_cannot_be_loaded_says_why(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "decord.py").write_text("raise OSError('libavformat.so.58: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ToolError, match=r"decord: OSError: libavformat.so.58: cannot open shared object file"):
+        Team("decord", task, [0])
+    assert not multiprocessing.active_children()
+
+
+def test_a_contestant_that_fails_in_a_round_ends_the_benchmark_and_its_processes(task: Task) -> None:
+    missing = replace(task, sources=dict.fromkeys(task.sources, "nowhere.avi"))
+    team = Team("pyav", missing, [0])
+    with pytest.raises(ToolError, match=r"pyav: FileNotFoundError: .*nowhere.avi"):
+        team.run(0)
+    assert not multiprocessing.active_children()
+
+
+def test_the_command_measures_all_and_prints_what_scripts_read(
+    root: Path,
+    stores: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
+    words += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
+    words += ["--output", tmp_path / "loader.json"]
+    # Whose processes have imported everything: two seconds less for each contestant.
+    monkeypatch.setattr(contestants, "get_context", lambda method: multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr(sys, "argv", ["resact", "bench", "loader", *map(str, words)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    printed = capsys.readouterr()
+    assert ended.value.code == 0, printed.err
+    result = json.loads(printed.out.splitlines()[-1])
+    assert json.loads((tmp_path / "loader.json").read_text()) == result
+    assert "VideoReader(path, num_threads=1)" in printed.err
+    assert result["clips_a_round"] == 4
+    rows = {(row["name"], row["page_cache"]): row for row in result["rows"]}
+    names = {"ours", "ours uint8", "zarr", "zarr uint8", "bare decode", "decord"}
+    assert set(rows) == {(name, cache) for name in names for cache in ("warm", "cold")}
+    for row in rows.values():
+        assert row["clips_per_second"] > 0
+        assert len(row["clips_per_second_rounds"]) == 2
+        assert row["cores"] == 1
+    ours, uint8 = rows["ours", "warm"], rows["ours uint8", "warm"]
+    assert ours["codec"] == uint8["codec"] == "jpeg"
+    for name in ("decord", "zarr"):
+        rounds = zip(ours["clips_per_second_rounds"], rows[name, "warm"]["clips_per_second_rounds"], strict=True)
+        assert ours[f"ratio_to_{name}"] == pytest.approx(np.median([our / their for our, their in rounds]))
+    assert ours["ratio_to_bare_decode"] is None
+    assert ours["ratio_to_torchcodec"] is None
+    assert uint8["ratio_to_bare_decode"] > 0
+    assert uint8["ratio_to_decord"] is None
+
+
+def test_every_contestant_is_described() -> None:
+    assert set(contestants.CALLS) == set(contestants.CONTESTANTS)
+    assert set(contestants.PACKAGES) < set(contestants.CONTESTANTS)

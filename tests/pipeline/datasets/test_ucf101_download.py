@@ -1,0 +1,179 @@
+"""UCF101 from a server on loopback to folders that prep can read; room is looked at before the first byte."""
+
+import io
+import os
+import pty
+import re
+import shutil
+import sys
+from collections import namedtuple
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests.pipeline.file_server import Files, serve
+from tests.pipeline.datasets.test_unpack import tree, write_rar, write_zip
+
+from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
+from resact.pipeline.datasets import ucf101_download
+from resact.pipeline.datasets.dataset import DATASETS, load_dataset, plan_fetch
+from resact.pipeline.datasets.download import Patience, RemoteFile
+from resact.pipeline.datasets.ucf101_download import Part, parts
+
+LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
+VIDEOS = {f"UCF-101/A/v_A_g01_c0{number}.avi": bytes([number]) * 50_000 for number in range(1, 5)}
+STORE = {"codec": "jpeg", "frames_per_second": 15.0, "short_side": 256}
+QUICK = Patience(tries=2, wait_seconds=0.01, stall_seconds=0.5)
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
+    archives = {
+        "lists.zip": write_zip(tmp_path / "lists.zip", LISTS).read_bytes(),
+        "UCF101.rar": write_rar(tmp_path / "UCF101.rar", VIDEOS).read_bytes(),
+    }
+    with serve(Files(archives)) as files:
+
+        def small_parts(_: str) -> tuple[Part, ...]:
+            return tuple(
+                Part(
+                    what=what,
+                    file=RemoteFile(url=f"{files.address}/{name}", bytes=len(data), sha256=sha256(data).hexdigest()),
+                    folder=folder,
+                    unpacked_bytes=len(data),
+                )
+                for (name, data), what, folder in zip(
+                    archives.items(), ("lists", "videos"), ("ucfTrainTestlist", "UCF-101"), strict=True
+                )
+            )
+
+        monkeypatch.setattr(ucf101_download, "parts", small_parts)
+        monkeypatch.setattr(ucf101_download, "_FRAMES", 1000)
+        yield files
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(width=200, record=True, file=io.StringIO())
+
+
+def test_both_archives_become_folders_and_go(tmp_path: Path, server: Files, console: Console) -> None:
+    root = tmp_path / "data"
+    server.answers = ["break 10", "well", "break 100000"]
+    fetch = plan_fetch("ucf101", root)
+    assert fetch is not None
+    fetch.run(**STORE, console=console, patience=QUICK)
+    assert tree(root) == LISTS | VIDEOS
+    assert sorted(p.name for p in root.iterdir()) == ["UCF-101", "ucfTrainTestlist"]
+    assert plan_fetch("ucf101", root) is None
+    assert server.ranges == [None, "bytes=10-", None, "bytes=100000-"]
+    assert "UCF-101: 4 files, each checked" in console.export_text()
+    with pytest.raises(SourceError, match=r"testlist01\.txt is missing"):  # these lists are no real ones
+        load_dataset("ucf101", root=root)
+
+
+def test_archives_fetched_by_hand_are_checked_and_unpacked(tmp_path: Path, server: Files, console: Console) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    for name, data in server.content.items():
+        (root / name).write_bytes(data)
+    fetch = plan_fetch("ucf101", root)
+    assert fetch is not None
+    fetch.run(**STORE, console=console)
+    assert tree(root) == LISTS | VIDEOS
+    assert server.sent == []
+
+
+def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Files, console: Console) -> None:
+    (tmp_path / "data" / "UCF-101").mkdir(parents=True)
+    fetch = plan_fetch("ucf101", tmp_path / "data")
+    assert fetch is not None
+    assert [part.what for part in fetch.parts] == ["lists"]
+    fetch.run(**STORE, console=console)
+    assert tree(tmp_path / "data") == LISTS
+    assert len(server.sent) == 1
+
+
+def test_a_stopped_one_keeps_what_came(
+    tmp_path: Path, server: Files, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, unpack = tmp_path / "data", ucf101_download.unpack
+
+    def stop(archive: Path, folder: Path, **_: object) -> int:
+        if archive.suffix == ".rar":
+            unpack(archive, folder)
+            raise KeyboardInterrupt
+        return unpack(archive, folder)
+
+    monkeypatch.setattr(ucf101_download, "unpack", stop)
+    fetch = plan_fetch("ucf101", root)
+    assert fetch is not None
+    with pytest.raises(Interrupted, match="the same command goes on from here"):
+        fetch.run(**STORE, console=console)
+    assert not (root / "UCF-101").exists(), "what is not whole must not look as if it were"
+    monkeypatch.setattr(ucf101_download, "unpack", unpack)
+    again = plan_fetch("ucf101", root)
+    assert again is not None
+    assert again.bytes == 0, "the archive is there"
+    again.run(**STORE, console=console)
+    assert tree(root) == LISTS | VIDEOS
+    assert len(server.sent) == 2
+
+
+def test_room_for_archives_videos_and_store_is_looked_at_before_the_first_byte(
+    tmp_path: Path, server: Files, console: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = plan_fetch("ucf101", tmp_path / "data")
+    assert fetch is not None
+    usage = namedtuple("usage", "total used free")
+    needed = 2 * sum(part.file.bytes for part in fetch.parts) + 1000 * 25_200
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, needed))
+    with pytest.raises(DiskFullError, match=r"needs 0\.0 GB of archives, 0\.0 GB of videos and about 0 GB of store"):
+        fetch.run(**STORE, console=console)
+    assert server.sent == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.05)))
+    fetch.run(**STORE, console=console)
+    assert tree(tmp_path / "data") == LISTS | VIDEOS
+
+
+def test_the_official_files_and_their_sizes() -> None:
+    lists, videos = parts()
+    assert lists.file.url == "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
+    assert videos.file.url == "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
+    assert (lists.file.bytes, videos.file.bytes) == (113_943, 6_932_971_618)
+    assert lists.file.sha256 is not None
+    assert re.fullmatch("[0-9a-f]{64}", lists.file.sha256)
+
+
+def test_other_data_sets_are_not_downloaded(tmp_path: Path) -> None:
+    assert [name for name, kind in DATASETS.items() if kind.fetch] == ["ucf101"]
+    assert plan_fetch("sample", tmp_path) is None
+    with pytest.raises(UsageError, match="got data set 'hmdb51'"):
+        plan_fetch("hmdb51", tmp_path)
+
+
+def test_on_a_terminal_prep_asks_and_takes_no_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid, terminal = pty.fork()
+    if not pid:
+        os.environ |= {"RESACT_DATA": str(tmp_path), "TERM": "xterm", "COLUMNS": "200"}
+        os.execv(sys.executable, [sys.executable, "-m", "resact", "prep", "ucf101"])
+    said = b""
+    while b"[y/N]" not in said:
+        said += os.read(terminal, 4096)
+    os.write(terminal, b"n\n")
+    while True:
+        try:
+            more = os.read(terminal, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not more:
+            break
+        said += more
+    _, status = os.waitpid(pid, 0)
+    words = " ".join(said.decode().split())
+    assert f"UCF101 is not in {tmp_path}/ucf101. Fetch 6.93 GB from https://www.crcv.ucf.edu/data/UCF101?" in words
+    assert "fetch it with `resact prep ucf101 --download`" in words
+    assert os.waitstatus_to_exitcode(status) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,180 @@
+"""Two gloo processes on the CPU, as torchrun starts them."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, start_ranks, weights_of
+from torch.nn import functional
+
+from resact.cache.store import open_store
+from resact.errors import UsageError
+from resact.train.clips.sampling import TestPlan, TrainPlan, batches
+from resact.train.clips.stream import ClipStream
+from resact.train.networks.models import ActionNetwork
+from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.history import read_metrics
+from resact.train.runs.files.tensors import read_header
+from resact.train.runs.training import train as training
+from resact.train.runs.training.distributed import Ranks
+from resact.train.runs.training.loop import dropout_seed
+from resact.train.runs.training.optimiser import build_optimiser, learning_rate
+from resact.train.runs.training.validation import VALIDATION_VIEWS, validate
+from resact.train.runs.training.videos import choose_videos
+
+EPOCHS = 3
+SETTINGS: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 4, "val_groups": 0, "modality": "both"}
+CLIPS, EPOCH_STEPS = 18, 5  # steps of 3 or 4 clips: the two parts differ by one in some
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs folder of a finished training by two processes."""
+    runs = tmp_path_factory.mktemp("two")
+    finish(start_ranks(arguments(tiny_store, runs, "a", "--json", **SETTINGS), runs), 0)
+    return runs
+
+
+def finish(processes: list[Any], code: int) -> None:
+    for process in processes:
+        process.join(240)
+    assert [process.exitcode for process in processes] == [code] * len(processes)
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def test_every_clip_of_an_epoch_is_seen_once(two_ranks: Path) -> None:
+    seen = [[json.loads(line) for line in (two_ranks / f"{rank}.spy").read_text().splitlines()] for rank in (0, 1)]
+    assert [len(steps) for steps in seen] == [EPOCHS * EPOCH_STEPS] * 2
+    sizes = {tuple(len(steps[i]) for steps in seen) for i in range(EPOCHS * EPOCH_STEPS)}
+    assert sizes == {(2, 2), (1, 2)}, "parts of a step that differ are what makes this a test"
+    for epoch in range(EPOCHS):
+        steps = slice(epoch * EPOCH_STEPS, (epoch + 1) * EPOCH_STEPS)
+        assert sorted(position for rank in seen for part in rank[steps] for position in part) == list(range(CLIPS))
+
+
+def test_only_the_first_rank_writes_and_prints(two_ranks: Path) -> None:
+    assert json.loads((two_ranks / "0.txt").read_text().splitlines()[-1])["steps"] == EPOCHS * EPOCH_STEPS
+    assert "clips/s" not in (two_ranks / "1.txt").read_text()
+    assert RunFolder(two_ranks / "a").read_record().world_size == 2
+    assert [line["clips"] for line in read_metrics(two_ranks / "a" / "metrics.jsonl") if line["kind"] == "step"][
+        :EPOCH_STEPS
+    ] == [3, 4, 3, 4, 4]
+
+
+def halves_apart(folder: Path, store_path: Path) -> tuple[list[float], ActionNetwork]:
+    """The same training in one process: each step's two parts go through the network one after the other, so that
+    norms see them apart; the loss is the mean over both. Running statistics are those of the first part."""
+    record, store = RunFolder(folder).read_record(), open_store(store_path)
+    config = record.config
+    torch.manual_seed(config.seed)
+    network = ActionNetwork(record.architecture)
+    optimiser = build_optimiser(network, config.recipe)
+    videos = choose_videos(store.index, "split1", val_groups=0, seed=config.seed)
+    plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=True)
+    streams = [
+        ClipStream(store, plan, batch_size=2, normalisation=record.normalisation, rank=rank, world_size=2)
+        for rank in (0, 1)
+    ]
+    curve, step = [], 0
+    for epoch in range(EPOCHS):
+        with streams[0].epoch(epoch) as first, streams[1].epoch(epoch) as second:
+            for positions, *parts in zip(batches(CLIPS, 4), first, second, strict=True):
+                loss = 0.0
+                optimiser.zero_grad()
+                for rank, part in enumerate(parts):
+                    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+                    torch.manual_seed(dropout_seed(config.seed, step, rank))
+                    logits = network(rgb=part["rgb"], residual=part["residual"])
+                    smoothed = functional.cross_entropy(logits, part["label"], label_smoothing=0.1, reduction="sum")
+                    (smoothed / len(positions)).backward()
+                    loss += smoothed.item() / len(positions)
+                    if rank:
+                        for name, buffer in network.named_buffers():
+                            buffer.copy_(kept[name])
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(config.recipe, step, epoch_steps=EPOCH_STEPS)
+                optimiser.step()
+                curve.append(loss)
+                step += 1
+    return curve, network
+
+
+def test_the_loss_curve_equals_one_process_that_normalises_the_halves_apart(two_ranks: Path, tiny_store: Path) -> None:
+    curve, network = halves_apart(two_ranks / "a", tiny_store)
+    assert losses(two_ranks / "a") == pytest.approx(curve, rel=1e-3)
+    assert losses(two_ranks / "a")[:3] == pytest.approx(curve[:3], rel=1e-5)
+    weights = weights_of(two_ranks / "a")
+    for name, tensor in network.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-2, atol=1e-3, msg=name)
+
+
+def test_one_process_normalises_otherwise(two_ranks: Path, train_tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the comparison above would not tell whether the halves were normalised apart; all else is the same."""
+    measured = RunFolder(two_ranks / "a").read_record().normalisation
+    monkeypatch.setattr(training, "measure_normalisation", lambda *_, **__: measured)
+    whole = losses(Path(train_tiny("whole", **SETTINGS).run))
+    apart = losses(two_ranks / "a")
+    assert apart[0] != pytest.approx(whole[0], rel=1e-3)
+
+
+def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(
+    two_ranks: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    words = arguments(tiny_store, tmp_path, "a", "--resume", **SETTINGS)
+    processes = start_ranks(words, tmp_path, PACE="0.1")  # else it may end before the signal comes
+    spied = tmp_path / "1.spy"
+    while not spied.exists() or len(spied.read_text().splitlines()) < EPOCH_STEPS + 2:
+        assert processes[1].is_alive()
+        time.sleep(0.002)
+    os.kill(processes[1].pid, signal.SIGTERM)
+    finish(processes, 130)
+    step = read_header(tmp_path / "a" / "last.ckpt")["step"]
+    assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS
+    assert "go on with `torchrun --nproc-per-node 2 -m -- resact train --runs" in (tmp_path / "0.txt").read_text()
+    finish(start_ranks(words, tmp_path), 0)
+    assert_same_weights(tmp_path / "a", two_ranks / "a")
+    assert losses(tmp_path / "a") == losses(two_ranks / "a")
+
+
+def test_validation_by_two_equals_validation_by_one(tiny_store: Path, tmp_path: Path) -> None:
+    settings = SMALL | {"epochs": 2, "batch_size": 4, "lr": 0.2}
+    finish(start_ranks(arguments(tiny_store, tmp_path, "a", **settings), tmp_path), 0)
+    *_, line = [line for line in read_metrics(tmp_path / "a" / "metrics.jsonl") if line["kind"] == "epoch"]
+    record, store = RunFolder(tmp_path / "a").read_record(), open_store(tiny_store)
+    network, _ = RunFolder(tmp_path / "a").read_network()
+    videos = choose_videos(store.index, "split1", val_groups=1, seed=record.config.seed)
+    plan = TestPlan(store.index, videos.validation, record.config.geometry, views=VALIDATION_VIEWS)
+    stream = ClipStream(store, plan, batch_size=5, normalisation=record.normalisation)
+    alone = Ranks(rank=0, world_size=1, device=torch.device("cpu"))
+    result = validate(network, stream, alone, config=record.config, stopping=lambda: False)
+    assert result is not None
+    assert line["val_video_top1"] == result.video_top1
+    assert line["val_clip_top1"] == pytest.approx(result.clip_top1)
+    assert 0 < result.clip_top1 < 1, "figures that any network would have show nothing"
+
+
+def test_a_run_that_another_training_holds_ends_every_rank(tiny_store: Path, tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "a").lock():
+        finish(start_ranks(arguments(tiny_store, tmp_path, "a", **SETTINGS), tmp_path), 1)
+    assert "another training is writing to" in (tmp_path / "0.txt").read_text()
+    assert "Traceback" not in (tmp_path / "1.txt").read_text()
+
+
+def test_another_number_of_devices_cannot_go_on(two_ranks: Path, train_tiny) -> None:
+    with pytest.raises(UsageError, match=r"was begun on 2 devices, not 1.*torchrun --nproc-per-node 2 -m -- resact"):
+        train_tiny("a", resume=True, runs=two_ranks)
+
+
+def test_batches_must_go_round(tiny_store: Path, tmp_path: Path) -> None:
+    processes = start_ranks(arguments(tiny_store, tmp_path, "a", **SETTINGS | {"batch_size": 5}), tmp_path)
+    finish(processes, 2)
+    assert "got --batch-size 5 for 2 devices, expected a multiple" in (tmp_path / "0.txt").read_text()
+    assert not (tmp_path / "a").exists()

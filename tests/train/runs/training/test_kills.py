@@ -1,0 +1,126 @@
+"""`kill -9` at random steps, ctrl-C and SIGTERM: the run that goes on ends with the weights of one that was never
+disturbed, to the bit, and no step stands twice in `metrics.jsonl`."""
+
+import os
+import random
+import signal
+import time
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.conftest import GAUNTLET
+from tests.train.runs.conftest import arguments, assert_same_weights, start
+
+from resact.train.runs.files.history import read_metrics
+from resact.train.runs.files.tensors import read_header
+
+KILLS = 100 if GAUNTLET else 5
+EPOCHS = 120 if GAUNTLET else 6
+SETTINGS = {"batch_size": 1, "epochs": EPOCHS, "modality": "both"}
+EPOCH_STEPS = 12  # training videos, one by one
+STEPS = EPOCHS * EPOCH_STEPS
+PACED = {"PACE": "0.01"}  # else it may end before it is struck
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200 if GAUNTLET else 300)]
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
+
+
+def wait_for_step(process: ForkServerProcess, folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while not steps_of(folder) or steps_of(folder)[-1] < step:
+        assert process.is_alive(), "it ended before it could be struck"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def wait_for_end(process: ForkServerProcess, code: int) -> None:
+    process.join(1800)
+    assert process.exitcode == code
+
+
+def kill_in_the_middle_of_an_epoch(process: ForkServerProcess, folder: Path) -> tuple[int, int]:
+    """SIGKILL a training that was frozen first, so that where it was struck is known.
+
+    Returns:
+        The last step that it noted, and the step of its checkpoint.
+    """
+    frozen = psutil.Process(process.pid)
+    for _ in range(1000):
+        frozen.suspend()
+        while frozen.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+            time.sleep(0.001)
+        assert frozen.status() == psutil.STATUS_STOPPED, "it had ended already"
+        step = steps_of(folder)[-1]
+        if step % EPOCH_STEPS:
+            last = folder / "last.ckpt"
+            saved = read_header(last)["step"] if last.exists() else 0
+            process.kill()
+            wait_for_end(process, -signal.SIGKILL)
+            return step, saved
+        frozen.resume()
+        time.sleep(0.003)
+    raise AssertionError("never found in the middle of an epoch")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing befalls, with a checkpoint an epoch."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    wait_for_end(start(arguments(tiny_store, runs, "a", **SETTINGS), runs / "output.txt"), 0)
+    return runs / "a"
+
+
+def assert_equal_runs(folder: Path, undisturbed: Path) -> None:
+    assert_same_weights(folder, undisturbed)
+    assert_same_weights(folder, undisturbed, "best")
+    assert steps_of(folder) == list(range(1, STEPS + 1))
+    clocks = {"seconds", "wait_seconds"}
+    ours, theirs = (
+        [{name: line[name] for name in line.keys() - clocks} for line in read_metrics(run / "metrics.jsonl")]
+        for run in (folder, undisturbed)
+    )
+    assert ours == theirs
+
+
+def test_kills_at_random_steps_change_nothing(tiny_store: Path, tmp_path: Path, undisturbed: Path) -> None:
+    rng = random.Random(0)
+    folder, struck, replayed = tmp_path / "a", [0], 0
+    words = arguments(tiny_store, tmp_path, "a", "--resume", "--checkpoint-seconds", "0.1", **SETTINGS)
+    for number in range(KILLS):
+        process = start(words, tmp_path / f"{number}.txt", PACED)
+        reach = max(1, (STEPS - struck[-1]) // (KILLS - number + 1))
+        wait_for_step(process, folder, struck[-1] + rng.randint(1, reach))
+        step, saved = kill_in_the_middle_of_an_epoch(process, folder)
+        assert struck[-1] < step < STEPS
+        struck.append(step)
+        replayed += step - saved
+    assert replayed > 0, "no kill cost a step that had to be done again"
+    wait_for_end(start(words, tmp_path / "end.txt"), 0)
+    assert_equal_runs(folder, undisturbed)
+
+
+def test_ctrl_c_and_sigterm_save_first(tiny_store: Path, tmp_path: Path, undisturbed: Path) -> None:
+    folder, output = tmp_path / "a", tmp_path / "output.txt"
+    words = arguments(tiny_store, tmp_path, "a", "--resume", "--checkpoint-seconds", "1e9", **SETTINGS)
+    for number, sign in enumerate((signal.SIGINT, signal.SIGTERM)):
+        process = start(words, output, PACED)
+        wait_for_step(process, folder, number * STEPS // 2 + 1)
+        assert process.pid is not None
+        os.kill(process.pid, sign)
+        wait_for_end(process, 130)
+        last = steps_of(folder)[-1]
+        assert last < STEPS
+        assert read_header(folder / "last.ckpt")["step"] == last, "a step was lost"
+        said = output.read_text()
+        assert (
+            f"{sign.name}: stopped after step {last:,}, all of it saved: go on with `resact train --runs {tmp_path}"
+            in said
+        )
+        assert "Traceback" not in said
+    wait_for_end(start(words, output), 0)
+    assert_equal_runs(folder, undisturbed)

@@ -1,0 +1,204 @@
+"""A run's folder.
+
+RUNS/NAME/
+config.json                        all that decides the result (record.py)
+metrics.jsonl, events.out.tfevents.*   what was measured on the way (history.py)
+last.ckpt, previous.ckpt           all state, to go on from (checkpoint.py)
+last.safetensors                   weights after the last whole epoch
+best.safetensors                   weights of the best validation; only where groups are held out
+predictions.npz                    per-clip logits of an evaluation
+lock                               held by the training that writes here
+"""
+
+import fcntl
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
+from resact.train.networks.models import ActionNetwork
+from resact.train.runs.files.atomic_write import write_failure_as_error, write_whole
+from resact.train.runs.files.record import RunRecord
+from resact.train.runs.files.tensors import from_header, read_header, read_tensors, require_like, write_tensors
+
+Which = Literal["last", "best"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsHeader:
+    """What is known of a file of weights."""
+
+    epoch: int
+    """Epochs trained."""
+    epochs: int
+    """Epochs that the run is to have: it is done where both are equal."""
+    step: int
+    val_video_top1: float | None
+    """On the held-out groups, in [0, 1]; None where there are none."""
+
+
+def program(world_size: int = 1) -> list[str]:
+    """The words before a command's own that a user types to train on so many devices."""
+    # Without the `--`, torchrun takes `--run` for an abbreviation of an option of its own.
+    return ["torchrun", "--nproc-per-node", str(world_size), "-m", "--", "resact"] if world_size > 1 else ["resact"]
+
+
+_GLANCE_SECONDS = 1.0  # far longer than anybody who looks whether a run is held (`RunFolder.is_held`) holds it
+
+
+class RunFolder:
+    """The folder of one run, which may not be there yet."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.resolve().name
+
+    @property
+    def config(self) -> Path:
+        """`config.json`; there is a run where there is this file."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """`metrics.jsonl`."""
+        return self.path / "metrics.jsonl"
+
+    def weights(self, which: Which) -> Path:
+        """`last.safetensors` or `best.safetensors`."""
+        return self.path / f"{which}.safetensors"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run."""
+        return self.config.is_file()
+
+    def resume_command(self, world_size: int = 1) -> str:
+        """What a user types to go on with the run."""
+        return shlex.join(
+            [*program(world_size), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"]
+        )
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, made where it is not there, for writing; the kernel lets go when the process ends.
+
+        Raises:
+            RunLockedError: another training holds it.
+            RunWriteError: the folder cannot be made or written to.
+        """
+        lock = self.path / "lock"
+        with write_failure_as_error(lock):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = lock.open("a")  # for writing, because NFS grants exclusive locks only then
+        with file:
+            if not _taken(file, within_seconds=_GLANCE_SECONDS):
+                raise RunLockedError(
+                    f"another training is writing to {self}: wait for it or stop it, or choose another --run"
+                )
+            yield
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a training writes here now, on this machine or on one that shares the file system's locks.
+
+        A shared lock, kept for no longer than this call takes: two that look do not mistake each other for a
+        training, and a training that begins waits for them.
+        """
+        try:
+            file = (self.path / "lock").open("rb")
+        except FileNotFoundError:
+            return False
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+    def write_record(self, record: RunRecord) -> None:
+        """Write `config.json`, whole.
+
+        Raises:
+            RunWriteError: it could not be written.
+        """
+        write_whole(self.config, record.to_text().encode())
+
+    def read_record(self) -> RunRecord:
+        """What `config.json` says.
+
+        Raises:
+            RunNotFoundError: no run here.
+            RunError: not a run's record.
+        """
+        try:
+            text = self.config.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunNotFoundError(f"no run at {self}: make one with `resact train`, or name another") from None
+        return RunRecord.from_text(text, str(self.config))
+
+    def write_weights(self, which: Which, network: ActionNetwork, header: WeightsHeader) -> None:
+        """Write `last.safetensors` or `best.safetensors`, whole."""
+        write_tensors(self.weights(which), network.state_dict(), asdict(header))
+
+    def read_network(self, which: Which = "last") -> tuple[ActionNetwork, WeightsHeader]:
+        """The network with its weights, on the CPU and in training mode, and what is known of them.
+
+        Raises:
+            RunNotFoundError: no run here.
+            CheckpointError: the weights are missing, damaged, or not this run's.
+        """
+        record, path = self.read_record(), self.weights(which)
+        network = ActionNetwork(record.architecture)
+        with self._what_next(which):
+            tensors, header = read_tensors(path)
+            require_like(path, tensors, network.state_dict())
+            known = from_header(WeightsHeader, header, path)
+        network.load_state_dict(tensors)
+        return network, known
+
+    def weights_header(self, which: Which = "last") -> WeightsHeader | None:
+        """What is known of the weights, which are not read; None where there are none yet.
+
+        Raises:
+            CheckpointError: the weights are damaged or not a run's.
+        """
+        path = self.weights(which)
+        if not path.exists():
+            return None
+        with self._what_next(which):
+            return from_header(WeightsHeader, read_header(path), path)
+
+    @contextmanager
+    def _what_next(self, which: Which) -> Iterator[None]:
+        """Say it with every error about a file of weights."""
+        try:
+            yield
+        except CheckpointError as error:
+            other = f"`{self.resume_command()}` writes it again" if which == "last" else "use --weights last"
+            raise CheckpointError(f"{error}; restore it, or {other}") from None
+
+
+def _taken(file: IO[str], *, within_seconds: float) -> bool:
+    """Whether the lock could be had alone."""
+    end = time.monotonic() + within_seconds
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.01)
+        else:
+            return True

@@ -1,0 +1,102 @@
+"""`config.json`: all that decides a run's result, and what it was made with."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from resact.cache.files import LocalFiles
+from resact.cache.index import index_generation
+from resact.cache.settings import StoreSettings
+from resact.cache.store import ClipStore
+from resact.errors import RunError
+from resact.train.clips.transform import Normalisation
+from resact.train.networks.architecture import Architecture
+from resact.train.runs.files.config import RunConfig
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreIdentity:
+    """Which store a run is of: two with the same `fingerprint` and `contents` hold the same videos alike."""
+
+    path: str
+    """Where it was, absolute, or its URL. Plays no part in whether two are the same."""
+    dataset: str
+    fingerprint: str
+    """sha256 of the store's settings, in hex."""
+    contents: str
+    """Digest of the index: of its videos, their splits, and the bytes of each frame."""
+    settings: StoreSettings
+    """The data set, how its videos were decoded, and how the frames are stored."""
+    partial: str | None
+    """What was missing from the whole data set, in words."""
+
+    @classmethod
+    def of(cls, store: ClipStore) -> Self:
+        """The store's, as it is now."""
+        return cls(
+            path=str(store.files.root.absolute() if isinstance(store.files, LocalFiles) else store.files),
+            dataset=store.settings.dataset.name,
+            fingerprint=store.settings.fingerprint,
+            contents=index_generation(store.index),
+            settings=store.settings,
+            partial=store.partial,
+        )
+
+    def same_as(self, other: Self) -> bool:
+        """Whether both are of the same videos, stored alike."""
+        return (self.fingerprint, self.contents) == (other.fingerprint, other.contents)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run. `RunRecord.from_text(record.to_text())` equals `record`."""
+
+    config: RunConfig
+    """With `split`, `flip` and `amp` said, never None."""
+    architecture: Architecture
+    """`ActionNetwork(architecture)` is the network."""
+    normalisation: Normalisation
+    classes: tuple[str, ...]
+    """A label is a place here."""
+    store: StoreIdentity
+    world_size: int
+    """Devices, each of which normalises its own part of a batch."""
+    train_videos: int
+    val_videos: int
+    """Held out of the training list; 0 where none are."""
+    held_out: tuple[str, ...]
+    """Their groups, as `class/group`."""
+    padded_share: float
+    """Share of training clips that are longer than their video (short ones are padded)."""
+    provenance: dict[str, Any]
+    """Machine, device, versions and commit."""
+
+    def to_text(self) -> str:
+        """As JSON."""
+        return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1) + "\n"
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> Self:
+        """From JSON.
+
+        Raises:
+            RunError: not what `to_text` gives.
+        """
+        try:
+            saved = json.loads(text)
+            if saved.pop("format") != FORMAT_VERSION:
+                raise RunError(f"{where} is of another format than {FORMAT_VERSION}: use the resact that wrote it")
+            store = saved.pop("store")
+            return cls(
+                config=RunConfig.from_json(saved.pop("config")),
+                architecture=Architecture(**saved.pop("architecture")),
+                normalisation=Normalisation(**saved.pop("normalisation")),
+                store=StoreIdentity(**{**store, "settings": StoreSettings.from_plain(store["settings"])}),
+                classes=tuple(saved.pop("classes")),
+                held_out=tuple(saved.pop("held_out")),
+                **saved,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"{where} is not a run's record ({error}): restore it, or train again") from None

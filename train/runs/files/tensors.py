@@ -1,0 +1,160 @@
+"""Files of tensors: safetensors with a header of ours, checked by a checksum; reading one runs no code."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from resact.cache.layout import crc32c
+from resact.errors import CheckpointError
+from resact.train.runs.files.atomic_write import write_whole
+
+_Fields = TypeVar("_Fields")
+_HEADER, _CHECKSUM = "resact", "crc32c"  # keys of the safetensors file's metadata
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+    """Put a file there, whole and on the disk, or leave what was there.
+
+    Args:
+        path: one writer at a time.
+        tensors: on any device.
+        header: plain values, for `json`.
+
+    Raises:
+        RunWriteError: it could not be written.
+    """
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps(header)
+    metadata = {_HEADER: text, _CHECKSUM: _checksum(text, on_cpu)}
+    write_whole(path, safetensors.torch.save(on_cpu, metadata))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name, on the CPU, and the header.
+
+    Raises:
+        CheckpointError: missing, no such file, or not the bytes that were written.
+    """
+    with _opened(path) as file:
+        text, checksum = _metadata(path, file)
+        # Copies: the file is mapped, and whoever cuts it later would cut what has been checked here.
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - a method, no mapping
+    if _checksum(text, tensors) != checksum:
+        raise CheckpointError(f"{path} does not match its checksum: it is damaged")
+    return tensors, _header(path, text)
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header alone, of which no checksum is tested.
+
+    Raises:
+        CheckpointError: missing or no such file.
+    """
+    with _opened(path) as file:
+        text, _ = _metadata(path, file)
+    return _header(path, text)
+
+
+def from_header(kind: Callable[..., _Fields], header: Mapping[str, Any], path: Path) -> _Fields:
+    """A dataclass from its fields by name: numbers from 0 on, None, or other such dataclasses.
+
+    Args:
+        kind: the dataclass.
+        header: as it was read.
+        path: from where.
+
+    Raises:
+        CheckpointError: fields are missing, unknown, or of another type.
+    """
+    types = get_type_hints(kind)
+    if header.keys() != types.keys():
+        raise CheckpointError(f"{path} is not of this run: its header has {_names(header)}, expected {_names(types)}")
+    values = dict(header)
+    for name, expected in types.items():
+        value, nested = header[name], is_dataclass(expected)
+        if not isinstance(value, dict if nested else expected) or not (nested or _is_plain(value)):
+            words = getattr(expected, "__name__", expected)
+            raise CheckpointError(f"{path} is not of this run: got {name} {value!r}, expected {words} from 0 on")
+        if nested:
+            values[name] = from_header(expected, value, path)
+    return kind(**values)
+
+
+def require_like(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that cannot take the place of others.
+
+    Args:
+        path: of `tensors`.
+        tensors: by name.
+        expected: likewise, of any values and on any device.
+
+    Raises:
+        CheckpointError: names, dtypes or shapes differ.
+    """
+    if differing := sorted(tensors.keys() ^ expected.keys()):
+        raise CheckpointError(
+            f"{path} is not of this run: got {len(tensors)} tensors, expected {len(expected)}, "
+            f"and only one side has {differing[0]!r}"
+        )
+    for name, tensor in expected.items():
+        got, wanted = ((t.dtype, tuple(t.shape)) for t in (tensors[name], tensor))
+        if got != wanted:
+            raise CheckpointError(f"{path} is not of this run: got {name} {got}, expected {wanted}")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is damaged or was not written by resact ({error}): expected safetensors; nothing in it was run"
+        ) from None
+
+
+def _metadata(path: Path, file: Any) -> tuple[str, str]:
+    """The header's text, and the checksum."""
+    metadata: dict[str, str] = file.metadata() or {}
+    if not metadata.keys() >= {_HEADER, _CHECKSUM}:
+        raise CheckpointError(f"{path} was not written by resact: its header lacks {_HEADER!r} or {_CHECKSUM!r}")
+    return metadata[_HEADER], metadata[_CHECKSUM]
+
+
+def _header(path: Path, text: str) -> dict[str, Any]:
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} was not written by resact: its header is no JSON ({error})") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} was not written by resact: its header is {text[:40]!r}, expected an object")
+    return header
+
+
+def _is_plain(value: Any) -> bool:
+    """What every field of ours is: None, or a number that counts or measures something."""
+    return value is None or (not isinstance(value, bool) and 0 <= value <= 2**53)
+
+
+def _names(fields: Iterable[str]) -> str:
+    return ", ".join(sorted(fields)) or "no fields"
+
+
+def _checksum(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """Over the header and each tensor's name, dtype, shape and bytes, in the order of names."""
+    parts = [f"{crc32c(header.encode()):08x}"]
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        data = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b""
+        parts.append(f"{name} {tensor.dtype} {tuple(tensor.shape)} {crc32c(data):08x}")
+    return f"{crc32c(chr(10).join(parts).encode()):08x}"

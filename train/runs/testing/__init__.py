@@ -1,0 +1,1 @@
+"""Testing a run: evaluation, prediction, metrics."""

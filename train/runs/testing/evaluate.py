@@ -1,0 +1,167 @@
+"""The paper's test: 10 clips sampled uniformly of each test video, their scores averaged (sec. 3).
+
+Shapes: V videos, K views, C classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resact.cache.store import ClipStore
+from resact.errors import SettingsError, UsageError
+from resact.train.clips.sampling import TestPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.runs.files.record import StoreIdentity
+from resact.train.runs.testing.predictions import Predictions, Provenance
+from resact.train.runs.testing.trained import TrainedRun
+
+VIEWS = 10
+"""Clips a video (paper, sec. 3)."""
+
+_STORAGE = ("codec", "library", "decode.ffmpeg")  # settings that change how frames are stored, not which
+
+
+def clip_logits(
+    trained: TrainedRun,
+    store: ClipStore,
+    plan: TestPlan,
+    *,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> npt.NDArray[np.float32]:
+    """(V, K, C) logits of the plan's clips.
+
+    Args:
+        trained: the run.
+        store: that the plan is of.
+        plan: videos and views.
+        batch_size: clips at a time; left out, those of one video, so that its logits depend on no other video.
+        threads: that read and decode; one a core unless said.
+        progress: is told of clips done and in all.
+    """
+    stream = ClipStream(
+        store,
+        plan,
+        batch_size=plan.views if batch_size is None else batch_size,
+        normalisation=trained.record.normalisation,
+        device=trained.device,
+        threads=threads,
+    )
+    # Kept on the device: to fetch each batch's would be to wait for it. What is not filled in shows as not finite.
+    logits_NC = torch.full((len(plan), len(trained.record.classes)), torch.nan, device=trained.device)
+    with stream.epoch(0) as reader:
+        for batch in reader:
+            positions: range = batch["positions"]
+            logits_NC[positions.start : positions.stop] = trained.logits(batch)
+            if progress is not None:
+                progress(positions.stop, len(plan))
+    logits: npt.NDArray[np.float32] = logits_NC.view(-1, plan.views, logits_NC.shape[1]).cpu().numpy()
+    return logits
+
+
+def evaluate_run(
+    trained: TrainedRun,
+    store: ClipStore,
+    *,
+    views: int = VIEWS,
+    membership: str = "test",
+    other_codec: bool = False,
+    batch_size: int | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """What a run says of the videos that its split calls `test`.
+
+    Args:
+        trained: the run.
+        store: its store, or another of the same data set, decoded alike.
+        views: clips a video.
+        membership: `test` or `train`.
+        other_codec: allow frames that are stored in another way, such as without loss.
+        batch_size: as for `clip_logits`.
+        threads: likewise.
+        progress: likewise.
+
+    Raises:
+        SettingsError: the store is of other videos or decoded otherwise.
+        UsageError: it has none of the split's videos.
+        DivergedError: the network's logits are not finite.
+    """
+    differs = _differences(trained, store, other_codec=other_codec)
+    index, split = store.index, trained.record.config.split
+    assert split is not None
+    rows = index.rows(split, membership)
+    if not len(rows):
+        raise UsageError(
+            f"{store.files} has no video that {split} calls {membership}: `resact info` says what it holds"
+        )
+    plan = TestPlan(index, rows, trained.geometry, views=views)
+    logits = clip_logits(trained, store, plan, batch_size=batch_size, threads=threads, progress=progress)
+    starts = [plan.clip(0, position).start for position in range(len(plan))]
+    return Predictions(
+        logits=logits,
+        starts=np.array(starts, np.int64).reshape(len(rows), views),
+        label=index.label[rows].astype(np.int64),
+        video_id=np.array([index.video_id[row] for row in rows]),
+        group=np.array([index.group[row] for row in rows]),
+        classes=np.array(trained.record.classes),
+        provenance=Provenance(
+            run=trained.name,
+            weights=trained.weights,
+            weights_sha256=trained.weights_sha256,
+            epoch=trained.header.epoch,
+            epochs=trained.header.epochs,
+            precision=trained.precision,
+            dataset=store.settings.dataset.name,
+            store_fingerprint=store.settings.fingerprint,
+            codec=store.settings.codec,
+            differs_from_training=differs,
+            partial=store.partial,
+            split=split,
+            membership=membership,
+            geometry=asdict(trained.geometry),
+            padded_share=plan.padded_share,
+        ),
+    )
+
+
+def _differences(trained: TrainedRun, store: ClipStore, *, other_codec: bool) -> dict[str, list[Any]]:
+    """Setting -> its value in the run's store and in this one.
+
+    Raises:
+        SettingsError: they are such that the figures would mean something else.
+    """
+    ours, theirs = trained.record.store, StoreIdentity.of(store)
+    differing = ours.settings.differences(theirs.settings)
+    named = "; ".join(
+        f"{key}: trained on {_short(was)}, store has {_short(now)}" for key, (was, now) in differing.items()
+    )
+    if "decode.rule" in differing:
+        was, now = differing["decode.rule"]
+        raise SettingsError(
+            f"{store.files} was made by rule {now} for sampling and colours, and {trained.name} was trained on frames "
+            f"by rule {was} (docs/videos.md): name the store that it was trained on with --store, or train again"
+        )
+    if any(key not in _STORAGE for key in differing):
+        raise SettingsError(
+            f"{store.files} is not such a store as {trained.name} was trained on ({named}): name one with --store that "
+            "was made from the same data set with the same --fps, --short-side, --max-seconds and --classes"
+        )
+    if differing and not other_codec:
+        raise SettingsError(
+            f"{store.files} stores the frames of {trained.name}'s data set otherwise ({named}): "
+            "name it with --store to evaluate on it all the same"
+        )
+    if ours.contents != theirs.contents and not differing:
+        differing["contents"] = (ours.contents, theirs.contents)
+    return {key: list(values) for key, values in differing.items()}
+
+
+def _short(value: Any) -> str:
+    return shorten(repr(value), 80, placeholder=" ...")  # a data set may have a hundred classes

@@ -1,0 +1,215 @@
+"""`predictions.npz`: what a run's network said of each clip, and what is made of it without the network.
+
+Figures, other protocols (the highest view, say, or the mean of logits) and the fusion of two runs come from this file.
+Shapes: V videos, K views, C classes.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.errors import DivergedError, RunError, UsageError
+from resact.train.runs.files.atomic_write import write_whole
+from resact.train.runs.testing.metrics import video_scores
+
+PREDICTIONS = "predictions.npz"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What the logits were made from."""
+
+    run: str
+    """Name of the run."""
+    weights: Literal["last", "best"]
+    weights_sha256: str
+    """Of the file of weights, in hex."""
+    epoch: int
+    """Epochs that the weights were trained for."""
+    epochs: int
+    """Epochs that the run is meant to have."""
+    precision: str
+    """`bfloat16` (autocast) or `float32`."""
+    dataset: str
+    store_fingerprint: str
+    """Of the store that the clips were read from."""
+    codec: str
+    """Of that store."""
+    differs_from_training: dict[str, list[Any]]
+    """Setting -> its value in the run's store and in this one, where they differ; empty for the same store."""
+    partial: str | None
+    """What that store lacks of the data set, in words."""
+    split: str
+    membership: str
+    """`test`, or `train`."""
+    geometry: dict[str, Any]
+    """Of the clips: `ClipGeometry`'s fields."""
+    padded_share: float
+    """Share of the clips that are longer than their video."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """Logits of `views` clips of each video, and what is known of the videos.
+
+    Raises:
+        RunError: the arrays do not fit together.
+        DivergedError: a logit is not finite.
+    """
+
+    logits: npt.NDArray[np.float32]
+    """(V, K, C), finite, not softmaxed."""
+    starts: npt.NDArray[np.int64]
+    """(V, K) first frame of each clip."""
+    label: npt.NDArray[np.int64]
+    """(V,) place of the video's class among `classes`."""
+    video_id: npt.NDArray[np.str_]
+    """(V,)"""
+    group: npt.NDArray[np.str_]
+    """(V,)"""
+    classes: npt.NDArray[np.str_]
+    """(C,)"""
+    provenance: Provenance
+
+    def __post_init__(self) -> None:
+        videos, views, classes = self.logits.shape if self.logits.ndim == 3 else (0, 0, 0)
+        shapes = {
+            "logits": (videos, views, classes),
+            "starts": (videos, views),
+            "label": (videos,),
+            "video_id": (videos,),
+            "group": (videos,),
+            "classes": (classes,),
+        }
+        for name, shape in shapes.items():
+            array: npt.NDArray[Any] = getattr(self, name)
+            kind = _KINDS[name]
+            fits = np.issubdtype(array.dtype, kind) if kind is np.str_ else array.dtype == kind
+            if array.shape != shape or 0 in shape or not fits:
+                raise RunError(
+                    f"predictions: {name} is {array.dtype} {array.shape}, expected {kind.__name__} {shape} "
+                    "where logits are (videos, views, classes), none of them 0"
+                )
+        if self.label.min() < 0 or self.label.max() >= classes:
+            raise RunError(f"predictions: labels {self.label.min()} to {self.label.max()} of {classes} classes")
+        require_finite(self.logits, self.video_id.tolist())
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """(V, C) probabilities: each video's softmax, averaged over its views."""
+        return video_scores(self.logits)
+
+
+def require_finite(logits_VKC: npt.NDArray[np.float32], video_id: Sequence[str]) -> None:
+    """Refuse logits of which no probabilities can be made.
+
+    Raises:
+        DivergedError: one is not finite.
+    """
+    if len(bad := np.flatnonzero(~np.isfinite(logits_VKC).all((1, 2)))):
+        raise DivergedError(
+            f"the network gives logits that are not finite, for {len(bad):,} of {len(logits_VKC):,} videos, such as "
+            f"{video_id[bad[0]]!r}: its weights have diverged; train again with a smaller --lr"
+        )
+
+
+_KINDS: dict[str, Any] = {
+    "logits": np.float32,
+    "starts": np.int64,
+    "label": np.int64,
+    "video_id": np.str_,
+    "group": np.str_,
+    "classes": np.str_,
+}
+
+
+_DAMAGE = zipfile.BadZipFile, zlib.error, MemoryError  # the last where an array says that it is huge
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Write the whole file or nothing; one that is there is replaced.
+
+    Raises:
+        RunWriteError: it could not be written.
+    """
+    buffer = io.BytesIO()
+    provenance = json.dumps(asdict(predictions.provenance), sort_keys=True)
+    np.savez(buffer, **{name: getattr(predictions, name) for name in _KINDS}, provenance=np.array(provenance))
+    attempt = path.with_name(f".{path.name}.{uuid4().hex}")  # evaluations may run side by side
+    write_whole(path, buffer.getvalue(), attempt=attempt)
+
+
+def read_predictions(path: Path) -> Predictions:
+    """Read and check; nothing in the file is unpickled.
+
+    Raises:
+        RunError: no such file, or not what `write_predictions` writes.
+    """
+    run = path.parent
+    try:
+        arrays = _arrays(path)
+        provenance = Provenance(**json.loads(str(arrays.pop("provenance"))))
+        return Predictions(**arrays, provenance=provenance)
+    except FileNotFoundError:
+        raise RunError(f"no predictions at {path}: make them with `resact evaluate {run}`") from None
+    except (OSError, RunError, ValueError, TypeError, KeyError, EOFError, RuntimeError, *_DAMAGE) as error:
+        raise RunError(
+            f"{path} is not what `resact evaluate` writes ({error}): make it again with `resact evaluate {run}`"
+        ) from None
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:  # numpy would leave open what turns out to be no archive
+        loaded = np.load(file, allow_pickle=False)
+        if not isinstance(loaded, np.lib.npyio.NpzFile):
+            raise ValueError("one array, expected an archive of them")  # noqa: TRY004 - of the file, not of an argument
+        expected = {*_KINDS, "provenance"}
+        if set(loaded.files) != expected:
+            raise ValueError(f"it holds {', '.join(sorted(loaded.files))}; expected {', '.join(sorted(expected))}")
+        arrays = {name: loaded[name] for name in loaded.files}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise ValueError(f"{name} is no array")  # noqa: TRY004
+    return arrays
+
+
+def fuse(first: Predictions, second: Predictions, weight: float) -> npt.NDArray[np.float64]:
+    """Late fusion of two runs: `(1 - weight) * first + weight * second`, of the videos' scores.
+
+    Args:
+        first: of one run.
+        second: of another, for the same videos.
+        weight: of the second, in [0, 1].
+
+    Returns:
+        (V, C) probabilities.
+
+    Raises:
+        UsageError: the weight is none, or the two are not of the same videos, labels and classes.
+    """
+    if not 0 <= weight <= 1:
+        raise UsageError(f"got --weight {weight}, expected 0 (the first run alone) to 1 (the second alone)")
+    for name in ("classes", "video_id", "label"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        if not np.array_equal(ours, theirs):
+            raise UsageError(
+                f"cannot fuse {first.provenance.run} and {second.provenance.run}: {_difference(name, ours, theirs)}; "
+                "evaluate both on the same split of the same data set"
+            )
+    return (1 - weight) * first.scores + weight * second.scores
+
+
+def _difference(name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> str:
+    if len(ours) != len(theirs):
+        return f"{len(ours):,} and {len(theirs):,} of {name}"
+    row = int(np.flatnonzero(ours != theirs)[0])
+    return f"{name} differ, first {ours[row].item()!r} and {theirs[row].item()!r}"

@@ -1,0 +1,131 @@
+"""Before a training: whether the device computes the network rightly, and by which kernels."""
+
+import gc
+import math
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+
+from resact.errors import ToolError, UsageError
+from resact.train.networks.kernels import fused_obstacle, kernel_failures, probe_kernels
+from resact.train.networks.parity import probe_parity
+from resact.train.networks.timing import median_seconds
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training.contestants import Contestant
+from resact.train.runs.training.distributed import Ranks
+
+_TIMED_STEPS = 3
+
+
+def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
+    """With bfloat16 only where every GPU's convolutions come out right in it, if need be without cuDNN.
+
+    Its kernels are to be chosen before: the fused ones have no use for PyTorch's convolutions.
+
+    Raises:
+        UsageError: they do not, and it is not for us to change the precision, or that would not help.
+    """
+    if not config.amp or ranks.device.type != "cuda" or config.kernels == "fused":
+        return config
+    with torch.device("meta"):
+        network = config.network.build(config.geometry.modality, num_classes=2)
+    report = probe_parity(
+        network,
+        device=ranks.device,
+        batch=config.recipe.batch_size // ranks.world_size,
+        frames=config.geometry.frames,
+        size=config.geometry.size,
+        memory_format=config.memory_format,
+    )
+    console.print(str(report))
+    if ranks.any(report.fallback == "another device"):
+        raise UsageError(f"{report}: train on another device, or with another version of torch")
+    if ranks.any(report.fallback == "float32"):
+        if not may_change:
+            raise UsageError(f"{report}: train anew with --no-amp, or with another version of torch")
+        return replace(config, amp=False)
+    if ranks.any(report.fallback == "without cudnn"):
+        torch.backends.cudnn.enabled = False
+    return config
+
+
+def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig:
+    """With the kernels chosen: the fused ones where every device can run them and they are right there.
+
+    Where the choice is left to it, they must also be quicker than eager there.
+
+    Raises:
+        UsageError: fused ones were asked for, or the run that goes on has them, and they cannot run or are wrong.
+    """
+    if config.kernels == "eager":
+        return config
+    obstacle = None
+    if config.compile:
+        obstacle = "they do not go with --compile"
+    elif config.kernels == "auto" and not config.amp and ranks.device.type == "cuda":
+        obstacle = "in float32 they make no use of the matrix units; --kernels fused takes them all the same"
+    obstacle = obstacle or kernels_obstacle(config, ranks.device, console)
+    if obstacle is None and config.kernels == "auto" and ranks.device.type == "cuda":
+        obstacle = _slowness(config, ranks, console)
+    if not ranks.any(obstacle is not None):
+        return replace(config, kernels="fused")
+    obstacle = obstacle or "another device cannot use them"
+    if config.kernels == "fused":
+        raise UsageError(f"got kernels 'fused', but {obstacle}; train anew with --kernels eager, or on another device")
+    if ranks.device.type == "cuda":
+        console.print(f"kernels: eager; not the fused ones: {obstacle}")
+    return replace(config, kernels="eager")
+
+
+def _slowness(config: RunConfig, ranks: Ranks, console: Console) -> str | None:
+    """What makes the fused kernels the worse choice although they are right; None where they are the quicker ones."""
+    clips = max(1, config.recipe.batch_size // ranks.world_size)
+    config = replace(config, recipe=replace(config.recipe, batch_size=clips))
+    eager, fused = (step_seconds(replace(config, kernels=kernels), ranks.device) for kernels in ("eager", "fused"))
+    found = f"a step of {clips} clips takes {1000 * fused:.1f} ms with them, {1000 * eager:.1f} without"
+    console.print(f"kernels: the fused ones: {found}")
+    return None if fused < eager else found
+
+
+def step_seconds(config: RunConfig, device: torch.device) -> float:
+    """A training step of a fresh network on clips that are there already; infinite where it needs too much memory."""
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            return _timed_step(config, device)
+    except kernel_failures():
+        return math.inf
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _timed_step(config: RunConfig, device: torch.device) -> float:
+    contestant = Contestant("synthetic", config)
+    step, batch = contestant.step(contestant.network(2, device), device), contestant.batch(2, device)
+    clips = config.recipe.batch_size
+    return median_seconds(lambda: step(batch, clips=clips, lr=1e-4, seed=0), device, repeats=_TIMED_STEPS)
+
+
+def kernels_obstacle(config: RunConfig, device: torch.device, console: Console) -> str | None:
+    """Why the fused kernels cannot compute a run's network on this device, or what is wrong with them; or None."""
+    geometry, dtype = config.geometry, torch.bfloat16 if config.amp else torch.float32
+    with torch.device("meta"):
+        architecture = config.network.build(geometry.modality, num_classes=2).architecture
+    obstacle = fused_obstacle(architecture, device, checkpointed=config.network.checkpoint_activations)
+    if obstacle is not None:
+        return obstacle
+    try:
+        parity = probe_kernels(
+            architecture,
+            device=device,
+            dtype=dtype,
+            frames=geometry.frames,
+            size=geometry.size,
+            memory_format=config.memory_format,
+        )
+    except ToolError as error:
+        return str(error)
+    console.print(f"kernels: {parity}")
+    return None if parity.right else str(parity)

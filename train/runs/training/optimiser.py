@@ -1,0 +1,34 @@
+"""The optimiser and its learning rate, which is a pure function of the step."""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from resact.train.runs.files.config import Recipe
+
+
+def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; weight decay acts on neither norms nor biases (arXiv 1812.01187, sec. 3.1)."""
+    norms = {id(p) for module in network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
+    exempt = {id(p) for name, p in network.named_parameters() if name.endswith(".bias")} | norms
+    decayed = [p for p in network.parameters() if id(p) not in exempt]
+    others = [p for p in network.parameters() if id(p) in exempt]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
+
+
+def learning_rate(recipe: Recipe, step: int, *, epoch_steps: int) -> float:
+    """Of one step: up to `recipe.lr` along a line, and then down to 0 along half a cosine (arXiv 1608.03983).
+
+    Args:
+        recipe: with a warm-up of any length, the whole training included.
+        step: counted from 0.
+        epoch_steps: steps an epoch.
+    """
+    steps = recipe.epochs * epoch_steps
+    warmup = min(round(recipe.warmup_epochs * epoch_steps), steps)
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
+    return recipe.lr * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

@@ -1,0 +1,350 @@
+"""`resact train`: checks everything, begins a run or goes on with it, and trains it to its end."""
+
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from resact.cache.places import find_store
+from resact.cache.provenance import provenance
+from resact.cache.store import ClipStore, open_store
+from resact.errors import Interrupted, UsageError
+from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.sampling import TestPlan, TrainPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.networks.models import ActionNetwork
+from resact.train.runs.files.checkpoint import Checkpoints, Progress
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.history import History
+from resact.train.runs.files.record import RunRecord, StoreIdentity
+from resact.train.runs.training.device_checks import rightly_computed, with_kernels
+from resact.train.runs.training.display import TrainDisplay
+from resact.train.runs.training.distributed import Ranks, open_ranks
+from resact.train.runs.training.loop import Loop, Rates
+from resact.train.runs.training.optimiser import build_optimiser
+from resact.train.runs.training.stopping import stop_on_signals
+from resact.train.runs.training.validation import VALIDATION_VIEWS
+from resact.train.runs.training.videos import RunVideos, choose_videos
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """What a training did and came to."""
+
+    run: str
+    """Path of the run's folder."""
+    epochs: int
+    """Trained in all."""
+    steps: int
+    """Likewise."""
+    clips_per_second: float | None
+    """Of this process, validation apart; None where there was nothing left to do."""
+    data_wait_share: float | None
+    """Share of that time spent waiting for data."""
+    video_top1: float | None
+    """Of the last epoch's weights on the held-out groups, in [0, 1]; None where none are held out."""
+    best_epoch: int | None
+    """Epochs that the best weights were trained for."""
+    best_video_top1: float | None
+
+
+def train(
+    settings: Mapping[str, Any],
+    *,
+    runs: Path,
+    name: str | None = None,
+    store: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    threads: int | None = None,
+    checkpoint_seconds: float = 300.0,
+    console: Console,
+) -> TrainResult | None:
+    """Train one run to its end. Where torchrun started several processes, the first writes, prints and has the result.
+
+    Args:
+        settings: by name, those that were asked for; see `RunConfig`.
+        runs: the folder of runs.
+        name: of this one; None gives it one by its settings.
+        store: None takes the run's, or for a new one the only store in the data folder.
+        resume: go on with the run, if there is one.
+        threads: that read clips; None: one a core, shared among ranks.
+        checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
+        console: for people.
+
+    Raises:
+        UsageError: settings are wrong, contradict each other, the store, or the run that is to go on.
+        RunLockedError: another training has the run.
+        CheckpointError: no checkpoint of the run is whole.
+        DivergedError: the loss is no longer a number.
+        Interrupted: ctrl-C or SIGTERM.
+    """
+    asked = RunConfig.of(settings)
+    folder = RunFolder(runs / _checked_name(asked.default_name if name is None else name))
+    with open_ranks() as ranks:
+        quiet = console if ranks.leads else Console(quiet=True)
+        try:
+            result = _train(settings, asked, folder, store, ranks, quiet, resume, threads, checkpoint_seconds)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped at once; go on from the last checkpoint with `{folder.resume_command(ranks.world_size)}`"
+            ) from None
+        return result if ranks.leads else None
+
+
+def _train(
+    settings: Mapping[str, Any],
+    asked: RunConfig,
+    folder: RunFolder,
+    store: str | os.PathLike[str] | None,
+    ranks: Ranks,
+    console: Console,
+    resume: bool,
+    threads: int | None,
+    checkpoint_seconds: float,
+) -> TrainResult:
+    # Only rank 0 looks: a moment later it may have begun the run that the others would then find.
+    saved = ranks.from_first(lambda: _saved(folder, resume=resume))
+    opened = open_store(_store_path(store, saved))
+    if opened.partial:
+        console.print(f"note: {opened.files} is {opened.partial}")
+    if saved is not None:
+        _require_same(saved, settings, opened, ranks, folder)
+    config = _resolved(asked, opened, ranks) if saved is None else _as_begun(saved.config)
+    config = with_kernels(config, ranks, console)
+    config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
+    videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
+    _require_batches(len(videos.train), config, ranks)
+    with ExitStack() as held, stop_on_signals() as wish:
+        ranks.from_first(lambda: held.enter_context(folder.lock()))
+        record = saved or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))
+        network, optimiser, progress = _restored(record, folder, ranks, console)
+        training, validation = _streams(record, opened, videos, ranks, threads)
+        _announce(record, folder, len(training), ranks, console)
+        display = TrainDisplay(
+            console,
+            name=folder.name,
+            epochs=config.recipe.epochs,
+            epoch_steps=len(training),
+            step=progress.step,
+            device=ranks.device,
+        )
+        history = History(folder.metrics, progress) if ranks.leads else None
+        with history or nullcontext(), display:
+            loop = Loop(
+                config=config,
+                folder=folder,
+                network=network,
+                optimiser=optimiser,
+                progress=progress,
+                stream=training,
+                validation=validation,
+                ranks=ranks,
+                display=display,
+                history=history,
+                wish=wish,
+                checkpoint_seconds=checkpoint_seconds,
+            )
+            loop.run()
+    return _result(folder, progress, loop.rates)
+
+
+def _checked_name(name: str) -> str:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
+        raise UsageError(f"got --run {name!r}, expected the name of one folder below --runs")
+    return name
+
+
+def _saved(folder: RunFolder, *, resume: bool) -> RunRecord | None:
+    """The record of the run that is to go on; None where one is to begin."""
+    if folder.exists and not resume:
+        raise UsageError(f"{folder} is there already: go on with it with --resume, or choose another --run")
+    return folder.read_record() if folder.exists else None
+
+
+def _store_path(store: str | os.PathLike[str] | None, saved: RunRecord | None) -> str | os.PathLike[str]:
+    if store is not None:
+        return store
+    return find_store() if saved is None else saved.store.path
+
+
+def _require_same(
+    saved: RunRecord, settings: Mapping[str, Any], store: ClipStore, ranks: Ranks, folder: RunFolder
+) -> None:
+    """What decides the result must be as it was.
+
+    Raises:
+        UsageError: names all that differs.
+    """
+    require_same_settings(saved, settings, folder)
+    if not saved.store.same_as(StoreIdentity.of(store)):
+        raise UsageError(
+            f"{store.files} is not the store that {folder} was begun with ({saved.store.dataset} at "
+            f"{saved.store.path}), or it has changed since: name that one with --store, or choose another --run"
+        )
+    if saved.world_size != ranks.world_size:
+        raise UsageError(
+            f"{folder} was begun on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
+            f"part of a batch: go on with `{folder.resume_command(saved.world_size)}`"
+        )
+
+
+def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder: RunFolder) -> None:
+    """Refuse to go on with a run under other settings than it was begun with.
+
+    Raises:
+        UsageError: names all that differ; those not asked for do not.
+    """
+    before = saved.config.settings
+    wanted = RunConfig.of(before | dict(settings)).settings
+    differing = [
+        f"{name}: {value!r}, asked for {wanted[name]!r}" for name, value in before.items() if value != wanted[name]
+    ]
+    if differing:
+        raise UsageError(
+            f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run"
+        )
+
+
+def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
+    """With nothing left to choose."""
+    dataset = store.settings.dataset
+    return replace(
+        asked,
+        split=dataset.splits[0] if asked.split is None else asked.split,
+        flip=dataset.flip_safe if asked.flip is None else asked.flip,
+        amp=ranks.device.type == "cuda" if asked.amp is None else asked.amp,
+    )
+
+
+def _split(config: RunConfig) -> str:
+    assert config.split is not None  # a resolved one
+    return config.split
+
+
+def _require_batches(num_videos: int, config: RunConfig, ranks: Ranks) -> None:
+    batch_size = config.recipe.batch_size
+    if batch_size % ranks.world_size:
+        raise UsageError(
+            f"got --batch-size {batch_size} for {ranks.world_size} devices, expected a multiple: it is of all together"
+        )
+    if num_videos // -(-num_videos // batch_size) < ranks.world_size:
+        raise UsageError(
+            f"got --batch-size {batch_size} for {num_videos} training videos and {ranks.world_size} devices: "
+            "some steps would leave a device without a clip; use fewer devices"
+        )
+
+
+def _begin(
+    config: RunConfig,
+    folder: RunFolder,
+    store: ClipStore,
+    videos: RunVideos,
+    ranks: Ranks,
+    threads: int | None,
+    console: Console,
+) -> RunRecord:
+    """Measure what has to be measured, and write `config.json`."""
+    _saved(folder, resume=False)  # another process may have begun it before this one held the lock
+    with torch.device("meta"):
+        network = config.network.build(config.geometry.modality, num_classes=len(store.index.classes))
+    plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
+    console.print(f"{folder}: measuring mean and spread of the training clips")
+    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
+    record = RunRecord(
+        config=config,
+        architecture=network.architecture,
+        normalisation=measure_normalisation(store, videos.train, config.geometry, seed=config.seed, threads=threads),
+        classes=store.index.classes,
+        store=StoreIdentity.of(store),
+        world_size=ranks.world_size,
+        train_videos=len(videos.train),
+        val_videos=len(videos.validation),
+        held_out=videos.held_out,
+        padded_share=plan.padded_share,
+        provenance=provenance() | {"device": device},
+    )
+    folder.write_record(record)
+    return record
+
+
+def _as_begun(config: RunConfig) -> RunConfig:
+    """A run whose record says nothing of kernels was begun when there were only eager ones."""
+    return replace(config, kernels="eager") if config.kernels == "auto" else config
+
+
+def _restored(
+    record: RunRecord, folder: RunFolder, ranks: Ranks, console: Console
+) -> tuple[ActionNetwork, torch.optim.SGD, Progress]:
+    """Network and optimiser as the newest whole checkpoint has them, or as they are at first."""
+    config = record.config
+    torch.manual_seed(config.seed)
+    network = ActionNetwork(record.architecture, checkpoint_activations=config.network.checkpoint_activations)
+    network.to(ranks.device, memory_format=config.memory_format)  # type: ignore[call-overload]
+    if config.kernels == "fused":
+        network.use_kernels("fused")
+    optimiser = build_optimiser(network, config.recipe)
+
+    def restore() -> Progress:
+        progress, trouble = Checkpoints(folder.path).restore(network, optimiser)
+        if trouble:
+            console.print(f"warning: {trouble}")
+        return progress
+
+    progress = ranks.from_first(restore)
+    if progress.step and ranks.world_size > 1:
+        momenta = [optimiser.state[p].setdefault("momentum_buffer", torch.empty_like(p)) for p in network.parameters()]
+        ranks.equalise([*network.state_dict().values(), *momenta])
+    return network, optimiser, progress
+
+
+def _streams(
+    record: RunRecord, store: ClipStore, videos: RunVideos, ranks: Ranks, threads: int | None
+) -> tuple[ClipStream, ClipStream | None]:
+    """One rank's parts of the training clips, and of those held out if there are any."""
+    config = record.config
+    geometry = config.geometry
+    shared: dict[str, Any] = {
+        "batch_size": config.recipe.batch_size // ranks.world_size,
+        "normalisation": record.normalisation,
+        "device": ranks.device,
+        "dtype": torch.bfloat16 if config.amp else torch.float32,
+        "threads": threads,
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
+    }
+    plan = TrainPlan(store.index, videos.train, geometry, seed=config.seed, flip=bool(config.flip))
+    training = ClipStream(store, plan, **shared)
+    if not len(videos.validation):
+        return training, None
+    held_out = TestPlan(store.index, videos.validation, geometry, views=VALIDATION_VIEWS)
+    return training, ClipStream(store, held_out, **shared)
+
+
+def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ranks, console: Console) -> None:
+    geometry, recipe = record.config.geometry, record.config.recipe
+    residual = f" at step {geometry.step}" if "residual" in geometry.streams else ""
+    devices = f"{ranks.world_size} x {ranks.device.type}" if ranks.world_size > 1 else ranks.device.type
+    console.print(
+        f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
+        f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
+        f"than a clip), {record.val_videos:,} held out; {recipe.epochs} epochs of {epoch_steps:,} steps on {devices}"
+    )
+
+
+def _result(folder: RunFolder, progress: Progress, rates: Rates) -> TrainResult:
+    return TrainResult(
+        run=str(folder),
+        epochs=progress.epoch,
+        steps=progress.step,
+        clips_per_second=rates.clips / rates.seconds if rates.clips else None,
+        data_wait_share=rates.wait_seconds / rates.seconds if rates.clips else None,
+        video_top1=progress.val_video_top1,
+        best_epoch=progress.best_epoch,
+        best_video_top1=progress.best_video_top1,
+    )

@@ -1,0 +1,72 @@
+"""How well the network does on the groups held out, while it is trained. Evaluation proper is `evaluate`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from resact.train.clips.sampling import TestPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.networks.models import ActionNetwork
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training.distributed import Ranks
+
+VALIDATION_VIEWS = 3
+"""Clips a video: its start, middle and end. Ours; the test has ten (paper, sec. 3)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Accuracies, in [0, 1]."""
+
+    video_top1: float
+    """Of each video's softmax, averaged over its clips."""
+    clip_top1: float
+
+
+def validate(
+    network: ActionNetwork,
+    stream: ClipStream,
+    ranks: Ranks,
+    *,
+    config: RunConfig,
+    stopping: Callable[[], bool],
+) -> Validation | None:
+    """Run a `TestPlan`'s clips through the network; None where it is to stop before they are done.
+
+    Args:
+        network: left in training mode.
+        stream: of a `TestPlan`, this rank's part of it.
+        ranks: the others; each must call this.
+        config: of the run, for its precision and layout.
+        stopping: asked after each batch, on all ranks.
+    """
+    plan = stream.plan
+    assert isinstance(plan, TestPlan)
+    videos = len(plan) // plan.views
+    ranks.equalise(list(network.buffers()))  # running statistics are each rank's own, and rank 0's are saved
+    scores_VC = torch.zeros(videos, network.architecture.num_classes, device=ranks.device)
+    label_V = torch.zeros(videos, dtype=torch.int64, device=ranks.device)
+    hits = torch.zeros((), device=ranks.device)
+    network.eval()
+    try:
+        with torch.no_grad(), stream.epoch(0) as reader:
+            for batch in reader:
+                if len(batch["label"]):
+                    clips = {name: batch[name].to(memory_format=config.memory_format) for name in plan.geometry.streams}
+                    with config.autocast(ranks.device):
+                        logits_BC: Tensor = network(**clips)
+                    hits += (logits_BC.argmax(1) == batch["label"]).sum()
+                    video_B = torch.tensor(batch["positions"], device=ranks.device) // plan.views
+                    scores_VC.index_add_(0, video_B, logits_BC.float().softmax(1))
+                    first_B = torch.tensor(batch["positions"], device=ranks.device) % plan.views == 0
+                    label_V[video_B[first_B]] = batch["label"][first_B]
+                if stopping():
+                    return None
+    finally:
+        network.train()
+    for total in (scores_VC, label_V, hits):
+        ranks.sum(total)
+    right = (scores_VC.argmax(1) == label_V).sum().item()
+    return Validation(video_top1=right / videos, clip_top1=hits.item() / len(plan))
