@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.pipeline.file_server import Files, serve
 from tests.pipeline.datasets.test_unpack import tree, write_rar, write_zip
+from tests.pipeline.file_server import Files, serve
 
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
 from resact.pipeline.datasets import ucf101_download
