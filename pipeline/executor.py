@@ -1,5 +1,6 @@
 """Where tasks run: in this process, or on Dask. Both give results as they come, with a bounded number in flight."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,12 @@ Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_THREAD = 3  # one at work, two waiting, so that a worker never waits for the scheduler
 _ALLOWED_WORKER_DEATHS = 5  # of a task, before it is taken for the cause
+_START_LIMIT = "5 minutes"  # for a local worker to start again; Dask's 15 s are too few on a busy machine
+_NO_WORKER_LIMIT = "15 minutes"  # without any local worker
+_REPLACE_SECONDS = 5.0  # between two looks for local workers that are gone for good
+_QUIET_SECONDS = 60.0  # without a result, then twice as long, and so on
+_NAMES_SHOWN = 3
+_CONNECT_SECONDS = 10  # until an address that nobody answers at is given up
 
 
 class WorkerLostError(Exception):
@@ -40,9 +47,21 @@ class Executor(Protocol):
         """Of the dashboard; None where there is none."""
 
     def map_unordered(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        name: Callable[[Item], str] = str,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """Each item with its result, in the order in which they finish."""
+        """Each item with its result, in the order in which they finish.
+
+        Args:
+            function: picklable.
+            items: picklable.
+            name: of an item, for people.
+            tell: called with a line for people when nothing has finished for a long time.
+        """
 
     def peak_bytes(self) -> int:
         """Largest resident memory that any worker has had."""
@@ -65,7 +84,12 @@ class SerialExecutor:
     address: str | None = None
 
     def map_unordered(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        name: Callable[[Item], str] = str,  # noqa: ARG002 - nothing is waited for here
+        tell: Callable[[str], None] = lambda _: None,  # noqa: ARG002
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
         """In order."""
         for item in items:
@@ -84,28 +108,40 @@ class DaskExecutor:
         self.address: str | None = client.dashboard_link
 
     def map_unordered(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        *,
+        name: Callable[[Item], str] = str,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
         """As they finish; a lost worker's tasks are given to others.
 
         Tasks whose workers died again and again are done once more at the end, one after the other: any of those that
         waited for such a worker looks like the one that killed it, and alone each one shows what it is.
+
+        Raises:
+            ToolError: the scheduler is gone, or no local worker could be started for a long time.
         """
         suspects: list[Item] = []
-        for item, result in self._together(function, items):
+        for item, result in self._together(function, items, name, tell):
             if isinstance(result, WorkerLostError):
                 suspects.append(item)
             else:
                 yield item, result
         for item in suspects:
-            yield from self._together(function, [item])
+            yield from self._together(function, [item], name, tell)
 
     def _together(
-        self, function: Callable[[Item], Result], items: Iterable[Item]
+        self,
+        function: Callable[[Item], Result],
+        items: Iterable[Item],
+        name: Callable[[Item], str],
+        tell: Callable[[str], None],
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
         """As they finish, those lost included that only waited for a worker which died."""
         from distributed import CancelledError, as_completed
-        from distributed.scheduler import KilledWorker
+        from distributed.scheduler import KilledWorker, NoWorkerError
 
         waiting = iter(items)
         running: dict[str, Item] = {}  # by key, because a cluster's futures do not hold what they were made of
@@ -120,7 +156,9 @@ class DaskExecutor:
         finished = as_completed(
             list(submit(self._room())), loop=self._client.loop, with_results=True, raise_errors=False
         )
-        for future, result in finished:
+        while running:
+            self._wait(finished, lambda: _some(map(name, running.values())), tell)
+            future, result = next(finished)
             item = running.pop(future.key)
             # Not the future's status: a worker that dies after handing over a result makes that `lost`.
             if isinstance(result, _Done):
@@ -129,17 +167,32 @@ class DaskExecutor:
                 raise _scheduler_lost(" ".join(str(result).split()))
             elif isinstance(result[1], KilledWorker):
                 yield item, WorkerLostError("its workers died, one after the other, while they had it")
+            elif isinstance(result[1], NoWorkerError):
+                raise ToolError(
+                    f"no worker process could be started for {_NO_WORKER_LIMIT}, {name(item)} waits for one: look for "
+                    "free memory and at `ulimit -u`, and run the same command again, or with --workers 0"
+                )
             else:
                 raise result[1]
             future.release()
             finished.update(list(submit(max(1, self._room() - len(running)))))
 
-    def _room(self) -> int:
+    def _wait(self, finished: Any, names: Callable[[], str], tell: Callable[[str], None]) -> None:
+        """Until there is a result; tells now and then what is waited for."""
+        limit = waited = _QUIET_SECONDS
+        while not _has_news(finished, limit):
+            workers = self._threads()
+            tell(f"nothing finished for {waited:,.0f} s; {workers or 'no'} workers are there, waiting for {names()}")
+            limit, waited = waited, 2 * waited
+
+    def _threads(self) -> int:
         try:
-            threads = sum(self._client.nthreads().values())
+            return int(sum(self._client.nthreads().values()))
         except OSError as error:
             raise _scheduler_lost(error) from None
-        return max(1, int(threads)) * _IN_FLIGHT_PER_THREAD
+
+    def _room(self) -> int:
+        return max(1, self._threads()) * _IN_FLIGHT_PER_THREAD
 
     def peak_bytes(self) -> int:
         """Of the workers that are there now."""
@@ -150,6 +203,38 @@ def _scheduler_lost(why: object) -> ToolError:
     return ToolError(
         f"the Dask scheduler no longer answers ({why}): start it again where it is gone, and run the same command again"
     )
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    more = f" and {len(shown) - _NAMES_SHOWN:,} more" if len(shown) > _NAMES_SHOWN else ""
+    return ", ".join(shown[:_NAMES_SHOWN]) + more
+
+
+def _has_news(finished: Any, seconds: float) -> bool:
+    """Whether a result is there, or comes in that time."""
+    with finished.thread_condition:  # held by who brings a result, to give notice
+        return bool(finished.has_ready() or finished.thread_condition.wait(seconds))
+
+
+@contextmanager
+def _kept_up(cluster: Any, workers: int) -> Iterator[None]:
+    """Where a local worker that could not be started again is replaced, as Dask by itself does not."""
+    from distributed.core import Status
+
+    async def replace() -> None:
+        while True:
+            await asyncio.sleep(_REPLACE_SECONDS)
+            for name, nanny in list(cluster.workers.items()):
+                if nanny.status in (Status.closed, Status.failed):
+                    del cluster.workers[name]
+            cluster.scale(workers)
+
+    replacing = asyncio.run_coroutine_threadsafe(replace(), cluster.loop.asyncio_loop)
+    try:
+        yield
+    finally:
+        replacing.cancel()
 
 
 @contextmanager
@@ -176,13 +261,16 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
         "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 64 << 20,
         "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 32 << 20,
         "distributed.scheduler.allowed-failures": _ALLOWED_WORKER_DEATHS,
+        "distributed.scheduler.no-workers-timeout": _NO_WORKER_LIMIT,
+        # Past this Dask closes for good what would start the worker again.
+        "distributed.deploy.lost-worker-timeout": _START_LIMIT,
         "distributed.worker.daemon": True,  # local workers end with the driver
         "distributed.admin.large-graph-warning-threshold": "1GB",
     }
     with dask.config.set(settings):
         if scheduler is not None:
             try:
-                client = Client(scheduler, timeout=10, set_as_default=False)
+                client = Client(scheduler, timeout=_CONNECT_SECONDS, set_as_default=False)
             except (OSError, TimeoutError, ValueError) as error:
                 raise ToolError(
                     f"no Dask scheduler answers at {scheduler} ({error}): start one, or leave out --scheduler"
@@ -200,6 +288,7 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
                 silence_logs=logging.CRITICAL,
                 preload="resact.pipeline.worker",
             ) as cluster,
+            _kept_up(cluster, workers),
             Client(cluster, set_as_default=False) as client,
         ):
             yield DaskExecutor(client)

@@ -166,7 +166,9 @@ def _make_missing(
 
     with open_executor() as executor:
         console.print(f"making {len(missing)} videos of the sample in {root}")
-        made = executor.map_unordered(partial(_write_below, root), missing)
+        made = executor.map_unordered(
+            partial(_write_below, root), missing, name=lambda video: video.video_id, tell=console.print
+        )
         for _, outcome in track(made, "sample", len(missing), console=console, disable=not console.is_terminal):
             if outcome is not None:
                 raise SourceError(str(outcome))

@@ -146,7 +146,9 @@ def _run(
     """Do the videos; the index returned lists them."""
     dataset = job.settings.dataset
     fresh: list[VideoRecord] = []
-    for video, outcome in executor.map_unordered(partial(prep_video, job), todo):
+    for video, outcome in executor.map_unordered(
+        partial(prep_video, job), todo, name=lambda video: video.video_id, tell=progress.tell
+    ):
         if isinstance(outcome, WorkerLostError):
             outcome = _note_failure(job, video, str(outcome))
         if isinstance(outcome, Trouble):

@@ -54,6 +54,10 @@ class PrepProgress:
             left = (self._total - self.videos) * self.seconds / self.videos
             self._console.print(f"prep: {self.videos:,} of {self._total:,} videos, {self._rates()}, {left:,.0f} s left")
 
+    def tell(self, line: str) -> None:
+        """Show a line for people."""
+        self._console.print(printable(line))
+
     def _rates(self) -> str:
         rate = self.frames / max(self.seconds, 1e-9)
         return f"{rate:,.0f} frames/s, {self.bytes / 1e9:.2f} GB, {self.failed} failed"

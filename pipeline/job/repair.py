@@ -271,7 +271,10 @@ def _prep_again(
         return
     console.print(f"{job.store}: {len(todo):,} videos to prep again")
     with open_executor() as executor, PrepProgress(console, len(todo)) as progress:
-        for (video, _), outcome in executor.map_unordered(partial(_prep_one_again, job), todo):
+        outcomes = executor.map_unordered(
+            partial(_prep_one_again, job), todo, name=lambda task: task[0].video_id, tell=progress.tell
+        )
+        for (video, _), outcome in outcomes:
             if isinstance(outcome, VideoRecord):
                 if outcome.status != "failed":
                     forget_failure(job.store, video.video_id)
