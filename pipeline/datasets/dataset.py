@@ -7,8 +7,9 @@ import pkgutil
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,17 +78,30 @@ class Dataset:
     videos: tuple[SourceVideo, ...]
     missing: tuple[str, ...]
     """Ids of videos that the lists name and the disk has not."""
+    others: tuple[str, ...] = ()
+    """Ids of videos that are not asked for, because of `--limit` or of their class."""
+    other_classes: int = 0
+    """Classes that are not asked for."""
+    aliases: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Video id -> ids that other names of the same file would have."""
     notes: tuple[str, ...]
     """What a user should know of, such as folders that are no class."""
     division: Division | None = None
     """Where no list says which videos are for test."""
 
     def beside(self, index: Index) -> "Dataset":
-        """As it is for a store that holds some of it: where no list divides it, what is there keeps its side."""
-        if self.division is None:
-            return self
-        sides = self.division.memberships_beside(index)
-        return replace(self, videos=tuple(replace(v, splits={SPLIT: sides[v.group]}) for v in self.videos))
+        """As it is for a store that holds some of it.
+
+        Where no list divides it, what is there keeps its side. A file that is there under another name stays so.
+        """
+        videos = self.videos
+        if self.aliases:
+            held = set(index.video_id)
+            videos = tuple(v for v in videos if v.video_id in held or not held & self.aliases.get(v.video_id, set()))
+        if self.division is not None:
+            sides = self.division.memberships_beside(index)
+            videos = tuple(replace(v, splits={SPLIT: sides[v.group]}) for v in videos)
+        return replace(self, videos=videos)
 
 
 def load_dataset(
@@ -183,12 +197,19 @@ def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[
     for name in asked:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            parts = [other for other in known if "," in other and name in map(str.strip, other.split(","))]
             raise UsageError(
                 f"got class {name!r}, expected one of the {len(known)} classes, such as {', '.join(near or known[:3])}"
+                + (f": a name with a comma goes in double quotes, --classes '\"{parts[0]}\"'" if parts else "")
             )
     if not asked:
         raise UsageError("got an empty --classes, expected names separated by commas")
     return tuple(name for name in known if name in asked)
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three, for people: line ends, bytes that are no text and look-alikes show."""
+    return ", ".join(n if n.isascii() and n.isprintable() else ascii(n) for n in names[:3]) + ", ..." * (len(names) > 3)
 
 
 def path_as_id(name: str) -> str:
@@ -200,9 +221,13 @@ def path_as_id(name: str) -> str:
     return name
 
 
+_Keyed = tuple[list[Any], SourceVideo]
+
+
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
-    """`limit` videos, taken from each class and each of its groups in turn, so that a short trial sees all classes
-    and both sides of a split; a larger limit takes the same ones and more.
+    """`limit` videos: of each class in turn, in it of each side of the first split, train first, then of each side of
+    the other splits, then of each group. So a short trial sees all classes and, from two videos a class on, both sides;
+    a larger limit takes the same ones and more.
 
     Raises:
         UsageError: a limit under one.
@@ -211,10 +236,26 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
         return dataset
     if limit < 1:
         raise UsageError(f"got --limit {limit}, expected at least 1")
+
+    def turn_of(video: SourceVideo) -> list[Any]:
+        sides = (("train", "test", None).index(video.splits.get(split)) for split in dataset.settings.splits)
+        return [video.label, *sides, video.group]
+
     by_id = sorted(dataset.videos, key=lambda v: v.video_id)
-    of_groups = in_turn(by_id, key=lambda v: (v.label, v.group))
-    of_classes = in_turn(sorted(of_groups, key=lambda v: v.label), key=lambda v: v.label)
-    return replace(dataset, videos=tuple(of_classes[:limit]))
+    in_order = [video for _, video in _taken_in_turn([(turn_of(video), video) for video in by_id])]
+    left = tuple(video.video_id for video in in_order[limit:])
+    return replace(dataset, videos=tuple(in_order[:limit]), others=dataset.others + left)
+
+
+def _taken_in_turn(videos: Sequence[_Keyed]) -> Sequence[_Keyed]:
+    """Of each value of the first key in turn; within one value, in turn by the other keys."""
+    if not videos or not videos[0][0]:
+        return videos
+    parts: dict[Any, list[_Keyed]] = {}
+    for (first, *others), video in videos:
+        parts.setdefault(first, []).append((others, video))
+    turns = zip_longest(*(_taken_in_turn(parts[value]) for value in sorted(parts)))
+    return [keyed for turn in turns for keyed in turn if keyed is not None]
 
 
 def in_turn(videos: Iterable[SourceVideo], *, key: "Callable[[SourceVideo], Hashable]") -> list[SourceVideo]:

@@ -7,32 +7,28 @@ folder may grow between one prep and the next.
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
-from resact.cache.layout import DOCUMENT
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets.dataset import DATASETS, Dataset, SourceVideo, choose_classes, path_as_id
+from resact.pipeline.datasets.dataset import DATASETS, Dataset, SourceVideo, choose_classes, path_as_id, some
 from resact.pipeline.datasets.division import SPLIT, Division
+from resact.pipeline.datasets.folder_search import FolderSearch
+from resact.pipeline.datasets.sides import (
+    require_no_sides_as_classes,
+    require_no_sides_as_groups,
+    side_folders,
+    sides_named,
+)
 from resact.pipeline.datasets.split_csv import Lists, read_split_csv
 
 TEST_SHARE = 0.3
 """Of each class's groups, unless asked otherwise; about that of UCF101."""
 
 _LAYOUT = "ROOT/<class>/<video>, in sub-folders of the class where wanted"
+_SPECIAL = "not a regular file"
 _UCF_GROUP = re.compile(r"(.*_g\d+)_", re.DOTALL)
-_SIDES = {"train", "training", "test", "testing", "val", "valid", "validation"}
-_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
-_SUFFIXES = (
-    ".txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .log .md .rst .html .htm .pdf .doc .docx .xls .xlsx "
-    ".srt .vtt .ass .sub .nfo .url .py .ipynb .m .sh .bat .npy .npz .pkl .pt .mat .h5 .hdf5 .parquet .md5 .sha256 "
-    ".jpg .jpeg .png .bmp .tif .tiff .svg .webp .heic .wav .mp3 .m4a .aac .flac .zip .tar .gz .tgz .bz2 .xz .7z .rar "
-    ".part .crdownload .download .tmp .partial"
-)
-_NO_VIDEO = frozenset(_SUFFIXES.split())
-"""Of files that lie beside videos; some of them ffmpeg would take for one, such as a picture or half a download."""
 
 
 def load_folder(
@@ -75,35 +71,41 @@ def load_folder(
         raise UsageError(f"got --test-share {share:g}, expected more than 0 and less than 1, such as {TEST_SHARE}")
     title, pattern = _title(root, name), _pattern(group_pattern)
 
-    found = _Findings(root, splits)
+    found = FolderSearch(root, splits)
     by_class = found.search()
-    _require_classes(root, list(by_class))
     names = [name for videos in by_class.values() for name in videos]
-    notes = found.notes()
-    if pattern and (own := [name for name in names if not _found_in(name, pattern)]):
-        if len(own) == len(names):
-            raise UsageError(f"got --group-pattern {group_pattern!r}, which no path matches, such as {names[0]!a}")
-        notes.append(f"{len(own):,} videos do not match --group-pattern: each is its own group ({_some(own)})")
-    groups = {name: _group(name, pattern) for name in names}
+    notes = _require_classes(root, list(by_class)) + found.notes()
+    given = read_split_csv(splits, names) if splits else None
+    if given is None:
+        notes += require_no_sides_as_groups(root, names)
+    listed = names if given is None else [name for name in names if name in given.memberships]
+    twins = found.twins(listed)
+    again = _other_names(twins, given, splits)
+    listed = [name for name in listed if name not in again]
+    if again:
+        notes.append(f"left out: further names of files that are taken: {len(again):,} ({some(sorted(again))})")
+    groups, more = _groups(names, pattern, group_pattern, folders_are_groups=given is None)
+    notes += more
     division = None
-    if splits:
-        lists = read_split_csv(splits, names)
+    if given is None:
+        division = _division({name: groups[name] for name in listed}, share, seed)
+        lists = _drawn(division, {name: groups[name] for name in listed})
+        if sides_named([Path(os.path.abspath(root)).name]):  # noqa: PTH100
+            notes.append(f"{root} is named as a side; its videos are divided into train and test all the same")
     else:
-        division = _division(groups, share, seed)
-        lists = _drawn(division, groups)
-    groups |= lists.groups
-    listed = [name for name in names if name in lists.memberships]
+        lists, groups = given, groups | given.groups
     missing = sorted(set(lists.memberships) - set(names))
-    if listed and classes is not None:
-        missing = [name for name in missing if _class_of(name) in classes]
-    if missing and not (allow_partial and listed):
+    of_classes = missing if classes is None or not listed else [n for n in missing if _class_of(n) in classes]
+    if of_classes and not (allow_partial and listed):
         raise SourceError(
-            f"{splits} names {len(missing):,} videos that are not below {root} ({_some(missing)}): expected paths "
+            f"{splits} names {len(of_classes):,} videos that are not below {root} ({some(of_classes)}): expected paths "
             f"below it such as {names[0]!a}; correct the list, or take what is there with --allow-partial"
         )
-    if unlisted := [name for name in names if name not in lists.memberships]:
-        notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({_some(unlisted)})")
-    chosen = choose_classes(list(dict.fromkeys(_class_of(name) for name in listed)), classes)
+    if unlisted := [name for name in names if name not in lists.memberships and name not in again]:
+        notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({some(unlisted)})")
+    known = list(dict.fromkeys(_class_of(name) for name in listed))
+    chosen = choose_classes(known, classes)
+    _require_one_class_each(root, twins, chosen)
     label_of = {class_name: label for label, class_name in enumerate(chosen)}
     videos = tuple(
         SourceVideo(
@@ -114,7 +116,7 @@ def load_folder(
             splits=lists.memberships[name],
             path=root / name,
             name=name,
-            problem="not a regular file" if found.is_special(name) else None,
+            problem=_SPECIAL if name in found.special else None,
         )
         for name in listed
         if _class_of(name) in label_of
@@ -122,6 +124,7 @@ def load_folder(
     notes += _doubts(videos, chosen, lists.splits)
     if flip_safe is None:
         notes.append("mirrored videos are taken to keep their class; where left and right matter: --not-flip-safe")
+    accounted = {video.name for video in videos} | set(of_classes)
     return Dataset(
         settings=DatasetSettings(
             name=title,
@@ -133,108 +136,106 @@ def load_folder(
             division=division.description if division else None,
         ),
         videos=videos,
-        missing=tuple(missing),
+        missing=tuple(of_classes),
+        others=tuple(path_as_id(n) for n in [*listed, *missing] if n not in accounted),
+        other_classes=len({*known, *map(_class_of, missing)} - set(chosen)),
+        aliases=_aliases(again),
         notes=tuple(notes),
         division=division,
     )
 
 
-@dataclass
-class _Findings:
-    """What is below a root, as paths with forward slashes."""
+def find_sources(root: Path | None, settings: DatasetSettings) -> Dataset:
+    """The videos below a root for mending a store of it, which says itself what class, group and sides they have.
 
-    root: Path
-    csv: Path | None
-    """The user's own, which may lie among the folders."""
-    beside: list[str] = field(default_factory=list)
-    """Files that are in no class."""
-    no_videos: list[str] = field(default_factory=list)
-    empty: list[str] = field(default_factory=list)
-    """Folders of the root without a video."""
-    again: list[str] = field(default_factory=list)
-    """Folders that links lead to a second time: those would be twice the same videos, or go round in circles."""
-    stores: list[str] = field(default_factory=list)
-    _seen: set[tuple[int, int]] = field(default_factory=set)
-
-    def search(self) -> dict[str, list[str]]:
-        """Class -> its videos, both sorted; classes without videos are left out."""
-        try:
-            self._seen.add(_identity(self.root))
-            by_class = {}
-            for name in self._entries(""):
-                if not (self.root / name).is_dir():
-                    self.beside.append(name)
-                elif self._is_to_search(name):
-                    by_class[name] = sorted(self._below(name))
-        except OSError as error:
-            where = os.fsdecode(error.filename or self.root)
-            raise SourceError(f"{where!a} cannot be searched for videos: {error.strerror}") from None
-        self.empty = [name for name, videos in by_class.items() if not videos]
-        return {name: videos for name, videos in by_class.items() if videos}
-
-    def _below(self, class_name: str) -> Iterator[str]:
-        folders = [class_name]  # and not recursion, which a deep tree would exhaust
-        while folders:
-            for name in self._entries(folders.pop()):
-                if (self.root / name).is_dir():
-                    folders += [name] if self._is_to_search(name) else []
-                elif PurePosixPath(name).suffix.lower() in _NO_VIDEO:
-                    self.no_videos.append(name)
-                else:
-                    yield name
-
-    def _entries(self, folder: str) -> list[str]:
-        entries = sorted(entry.name for entry in (self.root / folder).iterdir() if not _is_clutter(entry.name))
-        return [f"{folder}/{entry}" if folder else entry for entry in entries]
-
-    def _is_to_search(self, name: str) -> bool:
-        path = self.root / name
-        identity = _identity(path)
-        if (path / DOCUMENT).exists():
-            self.stores.append(name)
-        elif identity in self._seen:
-            self.again.append(name)
-        else:
-            self._seen.add(identity)
-            return True
-        return False
-
-    def is_special(self, name: str) -> bool:
-        """A pipe, socket or device, which nothing should open."""
-        path = self.root / name
-        return path.exists() and not path.is_file()
-
-    def notes(self) -> list[str]:
-        """What was left out, and why."""
-        beside = [
-            name for name in self.beside if self.csv is None or (self.root / name).resolve() != self.csv.resolve()
-        ]
-        reasons = {
-            "files beside the folders of the classes": beside,
-            "files that are no videos": self.no_videos,
-            "folders without a video, which are no classes": self.empty,
-            "folders that links lead to again": self.again,
-            "Zarr stores": self.stores,
-        }
-        return [f"left out: {what}: {len(names):,} ({_some(names)})" for what, names in reasons.items() if names]
+    Raises:
+        UsageError: no root.
+        SourceError: it cannot be searched.
+    """
+    if root is None:
+        raise UsageError(f"{settings.name} is a folder of videos: say where it is with --root DIR")
+    found = FolderSearch(root, None)
+    videos = tuple(
+        SourceVideo(
+            video_id=path_as_id(name),
+            class_name=class_name,
+            label=-1,
+            group="",
+            splits={},
+            path=root / name,
+            name=name,
+            problem=_SPECIAL if name in found.special else None,
+        )
+        for class_name, names in found.search().items()
+        for name in names
+    )
+    return Dataset(settings=settings, videos=videos, missing=(), notes=())
 
 
-def _is_clutter(entry: str) -> bool:
-    return entry.startswith(".") or entry.lower() in _CLUTTER
+def _other_names(twins: Sequence[Sequence[str]], given: Lists | None, csv: Path | None) -> dict[str, str]:
+    """Name that is left out -> the name of its class by which the same file is taken.
+
+    Raises:
+        SourceError: the CSV has both on different sides.
+    """
+    again = {}
+    for same in twins:
+        taken: dict[str, str] = {}
+        for name in same:
+            first = taken.setdefault(_class_of(name), name)
+            if name == first:
+                continue
+            if given is not None and given.memberships[name] != given.memberships[first]:
+                raise SourceError(
+                    f"{csv} has {first!a} and {name!a} on different sides, and they are one file: leave one line"
+                )
+            again[name] = first
+    return again
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
+def _aliases(again: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    aliases: dict[str, set[str]] = {}
+    for name, taken in again.items():
+        aliases.setdefault(path_as_id(taken), set()).add(path_as_id(name))
+    return {video_id: frozenset(others) for video_id, others in aliases.items()}
+
+
+def _require_one_class_each(root: Path, twins: Sequence[Sequence[str]], classes: Collection[str]) -> None:
+    torn = []
+    for same in twins:
+        first_of = {_class_of(name): name for name in reversed(same) if _class_of(name) in classes}
+        torn += [sorted(first_of.values())] if len(first_of) > 1 else []
+    if torn:
+        raise SourceError(
+            f"{root} has {len(torn):,} videos in several classes, such as {' and '.join(map(ascii, torn[0]))}, which "
+            "are one file: remove all but one name of each, or say which to take in a CSV for --splits"
+        )
+
+
+def _groups(
+    names: Sequence[str], pattern: re.Pattern[str] | None, text: str | None, *, folders_are_groups: bool
+) -> tuple[dict[str, str], list[str]]:
+    """Video -> group; and what there is to say of it."""
+    notes = []
+    if pattern and (own := [name for name in names if not _found_in(name, pattern)]):
+        if len(own) == len(names):
+            raise UsageError(f"got --group-pattern {text!r}, which no path matches, such as {names[0]!a}")
+        notes.append(f"{len(own):,} videos do not match --group-pattern: each is its own group ({some(own)})")
+    sides = set() if folders_are_groups else side_folders(names)
+    groups = {name: _group(name, pattern, sides) for name in names}
+    forms: dict[str, set[str]] = {}
+    for group in groups.values():
+        forms.setdefault(unicodedata.normalize("NFC", group).casefold(), set()).add(group)
+    if alike := [", ".join(map(ascii, sorted(same))) for same in forms.values() if len(same) > 1]:
+        notes.append(
+            f"groups that look alike are kept apart, and may be on different sides: {len(alike):,} "
+            f"({'; '.join(alike[:3])})"
+        )
+    return groups, notes
 
 
 def _class_of(name: str) -> str:
     return name.partition("/")[0]
-
-
-def _some(names: Sequence[str]) -> str:
-    # `ascii`, so that line ends, bytes that are no text and look-alikes show.
-    return ", ".join(n if n.isascii() and n.isprintable() else ascii(n) for n in names[:3]) + ", ..." * (len(names) > 3)
 
 
 def _title(root: Path, name: str | None) -> str:
@@ -263,14 +264,11 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
     return pattern
 
 
-def _require_classes(root: Path, classes: Sequence[str]) -> None:
+def _require_classes(root: Path, classes: Sequence[str]) -> list[str]:
+    """What there is to say of them."""
     if not classes:
         raise SourceError(f"{root} has no folder with videos in it, expected {_LAYOUT}")
-    if {name.lower() for name in classes} <= _SIDES:
-        raise SourceError(
-            f"{root} holds {', '.join(classes)}, which are no classes, expected {_LAYOUT}: put the videos, or links "
-            "to them, into one folder a class, and name their sides in a CSV for --splits"
-        )
+    notes = require_no_sides_as_classes(root, classes, layout=_LAYOUT)
     alike: dict[str, str] = {}
     for name in classes:
         try:
@@ -281,16 +279,22 @@ def _require_classes(root: Path, classes: Sequence[str]) -> None:
         if folded in alike:
             raise SourceError(f"{root} holds the folders {alike[folded]!a} and {name!a}, which look alike: rename one")
         alike[folded] = name
+    return notes
 
 
-def _group(name: str, pattern: re.Pattern[str] | None) -> str:
-    """The group of a video; one name is one group, in whatever classes it is."""
-    _, *folders, file = name.split("/")
+def _group(name: str, pattern: re.Pattern[str] | None, sides: Collection[str]) -> str:
+    """The group of a video; one name is one group, in whatever classes it is. A folder that is a side is none."""
+    class_name, *folders, file = name.split("/")
     if pattern:
         return _found_in(name, pattern) or path_as_id(name)
     if match := _UCF_GROUP.match(file):
         return match[1]
-    return folders[0] if folders else path_as_id(name)
+    path = class_name
+    for folder in folders:
+        path += f"/{folder}"
+        if path not in sides:
+            return folder
+    return path_as_id(name)
 
 
 def _found_in(name: str, pattern: re.Pattern[str]) -> str | None:
@@ -324,11 +328,11 @@ def _doubts(videos: Sequence[SourceVideo], classes: Sequence[str], splits: Seque
         lacking = [name for name, sides in sides_of_class.items() if len(sides) < 2]
         if lacking:
             notes.append(
-                f"{split} has no videos on both sides of {len(lacking):,} classes ({_some(lacking)}), for which it "
+                f"{split} has no videos on both sides of {len(lacking):,} classes ({some(lacking)}), for which it "
                 "takes two groups: --group-pattern says what a group is, --splits who is on which side"
             )
         if torn := sorted(group for group, sides in sides_of_group.items() if len(sides) > 1):
-            notes.append(f"{split} has videos of {len(torn):,} groups in both train and test ({_some(torn)})")
+            notes.append(f"{split} has videos of {len(torn):,} groups in both train and test ({some(torn)})")
     if len(classes) == 1:
-        notes.append(f"there is only one class, {_some(classes)}: expected {_LAYOUT}")
+        notes.append(f"there is only one class, {some(classes)}: expected {_LAYOUT}")
     return notes

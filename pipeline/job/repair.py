@@ -314,6 +314,8 @@ def _as_it_was(source: SourceVideo | None, known: _Remains, dataset: DatasetSett
         )
     if source.class_name not in dataset.classes:
         raise SourceError(f"its class {source.class_name} is none of the store's")
+    if not source.splits and dataset.videos is None:  # of a folder, whose options the store does not know
+        raise SourceError("nothing is left that says its group and side: run the prep again that made the store")
     sides = {split: side for split, side in source.splits.items() if split in dataset.splits}
     return replace(source, label=dataset.classes.index(source.class_name), splits=sides)
 

@@ -20,6 +20,7 @@ from resact.cli.common import (
     WorkersOption,
     decode_settings,
     load_videos,
+    names_in,
     open_console,
     prep_job,
     print_json,
@@ -91,7 +92,7 @@ def bench_prep(
     names = codecs.split(",")
     decode, library = decode_settings(fps, short_side, None, ffmpeg), build_codec(names[0]).library()
     executor = partial(open_executor, workers=worker_count(workers))
-    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
+    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor)
     with TemporaryDirectory(prefix="resact-bench-") as folder, executor() as running:
         store = Path(folder) / "store"
         job = prep_job(videos, decode, names[0], library=library, store=store, ffmpeg=ffmpeg, timeout=600.0)
@@ -161,7 +162,7 @@ def bench_loader(
             raise UsageError(f"got --cores {cores}, expected numbers such as 1,16")
         numbers = [int(count) for count in cores.split(",")]
     executor = partial(open_executor, workers=worker_count(workers))
-    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor)
+    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor)
     with TemporaryDirectory(prefix="resact-bench-") as folder:
         paths = stores.split(",") if stores else [f"{folder}/{codec}.zarr" for codec in codecs.split(",")]
         for path in () if stores else paths:
@@ -238,7 +239,7 @@ def bench_codecs(
     if not all(quality.isdecimal() and 1 <= int(quality) <= 100 for quality in asked):
         raise UsageError(f"got --qualities {qualities}, expected whole numbers from 1 to 100 such as 90,95")
     executor = partial(open_executor, workers=worker_count(workers))
-    found = load_videos(dataset, root, classes, allow_partial, None, console, executor)
+    found = load_videos(dataset, root, names_in(classes), allow_partial, None, console, executor)
     result = run_bench(
         chosen(found.videos, videos, seed),
         decode_settings(fps, short_side, None, ffmpeg),

@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,7 +44,12 @@ RootOption = Annotated[
     Path | None,
     typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data)."),
 ]
-ClassesOption = Annotated[str | None, typer.Option(metavar="NAME,NAME", help="Only these classes.")]
+ClassesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME,NAME", help="Only these classes; may be repeated. A name with a comma goes in double quotes."
+    ),
+]
 AllowPartialOption = Annotated[
     bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")
 ]
@@ -115,10 +121,31 @@ def worker_count(asked: int | None) -> int:
     return len(os.sched_getaffinity(0)) if asked is None else asked
 
 
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|\Z)')
+
+
+def names_in(texts: Sequence[str] | None) -> list[str] | None:
+    """The names in an option that takes several: repeated, or with commas between; None where it is not given.
+
+    A name in double quotes may have commas, and spaces at its ends; a double quote in it is written twice.
+    """
+    if texts is None:
+        return None
+    found = [match for text in texts for match in _NAME.finditer(text)]
+    names = [match[2] if match[1] is None else match[1].replace('""', '"') for match in found]
+    return [name for name in names if name]
+
+
+def as_option(name: str) -> str:
+    """A name as `names_in` reads it."""
+    plain = "," not in name and '"' not in name and name == name.strip()
+    return name if plain else '"' + name.replace('"', '""') + '"'
+
+
 def load_videos(
     name: str,
     root: Path | None,
-    classes: str | None,
+    classes: Sequence[str] | None,
     allow_partial: bool,
     limit: int | None,
     console: "Console",
@@ -127,17 +154,17 @@ def load_videos(
 ) -> "Dataset":
     """The data set of that name, made first where it can be; says what is missing from it.
 
+    `classes` are names; see `names_in` for those of an option.
     `options`, of which None is not given, are those that only some data sets take.
     """
     from resact.cache.layout import printable
     from resact.pipeline.datasets.dataset import limited, load_dataset, make_dataset, require_own_options
 
     root = root and root.absolute()
-    chosen = [part.strip() for part in classes.split(",") if part.strip()] if classes is not None else None
     given = {option: value for option, value in (options or {}).items() if value is not None}
     require_own_options(name, given)
-    make_dataset(name, root=root, classes=chosen, open_executor=executor, console=console)
-    dataset = load_dataset(name, root=root, classes=chosen, allow_partial=allow_partial, options=given)
+    make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
+    dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
     dataset = limited(dataset, limit)
     for note in dataset.notes:
         console.print(printable(f"note: {note}"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resact.cli import complete
-from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.common import JsonOption, names_in, open_console, print_json
 from resact.cli.training import RunsOption
 from resact.errors import UsageError
 
@@ -50,8 +50,8 @@ def report(
         raise UsageError(f"got --format {format_!r}, expected one of {', '.join(FORMATS)}")
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         raise UsageError(f"got --output {output}, expected a file in a folder that is there")
-    names = [name for name in (without or "").split(",") if name]
-    built, console = build_report(runs, without=names), open_console(json_output)
+    names = names_in(None if without is None else [without])
+    built, console = build_report(runs, without=names or []), open_console(json_output)
     if output is not None:
         from rich.console import Console
 

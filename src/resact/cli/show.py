@@ -1,5 +1,6 @@
 """The command that draws what a store holds."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resact.cli import complete
-from resact.cli.common import ClassesOption, JsonOption, StoreArgument, open_console, print_json
+from resact.cli.common import (
+    ClassesOption,
+    JsonOption,
+    StoreArgument,
+    as_option,
+    names_in,
+    open_console,
+    print_json,
+)
 from resact.cli.output import require_writable, write_output
 from resact.errors import UsageError
 
@@ -82,7 +91,7 @@ def show(
         height=height,
         gain=1 if gain is None else gain,
     )
-    names = None if classes is None else [name.strip() for name in classes.split(",") if name.strip()]
+    names = names_in(classes)
     if (video is None) == (not names):
         got = "neither a VIDEO nor --classes" if video is None else f"both the video {video!r} and --classes"
         raise UsageError(f"got {got}, expected one: `resact show STORE VIDEO` or `resact show STORE --classes NAME`")
@@ -142,7 +151,9 @@ def _row_of(store: "ClipStore", video: str) -> int:
     except UsageError:
         pass
     if video in index.classes:
-        raise UsageError(f"got video {video!r}, which is a class: show it with --classes {video}")
+        raise UsageError(
+            f"got video {video!r}, which is a class: show it with --classes {shlex.quote(as_option(video))}"
+        )
     raise UsageError(
         f"got video {video!r}, expected one of the {len(index):,} in {store.files}{_such_as(video, index.video_id)}"
     )

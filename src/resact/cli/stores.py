@@ -31,6 +31,7 @@ from resact.cli.common import (
     check_timeout,
     decode_settings,
     load_videos,
+    names_in,
     open_console,
     prep_job,
     print_json,
@@ -122,7 +123,7 @@ def prep(
             fetch.run(codec=codec, frames_per_second=rate, short_side=short_side, console=console)
     elif download:
         console.print(f"note: nothing of {dataset} has to be downloaded")
-    videos = load_videos(dataset, root, classes, allow_partial, limit, console, executor, own)
+    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own)
     target = store or default_store(videos.settings.name)
     job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
@@ -225,6 +226,7 @@ def _repair(
     from functools import partial
 
     from resact.pipeline.datasets.dataset import DATASETS
+    from resact.pipeline.datasets.folder import find_sources as find_in_folder
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.repair import repair
 
@@ -233,9 +235,8 @@ def _repair(
 
     def find_sources(settings: "DatasetSettings") -> "Dataset":
         if settings.name not in DATASETS:  # a folder's own name
-            options = {"name": settings.name, "flip_safe": settings.flip_safe}
-            return load_videos("folder", root, None, True, None, console, executor, options)
-        return load_videos(settings.name, root, ",".join(settings.classes), True, None, console, executor)
+            return find_in_folder(root and root.absolute(), settings)
+        return load_videos(settings.name, root, settings.classes, True, None, console, executor)
 
     return repair(
         path,

@@ -118,10 +118,12 @@ def test_wrong_classes_and_lists(ucf101: Path, tmp_path: Path) -> None:
         load_ucf101(root, classes=CLASSES)
 
 
-def test_limit_takes_classes_and_groups_in_turn_and_grows_by_adding(ucf101: Path) -> None:
+def test_limit_takes_classes_sides_and_groups_in_turn_and_grows_by_adding(ucf101: Path) -> None:
     dataset = load_ucf101(ucf101, classes=CLASSES)
     four = [v.video_id for v in limited(dataset, 4).videos]
-    assert four == ["v_Biking_g01_c01", "v_Carphone_g01_c01", "v_Biking_g02_c01", "v_Carphone_g02_c01"]
+    assert four == ["v_Biking_g03_c01", "v_Carphone_g03_c01", "v_Biking_g01_c01", "v_Carphone_g01_c01"]
+    groups = {video.group for video in limited(dataset, 8).videos}
+    assert groups == {f"v_{name}_g0{group}" for name in CLASSES for group in range(1, 5)}
     taken: list[str] = []
     for limit in range(1, 33):
         now = [v.video_id for v in limited(dataset, limit).videos]

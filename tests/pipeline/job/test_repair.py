@@ -21,7 +21,7 @@ from resact.cache.codecs import build_codec
 from resact.cache.durable import store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index, Journal, read_index, write_index
-from resact.cache.layout import SHARD, VideoRecord, crc32c, seal, shard_index, unseal, video_document
+from resact.cache.layout import SHARD, VideoRecord, array_name, crc32c, seal, shard_index, unseal, video_document
 from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import read_settings
 from resact.cache.verify import Problem, sound_record, verify_store
@@ -529,3 +529,36 @@ def test_a_journal_is_put_into_the_index(scratch: Prepped) -> None:
 
 def scratch_problem() -> str:
     return "a prep is under way, or was stopped: run the same prep again to finish it"
+
+
+def test_a_folder_is_mended_whatever_prep_would_say_of_it_today(scratch: Prepped, tmp_path: Path) -> None:
+    """With a CSV, sub-folders may be named as sides; names of one file may have come since."""
+    mine, store = tmp_path / "mine", tmp_path / "mine.zarr"
+    names = ("wave, hi/train/1.mp4", "wave, hi/val/2.mp4", "clap/train/3.mp4")
+    for number, name in enumerate(names):
+        draw(mine / name, number)
+    csv = tmp_path / "splits.csv"
+    csv.write_text(
+        "video,membership\n" + "".join(f'"{name}",{"test" if "val" in name else "train"}\n' for name in names)
+    )
+    arguments = ["--root", mine, "--workers", 0]
+    classes = ["--classes", "clap", "--classes", '"wave, hi"']
+    made = resact("prep", "folder", *arguments, "--store", store, "--splits", csv, *classes)
+    assert made.returncode == 0, made.stderr
+    expected = tree_of(store)
+    (mine / "clap" / "more.mp4").symlink_to(mine / names[0])
+    flip(store / array_name(names[0]) / SHARD)
+    flip(store / array_name(names[1]) / "zarr.json")
+    run = resact("verify", store, "--repair", *arguments)
+    assert run.returncode == 0, run.stderr
+    assert tree_of(store) == expected
+    flip(store / array_name(names[1]) / "zarr.json")  # and the index, so that nothing says which side it was on
+    shutil.rmtree(store / "index")
+    (store / "index").mkdir()
+    assert resact("verify", store, "--rebuild-index").returncode == 1
+    run = resact("verify", store, "--repair", *arguments)
+    assert run.returncode == 1
+    assert "nothing is left that says its group and side: run the prep again that made the store" in run.stdout
+    again = resact("prep", "folder", *arguments, "--store", store, "--splits", csv, "--classes", 'clap,"wave, hi"')
+    assert again.returncode == 0, again.stderr
+    assert tree_of(store) == expected

@@ -1,0 +1,146 @@
+"""What is below the root of a folder of videos: classes, videos, and what is left out and why."""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from resact.cache.layout import DOCUMENT
+from resact.errors import SourceError
+from resact.pipeline.datasets.dataset import some
+from resact.pipeline.datasets.sides import may_be_lists
+
+_CLUTTER = {"thumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found", "$recycle.bin", "system volume information"}
+_SUFFIXES = (
+    ".txt .csv .tsv .json .jsonl .xml .yaml .yml .toml .ini .cfg .log .md .rst .html .htm .pdf .doc .docx .xls .xlsx "
+    ".srt .vtt .ass .sub .nfo .url .py .ipynb .m .sh .bat .npy .npz .pkl .pt .mat .h5 .hdf5 .parquet .md5 .sha256 "
+    ".jpg .jpeg .png .bmp .tif .tiff .svg .webp .heic .wav .mp3 .m4a .aac .flac .zip .tar .gz .tgz .bz2 .xz .7z .rar "
+    ".part .crdownload .download .tmp .partial"
+)
+_NO_VIDEO = frozenset(_SUFFIXES.split())
+"""Of files that lie beside videos; some of them ffmpeg would take for one, such as a picture or half a download."""
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}
+
+Identity = tuple[int, ...]
+"""Equal for two names of one file or folder."""
+
+
+@dataclass
+class FolderSearch:
+    """What is below a root, as paths with forward slashes."""
+
+    root: Path
+    csv: Path | None
+    """The user's own, which may lie among the folders."""
+    identities: dict[str, Identity] = field(default_factory=dict)
+    """Of the videos, apart from those whose link leads nowhere."""
+    special: set[str] = field(default_factory=set)
+    """Pipes, sockets and devices, which nothing should open."""
+    _beside: list[str] = field(default_factory=list)
+    """Files that are in no class."""
+    _no_videos: list[str] = field(default_factory=list)
+    _empty: list[str] = field(default_factory=list)
+    """Folders of the root without a video."""
+    _again: list[str] = field(default_factory=list)
+    """Folders that links lead to a second time within a class: twice the same videos, or round in circles."""
+    _stores: list[str] = field(default_factory=list)
+
+    def search(self) -> dict[str, list[str]]:
+        """Class -> its videos, both sorted; classes without videos are left out.
+
+        A folder that two classes lead to is searched for both: `twins` finds its videos in both.
+        """
+        try:
+            top = _status(self.root) or self.root.stat()
+            by_class = {}
+            for name in self._entries(""):
+                status = _status(self.root / name)
+                if status is None or not stat.S_ISDIR(status.st_mode):
+                    self._beside.append(name)
+                else:
+                    seen = {_identity(top)}
+                    if self._is_to_search(name, status, seen):
+                        by_class[name] = sorted(self._below(name, seen))
+        except OSError as error:
+            where = os.fsdecode(error.filename or self.root)
+            raise SourceError(f"{where!a} cannot be searched for videos: {error.strerror}") from None
+        self._empty = [name for name, videos in by_class.items() if not videos]
+        return {name: videos for name, videos in by_class.items() if videos}
+
+    def _below(self, class_name: str, seen: set[Identity]) -> Iterator[str]:
+        folders = [class_name]  # and not recursion, which a deep tree would exhaust
+        while folders:
+            for name in self._entries(folders.pop()):
+                status = _status(self.root / name)
+                if status is not None and stat.S_ISDIR(status.st_mode):
+                    folders += [name] if self._is_to_search(name, status, seen) else []
+                elif PurePosixPath(name).suffix.lower() in _NO_VIDEO:
+                    self._no_videos.append(name)
+                else:
+                    if status is not None:
+                        # Size and time as well, for file systems whose inode numbers are not their own.
+                        self.identities[name] = (*_identity(status), status.st_size, status.st_mtime_ns)
+                        self.special |= set() if stat.S_ISREG(status.st_mode) else {name}
+                    yield name
+
+    def _entries(self, folder: str) -> list[str]:
+        entries = sorted(entry.name for entry in (self.root / folder).iterdir() if not _is_clutter(entry.name))
+        return [f"{folder}/{entry}" if folder else entry for entry in entries]
+
+    def _is_to_search(self, name: str, status: os.stat_result, seen: set[Identity]) -> bool:
+        if (self.root / name / DOCUMENT).exists():
+            self._stores.append(name)
+        elif _identity(status) in seen:
+            self._again.append(name)
+        else:
+            seen.add(_identity(status))
+            return True
+        return False
+
+    def twins(self, names: Sequence[str]) -> list[list[str]]:
+        """Names of one file, for each that has several; where no link leads there comes first, then by name."""
+        of_file: dict[Identity, list[str]] = {}
+        for name in names:
+            if name in self.identities:
+                of_file.setdefault(self.identities[name], []).append(name)
+        return [sorted(same, key=lambda name: (self._is_linked(name), name)) for same in of_file.values() if same[1:]]
+
+    def _is_linked(self, name: str) -> bool:
+        return os.path.realpath(self.root / name) != os.path.join(os.path.realpath(self.root), name)  # noqa: PTH118
+
+    def notes(self) -> list[str]:
+        """What was left out, and why."""
+        beside = [
+            name for name in self._beside if self.csv is None or (self.root / name).resolve() != self.csv.resolve()
+        ]
+        reasons = {
+            "files beside the folders of the classes": beside,
+            "files that are no videos": self._no_videos,
+            "folders without a video, which are no classes": self._empty,
+            "folders that links lead to again": self._again,
+            "Zarr stores": self._stores,
+        }
+        notes = [f"left out: {what}: {len(names):,} ({some(names)})" for what, names in reasons.items() if names]
+        if self.csv is None and (lists := may_be_lists(beside + self._empty)):
+            notes.append(f"not read: {some(lists)}; if that says who is for test, give it to --splits as a CSV")
+        return notes
+
+
+def _is_clutter(entry: str) -> bool:
+    return entry.startswith(".") or entry.lower() in _CLUTTER
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """None where nothing is, such as at the end of a broken link."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno in _NOT_THERE:
+            return None
+        raise
+
+
+def _identity(status: os.stat_result) -> Identity:
+    return status.st_dev, status.st_ino

@@ -1,0 +1,134 @@
+"""Names that say a side, such as `train` or `val_256`, where a class or a group is looked for.
+
+Taken for a class, such a folder makes a data set of two or three classes that nobody wants. Taken for a group, it is
+drawn as a whole, so that the videos of `val` may be trained on and those of `train` tested.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from resact.errors import SourceError
+from resact.pipeline.datasets.dataset import some
+
+_KIND_OF = {"t": "train", "v": "val", "e": "val", "s": "test", "h": "test", "r": "replacement"}
+_SIDE = re.compile(
+    r"(?<![^\W\d_])(?:(?P<t>train(?:ing|val)?)|(?P<v>val(?:id(?:ation)?)?)|(?P<e>eval(?:uation)?)"
+    r"|(?P<s>test(?:s|ing)?)|(?P<h>held[ _-]?out|hold[ _-]?out)|(?P<r>replacement))"
+    r"(?:sets?|split|list|data)?(?![^\W\d_])",
+    re.IGNORECASE,
+)
+"""A word of a name, with no letter before or behind it."""
+_BESIDE = re.compile(
+    r"(?:[\W\d_]|set|split|part|fold|subset|data|dataset|videos?|clips?|frames|rawframes|raw|rgb|resized?|compress(?:ed)?"
+    r"|full|small|mini|tiny|original|new|kinetics|k\d+|for|corrupted|px?)*",
+    re.IGNORECASE,
+)
+"""What a side's name has beside that word, as in `val_256` or `replacement_for_corrupted_k400`."""
+_MAY_BE_A_LIST = re.compile(r"split|(?:train|test|val)[ _-]?list|train[ _-]?test", re.IGNORECASE)
+
+
+def sides_named(names: Iterable[str]) -> dict[str, str]:
+    """Name -> `train`, `val`, `test` or `replacement`, of those that say a side.
+
+    `train_256` does, and so do names that differ in the side alone (`Training_Normal`, `Testing_Normal`). A side's word
+    in another name, such as `training dog`, says nothing.
+    """
+    sides: dict[str, str] = {}
+    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in names:
+        if match := _SIDE.search(name):
+            kind = _KIND_OF[match.lastgroup or ""]
+            before, behind = name[: match.start()], name[match.end() :]
+            if _BESIDE.fullmatch(before) and _BESIDE.fullmatch(behind):
+                sides[name] = kind
+            alike[f"{before}\0{behind}".casefold()][name] = kind
+    for of_one_form in alike.values():
+        if len(set(of_one_form.values())) > 1:
+            sides |= of_one_form
+    return sides
+
+
+def require_no_sides_as_classes(root: Path, classes: Collection[str], *, layout: str) -> list[str]:
+    """Refuse a tree whose first level are sides.
+
+    Args:
+        root: of the tree.
+        classes: its folders with videos.
+        layout: what is expected, in words.
+
+    Returns:
+        What is to be said of a class that may be meant as one, such as `train` among vehicles.
+
+    Raises:
+        SourceError: all of them are sides, or several different ones are among them.
+    """
+    sides = sides_named(classes)
+    if sides and (len(sides) == len(classes) or len(set(sides.values())) > 1):
+        raise SourceError(
+            f"{root} holds {', '.join(sides)}, which are no classes, expected {layout}: put the videos, or links "
+            "to them, into one folder a class, and name their sides in a CSV for --splits"
+        )
+    return [f"folders named as a side are taken for classes: {some(list(sides))}"] if sides else []
+
+
+def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
+    """Refuse a tree with sides below its classes, as `Walk/train/1.mp4`: only a CSV says sides.
+
+    Args:
+        root: of the tree.
+        names: its videos.
+
+    Returns:
+        What is to be said of names that may be meant otherwise.
+
+    Raises:
+        SourceError: a folder is named as a side. `test1`, `test2` and so on alone are taken for recordings.
+    """
+    if folders := side_folders(names):
+        raise SourceError(
+            f"{root} holds {some(sorted(folders))}, which are named as sides, and sub-folders of a class decide no "
+            "side: name each video's side in a CSV for --splits, or rename these folders"
+        )
+    if numbered := _named_as_sides(names):
+        return [f"folders named as a side are taken for groups: {some(list(numbered))}"]
+    files: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        match = _SIDE.match(name.rpartition("/")[2])
+        if match:
+            files[_KIND_OF[match.lastgroup or ""]].append(name)
+    if len(files) < 2:
+        return []
+    named = [name for of_side in files.values() for name in of_side]
+    examples = some([of_side[0] for of_side in files.values()])
+    return [f"names of {len(named):,} files begin with a side ({examples}), which decides nothing: --splits does"]
+
+
+def side_folders(names: Iterable[str]) -> set[str]:
+    """Folders below a class, as paths below the root, that are sides by their names.
+
+    Numbers of one side alone, such as `test1` and `test2`, are taken for recordings.
+    """
+    named = _named_as_sides(names)
+    numbered = len(set(named.values())) == 1 and all(re.search(r"/[a-z]+[ _-]?\d{1,2}$", f, re.I) for f in named)
+    return set() if numbered else set(named)
+
+
+def _named_as_sides(names: Iterable[str]) -> dict[str, str]:
+    children: dict[str, set[str]] = defaultdict(set)
+    for folder in {name.rpartition("/")[0] for name in names}:
+        parts = folder.split("/")
+        for depth in range(1, len(parts)):
+            children["/".join(parts[:depth])].add(parts[depth])
+    return {
+        f"{parent}/{name}": side
+        for parent in sorted(children)
+        for name, side in sorted(sides_named(children[parent]).items())
+    }
+
+
+def may_be_lists(names: Sequence[str]) -> list[str]:
+    """Files and folders whose names promise to say who is for training and who for test."""
+    stems = {name: PurePosixPath(name).stem for name in names}
+    return [name for name, stem in stems.items() if _SIDE.search(stem) or _MAY_BE_A_LIST.search(stem)]

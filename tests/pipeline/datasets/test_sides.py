@@ -1,0 +1,142 @@
+"""Names that say a side are neither classes nor groups."""
+
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+from tests.pipeline.datasets.test_folder import groups_of, sides_of, touch, two_classes
+
+from resact.errors import SourceError
+from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.sides import sides_named
+
+
+def notes_of(root: Path) -> str:
+    return "\n".join(load_folder(root).notes)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train", "val", "test", "replacement"],
+        ["train_256", "val_256"],
+        ["train-256", "Val 256", "test256"],
+        ["k400_train", "k400_val"],
+        ["rawframes_train", "rawframes_val"],
+        ["replacement_for_corrupted_k400"],
+        ["training", "testing"],
+        ["trainset", "test_set", "valid", "validation", "held-out"],
+        ["TRAIN", "TEST_SPLIT"],
+        ["Training_Normal_Videos_Anomaly", "Testing_Normal_Videos_Anomaly"],
+        ["train part 1", "train part 2"],
+    ],
+    ids=lambda names: names[0],
+)
+def test_names_of_sides(names: list[str], tmp_path: Path) -> None:
+    assert set(sides_named(names)) == set(names)
+    root = touch(tmp_path / "first", *(f"{name}/Walk/{i}.mp4" for name in names for i in range(2)))
+    with pytest.raises(SourceError, match=r"which are no classes, expected ROOT/<class>/<video>.* in a CSV for --spl"):
+        load_folder(root)
+    root = touch(tmp_path / "second", *(f"Walk/{name}/{i}.mp4" for name in names for i in range(2)))
+    with pytest.raises(SourceError, match=r"named as sides, .*: name each video's side in a CSV for --splits, or ren"):
+        load_folder(root)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["training dog", "driving car"],
+        ["trains", "trainer", "attest", "contest", "valley", "evaluate"],
+        ["Valentina", "anna", "Dev"],
+        ["test tube", "test drive"],
+        ["brushing teeth", "testifying"],
+    ],
+    ids=lambda names: names[0],
+)
+def test_names_that_only_look_like_sides(names: list[str], tmp_path: Path) -> None:
+    assert sides_named(names) == {}
+    assert load_folder(touch(tmp_path / "c", *(f"{n}/{i}.mp4" for n in names for i in range(2)))).videos
+    assert load_folder(touch(tmp_path / "g", *(f"Walk/{n}/{i}.mp4" for n in names for i in range(2)))).videos
+
+
+def refused(root: Path, *files: str) -> str:
+    with pytest.raises(SourceError) as caught:
+        load_folder(touch(root, *files))
+    return str(caught.value)
+
+
+def test_sides_are_found_wherever_they_are(tmp_path: Path) -> None:
+    kinetics = ("train/Walk/a.mp4", "val/Walk/b.mp4", "annotations/Walk/c.mp4")
+    assert "holds train, val, which are no classes" in refused(tmp_path / "beside others", *kinetics)
+    deep = ("Walk/anna/train/1.mp4", "Walk/anna/val/2.mp4")
+    assert "holds Walk/anna/train, Walk/anna/val, which are named as sides" in refused(tmp_path / "deep", *deep)
+    assert "holds Walk/val," in refused(tmp_path / "one class", "Walk/val/1.mp4", "Walk/2.mp4", "Run/1.mp4")
+    above = ("k400/train/Walk/1.mp4", "k400/val/Walk/2.mp4")
+    assert "holds k400/train, k400/val, which" in refused(tmp_path / "one folder too high", *above)
+
+
+def test_sides_below_classes_are_refused_with_a_pattern_as_well(tmp_path: Path) -> None:
+    touch(tmp_path, "Walk/train/p1_a.mp4", "Walk/val/p2_b.mp4")
+    with pytest.raises(SourceError, match="named as sides"):
+        load_folder(tmp_path, group_pattern=r"(p\d)_")
+
+
+def test_the_way_out_of_sides_below_classes_is_a_csv_and_they_are_no_groups(tmp_path: Path) -> None:
+    names = [f"{c}/{side}/{file}.mp4" for c in ("Run", "Walk") for side in ("train", "val") for file in ("a", "anna/b")]
+    root, csv = touch(tmp_path / "v", *names), tmp_path / "splits.csv"
+    csv.write_text("video,membership\n" + "".join(f"{n},{'train' if '/train/' in n else 'test'}\n" for n in names))
+    assert sides_of(root, splits=csv) == {name: "train" if "/train/" in name else "test" for name in names}
+    assert groups_of(root, splits=csv) == {name: "anna" if "anna" in name else name for name in names}
+
+
+def run_from_the_docs(mark: str, folder: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "datasets.md").read_text()
+    script = text.split(f"<!-- {mark} -->\n```bash\n")[1].partition("```")[0]
+    subprocess.run(["bash", "-euc", script], cwd=folder, check=True)
+
+
+WALKS, SIDES = ("Run", "Walk, fast"), ("train", "val")
+
+
+def test_the_lines_of_the_documentation_keep_sides_below_classes(tmp_path: Path) -> None:
+    names = [f"{name}/{side}/{file}.mp4" for name in WALKS for side in SIDES for file in ("a", "b c")]
+    root = touch(tmp_path / "gestures", *names)
+    run_from_the_docs("sides below classes", tmp_path)
+    assert sides_of(root, splits=root / "splits.csv") == {n: "train" if "/train/" in n else "test" for n in names}
+
+
+def test_the_lines_of_the_documentation_turn_a_tree_of_sides_around(tmp_path: Path) -> None:
+    names = [f"{side}/{name}/{file}.mp4" for name in WALKS for side in SIDES for file in ("a", "b c")]
+    touch(tmp_path / "kinetics", *names)
+    run_from_the_docs("sides above classes", tmp_path)
+    dataset = load_folder(tmp_path / "linked", splits=tmp_path / "linked" / "splits.csv")
+    assert {(v.class_name, v.path.resolve().parts[-3], v.splits["split1"]) for v in dataset.videos} == {
+        (name, side, side.replace("val", "test")) for name in WALKS for side in SIDES
+    }
+    assert len(dataset.videos) == len(names)
+
+
+def test_what_may_be_meant_otherwise_is_said(tmp_path: Path) -> None:
+    def numbered(*classes: str) -> Iterable[str]:
+        return (f"{name}/test{session}/{i}.mp4" for name in classes for session in (1, 2) for i in range(2))
+
+    vehicles = touch(tmp_path / "vehicles", *(f"{name}/{i}.mp4" for name in ("bus", "train") for i in range(3)))
+    assert "folders named as a side are taken for classes: train" in notes_of(vehicles)
+    sessions = touch(tmp_path / "sessions", *numbered("Run", "Walk"))
+    assert "are taken for groups: Run/test1, Run/test2, Walk/test1, ..." in notes_of(sessions)
+    assert set(groups_of(sessions).values()) == {"test1", "test2"}
+    files = touch(tmp_path / "files", "Walk/train_1.mp4", "Walk/test-2.mp4", "Walk/other.mp4")
+    assert "names of 2 files begin with a side (Walk/test-2.mp4, Walk/train_1.mp4), which decides" in notes_of(files)
+    listed = touch(two_classes(tmp_path / "listed"), "trainlist01.txt", "val.csv", "README.md", "splits/a.txt")
+    assert "not read: trainlist01.txt, val.csv, splits; if that says who is for test, give it" in notes_of(listed)
+    assert "is named as a side; its videos are divided" in notes_of(two_classes(tmp_path / "val_256"))
+    plain = notes_of(two_classes(tmp_path / "plain"))
+    assert "side" not in plain
+    assert "not read" not in plain
+
+
+def test_groups_that_look_alike_are_said(tmp_path: Path) -> None:
+    touch(tmp_path, "Walk/Anna/1.mp4", "Run/anna/1.mp4", "Run/bert/1.mp4")
+    words = "groups that look alike are kept apart, and may be on different sides: 1 ('Anna', 'anna')"
+    assert words in notes_of(tmp_path)
