@@ -124,14 +124,20 @@ def decode_arguments(
             "w": f"if(lte(iw*sar,ih),{side},2*round({side}*iw*sar/ih/2))",
             "h": f"if(lte(iw*sar,ih),2*round({side}*ih/(iw*sar)/2),{side})",
         }
-    output = {"fps_mode": "passthrough", "pix_fmt": pixels}
+    output = {"fps_mode": "passthrough"}
     if pixels == "rgb24":
-        output |= {"format": "image2pipe", "vcodec": "ppm"}
+        output |= {"pix_fmt": pixels, "format": "image2pipe", "vcodec": "ppm"}
     else:
         # Without `bitexact` the planes, unlike RGB frames, depend on what vector instructions the processor has.
         scale |= {"flags": f"{settings.scaler}+bitexact", "out_range": "pc", "out_color_matrix": "bt601"}
-        output |= {"format": "yuv4mpegpipe", "strict": "-1"}
-    stream = ffmpeg.output(video.filter("scale", **scale), "pipe:1", **output).global_args(
+        output |= {"format": "yuv4mpegpipe"}
+    video = video.filter("scale", **scale)
+    if pixels == "yuvj420p":
+        if settings.rule == FIRST_RULE:
+            output |= {"pix_fmt": pixels, "strict": "-1"}
+        else:  # asked for `yuvj420p`, `scale` of ffmpeg 7.0 keeps the source's matrix, whatever it is told
+            video = video.filter("format", pix_fmts="yuv420p")
+    stream = ffmpeg.output(video, "pipe:1", **output).global_args(
         "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
         "-filter_complex_threads", "1", *(["-xerror"] if strict else []),
     )  # fmt: skip
