@@ -243,6 +243,17 @@ def test_predict_gives_what_evaluating_the_videos_gives(place: Workplace) -> Non
     assert [row["padded"] for row in payload["videos"]] == [False, True, False, False]
 
 
+def test_predict_sees_the_pixels_of_a_jpeg_store_where_the_run_was_trained_on_one(
+    place: Workplace, tmp_path: Path
+) -> None:
+    trained = load_trained(untrained_run(tmp_path / "runs" / "a", place.jpeg, modality="residual", seed=3))
+    scores = evaluate_run(trained, place.jpeg).scores
+    assert not np.array_equal(scores, evaluate_run(trained, place.zstd, other_codec=True).scores)
+    rows = last_json(call("predict", *place.videos, "--runs", tmp_path / "runs", "--json"))["videos"]
+    for row, expected in zip(rows, scores, strict=True):
+        assert row["top"][0]["probability"] == expected.max()
+
+
 def test_one_bad_file_does_not_lose_the_others(place: Workplace, tmp_path: Path) -> None:
     empty, half, still = tmp_path / "empty.avi", tmp_path / "half.avi", tmp_path / "still.avi"
     empty.touch()

@@ -1,4 +1,4 @@
-"""One video as prep would have it in a store without loss, for as long as it is looked at."""
+"""One video as prep would have it in a store, for as long as it is looked at."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,19 +16,24 @@ from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.job.task import PrepJob, Trouble, prep_video
 
-_CODEC = "lz4"  # lossless, and the fastest
 _NO_CLASS = "unknown"
 
 
 @contextmanager
 def single_video_store(
-    video: Path, decode: DecodeSettings, *, ffmpeg: str | None = None, timeout_seconds: float = 600.0
+    video: Path,
+    decode: DecodeSettings,
+    *,
+    codec: str = "lz4",
+    ffmpeg: str | None = None,
+    timeout_seconds: float = 600.0,
 ) -> Iterator[ClipStore]:
     """A store of one video, decoded by prep's own task into a temporary folder, which goes when it is left.
 
     Args:
         video: the file.
         decode: frame rate, short side and so on; its version of ffmpeg is replaced by the one at hand.
+        codec: of the frames. That of a run's store gives the pixels that the run was trained on; `lz4` loses nothing.
         ffmpeg: path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel.
         timeout_seconds: for the decoding.
 
@@ -43,8 +48,8 @@ def single_video_store(
             name="single video", videos=1, all_classes=1, classes=(_NO_CLASS,), splits=(), flip_safe=False
         ),
         decode=replace(decode, ffmpeg=find_ffmpeg(ffmpeg)[1]),
-        codec=_CODEC,
-        library=build_codec(_CODEC).library(),
+        codec=codec,
+        library=build_codec(codec).library(),
     )
     with TemporaryDirectory(prefix="resact-") as folder:
         store = Path(folder) / "video.zarr"

@@ -151,7 +151,8 @@ def predict(
     console = open_console(json_output)
     check_timeout(timeout)
     trained = load_trained(find_run(run, runs), weights=_which(weights))
-    decode = trained.record.store.settings.decode
+    settings = trained.record.store.settings
+    decode, codec = settings.decode, settings.codec
     _introduce(trained, console)
     if (version := find_ffmpeg(ffmpeg)[1]) != decode.ffmpeg:
         console.print(f"note: decoded with ffmpeg {version}, where the run's store was made with {decode.ffmpeg}")
@@ -160,7 +161,7 @@ def predict(
     for video in videos:
         row: dict[str, Any] = {"video": str(video), "status": "failed", "problem": None, "top": []}
         try:
-            with single_video_store(video, decode, ffmpeg=ffmpeg, timeout_seconds=timeout) as store:
+            with single_video_store(video, decode, codec=codec, ffmpeg=ffmpeg, timeout_seconds=timeout) as store:
                 seen = predict_video(trained, store, views=count, top=top)
                 row |= {"status": store.index.status[0], "problem": store.index.problem[0] or None}
             row |= {"frames": seen.num_frames, "padded": seen.padded}

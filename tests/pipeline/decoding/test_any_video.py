@@ -314,16 +314,31 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         stored_frames(tmp_path / "v.mp3")
 
 
-def test_the_graph_of_an_ordinary_video_never_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rule", "planes"),
+    [
+        (
+            1,
+            ["[s1]", "-map", "[s1]", "-f", "yuv4mpegpipe", "-fps_mode", "passthrough", "-pix_fmt", "yuvj420p",
+             "-strict", "-1"],
+        ),
+        (
+            2,
+            ["[s1];[s1]format=pix_fmts=yuv420p[s2]", "-map", "[s2]", "-f", "yuv4mpegpipe", "-fps_mode",
+             "passthrough"],
+        ),
+    ],
+)  # fmt: skip
+def test_the_graph_of_an_ordinary_video_never_changes(tmp_path: Path, rule: int, planes: list[str]) -> None:
     """Stores made before go on, and are repaired, to the same bytes: this is what they have recorded."""
     video = write_video(tmp_path / "v.avi", quadrants(20), "-c:v", "mpeg4", "-q:v", "4")
-    arguments = prep_files(tmp_path, [video]).attributes()["arguments"]
+    arguments = prep_files(tmp_path, [video], decode=replace(DECODE, rule=rule)).attributes()["arguments"]
+    graph, *rest = planes
     assert arguments == [
         "-err_detect", "explode", "-protocol_whitelist", "file,pipe", "-threads", "1", "-i", "file:v.avi",
         "-filter_complex", "[0:V:0]fps=fps=15[s0];[s0]scale=flags=bicubic+bitexact:"
-        r"h=if(lte(iw\,ih)\,-2\,48):out_color_matrix=bt601:out_range=pc:w=if(lte(iw\,ih)\,48\,-2)[s1]",
-        "-map", "[s1]", "-f", "yuv4mpegpipe", "-fps_mode", "passthrough", "-pix_fmt", "yuvj420p", "-strict", "-1",
-        "pipe:1", "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
+        rf"h=if(lte(iw\,ih)\,-2\,48):out_color_matrix=bt601:out_range=pc:w=if(lte(iw\,ih)\,48\,-2){graph}",
+        *rest, "pipe:1", "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
         "-filter_complex_threads", "1", "-xerror",
     ]  # fmt: skip
 

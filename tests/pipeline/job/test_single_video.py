@@ -1,6 +1,7 @@
 """One video in a store of its own, beside the same video in a prepped store."""
 
 import os
+import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
-from tests.pipeline.conftest import encode, footage
+from tests.pipeline.conftest import FFMPEG, encode, footage
 
 from resact.cache.codecs import build_codec
-from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.settings import FIRST_RULE, RULE, DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import open_store
 from resact.errors import DecodeError, DiskFullError, ToolError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
@@ -41,9 +42,18 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_frames_are_those_of_a_lossless_store(video: Path, tmp_path: Path, temporary: Path) -> None:
+@pytest.mark.parametrize("codec", ["zstd", "lz4", "jpeg"])
+@pytest.mark.parametrize("rule", [FIRST_RULE, RULE])
+def test_frames_are_those_of_a_store_of_that_codec_and_rule(
+    video: Path, tmp_path: Path, temporary: Path, codec: str, rule: int
+) -> None:
+    """So that a network is asked about the pixels that it was trained on."""
+    tagged = tmp_path / "tagged.mkv"  # of another matrix than JPEG's
+    command = [FFMPEG, "-v", "error", "-i", video, "-vf", "scale=out_color_matrix=bt709,format=yuv420p"]
+    subprocess.run([*command, "-c:v", "ffv1", "-colorspace", "bt709", tagged], check=True)
+    video, decode = tagged, replace(DECODE, rule=rule)
     dataset = DatasetSettings(name="one", videos=1, all_classes=1, classes=("a",), splits=("1",), flip_safe=True)
-    settings = StoreSettings(dataset=dataset, decode=DECODE, codec="zstd", library=build_codec("zstd").library())
+    settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
     source = SourceVideo(
         video_id="v", class_name="a", label=0, group="g", splits={"1": "test"}, path=video, name=video.name
     )
@@ -55,7 +65,7 @@ def test_frames_are_those_of_a_lossless_store(video: Path, tmp_path: Path, tempo
     )
     prepped = open_store(tmp_path / "one.zarr")
     num_frames = int(prepped.index.num_frames[0])
-    with single_video_store(video, DECODE) as store:
+    with single_video_store(video, decode, codec=codec) as store:
         assert len(list(temporary.iterdir())) == 1
         assert store.index.num_frames.tolist() == [num_frames] == [15]
         assert store.index.status == ["ok"]
