@@ -9,6 +9,7 @@
       index/<generation>/<column>  derived columns, each a one-chunk array of raw little-endian numbers
       index/journal.jsonl          while a prep is under way: what was committed since that generation
       index/partial/               while a prep is under way: files not yet committed
+      index/whole.json             while videos of a data set that may grow are lacking: how many it has (whole.py)
 
 A chunk is one frame: the codec's bytes, then their crc32c. Each `zarr.json` is canonical JSON that carries a
 crc32c of itself, so that a flip of any of its bits shows. All numbers are little-endian.
@@ -35,6 +36,7 @@ INDEX = "index"
 FAILED = "failed"
 JOURNAL = f"{INDEX}/journal.jsonl"
 PARTIAL = f"{INDEX}/partial"
+WHOLE = f"{INDEX}/whole.json"
 
 # Chunk keys such as `0.0.0.0`, so that a shard lies beside its document. Not the encoding `default`, whose separator
 # is an option: zarr-python takes one flipped bit in that for another separator, finds no shard, and gives black frames.

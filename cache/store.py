@@ -13,6 +13,7 @@ from resact.cache.files import Files, open_files
 from resact.cache.index import Index, read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
+from resact.cache.whole import Whole, lacking_words, read_whole
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
 
 
@@ -24,29 +25,17 @@ class ClipStore:
     settings: StoreSettings
     index: Index
     """One row a video; see `Index` for the columns."""
+    whole: Whole | None = None
+    """What prep found of a data set that may grow, where the store lacks some of it."""
     _codec: Any = field(repr=False)
 
     @property
     def partial(self) -> str | None:
         """What is missing from the whole data set, in words; None when the store holds all of it.
 
-        Of a data set that may grow, the whole is what prep was given.
+        Of a data set that may grow, the whole is what prep found.
         """
-        whole = self.settings.dataset
-        listed = np.zeros(len(self.index), bool)
-        for codes in self.index.splits.values():
-            listed |= codes > 0
-        have = int((listed & (self.index.num_frames > 0)).sum())
-        seconds = self.settings.decode.max_seconds
-        videos = int(listed.sum()) if whole.videos is None else whole.videos
-        classes = len(whole.classes) if whole.all_classes is None else whole.all_classes
-        if have >= videos and len(whole.classes) == classes and seconds is None:
-            return None
-        return (
-            f"not the whole of {whole.name}: {have:,} of {videos:,} videos, "
-            f"{len(whole.classes)} of {classes} classes"
-            + (f", at most {seconds:g} s of each" if seconds is not None else "")
-        )
+        return lacking_words(self.settings, self.index, self.whole)
 
     def read(
         self, video_id: str, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None
@@ -236,6 +225,7 @@ def open_store(path: str | os.PathLike[str]) -> ClipStore:
     files = open_files(path)
     try:
         settings = read_settings(files)
+        whole = read_whole(files)  # before the index, so that a prep that ends meanwhile does no harm
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
     except OSError as error:
         raise StoreError(
@@ -243,7 +233,7 @@ def open_store(path: str | os.PathLike[str]) -> ClipStore:
             "check its address, your rights, and that the file system or server answers"
         ) from error
     codec = settings.frame_codec if settings.codec in CODEC_NAMES else None
-    return ClipStore(files=files, settings=settings, index=index, _codec=codec)
+    return ClipStore(files=files, settings=settings, index=index, whole=whole, _codec=codec)
 
 
 def read_settings(files: Files) -> StoreSettings:

@@ -33,6 +33,7 @@ from resact.cache.layout import (
 )
 from resact.cache.settings import StoreSettings
 from resact.cache.store import read_settings
+from resact.cache.whole import read_whole
 from resact.errors import DamagedError, ResactError
 
 
@@ -246,6 +247,10 @@ def _check_index_files(files: LocalFiles, settings: StoreSettings) -> Iterator[P
     """Byte by byte what `write_index` writes, where no prep is under way."""
     if not files.exists(ROOT_OF_FAILED) or files.read(ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
+    try:
+        read_whole(files)
+    except DamagedError as error:
+        yield Problem(None, str(error))
     if files.exists(JOURNAL):
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return

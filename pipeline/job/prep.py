@@ -17,6 +17,7 @@ from resact.cache.files import LocalFiles
 from resact.cache.index import Index, Journal, read_index, write_index
 from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
 from resact.cache.store import read_settings
+from resact.cache.whole import Whole, lacking_words, remove_whole, write_whole
 from resact.errors import DiskFullError, Interrupted, SettingsError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.decoding.decode import find_ffmpeg
@@ -101,6 +102,9 @@ def _prep(
             console.print(f"divided by group: {_counts(dataset)}")
         _forget_stale_failures(store)
         todo = _missing(store, index, dataset, retry_failed=retry_failed)
+        whole, lacks = _whole(dataset, index)
+        if whole is not None and (todo or lacks):
+            write_whole(store, whole)
         _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
         journal = Journal(store)
         with PrepProgress(console, len(todo)) as progress:
@@ -113,6 +117,10 @@ def _prep(
             finally:
                 journal.close()
             write_index(store, index)
+            if whole is not None and not lacks:
+                remove_whole(store)
+            if lacking := lacking_words(settings, index, whole if lacks else None):
+                console.print(f"note: {lacking}")
             return PrepResult(
                 videos=len(index),
                 written=progress.videos - progress.failed,
@@ -133,6 +141,16 @@ def _missing(store: Path, index: Index, dataset: Dataset, *, retry_failed: bool)
         if (folder / array_name(video_id) / DOCUMENT).exists() and not (retry_failed and status == "failed"):
             there.add(video_id)
     return [video for video in dataset.videos if video.video_id not in there]
+
+
+def _whole(dataset: Dataset, index: Index) -> tuple[Whole | None, bool]:
+    """How much there is of a data set that may grow, and whether the store will lack some of it after this prep."""
+    if dataset.settings.videos is not None:
+        return None, False
+    unasked = {*dataset.others, *dataset.missing}.difference(index.video_id)
+    held = {*index.video_id, *(video.video_id for video in dataset.videos)}
+    classes = len(dataset.settings.classes) + dataset.other_classes
+    return Whole(videos=len(held | unasked), classes=classes), bool(unasked)
 
 
 def _run(

@@ -14,17 +14,18 @@ from rich.console import Console
 from tests.pipeline.conftest import FFMPEG, Tree, last_json, resact, tree_of
 
 from resact.cache.codecs import build_codec
-from resact.cache.layout import array_name, video_id_of
+from resact.cache.layout import VideoRecord, array_name, video_id_of
 from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.cache.summary import summarise
 from resact.cache.verify import verify_store
-from resact.errors import SettingsError, SourceError, UsageError
+from resact.errors import DamagedError, Interrupted, SettingsError, SourceError, UsageError
 from resact.pipeline.datasets.dataset import DATASETS, limited, load_dataset
 from resact.pipeline.datasets.folder import load_folder
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
+from resact.pipeline.job.progress import PrepProgress
 from resact.pipeline.job.task import PrepJob
 
 STRANGE = [
@@ -320,7 +321,8 @@ def fill(root: Path, tiny: bytes, *names: str) -> Path:
 
 def make(root: Path, store: Path, *, limit: int | None = None, **options: Any) -> tuple[ClipStore, str]:
     """Prep in this process; what it makes, and what it prints."""
-    dataset = limited(load_dataset("folder", root=root, options=options), limit)
+    shared = {name: options.pop(name) for name in ("classes", "allow_partial") if name in options}
+    dataset = limited(load_dataset("folder", root=root, options=options, **shared), limit)
     decode = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
     settings = StoreSettings(
         dataset=dataset.settings, decode=decode, codec="jpeg", library=build_codec("jpeg").library()
@@ -389,6 +391,73 @@ def test_a_prep_in_two_goes_gives_the_bytes_of_one(tmp_path: Path, tiny: bytes) 
     make(root, tmp_path / "two.zarr")
     trees: list[Tree] = [tree_of(tmp_path / name) for name in ("one.zarr", "two.zarr")]
     assert trees[0] == trees[1]
+
+
+def test_a_limit_takes_both_sides_of_each_class_and_the_store_says_what_it_lacks(tmp_path: Path, tiny: bytes) -> None:
+    root = fill(tmp_path / "v", tiny, *(f"{name}/{i}.mp4" for name in ("Run", "Walk") for i in range(6)))
+    store, printed = make(root, tmp_path / "s.zarr", limit=4)
+    assert store.partial == summarise(store)["partial"] == "not the whole of v: 4 of 12 videos, 2 of 2 classes"
+    assert "note: not the whole of v: 4 of 12 videos" in printed
+    assert sorted((v.partition("/")[0], side) for v, side in stored_sides(store).items()) == [
+        ("Run", 1), ("Run", 2), ("Walk", 1), ("Walk", 2),
+    ]  # fmt: skip
+    assert verify_store(tmp_path / "s.zarr", threads=1) == (4, [])
+    assert make(root, tmp_path / "s.zarr", limit=7)[0].partial == "not the whole of v: 7 of 12 videos, 2 of 2 classes"
+    whole, printed = make(root, tmp_path / "s.zarr")
+    assert (whole.partial, "note: not the whole" in printed) == (None, False)
+    sides = stored_sides(whole)
+    assert stored_sides(store).items() <= sides.items()
+    assert sides == {v.video_id: 1 + (v.splits["split1"] == "test") for v in load_folder(root).videos}
+    assert make(root, tmp_path / "s.zarr", limit=4)[0].partial is None, "it lacks nothing for being asked for less"
+    fill(root, tiny, "Run/7.mp4", "Run/8.mp4")
+    assert make(root, tmp_path / "s.zarr", limit=4)[0].partial == "not the whole of v: 12 of 14 videos, 2 of 2 classes"
+    (root / "Run" / "7.mp4").unlink()
+    (root / "Run" / "8.mp4").unlink()
+    assert make(root, tmp_path / "s.zarr")[0].partial is None
+
+
+def test_other_parts_of_a_folder_are_said_too(tmp_path: Path, tiny: bytes) -> None:
+    root, csv = fill(tmp_path / "v", tiny, "Jump/1.mp4", "Run/1.mp4", "Run/2.mp4", "Walk/1.mp4"), tmp_path / "s.csv"
+    decided = make(root, tmp_path / "classes.zarr", classes=["Run", "Walk"])[0]
+    assert decided.partial == "not the whole of v: 3 of 4 videos, 2 of 3 classes"
+    csv.write_text("video,membership\nRun/1.mp4,train\nRun/2.mp4,test\nRun/3.mp4,test\n")
+    lists = make(root, tmp_path / "missing.zarr", splits=csv, allow_partial=True)[0]
+    assert lists.partial == "not the whole of v: 2 of 3 videos, 1 of 1 classes"
+    fill(root, tiny, "Run/3.mp4")
+    assert make(root, tmp_path / "missing.zarr", splits=csv)[0].partial is None
+
+
+def test_a_stopped_prep_of_a_folder_leaves_a_store_that_says_so(
+    tmp_path: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = fill(tmp_path / "v", tiny, *(f"{name}/{i}.mp4" for name in ("Run", "Walk") for i in range(3)))
+    add = PrepProgress.add
+
+    def stop(self: PrepProgress, record: VideoRecord) -> None:
+        add(self, record)
+        if self.videos == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrepProgress, "add", stop)
+        with pytest.raises(Interrupted):
+            make(root, tmp_path / "s.zarr")
+    assert open_store(tmp_path / "s.zarr").partial == "not the whole of v: 2 of 6 videos, 2 of 2 classes"
+    store, _ = make(root, tmp_path / "s.zarr")
+    assert store.partial is None
+    make(root, tmp_path / "undisturbed.zarr")
+    assert tree_of(tmp_path / "s.zarr") == tree_of(tmp_path / "undisturbed.zarr")
+
+
+def test_a_damaged_note_of_what_is_lacking_is_found_and_written_again(tmp_path: Path, tiny: bytes) -> None:
+    root, store = fill(tmp_path / "v", tiny, "Run/1.mp4", "Run/2.mp4", "Run/3.mp4"), tmp_path / "s.zarr"
+    make(root, store, limit=2)
+    note = store / "index" / "whole.json"
+    note.write_bytes(note.read_bytes().replace(b'"videos": 3', b'"videos": 2'))
+    with pytest.raises(DamagedError, match=r"whole.json is not what was written: run the same prep again"):
+        open_store(store)
+    assert "whole.json is not what was written" in verify_store(store, threads=1)[1][0].problem
+    assert make(root, store, limit=2)[0].partial == "not the whole of v: 2 of 3 videos, 1 of 1 classes"
 
 
 def test_videos_added_later_change_no_side_and_keep_the_share(tmp_path: Path, tiny: bytes) -> None:

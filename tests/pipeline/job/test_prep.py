@@ -80,7 +80,10 @@ def test_other_settings_are_refused_side_by_side(
     store = tmp_path / "s.zarr"
     assert resact(*prep_arguments(ucf101, store, "--limit", 1, "--workers", 0)).returncode == 0
     before = tree_of(store)
-    run = resact(*prep_arguments(ucf101, store, option, value))
+    others = prep_arguments(ucf101, store)
+    if option == "--classes":  # which adds up where it is repeated
+        del others[others.index(option) : others.index(option) + 2]
+    run = resact(*others, option, value)
     assert run.returncode == 1
     assert words in run.stderr
     assert tree_of(store) == before
