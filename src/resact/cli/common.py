@@ -53,7 +53,9 @@ ClassesOption = Annotated[
 AllowPartialOption = Annotated[
     bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")
 ]
-LimitOption = Annotated[int | None, typer.Option(metavar="N", help="At most N videos, taken from each class and side in turn.")]
+LimitOption = Annotated[
+    int | None, typer.Option(metavar="N", help="At most N videos, taken from each class and side in turn.")
+]
 NameOption = Annotated[
     str | None, typer.Option(help="folder: of the data set, and of its store; left out, the folder's own.")
 ]
