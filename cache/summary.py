@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resact.cache.grouping import grouping
 from resact.cache.layout import fps_value, printable
 from resact.cache.store import ClipStore
 
@@ -32,6 +33,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         name: [{"video_id": index.video_id[r], "problem": index.problem[r]} for r in np.flatnonzero(status == code)]
         for code, name in ((1, "damaged"), (2, "failed"))
     }
+    groups = grouping(index, settings.dataset, partial=store.partial)
     return {
         "dataset": settings.dataset.name,
         "partial": store.partial,
@@ -49,6 +51,9 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         "splits": {
             name: {side: len(index.rows(name, side)) for side in ("train", "test")} for name in settings.dataset.splits
         },
+        "groups": groups.groups,
+        "ungrouped": groups.ungrouped,
+        "notes": groups.notes,
         "source_fps": {
             f"{rate:g}": int(count)
             for rate, count in zip(*np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True)
@@ -83,6 +88,7 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
         "splits": "; ".join(
             f"{name}: {s['train']:,} train, {s['test']:,} test" for name, s in summary["splits"].items()
         ),
+        "groups": "\n".join([f"{summary['groups']:,}", *summary["notes"]]),
         "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),
         "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items()),
         "flip-safe": "yes" if summary["flip_safe"] else "no",

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
 from resact.cache.files import LocalFiles
+from resact.cache.grouping import grouping
 from resact.cache.index import Index, Journal, read_index, write_index
 from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
 from resact.cache.store import read_settings
@@ -50,6 +51,10 @@ class PrepResult:
     """Of all shards in the store."""
     seconds: float
     """From the first task to the finished index."""
+    partial: str | None
+    """What the store lacks of the data set; None for nothing."""
+    notes: list[str]
+    """What it does not know of its groups."""
 
 
 def prep(
@@ -99,7 +104,8 @@ def _prep(
         dataset = dataset.beside(index)
         _require_agreement(dataset, index, store)
         if dataset.division:
-            console.print(f"divided by group: {_counts(dataset)}")
+            alone = all(video.group == video.video_id for video in dataset.videos)
+            console.print(f"divided {'video by video' if alone else 'by group'}: {_counts(dataset)}")
         _forget_stale_failures(store)
         todo = _missing(store, index, dataset, retry_failed=retry_failed)
         whole, lacks = _whole(dataset, index)
@@ -119,8 +125,10 @@ def _prep(
             write_index(store, index)
             if whole is not None and not lacks:
                 remove_whole(store)
-            if lacking := lacking_words(settings, index, whole if lacks else None):
-                console.print(f"note: {lacking}")
+            lacking = lacking_words(settings, index, whole if lacks else None)
+            groups = grouping(index, settings.dataset, partial=lacking)
+            for note in filter(None, (lacking, groups.leak)):
+                console.print(f"note: {note}")
             return PrepResult(
                 videos=len(index),
                 written=progress.videos - progress.failed,
@@ -130,6 +138,8 @@ def _prep(
                 frames=int(index.num_frames.sum()),
                 bytes=int(index.shard_bytes.sum()),
                 seconds=round(progress.seconds, 3),
+                partial=lacking,
+                notes=groups.notes,
             )
 
 

@@ -12,8 +12,8 @@ from resact.train.report.report import Report
 FIELDS = (
     "kind", "table", "dataset", "split", "partial", "settings", "store", "network", "modality", "step", "attention",
     "feature_residual", "status", "paper_top1", "paper_top5", "paper_g", "top1", "top5", "top1_spread", "top5_spread",
-    "g", "parameters", "epochs", "clips_per_second", "padded_share", "seeds", "runs", "command", "claim", "points",
-    "paper_points", "low", "high", "groups", "verdict",
+    "g", "parameters", "epochs", "clips_per_second", "padded_share", "seeds", "runs", "command", "notes", "claim",
+    "points", "paper_points", "low", "high", "groups", "verdict",
 )  # fmt: skip
 """The last seven are of differences, and empty in other lines, as the others' own are in those of differences."""
 
@@ -42,6 +42,7 @@ def comma_separated(report: Report) -> str:
 def _shared(part: dict[str, Any]) -> dict[str, Any]:
     store = part["store"] or {"fingerprint": "", "contents": ""}
     words = {name: part[name] and one_line(part[name]) for name in _SHARED}
+    words["notes"] = one_line("; ".join(part["notes"]))
     return {**words, "store": ":".join(filter(None, store.values()))}
 
 

@@ -20,6 +20,7 @@ from resact.train.report.cells import (
     difference_cells,
     one_line,
     other_cells,
+    other_line,
     row_cells,
     state_lines,
 )
@@ -81,9 +82,7 @@ def html(report: Report) -> str:
         difference_headings=DIFFERENCE_HEADINGS,
         other_headings=OTHER_HEADINGS,
         other_rows=[_cells(other_cells(other)) for other in report.other_runs],
-        other_words=[
-            one_line(f"{other.run.path}: {other.run.group.heading}; {other.words}") for other in report.other_runs
-        ],
+        other_words=[other_line(other) for other in report.other_runs],
         broken=broken_lines(report),
         settings_name=SETTINGS_FILE,
         runs=one_line(str(report.runs)),
@@ -99,6 +98,7 @@ def _group(group: GroupTables, number: int) -> dict[str, Any]:
         "anchor": f"group-{number}",
         "heading": one_line(group.group.heading),
         "words": one_line(group.words),
+        "notes": group.notes,
         "states": list(state_lines(group)),
         "tables": [
             {

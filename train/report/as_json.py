@@ -17,7 +17,7 @@ def plain_report(report: Report) -> dict[str, Any]:
         "tables": [_table(group, table) for group in report.groups for table in group.tables],
         "other_runs": [
             {
-                **_group(other.run.group, other.words),
+                **_group(other.run.group, other.words, [other.run.note] if other.run.note else []),
                 **other.run.key._asdict(),
                 **_run(other.run),
                 "ours": _figures(other.ours),
@@ -32,7 +32,7 @@ def plain_report(report: Report) -> dict[str, Any]:
 def _table(tables: GroupTables, table: Table) -> dict[str, Any]:
     return {
         "number": table.number,
-        **_group(tables.group, tables.words),
+        **_group(tables.group, tables.words, tables.notes),
         "title": f"{table.title}; {tables.group.heading}",
         "rows": [_row(row) for row in table.rows],
         "differences": [_difference(difference) for difference in table.differences],
@@ -40,12 +40,13 @@ def _table(tables: GroupTables, table: Table) -> dict[str, Any]:
     }
 
 
-def _group(group: Group, words: str) -> dict[str, Any]:
+def _group(group: Group, words: str, notes: list[str]) -> dict[str, Any]:
     return {
         "dataset": group.dataset,
         "split": group.split,
         "partial": group.partial,
         "settings": words,
+        "notes": notes,
         "store": {"fingerprint": group.fingerprint, "contents": group.contents} if group.store else None,
     }
 

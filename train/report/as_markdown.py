@@ -12,6 +12,7 @@ from resact.train.report.cells import (
     difference_cells,
     one_line,
     other_cells,
+    other_line,
     row_cells,
     state_lines,
 )
@@ -29,10 +30,7 @@ def markdown(report: Report) -> str:
         lines += ["", "## Other runs, which fill no row of the paper", ""]
         lines += _table_lines(OTHER_HEADINGS, map(other_cells, report.other_runs))
         lines += [""]
-        lines += [
-            f"- {_escaped(f'{other.run.path}: {other.run.group.heading}; {other.words}')}"
-            for other in report.other_runs
-        ]
+        lines += [f"- {_escaped(other_line(other))}" for other in report.other_runs]
     if report.broken:
         lines += ["", "## Folders that cannot be read", ""]
         lines += [f"- {_escaped(line)}" for line in broken_lines(report)]
@@ -42,6 +40,8 @@ def markdown(report: Report) -> str:
 def _group_lines(group: GroupTables) -> Iterator[str]:
     heading = _escaped(group.group.heading)
     yield from ("", f"## {heading}", "", _escaped(group.words))
+    for note in group.notes:
+        yield from ("", f"Note: {_escaped(note)}.")
     for table in group.tables:
         yield from ("", f"### {table.title[0].upper()}{table.title[1:]}; {heading}", "")
         yield from _table_lines(ROW_HEADINGS, map(row_cells, table.rows))

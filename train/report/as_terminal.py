@@ -17,6 +17,7 @@ from resact.train.report.cells import (
     difference_cells,
     one_line,
     other_cells,
+    other_line,
     row_cells,
     state_lines,
 )
@@ -36,7 +37,7 @@ def print_report(report: Report, console: Console) -> None:
         _say(console, "other runs, which fill no row of the paper", style="bold")
         console.print(_grid(OTHER_HEADINGS, map(other_cells, report.other_runs), texts=(0, 1)), soft_wrap=False)
         for other in report.other_runs:
-            _say(console, f"{one_line(other.run.path)}: {one_line(f'{other.run.group.heading}; {other.words}')}")
+            _say(console, other_line(other))
         console.print()
     if report.broken:
         _say(console, "folders that cannot be read", style="bold")
@@ -49,6 +50,8 @@ def print_report(report: Report, console: Console) -> None:
 def _print_group(group: GroupTables, console: Console) -> None:
     _say(console, one_line(group.group.heading), style="bold")
     _say(console, one_line(group.words))
+    for note in group.notes:
+        _say(console, f"note: {note}")
     for table in group.tables:
         console.print()
         _say(console, f"{table.title}; {one_line(group.group.heading)}", style="bold")

@@ -81,6 +81,12 @@ def state_lines(group: GroupTables) -> Iterator[str]:
     yield from sorted(remark for remark in remarks if remark is not None)
 
 
+def other_line(other: OtherRun) -> str:
+    """What another run is of."""
+    words = filter(None, (other.run.group.heading, other.words, other.run.note))
+    return one_line(f"{other.run.path}: {'; '.join(words)}")
+
+
 def broken_lines(report: Report) -> list[str]:
     """The folders that no table can have."""
     return [f"{one_line(run.path)}: {one_line(run.problem)}" for run in report.broken]

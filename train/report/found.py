@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resact.cache.grouping import note_on_tests
 from resact.errors import ResactError
 from resact.train.networks.architecture import Architecture
 from resact.train.networks.cost import Cost, count_cost
@@ -110,6 +111,14 @@ class FoundRun:
             world_size=record.world_size,
             settings=tuple(sorted(settings.items())),
         )
+
+    @property
+    def note(self) -> str | None:
+        """What its figures may owe to recordings that stand on both sides; None for nothing."""
+        if self.evaluation is None:
+            return None
+        store, groups = self.record.store, [group for _, group in self.evaluation.cluster]
+        return note_on_tests(self.evaluation.video_id, groups, store.settings.dataset, partial=store.partial)
 
     @property
     def cost(self) -> Cost:

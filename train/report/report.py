@@ -131,6 +131,11 @@ class GroupTables:
         return list({run.path: run for table in self.tables for row in table.rows for run in row.runs}.values())
 
     @property
+    def notes(self) -> list[str]:
+        """What its figures may owe to recordings that stand on both sides."""
+        return sorted({run.note for run in self.runs if run.note is not None})
+
+    @property
     def is_empty(self) -> bool:
         """Whether no run is in it."""
         return not self.runs

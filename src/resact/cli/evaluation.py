@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from resact.cache.settings import DatasetSettings
     from resact.cache.store import ClipStore
     from resact.train.runs.files.folder import RunFolder
     from resact.train.runs.testing.predictions import Predictions
@@ -113,7 +114,7 @@ def evaluate(
         f"{scores.videos:,} {made.membership} videos of {made.dataset} ({made.split}), {scores.views} views, from "
         f"{opened.files} ({made.codec}); {made.padded_share:.1%} of the clips are longer than their video"
     )
-    for note in _notes(predictions):
+    for note in _notes(predictions, opened.settings.dataset):
         console.print(f"note: {note}")
     console.print(classes_table(scores), soft_wrap=False)
     console.print(figures_table([(trained.name, scores)]), soft_wrap=False)
@@ -234,8 +235,9 @@ def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
         ) from None
 
 
-def _notes(predictions: "Predictions") -> list[str]:
+def _notes(predictions: "Predictions", dataset: "DatasetSettings") -> list[str]:
     """What keeps a figure from being the paper's protocol on the run's own store, or of the whole data set."""
+    from resact.cache.grouping import note_on_tests
     from resact.train.runs.testing.metrics import TOP
 
     made, notes = predictions.provenance, []
@@ -246,6 +248,9 @@ def _notes(predictions: "Predictions") -> list[str]:
             notes.append(f"{key}: trained on {was}, evaluated on {now}")
     if made.partial:
         notes.append(made.partial)
+    ids, groups = predictions.video_id.tolist(), predictions.group.tolist()
+    if known := note_on_tests(ids, groups, dataset, partial=made.partial):
+        notes.append(known)
     if len(predictions.classes) < TOP:
         notes.append(f"top-{TOP} is no figure with {len(predictions.classes)} classes")
     return notes
@@ -293,7 +298,7 @@ def _fuse(first: "RunFolder", second: "RunFolder", weight: float, console: "Cons
             f"{made.run}: {alone.videos:,} {made.membership} videos of {made.dataset} ({made.split}), "
             f"{alone.views} views, {made.weights} weights, of epoch {made.epoch} of {made.epochs}"
         )
-        for note in _notes(predictions):
+        for note in _notes(predictions, folder.read_record().store.settings.dataset):
             console.print(f"note: {made.run}: {note}")
         if not is_current(folder, made):
             console.print(f"note: {made.run} was trained further since: `resact evaluate {folder}` evaluates it again")

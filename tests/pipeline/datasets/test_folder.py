@@ -376,11 +376,16 @@ def test_from_a_folder_of_strange_names_to_a_verified_store(tmp_path: Path, tiny
 def test_an_undisturbed_store_is_the_whole_of_what_prep_was_given(tmp_path: Path, tiny: bytes) -> None:
     root = fill(tmp_path / "v", tiny, "Walk/1.mp4", "Walk/2.mp4", "Run/1.mp4", "Run/2.mp4")
     store, printed = make(root, tmp_path / "s.zarr")
-    assert "divided by group: split1: 2 train, 2 test" in printed
+    assert "divided video by video: split1: 2 train, 2 test" in printed
+    words = "no groups were found: each of the 4 videos is a group of its own, so clips of one recording may be in both"
+    assert f"note: {words}" in printed
+    assert summarise(store)["notes"][0].startswith(words)
+    assert (summarise(store)["groups"], summarise(store)["ungrouped"]) == (4, 4)
     assert (store.partial, store.settings.dataset.division) == (None, "test share 0.3, seed 0")
     assert summarise(store)["splits"] == {"split1": {"train": 2, "test": 2}}
     shown = resact("info", tmp_path / "s.zarr").stdout
     assert "v, all that prep was given" in shown
+    assert "no groups were found: each of the 4 videos" in " ".join(shown.split())
     assert "nothing to do, 4 are there already" in make(root, tmp_path / "s.zarr")[1]
 
 

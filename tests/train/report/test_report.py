@@ -1,6 +1,8 @@
 """What the report makes of folders of runs, written by the product's own writers."""
 
+import csv
 import fcntl
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,10 +11,16 @@ from threading import Timer
 
 import numpy as np
 import pytest
+from rich.console import Console
 from tests.train.report.written import CLASSES, CLIPS, GROUPS, VIDEOS, write_run
 
 from resact.errors import UsageError
 from resact.train.networks.cost import count_cost
+from resact.train.report.as_csv import comma_separated
+from resact.train.report.as_html import html
+from resact.train.report.as_json import plain_report
+from resact.train.report.as_markdown import markdown
+from resact.train.report.as_terminal import print_report
 from resact.train.report.bootstrap import clustered_interval
 from resact.train.report.paper import PAPER_ROWS
 from resact.train.report.report import GroupTables, Report, TableRow, build_report
@@ -314,3 +322,26 @@ def test_differences_average_over_all_seeds_of_both_sides(tmp_path: Path) -> Non
     [difference, *_] = build_report(tmp_path).groups[0].tables[0].differences
     assert difference.interval is not None
     assert difference.interval.mean == pytest.approx(62.5 - (25 + 37.5 + 100) / 3)
+
+
+def test_figures_of_videos_without_groups_are_said_to_be_so_in_every_format(tmp_path: Path) -> None:
+    write_run(tmp_path, "loose", modality="rgb", dataset="mine", grouped=False)
+    write_run(tmp_path, "other", modality="residual", step=3, dataset="mine", grouped=False)
+    write_run(tmp_path, "known", modality="rgb")
+    write_run(tmp_path, "unknown", modality="rgb", dataset="mine", evaluated=False, seed=1, grouped=False)
+    report = build_report(tmp_path)
+    words = f"all {VIDEOS} test videos are in no group, and clips of their recordings may have been trained on"
+    notes = {tables.group.dataset: tables.notes for tables in report.groups}
+    assert notes["ucf101"] == []
+    assert len(notes["mine"]) == 1
+    assert notes["mine"][0].startswith(words)
+    assert "--group-pattern" in notes["mine"][0]
+    text = io.StringIO()
+    print_report(report, Console(file=text, width=2000))
+    for shown in (text.getvalue(), markdown(report), html(report)):
+        assert shown.count(words) == 2, "once for the tables, once for the other run"
+    plain = plain_report(report)
+    assert [bool(table["notes"]) for table in plain["tables"]] == [t["dataset"] == "mine" for t in plain["tables"]]
+    assert plain["other_runs"][0]["notes"][0].startswith(words)
+    lines = list(csv.DictReader(io.StringIO(comma_separated(report))))
+    assert all(line["notes"].startswith(words) == (line["dataset"] == "mine") for line in lines)

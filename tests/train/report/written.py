@@ -43,15 +43,23 @@ def write_run(
     world_size: int = 1,
     padded_share: float = 0.0,
     clips: ClipStore | None = None,
+    grouped: bool = True,
     **settings: Any,
 ) -> RunFolder:
     """`correct`: which videos are right, or the share of them; `epoch`: trained, of two; 0 writes no weights; `clips`:
-    the store that it was trained on, whose videos are shown again and again."""
+    the store that it was trained on, whose videos are shown again and again; `grouped`: if not, each video is a group
+    of its own, of a folder that was divided by chance."""
     said = {"split": "split1", "flip": True, "amp": False, "val_groups": 0, **SMALL, **settings}
     config, network = _built(tuple(said.items()), "meta" if epoch == 0 else "cpu")
     store = StoreSettings(
         dataset=DatasetSettings(
-            name=dataset, videos=VIDEOS, all_classes=6, classes=CLASSES, splits=("split1", "split2"), flip_safe=True
+            name=dataset,
+            videos=VIDEOS if grouped else None,
+            all_classes=6,
+            classes=CLASSES,
+            splits=("split1", "split2"),
+            flip_safe=True,
+            division=None if grouped else "test share 0.3, seed 0",
         ),
         decode=DecodeSettings(fps="15", short_side=32, max_seconds=None, ffmpeg="7.0.2"),
         codec=codec,
@@ -97,6 +105,8 @@ def write_run(
         made = predictions_of(folder, record, correct, views, provenance or {})
         if clips is not None:
             made = replace(made, video_id=np.resize(np.array(clips.index.video_id), VIDEOS))
+        if not grouped:
+            made = replace(made, group=made.video_id)
         write_predictions(folder.path / PREDICTIONS, made)
     return folder
 

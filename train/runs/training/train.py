@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from resact.cache.grouping import grouping
 from resact.cache.places import find_store
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore, open_store
@@ -113,6 +114,8 @@ def _train(
     opened = open_store(_store_path(store, saved))
     if opened.partial:
         console.print(f"note: {opened.files} is {opened.partial}")
+    for note in grouping(opened.index, opened.settings.dataset, partial=opened.partial).notes:
+        console.print(f"note: {note}")
     if saved is not None:
         _require_same(saved, settings, opened, ranks, folder)
     config = _resolved(asked, opened, ranks) if saved is None else _as_begun(saved.config)

@@ -1,0 +1,106 @@
+"""How far a store knows which videos are alike, such as clips of one recording, which a split has to keep together."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from resact.cache.index import Index
+from resact.cache.settings import DatasetSettings
+
+WHAT_MENDS_IT = "make the store with --group-pattern REGEX, or with a sub-folder for each recording"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouping:
+    """Of the videos with frames that are in a split."""
+
+    videos: int
+    groups: int
+    ungrouped: int
+    """Videos that are a group of their own, because nothing says what they belong to."""
+    divided: dict[str, int]
+    """Split -> groups with videos in both train and test; only where there are any."""
+    by_chance: bool
+    """Whether sides were drawn by group; else lists say them."""
+    whole: bool
+    """Whether all videos are here of a data set whose groups may all hold one video for a bad reason."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know, one sentence each."""
+        torn = (f"{split} has videos of {n:,} groups in both train and test" for split, n in self.divided.items())
+        return [*([self.leak] if self.leak else []), *torn]
+
+    @property
+    def leak(self) -> str | None:
+        """Why recordings may stand on both sides; None where groups keep them apart."""
+        if self.ungrouped:
+            all_of_them = self.ungrouped == self.videos
+            known = (
+                f"no groups were found: each of the {self.videos:,} videos is a group of its own"
+                if all_of_them
+                else f"{self.ungrouped:,} of {self.videos:,} videos are in no group, each is one of its own"
+            )
+        elif self.whole and self.groups == self.videos > 0:
+            known = f"each of the {self.groups:,} groups holds one video"
+        else:
+            return None
+        if self.by_chance:
+            may = "so clips of one recording may be in both train and test, and accuracies read too high"
+            return f"{known}, {may}; to mend it, {WHAT_MENDS_IT}"
+        may = "so training may validate on clips of recordings that it trains on"
+        return f"{known}, {may}; to mend it, give the list a column group, or {WHAT_MENDS_IT}"
+
+
+def grouping(index: Index, dataset: DatasetSettings, *, partial: str | None) -> Grouping:
+    """As a store holds it.
+
+    Args:
+        index: of the store.
+        dataset: its settings.
+        partial: what it lacks; one video of each group may then be all that was asked for.
+    """
+    listed = np.any([codes > 0 for codes in index.splits.values()], axis=0)
+    rows = np.flatnonzero(listed & (index.num_frames > 0)).tolist()
+    group_of = {row: index.group[row] for row in rows}
+    divided = {}
+    for split, codes in index.splits.items():
+        sides = {(group, int(codes[row])) for row, group in group_of.items() if codes[row]}
+        count = sum(number > 1 for number in Counter(group for group, _ in sides).values())
+        if count:
+            divided[split] = count
+    return Grouping(
+        videos=len(rows),
+        groups=len(set(group_of.values())),
+        ungrouped=sum(index.video_id[row] == group for row, group in group_of.items()),
+        divided=divided,
+        by_chance=dataset.division is not None,
+        whole=partial is None and dataset.videos is None,
+    )
+
+
+def note_on_tests(
+    video_ids: Sequence[str], groups: Sequence[str], dataset: DatasetSettings, *, partial: str | None
+) -> str | None:
+    """What keeps the figures of test videos from being of recordings that were not trained on; None for nothing.
+
+    Args:
+        video_ids: of the test videos.
+        groups: theirs.
+        dataset: settings of the store.
+        partial: what it lacks.
+    """
+    videos = len(video_ids)
+    ungrouped = sum(video_id == group for video_id, group in zip(video_ids, groups, strict=True))
+    if ungrouped:
+        known = f"{'all' if ungrouped == videos else f'{ungrouped:,} of'} {videos:,} test videos are in no group"
+    elif partial is None and dataset.videos is None and len(set(groups)) == videos:
+        known = f"each of the {videos:,} test videos is a group of its own"
+    else:
+        return None
+    if dataset.division is not None:
+        may = "clips of their recordings may have been trained on: accuracies may be too high, and intervals too narrow"
+        return f"{known}, and {may}; {WHAT_MENDS_IT}"
+    return f"{known}: the list alone keeps their recordings apart from training, and intervals may be too narrow"
