@@ -35,7 +35,7 @@ def comma_separated(report: Report) -> str:
         for difference in table["differences"]:
             writer.writerow({"kind": "difference", **shared, **difference})
     for other in plain["other_runs"]:
-        writer.writerow({"kind": "other", **_shared(other), **_row(other)})
+        writer.writerow({"kind": "other", **_row(other), **_shared(other)})
     return text.getvalue()
 
 
