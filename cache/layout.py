@@ -84,6 +84,8 @@ class VideoRecord:
     status: Status
     problem: str | None
     """What was wrong, in ffmpeg's words where they are its; None when status is `ok`."""
+    note: str | None = None
+    """What a user may want to know though nothing is wrong, such as which of several video tracks was taken."""
     source: Source
     arguments: list[str]
     """ffmpeg's arguments, the source's path replaced by its name; empty where ffmpeg was not run."""
@@ -204,6 +206,8 @@ def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:
         "source": vars(record.source),
         "arguments": record.arguments,
     }
+    if record.note is not None:
+        attributes["note"] = record.note
     if record.status == "failed":
         return group_document(attributes)
     frame = [1, record.height, record.width, 3]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from resact.cache.codecs import CODEC_NAMES, Box
 from resact.cache.files import Files, open_files
 from resact.cache.index import Index, read_index
-from resact.cache.layout import CRC_BYTES, DOCUMENT, SHARD, array_name, first_wrong_chunk, unseal
+from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
 from resact.cache.whole import Whole, lacking_words, read_whole
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
@@ -104,6 +104,22 @@ class ClipStore:
         else:
             self._read_chunks(row, video_id, start, stop, out, size, box)
         return out if out.shape[1:3] == box.size else out[:, box.top : box.bottom, box.left : box.right]
+
+    def note(self, video_id: str) -> str | None:
+        """What prep noted of a video though nothing is wrong with it, such as which of several tracks it took.
+
+        Raises:
+            UsageError: no such video.
+            DamagedError: its document is not what was written.
+        """
+        path = f"{array_name(video_id)}/{DOCUMENT}"
+        if not self.index.num_frames[self.index.row_of(video_id)]:
+            path = f"{FAILED}/{path}"
+        try:
+            document = unseal(self.files.read(path), f"{self.files}/{path}")
+        except FileNotFoundError as error:
+            raise self._damaged(f"{video_id}: its array is incomplete ({error})") from None
+        return document["attributes"].get("note")  # type: ignore[no-any-return]
 
     def _place(
         self,

@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import chain
@@ -112,7 +113,7 @@ def decode_arguments(
         inputs["err_detect"] = "explode"
     treatment = treatment or Treatment()
     # `V`: a cover picture is not a video.
-    video = ffmpeg.input("source", **inputs)["V:0"]
+    video = ffmpeg.input("source", **inputs)["V:0" if treatment.stream is None else str(treatment.stream)]
     if treatment.deinterlace:
         video = video.filter("bwdif", mode="send_frame", deint="interlaced")
     if settings.fps != "source":
@@ -231,15 +232,19 @@ class VideoDecoder:
         self._process.kill()
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
-        frames = self._read_frames()
-        first = next(frames, None)
-        if first is None:
-            self._process.wait()  # it has not said all before
-        needed = self._read_log().treatment
-        if needed != self.treatment:
-            self._start_again(needed)
+        while True:
             frames = self._read_frames()
             first = next(frames, None)
+            if first is None:
+                self._process.wait()  # it has not said all before
+            log = self._read_log()
+            if log.unfit:
+                raise DecodeError(log.unfit)
+            found, known = log.treatment, self.treatment
+            needed = replace(found, keep_last=found.keep_last or known.keep_last)
+            if needed == known:
+                break
+            self._start_again(needed)
         most = self._most_frames()
         for frame in chain([] if first is None else [first], frames):
             if self._num_frames == most:
@@ -338,6 +343,8 @@ class VideoDecoder:
         if self._timed_out:
             raise DecodeError(f"not decoded within {self._timeout_seconds:g} s (--timeout)")
         log = self._read_log()
+        if log.unfit:
+            raise DecodeError(log.unfit)
         if len(log.sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
             first, second = log.sizes[:2]
             raise DecodeError(
@@ -369,7 +376,7 @@ class VideoDecoder:
     def _read_log(self) -> FfmpegLog:
         # Without moving the place in it, which is ffmpeg's too.
         text = os.pread(self._log.fileno(), _MAX_LOG_BYTES, 0).decode("utf-8", "replace")
-        return FfmpegLog(text, self._source)
+        return FfmpegLog(text, self._source, rule=self._settings.rule)
 
 
 def _limit(pid: int, what: int, most: int) -> None:

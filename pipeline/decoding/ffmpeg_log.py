@@ -7,6 +7,9 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
+from resact.cache.settings import FIRST_RULE, RULE
+from resact.pipeline.decoding.tracks import Tracks
+
 MAX_PIXELS = 1 << 26
 """Of a source's frame: 8192x8192. 8K video has half as many."""
 
@@ -22,6 +25,13 @@ _SIGNALLED = re.compile(r"^\[info\] Exiting normally, received signal (\d+)\.", 
 _DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
 _COMPLAINT = re.compile(r"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\] (.*)")
 _INTERLACED = re.compile(r"^dvvideo\b|\((?:[^()]*, )?(?:top|bottom)(?: coded)? first[,) ]")
+_CONTAINER = re.compile(r"^\[info\] Input #0, (\w+)", re.M)
+_DECODED = re.compile(
+    r"^(?:\[[^]]* @ [^]]*\] )*\[verbose\]   Input stream #0:\d+ \(video\): .*?(\d+) frames decoded", re.M
+)
+_PICTURES_TOO = {"gif", "apng"}  # what they hold may be one picture
+# Matrices that swscale of ffmpeg 5 and 6 takes for others, and from 7 on refuses.
+_UNCONVERTED = re.compile(r"\((?:tv, |pc, )?(ycgco[-\w]*|bt2020c|smpte2085|chroma-derived-n?c|ictcp|ipt-c2)[/,)]")
 _PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _UNPRINTABLE = re.compile(r"[\x01-\x07\x0e-\x1f]")  # ffmpeg writes each of them as a question mark
@@ -43,12 +53,16 @@ class SourceProperties:
     """Exact fraction, such as `30000/1001`; None where ffmpeg does not know it."""
     duration_seconds: float | None
     """As the container says; None where it does not."""
+    note: str | None
+    """What a user may want to know of it though nothing is wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
     """What some videos need and most do not, so that the graph of an ordinary one stays as it is, to the byte."""
 
+    stream: int | None = None
+    """Of several video tracks, not the first is the video: its number among the file's streams."""
     deinterlace: bool = False
     """The stream says that it is interlaced, or is DV, which says so of each frame."""
     square_pixels: bool = False
@@ -63,9 +77,11 @@ class FfmpegLog:
     Args:
         text: at loglevel `repeat+level+verbose`.
         source: the path that ffmpeg was given, `file:` apart.
+        rule: as in `DecodeSettings`; by the first one the first video track is the video, whatever it is.
     """
 
-    def __init__(self, text: str, source: Path) -> None:
+    def __init__(self, text: str, source: Path, *, rule: int = RULE) -> None:
+        self._rule = rule
         # Before it is cut into lines: a name may hold line breaks. Folders differ from host to host.
         written, name = (
             _UNPRINTABLE.sub("?", os.fsencode(path).decode("utf-8", "replace")) for path in (source, source.name)
@@ -91,23 +107,45 @@ class FfmpegLog:
             height=height,
             fps=f"{numerator}/{denominator}" if numerator > 0 and denominator > 0 else None,
             duration_seconds=seconds,
+            note=self.tracks.note if self._rule > FIRST_RULE else None,
         )
 
     @property
     def treatment(self) -> Treatment:
         """What the video needs, as far as it can be told by now: the first frame is enough, but for `keep_last`."""
-        if self._input is None:
-            return Treatment()
+        chosen = self.tracks.stream if self._rule > FIRST_RULE else None
+        if self._input is None or (chosen is not None and self._input[0] != f"0:{chosen}"):
+            return Treatment(stream=chosen)
         stream, numerator, denominator = self._input[0], int(self._input[5]), int(self._input[6])
         known = min(numerator, denominator) > 0 and max(numerator, denominator) <= _MOST_OBLONG * min(
             numerator, denominator
         )
         described = re.search(rf"^\[info\]   Stream #{re.escape(stream)}(?!\d).*?: Video: (.*)", self._text, re.M)
         return Treatment(
+            stream=chosen,
             deinterlace=bool(described and _INTERLACED.search(described[1])),
             square_pixels=known and abs(Fraction(numerator, denominator) - 1) > _ROUNDING,
             keep_last=bool(_RESAMPLED_TO_NOTHING.search(self._text)),
         )
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """The file's video tracks."""
+        return Tracks(self._text)
+
+    @property
+    def unfit(self) -> str | None:
+        """Why the frames that ffmpeg gives, if any, are not those of a video, as far as it can be told by now."""
+        if self._rule == FIRST_RULE:
+            return None
+        container, decoded = _CONTAINER.search(self._text), _DECODED.search(self._text)
+        single = container and container[1] in _PICTURES_TOO and decoded and decoded[1] == "1"
+        if single or self.tracks.are_pictures:
+            return "it is a still picture, not a video"
+        matrix = self.tracks.chosen and _UNCONVERTED.search(self.tracks.chosen.words)
+        if matrix:
+            return f"its colours are coded as {matrix[1]}, which ffmpeg does not convert: re-encode it as BT.709"
+        return None
 
     @property
     def sizes(self) -> list[str]:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from resact.cache.layout import VideoRecord, printable
 
 _PLAIN_LINE_SECONDS = 5.0
+_NOTES_SHOWN = 5  # of a data set from cameras with two lenses each video may have one
 
 
 class PrepProgress:
@@ -22,7 +23,7 @@ class PrepProgress:
 
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total = console, total
-        self.videos = self.frames = self.bytes = self.failed = 0
+        self.videos = self.frames = self.bytes = self.failed = self._notes = 0
         self._start = self._last_line = time.monotonic()
         columns = (
             TextColumn("prep"),
@@ -47,6 +48,10 @@ class PrepProgress:
         self.failed += record.status == "failed"
         if record.status != "ok":
             self._console.print(printable(f"{record.status}: {record.video_id}: {record.problem}"))
+        if record.note is not None:
+            self._notes += 1
+            if self._notes <= _NOTES_SHOWN:
+                self._console.print(printable(f"note: {record.video_id}: {record.note}"))
         self._bar.update(self._task, completed=self.videos, rates=self._rates())
         now = time.monotonic()
         if self._bar.disable and now - self._last_line >= _PLAIN_LINE_SECONDS:
@@ -70,3 +75,6 @@ class PrepProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+        more = self._notes - _NOTES_SHOWN
+        if more > 0:
+            self._console.print(f"note: likewise {more:,} more videos (`note` in their attributes)")

@@ -198,6 +198,7 @@ def _decode_into(
         record,
         status="damaged" if problem else "ok",
         problem=problem,
+        note=properties.note,
         source=replace(record.source, fps=properties.fps, height=properties.height, width=properties.width),
         arguments=decode_arguments(video.name, decode, pixels, strict=strict, treatment=treatment),
         height=height,

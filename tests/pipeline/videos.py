@@ -1,6 +1,8 @@
 """Tiny videos of every kind, made by ffmpeg from frames that a test knows, and prep's own task over them."""
 
 import json
+import os
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from rich.console import Console
 from tests.pipeline.conftest import FFMPEG
 
@@ -22,6 +25,14 @@ from resact.pipeline.job.task import PrepJob
 
 H264 = ("-c:v", "libx264", "-crf", "5", "-threads", "1")
 DECODE = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
+_NAMED = os.environ.get("RESACT_TEST_FFMPEG", "").split(os.pathsep)
+EACH_FFMPEG = [
+    pytest.param(path, id=find_ffmpeg(path)[1])
+    for path in dict.fromkeys([FFMPEG, shutil.which("ffmpeg"), *_NAMED])
+    if path
+]
+"""The wheel's, which alone need be there; the one on PATH; those that `$RESACT_TEST_FFMPEG` names."""
+FIELD = Path(__file__).parents[3] / "shared" / "field"
 QUADRANTS = np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [200, 200, 200]]], np.uint8)
 """Red, green; blue, white."""
 

@@ -160,11 +160,12 @@ def predict(
     count = VIEWS if views is None else views
     rows = []
     for video in videos:
-        row: dict[str, Any] = {"video": str(video), "status": "failed", "problem": None, "top": []}
+        row: dict[str, Any] = {"video": str(video), "status": "failed", "problem": None, "note": None, "top": []}
         try:
             with single_video_store(video, decode, codec=codec, ffmpeg=ffmpeg, timeout_seconds=timeout) as store:
                 seen = predict_video(trained, store, views=count, top=top)
                 row |= {"status": store.index.status[0], "problem": store.index.problem[0] or None}
+                row["note"] = store.note(store.index.video_id[0])
             row |= {"frames": seen.num_frames, "padded": seen.padded}
             row["top"] = [{"class_name": name, "probability": share} for name, share in seen.top]
         except (DecodeError, DiskFullError) as error:
@@ -184,6 +185,8 @@ def _show(row: dict[str, Any], trained: "TrainedRun", console: "Console") -> Non
     from resact.train.runs.testing.score_tables import percent
 
     lines = [f"{row['video']}: {row['status']}" + (f": {row['problem']}" if row["problem"] else "")]
+    if row["note"]:
+        lines.append(f"  note: {row['note']}")
     if row.get("padded"):
         geometry = trained.geometry
         lines.append(

@@ -1,7 +1,5 @@
 """Each matrix, range and kind of pixels: the lossless frames have the right colours, and the JPEGs have the same."""
 
-import os
-import shutil
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -9,18 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.pipeline.conftest import FFMPEG, footage
-from tests.pipeline.videos import DECODE, ffmpeg
+from tests.pipeline.videos import DECODE, EACH_FFMPEG, FIELD, ffmpeg
 
 from resact.cache.codecs import build_codec
 from resact.cache.settings import FIRST_RULE
-from resact.pipeline.decoding.decode import Pixels, VideoDecoder, find_ffmpeg
+from resact.errors import DecodeError
+from resact.pipeline.decoding.decode import Pixels, VideoDecoder
 from resact.pipeline.job.task import encode_frame
-
-_NAMED = os.environ.get("RESACT_TEST_FFMPEG", "").split(os.pathsep)
-OTHERS = [*dict.fromkeys(path for path in (shutil.which("ffmpeg"), *_NAMED) if path)]
-"""Besides the wheel's, which alone need be there: the one on PATH, and those that `$RESACT_TEST_FFMPEG` names."""
-EACH_FFMPEG = [pytest.param(path, id=find_ffmpeg(path)[1]) for path in (FFMPEG, *OTHERS)]
-FIELD = Path(__file__).parents[4] / "shared" / "field"
 
 # Kr and Kb (ITU-T H.273), and the number by which streams name the matrix
 MATRICES = {
@@ -173,6 +166,16 @@ def test_sources_in_rgb(tmp_path: Path, binary: str, name: str, encoder: tuple[s
     from_truth, apart = agreement(write_planes(tmp_path / name, patches(COLOURS), *encoder, pixels="rgb24"), binary)
     assert from_truth <= 1
     assert apart <= 4
+
+
+@pytest.mark.parametrize("binary", EACH_FFMPEG)
+@pytest.mark.parametrize(("number", "name"), [(8, "ycgco"), (10, "bt2020c"), (12, "chroma-derived-nc"), (14, "ictcp")])
+def test_a_matrix_that_ffmpeg_does_not_convert_is_told(tmp_path: Path, binary: str, number: int, name: str) -> None:
+    """ffmpeg 5 and 6 would take it for another one."""
+    tagged = "-bsf:v", f"h264_metadata=matrix_coefficients={number}"
+    video = write_planes(tmp_path / "v.mp4", yuv444("bt709", "tv"), *H264, "-pix_fmt", "yuv420p", *tagged)
+    with pytest.raises(DecodeError, match=f"its colours are coded as {name}, .*: re-encode it as BT.709"):
+        frames_of(video, "rgb24", binary)
 
 
 def psnr(frames: np.ndarray, others: np.ndarray) -> float:

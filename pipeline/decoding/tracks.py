@@ -1,0 +1,96 @@
+"""Which of a file's video streams is the video, from what ffmpeg's log says of them before the first frame."""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+_AFTER_INPUT = re.compile(r"^\[info\] (?:Stream mapping:|Output #0)", re.M)
+_STREAM = re.compile(r"^\[info\] +Stream #0:(\d+)(?!\d).*?: Video: (.*)", re.M)
+_SIZE = re.compile(r", (\d+)x(\d+)\b")
+_UNKNOWN = re.compile(r", none\b")  # pixels of a track without a packet, or that nothing decodes
+_COVER = re.compile(r"\((?:attached pic|timed thumbnails)\)")
+_SECONDARY = re.compile(r"\((?:still image|dependent)\)")
+
+# In ISO's file format a picture is an item beside the tracks, which ffmpeg shows as a stream of its own: one unit of
+# time a second and no bit rate, which each track has.
+_BRANDS = re.compile(r"^\[info\]     (?:major_brand|compatible_brands) *: (.*)", re.M)
+_PICTURE_BRANDS = {"avif", "avis", "heic", "heix", "hevc", "hevx", "mif1", "mif2", "msf1"}
+_PICTURE_ITEM = re.compile(r"^(?!.* kb/s,).*, 1 tbn\b")
+
+_WORTH_OF_DEFAULT = 5_000_000  # pixels, as ffmpeg itself has it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Track:
+    """A video stream that is more than a picture."""
+
+    stream: int
+    """Its number among all streams of the file."""
+    words: str
+    """What ffmpeg says of it."""
+
+    @property
+    def pixels(self) -> int:
+        """Of a frame; 0 where it is not known."""
+        size = _SIZE.search(self.words)
+        return int(size[1]) * int(size[2]) if size else 0
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the file calls it that."""
+        return "(default)" in self.words
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """The highest is taken: by ffmpeg where it may choose, and by players."""
+        return (
+            not _UNKNOWN.search(self.words),
+            not _SECONDARY.search(self.words),
+            self.pixels + _WORTH_OF_DEFAULT * self.is_default,
+        )
+
+    def __str__(self) -> str:
+        size = _SIZE.search(self.words)
+        return (f"{size[1]}x{size[2]}" if size else "of unknown size") + (", the default" if self.is_default else "")
+
+
+class Tracks:
+    """The video streams of the first input.
+
+    Args:
+        log: ffmpeg's, at loglevel `level+info` or more.
+    """
+
+    def __init__(self, log: str) -> None:
+        end = _AFTER_INPUT.search(log)
+        said = log[: end.start()] if end else log
+        brands = "".join(_BRANDS.findall(said))
+        pictures = any(brands[place : place + 4] in _PICTURE_BRANDS for place in range(0, len(brands), 4))
+        streams = sorted((int(number), words) for number, words in _STREAM.findall(said) if not _COVER.search(words))
+        self._first = streams[0][0] if streams else None
+        self.videos = [
+            Track(stream=number, words=words)
+            for number, words in streams
+            if not (pictures and _PICTURE_ITEM.match(words))
+        ]
+        """In the file's order."""
+        self.are_pictures = bool(streams) and not self.videos
+        """There are streams, and each is a picture."""
+
+    @cached_property
+    def chosen(self) -> Track | None:
+        """The video; None where there is none."""
+        return max(self.videos, key=lambda track: track.rank, default=None)
+
+    @property
+    def stream(self) -> int | None:
+        """Of the chosen one; None where it is the first that is no cover, which ffmpeg calls `V:0`."""
+        return None if self.chosen is None or self.chosen.stream == self._first else self.chosen.stream
+
+    @property
+    def note(self) -> str | None:
+        """Which one of several was taken; None where there is but one."""
+        if self.chosen is None or len(self.videos) < 2:
+            return None
+        place = self.videos.index(self.chosen) + 1
+        return f"it has {len(self.videos)} video tracks, of which number {place} was taken ({self.chosen})"
