@@ -21,6 +21,10 @@ lint:
 types:
     mypy
 
+# The command reference, made anew from the command line
+docs:
+    python -m resact.cli.reference > docs/commands.md
+
 # Every benchmark of prep and of reading; the arguments say on which videos. Results go to benchmarks/results/
 bench *args:
     resact bench prep --output benchmarks/results/prep.json {{args}}

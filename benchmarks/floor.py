@@ -27,6 +27,7 @@ from resact.errors import ResactError, UsageError
 from resact.train.networks.floor import Rates, floor_rows, floor_table, list_work
 from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.timing import LayerTimes, mark, measure_rates, seconds_between, synchronise, tuned_cudnn
+from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.contestants import EAGER, Contestant, eager_contestants, fused_contestant
 
@@ -141,7 +142,7 @@ def main() -> None:
     rates = Rates(arguments.bandwidth * 1e9, arguments.rate * 1e12) if given else device and measure_rates(device)
 
     with torch.device("meta"):
-        network = config.network.build(geometry.modality, num_classes=NUM_CLASSES)
+        network = build_network(config, NUM_CLASSES)
     work = list_work(network, batch=batch, frames=geometry.frames, size=geometry.size)
     rows, bytes_a_clip = floor_rows(work, rates), sum(piece.bytes for piece in work) / batch
     console.print(

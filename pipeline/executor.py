@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -43,8 +44,8 @@ class Executor(Protocol):
     """Runs a picklable function over items."""
 
     @property
-    def address(self) -> str | None:
-        """Of the dashboard; None where there is none."""
+    def dashboard(self) -> str | None:
+        """A line for people: where it is, or what it lacks. None where there are no workers to watch."""
 
     def map_unordered(
         self,
@@ -78,10 +79,15 @@ def _peak_bytes() -> int:
     return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
+def has_dashboard() -> bool:
+    """Whether the packages that Dask's dashboard is drawn with are installed: the extra `dashboard`."""
+    return find_spec("bokeh") is not None
+
+
 class SerialExecutor:
     """One task after the other in this process: the plain twin of `DaskExecutor`."""
 
-    address: str | None = None
+    dashboard: str | None = None
 
     def map_unordered(
         self,
@@ -105,7 +111,9 @@ class DaskExecutor:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self.address: str | None = client.dashboard_link
+        self.dashboard: str | None = (
+            f"dashboard: {client.dashboard_link}" if has_dashboard() else "no dashboard: `pip install bokeh` adds one"
+        )
 
     def map_unordered(
         self,
@@ -284,7 +292,7 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
                 threads_per_worker=1,
                 processes=True,
                 memory_limit=0,  # a task's memory is bounded by design; Dask's own limit only pauses workers
-                dashboard_address="127.0.0.1:0",
+                dashboard_address="127.0.0.1:0" if has_dashboard() else None,
                 silence_logs=logging.CRITICAL,
                 preload="resact.pipeline.worker",
             ) as cluster,

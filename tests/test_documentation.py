@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_cli import commands
 from tests.train.conftest import make_clip_store
 
 import resact
+from resact.cli.reference import commands
 from resact.train.clips.normalisation import measure_normalisation
 
 DOCUMENTS = Path(__file__).parents[1]

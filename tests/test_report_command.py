@@ -239,7 +239,7 @@ def asked_of(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, A
 
 
 def filled_by(config: RunConfig) -> RowKey:
-    network = config.network.build(config.geometry.modality, num_classes=6).architecture
+    network = config.for_classes(6).architecture
     step = config.geometry.step if "residual" in config.geometry.streams else None
     return RowKey(network.network, network.modality, step, network.attention, network.feature_residual)
 
@@ -256,7 +256,7 @@ def test_with_no_run_each_row_has_the_command_that_fills_it(tmp_path: Path, monk
         settings, places = asked_of(row["command"], monkeypatch)
         config = RunConfig.of(settings | {"depths": (1, 1, 1, 1)})
         assert filled_by(config) == paper.key
-        assert (config.val_groups, config.geometry.frames, config.network.width) == (0, 32, 1)
+        assert (config.val_groups, config.geometry.frames, config.architecture.width) == (0, 32, 1)
         assert (places["runs"], places["name"], places["store"]) == (Path("runs"), None, None)
     assert "`resact reproduce`" in text
     assert "`resact evaluate`" in text

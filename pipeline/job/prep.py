@@ -117,8 +117,8 @@ def _prep(
             try:
                 if todo:
                     with open_executor() as executor:
-                        if executor.address:
-                            console.print(f"dashboard: {executor.address}")
+                        if executor.dashboard:
+                            console.print(executor.dashboard)
                         index = _run(job, todo, executor, journal, index, progress)
             finally:
                 journal.close()

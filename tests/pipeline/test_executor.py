@@ -14,6 +14,7 @@ from dask.utils import parse_timedelta
 from distributed.nanny import WorkerProcess
 
 from resact.errors import ToolError
+from resact.pipeline import executor
 from resact.pipeline.executor import DaskExecutor, Executor, SerialExecutor, WorkerLostError, open_executor
 
 
@@ -71,11 +72,18 @@ def test_an_exception_of_a_task_reaches_the_caller(cluster: DaskExecutor) -> Non
         list(SerialExecutor().map_unordered(fail_on_three, range(5)))
 
 
+def test_without_bokeh_there_is_no_dashboard_and_a_line_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executor, "find_spec", lambda name: None)
+    with open_executor(workers=1, scheduler=None) as running:
+        assert running.dashboard == "no dashboard: `pip install bokeh` adds one"
+        assert [value for _, value in running.map_unordered(abs, [-3])] == [3]
+
+
 def test_workers_report_their_memory_and_the_dashboard_its_address(cluster: DaskExecutor) -> None:
     assert 30e6 < cluster.peak_bytes() < 400e6
     assert SerialExecutor().peak_bytes() > 10e6
-    assert cluster.address is not None
-    assert cluster.address.startswith("http://127.0.0.1")
+    assert cluster.dashboard is not None
+    assert cluster.dashboard.startswith("dashboard: http://127.0.0.1")
 
 
 @pytest.mark.parametrize("workers", [1, 2])  # of one, all tasks that wait for it die with it each time

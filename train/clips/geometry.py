@@ -1,12 +1,13 @@
 """What a clip is: how many frames of what size, and how far apart the two that a residual subtracts."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
+from resact.train.settings import check, refuse, setting
 
-from resact.errors import UsageError
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 MODALITIES = ("rgb", "residual", "both")
 SHORT_CLIPS = ("mirror", "loop", "hold")
@@ -16,32 +17,63 @@ SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
 _MOST = 2**16
 
 
+def _option(default: Any, **said: Any) -> Any:
+    return setting(default, panel="Clips", **said)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipGeometry:
     """Sizes of the clips that a network is given (paper, table 1)."""
 
-    modality: Literal["rgb", "residual", "both"] = "residual"
-    frames: int = 32
-    """T: frames of the RGB clip, and of the residual clip."""
-    step: int = 1
-    """s: a residual is `abs(x[t + s] - x[t])`; plays no part where the modality is `rgb`."""
-    size: int = 112
-    """D: height and width in pixels."""
-    short_clips: Literal["mirror", "loop", "hold"] = "mirror"
-    """What follows the last frame of a video that is too short."""
-    min_scale: float = SCALES[-1]
-    """The smallest of `SCALES` that training crops take; 1 for none but the largest crops."""
+    modality: Literal["rgb", "residual", "both"] = _option(
+        "residual",
+        kind="choice",
+        choices=MODALITIES,
+        help="What the network sees: RGB frames, residual frames, or both.",
+        source="ours",
+    )
+    step: int = _option(
+        1,
+        kind="whole",
+        least=1,
+        most=_MOST,
+        metavar="S",
+        help="Frames between the two that a residual subtracts: abs(x(t+S) - x(t)).",
+        source="paper, table 3: the best",
+    )
+    frames: int = _option(
+        32, kind="whole", least=1, most=_MOST, metavar="T", help="Frames of a clip.", source="paper, table 1"
+    )
+    size: int = _option(
+        112,
+        kind="whole",
+        least=1,
+        most=_MOST,
+        metavar="D",
+        help="Height and width of a clip, in pixels.",
+        source="paper, table 1",
+    )
+    short_clips: Literal["mirror", "loop", "hold"] = _option(
+        "mirror",
+        kind="choice",
+        choices=SHORT_CLIPS,
+        help="How a video that is shorter than a clip goes on: backwards, from its start, or with its last frame.",
+        source="ours",
+    )
+    min_scale: float = _option(
+        SCALES[-1],
+        kind="number",
+        least=SCALES[-1],
+        most=1,
+        metavar="X",
+        help="Smallest side of a training crop, as a share of the frame's short side; 1: the largest crops only.",
+        source="arXiv 1711.09577: five scales down to 1/2",
+    )
 
     def __post_init__(self) -> None:
-        _require(self.modality in MODALITIES, "modality", self.modality, f"one of {', '.join(MODALITIES)}")
-        _require(self.short_clips in SHORT_CLIPS, "short clips", self.short_clips, f"one of {', '.join(SHORT_CLIPS)}")
-        for name in ("frames", "step", "size"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            _require(whole and 1 <= value <= _MOST, name, value, f"a whole number from 1 to {_MOST:,}")
-        number = isinstance(self.min_scale, int | float) and not isinstance(self.min_scale, bool)
-        _require(number and SCALES[-1] <= self.min_scale <= 1, "min_scale", self.min_scale, "a number from 0.5 to 1")
-        _require(self.step < self.frames, "step", self.step, f"one below the {self.frames} frames of a clip")
+        check(self)
+        if self.step >= self.frames:
+            refuse("step", self.step, f"one below the {self.frames} frames of a clip")
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -58,13 +90,15 @@ class ClipGeometry:
         """T + s frames are read for T residuals, T for RGB alone."""
         return self.frames + (self.step if "residual" in self.streams else 0)
 
-    def frame_order(self, start: int, num_frames: int) -> npt.NDArray[np.int64]:
+    def frame_order(self, start: int, num_frames: int) -> "npt.NDArray[np.int64]":
         """(frames_read,) which stored frame each frame of a clip is.
 
         Args:
             start: the clip's first frame; 0 where the video is shorter than the clip.
             num_frames: stored frames of the video.
         """
+        import numpy as np  # the options of `resact train` come from this class, and `--help` has no use for NumPy
+
         wanted = np.arange(start, start + self.frames_read)
         if wanted[-1] < num_frames:
             return wanted
@@ -75,8 +109,3 @@ class ClipGeometry:
         period = 2 * (num_frames - 1)  # 0 1 2 3 2 1 0 1 ...: neither end is shown twice
         phase = wanted % period
         return np.minimum(phase, period - phase)
-
-
-def _require(fits: bool, name: str, got: Any, expected: str) -> None:
-    if not fits:
-        raise UsageError(f"got {name} {got!r}, expected {expected}")

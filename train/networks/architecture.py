@@ -1,10 +1,10 @@
 """What a network is: everything that fixes its layers and its first weights, checked, ready to be saved."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from resact.errors import UsageError
+from resact.train.settings import Setting, check, declared, refuse, setting
 
 STREAMS = {"rgb": ("rgb",), "residual": ("residual",), "both": ("rgb", "residual")}
 """Modality -> its input streams, in the order in which conv1's features are concatenated."""
@@ -18,81 +18,142 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 FC_CHANNELS = 2048
 """Width of fc1 (paper, table 1)."""
 
-_MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; beyond, torch's own errors say nothing
-_COUNT = f"a whole number above 0, up to {_MAX_COUNT:,}"
+NETWORKS = ("p3d-resnet50", "3d-resnet50")
+CONVS = ("separable", "dense")
 
-_CHOICES: dict[str, Iterable[str]] = {
-    "network": ("p3d-resnet50", "3d-resnet50"),
-    "modality": STREAMS,
-    "conv": ("separable", "dense"),
-}
+_MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; beyond, torch's own errors say nothing
+
+
+def _option(default: Any, **said: Any) -> Any:
+    return setting(default, panel="Network", **said)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
     """One network of the family. `Architecture(**json.loads(json.dumps(asdict(a))))` equals `a`.
 
+    What is None when it is made follows from the network and its input, and is never None afterwards.
+
     Raises:
         UsageError: a field has a wrong value, or two contradict each other.
 
     """
 
-    network: str
-    """`p3d-resnet50`, or `3d-resnet50`: the same geometry with a dense 3x3x3 in each module."""
-
-    modality: str
+    modality: str = "both"
     """`rgb`, `residual` or `both`: the streams of conv1."""
 
-    num_classes: int
-    """Width of the logits."""
+    num_classes: int | None = None
+    """Width of the logits; None where no store has said it yet. Such an architecture cannot be built."""
 
-    conv: str
-    """`separable`: one filter a channel in each 1x3x3 and 3x1x1, conv1's too; `dense`: across channels."""
-
-    attention: bool
-    """Whether modules recalibrate channels, `f * M + f`; without it `f` passes unscaled."""
-
-    feature_residual: bool
-    """Whether modules concatenate `fmres` as a third feature."""
-
-    stem_channels: int
-    """Channels of each conv1 stream; not scaled by `width`."""
-
-    dropout: float = 0.0
-    """Probability of dropping a feature of fc1, in [0, 1)."""
-
-    width: float = 1.0
-    """Multiplies the channels of res2 to res5 and of fc1, above 0."""
-
-    depths: tuple[int, ...] = (3, 4, 6, 3)
-    """Modules in res2 to res5; a list, as JSON gives back, becomes a tuple."""
-
-    zero_init: bool = False
-    """Whether the last norm of each module starts at zero, so that each module starts as its shortcut."""
+    network: str = _option(
+        "p3d-resnet50",
+        kind="choice",
+        choices=NETWORKS,
+        help="The paper's network, or the same geometry with a dense 3x3x3 in each module.",
+        source="paper, table 1",
+        aliases=("arch",),
+    )
+    conv: str = _option(
+        None,
+        kind="choice",
+        choices=CONVS,
+        default_words="separable; dense for 3d-resnet50",
+        help="Convolutions: one filter a channel (conv1 included), or across channels.",
+        source="paper, table 2: the reading whose cost agrees",
+    )
+    attention: bool = _option(
+        None,
+        kind="flag",
+        default_words="on; off for 3d-resnet50",
+        help="Channel attention in each module, f * M + f; without it f passes unscaled.",
+        source="paper, sec. 2.2",
+    )
+    feature_residual: bool = _option(
+        None,
+        kind="flag",
+        default_words="on; off for 3d-resnet50",
+        help="The residual of features as a third feature of each module.",
+        source="paper, sec. 2.2",
+    )
+    stem_channels: int = _option(
+        None,
+        kind="whole",
+        least=1,
+        most=_MAX_COUNT,
+        metavar="N",
+        default_words="64 for two streams, 128 for one, times width",
+        help="Channels of each conv1 stream.",
+        source="paper, table 1 and sec. 3",
+    )
+    width: float = _option(
+        1.0,
+        kind="number",
+        above=0,
+        most=_MAX_WIDTH,
+        metavar="W",
+        help="Multiplies all channels.",
+        source="paper, table 1",
+    )
+    depths: tuple[int, ...] = _option(
+        (3, 4, 6, 3),
+        kind="counts",
+        most=_MAX_COUNT,
+        metavar="A,B,C,D",
+        help="Modules in res2 to res5.",
+        source="paper, table 1",
+    )
+    dropout: float = _option(
+        0.5,
+        kind="number",
+        least=0,
+        below=1,
+        metavar="P",
+        help="Probability of dropping a feature before the last layer.",
+        source="arXiv 1412.0767, 1812.03982",
+    )
+    zero_init: bool = _option(
+        True,
+        kind="flag",
+        help="Start each module's last norm at zero, so that the module starts as its shortcut.",
+        source="arXiv 1706.02677, sec. 5.1",
+    )
 
     def __post_init__(self) -> None:
-        if isinstance(self.depths, list):
-            object.__setattr__(self, "depths", tuple(self.depths))
-        for field, choices in _CHOICES.items():
-            _require(getattr(self, field) in choices, field, getattr(self, field), " or ".join(choices))
-        for field in ("attention", "feature_residual", "zero_init"):
-            _require(isinstance(getattr(self, field), bool), field, getattr(self, field), "True or False")
-        for field in ("num_classes", "stem_channels"):
-            _require(_is_count(getattr(self, field)), field, getattr(self, field), _COUNT)
-        for field in ("dropout", "width"):
-            _require(isinstance(getattr(self, field), int | float), field, getattr(self, field), "a number")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "a probability in [0, 1)")
-        _require(0 < self.width <= _MAX_WIDTH, "width", self.width, f"a multiplier above 0, up to {_MAX_WIDTH}")
-        counts = isinstance(self.depths, tuple) and all(map(_is_count, self.depths))
-        ok = counts and len(self.depths) == len(STAGE_CHANNELS)
-        _require(ok, "depths", self.depths, "four whole numbers above 0, one for each of res2 to res5")
-        if self.network == "3d-resnet50":
-            got = (self.conv, self.attention, self.feature_residual)
-            if got != ("dense", False, False):
-                raise UsageError(
-                    f"3d-resnet50 got conv, attention, feature_residual = {got}, expected "
-                    "('dense', False, False): its modules have one dense 3x3x3; leave the three out"
-                )
+        check(self)
+        if self.modality not in STREAMS:
+            refuse("modality", self.modality, " or ".join(STREAMS))
+        if self.num_classes is not None:
+            _CLASSES.checked("num_classes", self.num_classes)
+        for name, value in self._defaults().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        got = (self.conv, self.attention, self.feature_residual)
+        if self.network == "3d-resnet50" and got != ("dense", False, False):
+            raise UsageError(
+                f"got --network 3d-resnet50 with --conv {self.conv}, --{'' if self.attention else 'no-'}attention and "
+                f"--{'' if self.feature_residual else 'no-'}feature-residual, expected none of the three: its modules "
+                "have one dense 3x3x3; leave them out"
+            )
+
+    def _defaults(self) -> dict[str, Any]:
+        """What follows from the network and its input where nobody says otherwise."""
+        pseudo = self.network != "3d-resnet50"
+        return {
+            "conv": "separable" if pseudo else "dense",
+            "attention": pseudo,
+            "feature_residual": pseudo,
+            "stem_channels": self.scaled(CONV1_CHANNELS // len(self.streams)),
+        }
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """By name, with None for what follows from the network and its input."""
+        said = {name: getattr(self, name) for name in declared(Architecture)}
+        return said | {name: None for name, value in self._defaults().items() if said[name] == value}
+
+    def for_classes(self, num_classes: int) -> "Architecture":
+        """The same network with so many logits."""
+        return replace(self, num_classes=num_classes)
 
     @property
     def streams(self) -> tuple[str, ...]:
@@ -109,10 +170,4 @@ class Architecture:
         return max(1, round(channels * self.width))
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _MAX_COUNT
-
-
-def _require(ok: bool, field: str, got: object, expected: str) -> None:
-    if not ok:
-        raise UsageError(f"network option {field} got {got!r}, expected {expected}; pass another {field}=")
+_CLASSES = Setting(panel="Network", kind="whole", help="Classes.", default=1, least=1, most=_MAX_COUNT)

@@ -20,8 +20,6 @@ from resact.train.networks.architecture import Architecture
 from resact.train.networks.modules import Bottleneck
 
 Kernels = Literal["eager", "fused"]
-KERNELS = ("auto", "fused", "eager")
-"""What may be asked for: `auto` is `fused` wherever that works and is found right."""
 
 _PROBED_CLIPS = 2
 _DRAWS = 5

@@ -3,8 +3,7 @@
 Shapes: B batch, C channels, T frames, H height, W width.
 """
 
-from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +11,11 @@ from torch.nn import functional
 
 from resact.errors import UsageError
 from resact.train.networks.activation_checkpointing import checkpointed
-from resact.train.networks.architecture import CONV1_CHANNELS, FC_CHANNELS, Architecture
+from resact.train.networks.architecture import FC_CHANNELS, Architecture
 from resact.train.networks.initialisation import initialise
 from resact.train.networks.kernels import Kernels, fused_obstacle
 from resact.train.networks.modules import Bottleneck, Dense3D, Pseudo3D, Stem
+from resact.train.settings import declared
 
 
 def build_model(
@@ -23,15 +23,8 @@ def build_model(
     *,
     modality: Literal["rgb", "residual", "both"] = "both",
     num_classes: int = 101,
-    conv: Literal["separable", "dense"] | None = None,
-    attention: bool | None = None,
-    feature_residual: bool | None = None,
-    stem_channels: int | None = None,
-    dropout: float = 0.0,
-    width: float = 1.0,
-    depths: tuple[int, ...] = (3, 4, 6, 3),
-    zero_init: bool = False,
     checkpoint_activations: bool = False,
+    **options: Any,
 ) -> "ActionNetwork":
     """A network of the paper's family with fresh weights (paper, table 1 and sec. 2.2).
 
@@ -39,37 +32,18 @@ def build_model(
         network: `p3d-resnet50`, or `3d-resnet50` with a dense 3x3x3 in each module.
         modality: `rgb`, `residual` or `both`.
         num_classes: width of the logits.
-        conv: `separable` (default: one filter a channel, as the paper's cost says) or `dense`.
-        attention: channel attention in each module; on by default. `3d-resnet50` has none and is dense.
-        feature_residual: likewise for the residual of features.
-        stem_channels: channels of each conv1 stream; `64 * width` for two streams, twice that for one.
-        dropout: before the last layer, in [0, 1).
-        width: multiplies all channels.
-        depths: modules in res2 to res5.
-        zero_init: start the last norm of each module at zero.
         checkpoint_activations: keep one activation a module while training and compute the rest twice.
+        **options: further fields of `Architecture`, which has their defaults: `conv`, `attention`,
+            `feature_residual`, `stem_channels`, `width`, `depths`, `dropout`, `zero_init`.
 
     Raises:
-        UsageError: an option is wrong, or does not go with the network.
+        UsageError: an option is unknown or wrong, or does not go with the network.
 
     """
-    pseudo = network != "3d-resnet50"
-    architecture = Architecture(
-        network=network,
-        modality=modality,
-        num_classes=num_classes,
-        conv=conv or ("separable" if pseudo else "dense"),
-        attention=pseudo if attention is None else attention,
-        feature_residual=pseudo if feature_residual is None else feature_residual,
-        stem_channels=1 if stem_channels is None else stem_channels,
-        dropout=dropout,
-        width=width,
-        depths=depths,
-        zero_init=zero_init,
-    )
-    if stem_channels is None:
-        conv1_channels = architecture.scaled(CONV1_CHANNELS // len(architecture.streams))
-        architecture = replace(architecture, stem_channels=conv1_channels)
+    known = declared(Architecture)
+    if unknown := [name for name in options if name not in known]:
+        raise UsageError(f"got {', '.join(unknown)}, expected options among {', '.join(known)}")
+    architecture = Architecture(network=network, modality=modality, num_classes=num_classes, **options)
     return ActionNetwork(architecture, checkpoint_activations=checkpoint_activations)
 
 
@@ -81,6 +55,8 @@ class ActionNetwork(nn.Module):
 
     def __init__(self, architecture: Architecture, *, checkpoint_activations: bool = False) -> None:
         super().__init__()
+        if architecture.num_classes is None:
+            raise UsageError("got an architecture without num_classes, expected a number of classes")
         self.architecture = architecture
         self.checkpoint_activations = checkpoint_activations
         self._kernels: Kernels = "eager"

@@ -27,8 +27,12 @@ class Variant:
     def settings(self) -> dict[str, Any]:
         """What a run of it is told, by the names of its settings."""
         options = dict(self.options)
-        named = {"modality": options.pop("modality", "both"), "arch": options.pop("network", "p3d-resnet50"), **options}
-        if named["arch"] == "3d-resnet50":
+        named = {
+            "modality": options.pop("modality", "both"),
+            "network": options.pop("network", "p3d-resnet50"),
+            **options,
+        }
+        if named["network"] == "3d-resnet50":
             named["conv"] = None  # it knows one kind alone, whatever the others are asked for
         return named if self.step is None else named | {"step": self.step}
 
@@ -38,6 +42,9 @@ class Variant:
 
         return build_model(**self.options, **options)
 
+
+VARIED = ("modality", "step", "network", "attention", "feature_residual", "seed")
+"""Settings that the tables' rows, and the seeds of one row, differ in."""
 
 PAPER_VARIANTS = (
     Variant(options={"modality": "rgb"}, step=None, tables=(2,), paper_g=28),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "settings.toml"
 
 _VALUES = ("conv", "stem_channels", "width", "depths", "frames", "size", "short_clips", "epochs", "batch_size", "lr")
-_IN_THE_NAME = {"modality", "step", "arch", "conv", "attention", "feature_residual"}
+_IN_THE_NAME = {"modality", "step", "network", "conv", "attention", "feature_residual"}
 _SWITCHES = ("attention", "feature_residual", "amp", "flip")
 
 
@@ -46,8 +46,8 @@ class Filling:
         asked = {"val_groups": 0, **self.settings, **variant.settings}
         if "frames" in asked and asked.get("step", 1) >= asked["frames"]:
             return None
-        if asked["arch"] == "p3d-resnet50":
-            del asked["arch"]
+        if asked["network"] == "p3d-resnet50":
+            del asked["network"]
         if asked.get("step") == 1:
             del asked["step"]
         words = [*self._program(), "train"]

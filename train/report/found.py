@@ -18,6 +18,7 @@ from resact.errors import ResactError
 from resact.train.networks.architecture import Architecture
 from resact.train.networks.cost import Cost, count_cost
 from resact.train.networks.models import ActionNetwork
+from resact.train.networks.variants import VARIED
 from resact.train.report.group import Group
 from resact.train.report.paper import RowKey
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
@@ -30,8 +31,6 @@ from resact.train.runs.testing.trained import is_current
 
 State = Literal["done", "training", "stopped", "not evaluated", "evaluated otherwise", "damaged"]
 
-_VARIED = {"modality", "step", "arch", "attention", "feature_residual", "seed"}
-"""What the tables' rows, and the seeds of one row, differ in."""
 _EXECUTION = {"compile", "channels_last", "checkpoint_activations", "kernels"}
 """How a run is computed, which is not to change what comes out."""
 
@@ -99,7 +98,7 @@ class FoundRun:
         settings = {
             name: value
             for name, value in record.config.settings.items()
-            if name not in _VARIED | _EXECUTION and name != "split"
+            if name not in _EXECUTION.union(VARIED) and name != "split"
         }
         settings["conv"] = None if record.architecture.network == "3d-resnet50" else record.architecture.conv
         return Group(

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
-from resact.train.networks.variants import PAPER_VARIANTS
+from resact.train.networks.variants import PAPER_VARIANTS, VARIED
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
@@ -66,7 +66,7 @@ def plan_runs(
         raise UsageError(f"got --tables {_listed(tables)}, expected some of {_listed(TABLES)}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"got --seeds {_listed(seeds)}, expected numbers that differ, such as 0,1,2")
-    varied = {"modality", "step", "arch", "attention", "feature_residual", "seed"} & settings.keys()
+    varied = set(VARIED) & settings.keys()
     if varied:
         raise UsageError(f"got {', '.join(sorted(varied))}, which the tables vary: leave it out, or use `resact train`")
     variants = [variant for variant in PAPER_VARIANTS if set(variant.tables) & set(tables)]

@@ -29,6 +29,7 @@ from resact.train.clips.stream import ClipStream
 from resact.train.networks.floor import Rates, floor_seconds, list_work
 from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise, tuned_cudnn
+from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.contestants import (
     AS_TRAINED,
@@ -264,7 +265,7 @@ class _Bench:
             return None
         geometry = contestant.config.geometry
         with torch.device("meta"):
-            network = contestant.config.network.build(geometry.modality, num_classes=self.num_classes)
+            network = build_network(contestant.config, self.num_classes)
         work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
         return 1000 * sum(floor_seconds(work, self.rates)) / milliseconds
 

@@ -27,28 +27,8 @@ from resact.cli.common import (
     worker_count,
 )
 from resact.cli.output import write_output
-from resact.cli.training import (
-    AmpOption,
-    ArchOption,
-    AttentionOption,
-    CompileOption,
-    ConfigOption,
-    ConvOption,
-    DepthsOption,
-    FeatureResidualOption,
-    FramesOption,
-    KernelsOption,
-    ModalityOption,
-    ShortClipsOption,
-    SizeOption,
-    SplitOption,
-    StemChannelsOption,
-    StepOption,
-    StoreOption,
-    ThreadsOption,
-    WidthOption,
-    asked_settings,
-)
+from resact.cli.settings import with_settings
+from resact.cli.training import StoreOption, ThreadsOption
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
@@ -276,28 +256,11 @@ def _print_codecs_table(result: dict[str, Any], console: "Console") -> None:
 
 
 @app.command("train")
+@with_settings(defaults={"batch_size": "32 on a GPU, 2 on a CPU"})
 def bench_train(
     store: StoreOption = None,
-    modality: ModalityOption = None,
-    step: StepOption = None,
-    arch: ArchOption = None,
-    conv: ConvOption = None,
-    attention: AttentionOption = None,
-    feature_residual: FeatureResidualOption = None,
-    stem_channels: StemChannelsOption = None,
-    width: WidthOption = None,
-    depths: DepthsOption = None,
-    frames: FramesOption = None,
-    size: SizeOption = None,
-    short_clips: ShortClipsOption = None,
-    split: SplitOption = None,
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Clips a step; left out, 32 on a GPU, 2 on a CPU.")
-    ] = None,
-    amp: AmpOption = None,
-    compile_: CompileOption = None,
-    kernels: KernelsOption = None,
-    config: ConfigOption = None,
+    *,
+    settings: dict[str, Any],
     threads: ThreadsOption = None,
     rows: Annotated[
         str | None,
@@ -321,26 +284,6 @@ def bench_train(
     from resact.train.runs.training.contestants import CONTESTANTS
 
     console = open_console(json_output)
-    settings = asked_settings(
-        config,
-        modality=modality,
-        step=step,
-        arch=arch,
-        conv=conv,
-        attention=attention,
-        feature_residual=feature_residual,
-        stem_channels=stem_channels,
-        width=width,
-        depths=depths,
-        frames=frames,
-        size=size,
-        short_clips=short_clips,
-        split=split,
-        batch_size=batch_size,
-        amp=amp,
-        compile=compile_,
-        kernels=kernels,
-    )
     result = run_bench(
         settings,
         open_store(store or find_store()),

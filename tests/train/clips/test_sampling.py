@@ -244,13 +244,13 @@ def test_the_padded_share_counts_clips_longer_than_their_video():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"frames": 0}, "got frames 0, expected a whole number from 1 to 65,536"),
-        ({"step": 0}, "got step 0"),
-        ({"step": 32}, "got step 32, expected one below the 32 frames of a clip"),
-        ({"size": 1.5}, "got size 1.5"),
-        ({"frames": True}, "got frames True"),
-        ({"modality": "depth"}, "got modality 'depth', expected one of rgb, residual, both"),
-        ({"short_clips": "drop"}, "got short clips 'drop', expected one of mirror, loop, hold"),
+        ({"frames": 0}, "got --frames 0, expected a whole number from 1 to 65,536"),
+        ({"step": 0}, "got --step 0"),
+        ({"step": 32}, "got --step 32, expected one below the 32 frames of a clip"),
+        ({"size": 1.5}, "got --size 1.5"),
+        ({"frames": True}, "got --frames True"),
+        ({"modality": "depth"}, "got --modality 'depth', expected rgb, residual or both"),
+        ({"short_clips": "drop"}, "got --short-clips 'drop', expected mirror, loop or hold"),
     ],
 )
 def test_a_wrong_geometry_is_told(wrong, words):

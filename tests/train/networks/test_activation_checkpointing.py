@@ -6,7 +6,7 @@ import torch
 from resact.train.networks.cost import count_saved_bytes
 from resact.train.networks.models import build_model
 
-SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (2, 1, 1, 1)}
+SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (2, 1, 1, 1), "dropout": 0.0, "zero_init": False}
 
 
 def step(model, clips):

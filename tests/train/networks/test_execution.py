@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from resact.train.networks.models import build_model
 from resact.train.networks.modules import ChannelAttention, feature_residual, use_form
 
-SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 2, 1, 1)}
+SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 2, 1, 1), "dropout": 0.0, "zero_init": False}
 NETWORKS = [{}, {"conv": "dense"}, {"network": "3d-resnet50"}, {"modality": "residual", "attention": False}]
 seeds = st.integers(0, 2**32 - 1)
 every_network = pytest.mark.parametrize("options", NETWORKS, ids=str)

@@ -13,7 +13,7 @@ from resact.train.networks.architecture import Architecture
 from resact.train.networks.models import ActionNetwork, build_model
 from resact.train.networks.modules import Bottleneck
 
-SMALL = {"num_classes": 5, "width": 1 / 16, "depths": (1, 1, 1, 1)}
+SMALL = {"num_classes": 5, "width": 1 / 16, "depths": (1, 1, 1, 1), "dropout": 0.0, "zero_init": False}
 
 
 def clips(*shape, **options):
@@ -91,7 +91,7 @@ def test_signature_of_the_design():
 
 
 def test_dropout_acts_in_training_alone():
-    model = build_model(**SMALL, dropout=0.5)
+    model = build_model(**SMALL | {"dropout": 0.5})
     inputs = clips(2, 3, 2, 16, 16)
     assert not torch.equal(model(**inputs), model(**inputs))
     model.eval()
@@ -99,25 +99,27 @@ def test_dropout_acts_in_training_alone():
 
 
 WRONG_OPTIONS = [
-    ({"network": "resnet50"}, "network got 'resnet50', expected p3d-resnet50 or 3d-resnet50"),
-    ({"modality": "flow"}, "modality got 'flow', expected rgb or residual or both"),
-    ({"conv": "depthwise"}, "conv got 'depthwise', expected separable or dense"),
-    ({"attention": 1}, "attention got 1, expected True or False"),
-    ({"feature_residual": "no"}, "feature_residual got 'no'"),
-    ({"zero_init": 0}, "zero_init got 0"),
-    ({"num_classes": 0}, "num_classes got 0, expected a whole number above 0"),
-    ({"num_classes": 2.0}, r"num_classes got 2\.0"),
-    ({"stem_channels": -1}, "stem_channels got -1"),
-    ({"dropout": 1.0}, r"dropout got 1\.0, expected a probability"),
-    ({"width": 0}, "width got 0, expected a multiplier above 0"),
-    ({"width": float("nan")}, "width got nan"),
-    ({"depths": (1, 1, 1)}, "depths got .*, expected four whole numbers"),
-    ({"depths": (1, 1, 1, 0)}, "depths got"),
-    ({"depths": 3}, "depths got 3"),
-    ({"width": "2"}, "width got '2', expected a number"),
-    ({"network": "3d-resnet50", "attention": True}, "3d-resnet50 got .* leave the three out"),
-    ({"network": "3d-resnet50", "feature_residual": True}, "3d-resnet50 got"),
-    ({"network": "3d-resnet50", "conv": "separable"}, "3d-resnet50 got"),
+    ({"network": "resnet50"}, "got --network 'resnet50', expected p3d-resnet50 or 3d-resnet50"),
+    ({"modality": "flow"}, "got --modality 'flow', expected rgb or residual or both"),
+    ({"conv": "depthwise"}, "got --conv 'depthwise', expected separable or dense"),
+    ({"attention": 1}, "got --attention 1, expected true or false"),
+    ({"feature_residual": "no"}, "got --feature-residual 'no'"),
+    ({"zero_init": 0}, "got --zero-init 0"),
+    ({"num_classes": 0}, "got --num-classes 0, expected a whole number from 1"),
+    ({"num_classes": 2.0}, r"got --num-classes 2\.0"),
+    ({"num_classes": None}, "without num_classes"),
+    ({"stem_channels": -1}, "got --stem-channels -1"),
+    ({"dropout": 1.0}, r"got --dropout 1\.0, expected a number of 0 or more and below 1"),
+    ({"width": 0}, "got --width 0, expected a number above 0"),
+    ({"width": float("nan")}, "got --width nan"),
+    ({"depths": (1, 1, 1)}, "got --depths .*, expected 4 whole numbers"),
+    ({"depths": (1, 1, 1, 0)}, "got --depths"),
+    ({"depths": 3}, "got --depths 3"),
+    ({"width": "2"}, "got --width '2', expected a number"),
+    ({"network": "3d-resnet50", "attention": True}, "3d-resnet50 with .* --attention .* leave them out"),
+    ({"network": "3d-resnet50", "feature_residual": True}, "3d-resnet50 with .* --feature-residual, expected"),
+    ({"network": "3d-resnet50", "conv": "separable"}, "3d-resnet50 with --conv separable"),
+    ({"widht": 2}, "got widht, expected options among network, conv"),
 ]
 
 
@@ -173,7 +175,7 @@ def test_uint8_is_refused_under_autocast_too():
 
 @pytest.mark.parametrize("options", [{}, {"modality": "rgb"}, {"network": "3d-resnet50"}, {"zero_init": True}], ids=str)
 def test_a_saved_architecture_builds_the_same_network(options):
-    model = build_model(**SMALL, **options).eval()
+    model = build_model(**SMALL | options).eval()
     saved = json.loads(json.dumps(asdict(model.architecture)))
     again = ActionNetwork(Architecture(**saved)).eval()
     assert again.architecture == model.architecture
@@ -205,7 +207,7 @@ def test_weights_are_he_normal():
 def test_zero_init_starts_each_module_as_its_shortcut():
     x = torch.randn(2, 8, 3, 6, 6)
     for zero_init in (True, False):
-        model = build_model(**SMALL | {"depths": (2, 2, 2, 2)}, zero_init=zero_init, stem_channels=4)
+        model = build_model(**SMALL | {"depths": (2, 2, 2, 2), "zero_init": zero_init}, stem_channels=4)
         for module in model.modules():
             if isinstance(module, Bottleneck):
                 x = torch.randn(2, module.bottom.conv.in_channels, 3, 6, 6)

@@ -7,7 +7,7 @@ from torch.nn import functional
 from resact.train.networks.models import build_model
 from resact.train.networks.parity import network_convolutions, probe_parity
 
-SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 1, 1, 1)}
+SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (1, 1, 1, 1), "dropout": 0.0, "zero_init": False}
 
 
 def probe(convolve=functional.conv3d, **options):

@@ -117,7 +117,7 @@ def test_how_a_run_is_computed_sets_none_apart(tmp_path: Path) -> None:
 
 
 def test_3d_resnet50_goes_with_either_convolution(tmp_path: Path) -> None:
-    write_run(tmp_path, "r", modality="both", arch="3d-resnet50", epoch=0)
+    write_run(tmp_path, "r", modality="both", network="3d-resnet50", epoch=0)
     assert [group.group.conv for group in build_report(tmp_path).groups] == ["separable"]
     write_run(tmp_path, "d", modality="both", conv="dense", epoch=0)
     assert [group.group.conv for group in build_report(tmp_path).groups] == ["dense"]

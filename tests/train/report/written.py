@@ -14,6 +14,7 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore
 from resact.train.clips.transform import Normalisation
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.execution import build_network
 from resact.train.runs.files.checkpoint import Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
@@ -115,7 +116,7 @@ def write_run(
 def _built(settings: tuple[tuple[str, Any], ...], device: str) -> tuple[RunConfig, ActionNetwork]:
     config = RunConfig.of(dict(settings))
     with torch.device(device):
-        return config, config.network.build(config.geometry.modality, num_classes=len(CLASSES))
+        return config, build_network(config, len(CLASSES))
 
 
 def predictions_of(

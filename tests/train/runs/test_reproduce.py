@@ -42,7 +42,7 @@ def test_mistakes_are_told_before_any_work(tiny_store, tmp_path, monkeypatch):
         ({}, {"tables": [5], "seeds": [0]}, "got --tables 5, expected some of 2,3,4"),
         ({}, {"tables": [2], "seeds": [1, 1]}, "expected numbers that differ"),
         ({"modality": "rgb"}, {"tables": [2], "seeds": [0]}, "got modality, which the tables vary"),
-        ({"frames": 4}, {"tables": [3], "seeds": [0]}, "got step 4, expected one below the 4 frames"),
+        ({"frames": 4}, {"tables": [3], "seeds": [0]}, "got --step 4, expected one below the 4 frames"),
     ):
         with pytest.raises(UsageError, match=words):
             plan_runs(TINY | settings, store, tmp_path, **arguments)

@@ -7,6 +7,7 @@ import torch
 
 from resact.cache.store import ClipStore
 from resact.train.clips.transform import Normalisation
+from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.record import RunRecord, StoreIdentity
@@ -19,7 +20,7 @@ def untrained_run(path: Path, store: ClipStore, *, seed: int = 0, epoch: int = 2
     split = store.settings.dataset.splits[0]
     config = RunConfig.of({"epochs": 2, "warmup_epochs": 0, "split": split, **SMALL, **settings})
     torch.manual_seed(seed)
-    network = config.network.build(config.geometry.modality, num_classes=len(store.index.classes))
+    network = build_network(config, len(store.index.classes))
     for module in network.modules():  # as after some training: statistics that are not those of no clips at all
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.2)

@@ -1,20 +1,15 @@
-"""What was measured on the way: `metrics.jsonl`, one object a line, and the same as TensorBoard events."""
+"""What was measured on the way: `metrics.jsonl`, one object a line; where TensorBoard is installed, its events too."""
 
 import json
 import os
-import socket
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-from tensorboard.summary.writer.record_writer import RecordWriter  # type: ignore[import-untyped]
-
 from resact.errors import RunError
 from resact.train.runs.files.atomic_write import write_failure_as_error, write_whole
 from resact.train.runs.files.checkpoint import Progress
+from resact.train.runs.files.tensorboard import TensorBoardEvents, has_tensorboard
 
 
 class History:
@@ -31,14 +26,11 @@ class History:
         """
         self._metrics = metrics
         _forget_later(metrics, progress)
-        # Written here and now: `SummaryWriter` writes in a thread, whose errors come late and as tracebacks.
-        events = f"events.out.tfevents.{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         with write_failure_as_error(metrics), ExitStack() as opening:
             self._file = opening.enter_context(metrics.open("a", encoding="utf-8"))
-            self._events_file = opening.enter_context(metrics.with_name(events).open("ab"))
-            self._events = RecordWriter(self._events_file)
-            self._add_event(step=progress.step, file_version="brain.Event:2")
-            self._add_event(step=progress.step, session_log=SessionLog(status=SessionLog.START))  # forget later ones
+            self._events = (
+                opening.enter_context(TensorBoardEvents(metrics.parent, progress.step)) if has_tensorboard() else None
+            )
             self._files = opening.pop_all()
 
     def add(self, kind: str, *, epoch: int, step: int, **values: Any) -> None:
@@ -48,11 +40,11 @@ class History:
             RunWriteError: it could not be written.
         """
         numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
-        scalars = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]
         with write_failure_as_error(self._metrics):
             self._file.write(json.dumps({"kind": kind, "epoch": epoch, "step": step, **values}) + "\n")
             self._file.flush()
-            self._add_event(step=step - 1, summary=Summary(value=scalars))  # counted from 0, as for `START`
+            if self._events is not None:
+                self._events.add(kind, step - 1, numbers)  # counted from 0
 
     def sync(self) -> None:
         """Put it on the disk, before a checkpoint that relies on it.
@@ -62,10 +54,6 @@ class History:
         """
         with write_failure_as_error(self._metrics):
             os.fsync(self._file.fileno())
-
-    def _add_event(self, **content: Any) -> None:
-        self._events.write(Event(wall_time=time.time(), **content).SerializeToString())
-        self._events.flush()
 
     def __enter__(self) -> Self:
         return self

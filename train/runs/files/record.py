@@ -13,7 +13,8 @@ from resact.train.clips.transform import Normalisation
 from resact.train.networks.architecture import Architecture
 from resact.train.runs.files.config import RunConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_NETWORK_APART = 1  # this format had the network both among the settings and beside them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +55,7 @@ class RunRecord:
     """One run. `RunRecord.from_text(record.to_text())` equals `record`."""
 
     config: RunConfig
-    """With `split`, `flip` and `amp` said, never None."""
-    architecture: Architecture
-    """`ActionNetwork(architecture)` is the network."""
+    """With `split`, `flip`, `amp` and the number of classes said, never None."""
     normalisation: Normalisation
     classes: tuple[str, ...]
     """A label is a place here."""
@@ -73,6 +72,11 @@ class RunRecord:
     provenance: dict[str, Any]
     """Machine, device, versions and commit."""
 
+    @property
+    def architecture(self) -> Architecture:
+        """`ActionNetwork(architecture)` is the network."""
+        return self.config.architecture
+
     def to_text(self) -> str:
         """As JSON."""
         return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1) + "\n"
@@ -86,12 +90,16 @@ class RunRecord:
         """
         try:
             saved = json.loads(text)
-            if saved.pop("format") != FORMAT_VERSION:
+            version = saved.pop("format")
+            if version == _NETWORK_APART:
+                options = saved["config"].pop("network")
+                saved["config"]["checkpoint_activations"] = options["checkpoint_activations"]
+                saved["config"]["architecture"] = saved.pop("architecture")
+            elif version != FORMAT_VERSION:
                 raise RunError(f"{where} is of another format than {FORMAT_VERSION}: use the resact that wrote it")
             store = saved.pop("store")
             return cls(
                 config=RunConfig.from_json(saved.pop("config")),
-                architecture=Architecture(**saved.pop("architecture")),
                 normalisation=Normalisation(**saved.pop("normalisation")),
                 store=StoreIdentity(**{**store, "settings": StoreSettings.from_plain(store["settings"])}),
                 classes=tuple(saved.pop("classes")),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from resact.errors import UsageError
 
@@ -74,8 +73,9 @@ def measure(logits_VKC: npt.NDArray[np.float32], label_V: npt.NDArray[np.int64],
     if logits_VKC.ndim != 3 or 0 in logits_VKC.shape:
         raise UsageError(f"got logits of shape {logits_VKC.shape}, expected (videos, views, classes), none of them 0")
     videos, views, num_classes = logits_VKC.shape
-    clips = _checked(logits_VKC.reshape(videos * views, num_classes), np.repeat(label_V, views), classes)
-    clip_top1, clip_top5 = _accuracy(*clips, 1), _accuracy(*clips, TOP)
+    label_N = np.repeat(label_V, views)
+    ranks_NC = _checked(logits_VKC.reshape(videos * views, num_classes), label_N, classes)
+    clip_top1, clip_top5 = (_accuracy(ranks_NC, label_N, top) for top in (1, TOP))
     return _measured(video_scores(logits_VKC), label_V, classes, views, clip_top1, clip_top5)
 
 
@@ -98,18 +98,17 @@ def _measured(
     clip_top1: float | None,
     clip_top5: float | None,
 ) -> Scores:
-    from torchmetrics.functional.classification import multiclass_confusion_matrix
-
-    ordered, labels = _checked(scores_VC, label_V, classes)
-    confusion = multiclass_confusion_matrix(ordered, labels, num_classes=len(classes))
+    ranks_VC = _checked(scores_VC, label_V, classes)
+    confusion = np.zeros((len(classes), len(classes)), np.int64)
+    np.add.at(confusion, (label_V, ranks_VC[:, 0]), 1)
     counts, hits = confusion.sum(1).tolist(), confusion.diagonal().tolist()
-    top1 = _accuracy(ordered, labels, 1)
+    top1 = _accuracy(ranks_VC, label_V, 1)
     assert top1 is not None
     return Scores(
-        videos=len(labels),
+        videos=len(label_V),
         views=views,
         video_top1=top1,
-        video_top5=_accuracy(ordered, labels, TOP),
+        video_top5=_accuracy(ranks_VC, label_V, TOP),
         clip_top1=clip_top1,
         clip_top5=clip_top5,
         per_class=[
@@ -122,11 +121,8 @@ def _measured(
 
 def _checked(
     scores_NC: npt.NDArray[np.floating[Any]], label_N: npt.NDArray[np.int64], classes: Sequence[str]
-) -> tuple[Tensor, Tensor]:
-    """Scores without ties, in the same order, and labels: what torchmetrics is given.
-
-    `torch.topk` says nothing of which of two equal scores comes first; ranks leave it nothing to choose.
-    """
+) -> npt.NDArray[np.intp]:
+    """The `ranking` of scores that are found to be fit for one."""
     num_classes = len(classes)
     if num_classes < 2 or scores_NC.shape != (len(label_N), num_classes) or not len(label_N):
         raise UsageError(
@@ -141,21 +137,11 @@ def _checked(
             f"{bad:,} of {len(label_N):,} scored clips or videos have scores that are not finite: "
             "the weights have diverged, train again with a smaller --lr"
         )
-    ranks = np.empty(scores_NC.shape, np.float32)
-    np.put_along_axis(ranks, ranking(scores_NC), np.arange(num_classes, 0, -1, dtype=np.float32)[None], axis=1)
-    return torch.from_numpy(ranks), torch.from_numpy(label_N.astype(np.int64))
+    return ranking(scores_NC)
 
 
-def _accuracy(ordered_NC: Tensor, labels_N: Tensor, top: int) -> float | None:
-    """Share whose class is among the `top` highest; None where there are not so many classes.
-
-    From torchmetrics' counts, because its accuracy is their ratio in single precision.
-    """
-    from torchmetrics.functional.classification import multiclass_stat_scores
-
-    num_classes = ordered_NC.shape[1]
-    if num_classes < top:
+def _accuracy(ranks_NC: npt.NDArray[np.intp], label_N: npt.NDArray[np.int64], top: int) -> float | None:
+    """Share whose class is among the `top` highest; None where there are not so many classes."""
+    if ranks_NC.shape[1] < top:
         return None
-    counts = multiclass_stat_scores(ordered_NC, labels_N, num_classes=num_classes, top_k=top, average="micro")
-    right, *_, total = counts.tolist()
-    return float(right / total)
+    return float((ranks_NC[:, :top] == label_N[:, None]).any(1).mean())

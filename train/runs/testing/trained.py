@@ -11,6 +11,7 @@ from torch import Tensor
 from resact.errors import CheckpointError, RunNotFoundError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.folder import RunFolder, WeightsHeader, Which
 from resact.train.runs.files.record import RunRecord
 from resact.train.runs.testing.predictions import Provenance
@@ -47,8 +48,8 @@ class TrainedRun:
             batch: as `ClipStream` gives it.
         """
         config = self.record.config
-        clips = {name: batch[name].to(memory_format=config.memory_format) for name in self.geometry.streams}
-        with torch.inference_mode(), config.autocast(self.device):
+        clips = {name: batch[name].to(memory_format=memory_format(config)) for name in self.geometry.streams}
+        with torch.inference_mode(), autocast(config, self.device):
             logits_BC: Tensor = self.network(**clips)
         return logits_BC.float()
 
@@ -99,7 +100,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
         if digest == _sha256(path):  # a training that goes on may have replaced the file between
             break
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network.to(place, memory_format=record.config.memory_format)  # type: ignore[call-overload]
+    network.to(place, memory_format=memory_format(record.config))  # type: ignore[call-overload]
     return TrainedRun(
         name=folder.name,
         record=record,

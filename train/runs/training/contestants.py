@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from resact.errors import ToolError
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import ConvolutionForm, use_form
+from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import build_optimiser
@@ -81,7 +82,7 @@ class Contestant:
             # What a step asks of a network, this one has.
             network = cast(ActionNetwork, _VideoResNet(self.video_resnet, num_classes))
         else:
-            network = self.config.network.build(self.config.geometry.modality, num_classes=num_classes)
+            network = build_network(self.config, num_classes)
         network.to(device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
@@ -129,14 +130,14 @@ def other_contestants(config: RunConfig, eager: Contestant, fastest: Contestant)
     variant = partial(replace, eager, of=eager.name)
 
     def with_network(**options: Any) -> RunConfig:
-        return replace(eager.config, network=replace(eager.config.network, **options))
+        return RunConfig.of(eager.config.settings | options)
 
-    rgb = replace(eager.config, geometry=replace(eager.config.geometry, modality="rgb"))
-    three_d = with_network(arch="3d-resnet50", conv=None, attention=None, feature_residual=None)
+    rgb = with_network(modality="rgb")
+    three_d = with_network(network="3d-resnet50", conv=None, attention=None, feature_residual=None)
     found = [
         variant(name="compiled", config=replace(eager.config, compile=True)),
         replace(fastest, name="graph", of=fastest.name, graphed=True),
-        variant(name="dense", config=with_network(arch="p3d-resnet50", conv="dense")),
+        variant(name="dense", config=with_network(network="p3d-resnet50", conv="dense")),
         variant(name="3d-resnet50", config=three_d),
         *(variant(name=name, config=rgb, video_resnet=name) for name in ("r3d_18", "r2plus1d_18")),
         *(Contestant(name, config) for name in AS_TRAINED),

@@ -11,6 +11,7 @@ from resact.errors import ToolError, UsageError
 from resact.train.networks.kernels import fused_obstacle, kernel_failures, probe_kernels
 from resact.train.networks.parity import probe_parity
 from resact.train.networks.timing import median_seconds
+from resact.train.runs.execution import build_network, memory_format
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.contestants import Contestant
 from resact.train.runs.training.distributed import Ranks
@@ -29,14 +30,14 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
     if not config.amp or ranks.device.type != "cuda" or config.kernels == "fused":
         return config
     with torch.device("meta"):
-        network = config.network.build(config.geometry.modality, num_classes=2)
+        network = build_network(config, 2)
     report = probe_parity(
         network,
         device=ranks.device,
         batch=config.recipe.batch_size // ranks.world_size,
         frames=config.geometry.frames,
         size=config.geometry.size,
-        memory_format=config.memory_format,
+        memory_format=memory_format(config),
     )
     console.print(str(report))
     if ranks.any(report.fallback == "another device"):
@@ -111,9 +112,8 @@ def _timed_step(config: RunConfig, device: torch.device) -> float:
 def kernels_obstacle(config: RunConfig, device: torch.device, console: Console) -> str | None:
     """Why the fused kernels cannot compute a run's network on this device, or what is wrong with them; or None."""
     geometry, dtype = config.geometry, torch.bfloat16 if config.amp else torch.float32
-    with torch.device("meta"):
-        architecture = config.network.build(geometry.modality, num_classes=2).architecture
-    obstacle = fused_obstacle(architecture, device, checkpointed=config.network.checkpoint_activations)
+    architecture = config.architecture.for_classes(2)
+    obstacle = fused_obstacle(architecture, device, checkpointed=config.checkpoint_activations)
     if obstacle is not None:
         return obstacle
     try:
@@ -123,7 +123,7 @@ def kernels_obstacle(config: RunConfig, device: torch.device, console: Console) 
             dtype=dtype,
             frames=geometry.frames,
             size=geometry.size,
-            memory_format=config.memory_format,
+            memory_format=memory_format(config),
         )
     except ToolError as error:
         return str(error)

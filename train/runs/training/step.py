@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
 
@@ -43,9 +44,9 @@ class TrainStep:
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         torch.manual_seed(seed)
-        layout, streams = self._config.memory_format, self._network.architecture.streams
+        layout, streams = memory_format(self._config), self._network.architecture.streams
         inputs = {name: batch[name].to(memory_format=layout) for name in streams}
-        with self._config.autocast(self._ranks.device):
+        with autocast(self._config, self._ranks.device):
             logits_BC: Tensor = self._trained(**inputs)
         logits_BC, label_B, recipe = logits_BC.float(), batch["label"], self._config.recipe
         loss = functional.cross_entropy(logits_BC, label_B, label_smoothing=recipe.label_smoothing, reduction="sum")

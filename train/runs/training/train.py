@@ -19,11 +19,13 @@ from resact.train.clips.normalisation import measure_normalisation
 from resact.train.clips.sampling import TestPlan, TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.execution import build_network, memory_format
 from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import History
 from resact.train.runs.files.record import RunRecord, StoreIdentity
+from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.device_checks import rightly_computed, with_kernels
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.distributed import Ranks, open_ranks
@@ -138,6 +140,8 @@ def _train(
             device=ranks.device,
         )
         history = History(folder.metrics, progress) if ranks.leads else None
+        if not has_tensorboard():
+            console.print(f"no TensorBoard events, only {folder.metrics}: `pip install tensorboard` adds them")
         with history or nullcontext(), display:
             loop = Loop(
                 config=config,
@@ -218,7 +222,7 @@ def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
     """With nothing left to choose."""
     dataset = store.settings.dataset
     return replace(
-        asked,
+        asked.for_classes(len(store.index.classes)),
         split=dataset.splits[0] if asked.split is None else asked.split,
         flip=dataset.flip_safe if asked.flip is None else asked.flip,
         amp=ranks.device.type == "cuda" if asked.amp is None else asked.amp,
@@ -254,14 +258,11 @@ def _begin(
 ) -> RunRecord:
     """Measure what has to be measured, and write `config.json`."""
     _saved(folder, resume=False)  # another process may have begun it before this one held the lock
-    with torch.device("meta"):
-        network = config.network.build(config.geometry.modality, num_classes=len(store.index.classes))
     plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
     console.print(f"{folder}: measuring mean and spread of the training clips")
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
     record = RunRecord(
         config=config,
-        architecture=network.architecture,
         normalisation=measure_normalisation(store, videos.train, config.geometry, seed=config.seed, threads=threads),
         classes=store.index.classes,
         store=StoreIdentity.of(store),
@@ -287,8 +288,8 @@ def _restored(
     """Network and optimiser as the newest whole checkpoint has them, or as they are at first."""
     config = record.config
     torch.manual_seed(config.seed)
-    network = ActionNetwork(record.architecture, checkpoint_activations=config.network.checkpoint_activations)
-    network.to(ranks.device, memory_format=config.memory_format)  # type: ignore[call-overload]
+    network = build_network(config)
+    network.to(ranks.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     if config.kernels == "fused":
         network.use_kernels("fused")
     optimiser = build_optimiser(network, config.recipe)

@@ -9,6 +9,7 @@ from torch import Tensor
 from resact.train.clips.sampling import TestPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
 
@@ -44,9 +45,9 @@ def validate(
     """
     plan = stream.plan
     assert isinstance(plan, TestPlan)
-    videos = len(plan) // plan.views
+    videos, layout = len(plan) // plan.views, memory_format(config)
     ranks.equalise(list(network.buffers()))  # running statistics are each rank's own, and rank 0's are saved
-    scores_VC = torch.zeros(videos, network.architecture.num_classes, device=ranks.device)
+    scores_VC = torch.zeros(videos, network.fc2.out_features, device=ranks.device)
     label_V = torch.zeros(videos, dtype=torch.int64, device=ranks.device)
     hits = torch.zeros((), device=ranks.device)
     network.eval()
@@ -54,8 +55,8 @@ def validate(
         with torch.no_grad(), stream.epoch(0) as reader:
             for batch in reader:
                 if len(batch["label"]):
-                    clips = {name: batch[name].to(memory_format=config.memory_format) for name in plan.geometry.streams}
-                    with config.autocast(ranks.device):
+                    clips = {name: batch[name].to(memory_format=layout) for name in plan.geometry.streams}
+                    with autocast(config, ranks.device):
                         logits_BC: Tensor = network(**clips)
                     hits += (logits_BC.argmax(1) == batch["label"]).sum()
                     video_B = torch.tensor(batch["positions"], device=ranks.device) // plan.views

@@ -66,7 +66,7 @@ def test_fused_where_they_are_right(probe, kernels):
     if kernels == "auto":
         said += "kernels: the fused ones: a step of 32 clips takes 100.0 ms with them, 200.0 without\n"
     assert chosen(kernels=kernels) == ("fused", said)
-    layout = RunConfig.of(SMALL).memory_format
+    layout = torch.contiguous_format
     assert asked == [{"device": GPU.device, "dtype": torch.bfloat16, "frames": 4, "size": 16, "memory_format": layout}]
 
 
@@ -140,7 +140,7 @@ def test_a_steps_time_leaves_no_trace(monkeypatch):
 def test_not_with_compile(probe):
     asked = probe(RIGHT)
     assert chosen(compile=True)[0] == "eager"
-    with pytest.raises(UsageError, match="got fused kernels and compile, expected one of the two"):
+    with pytest.raises(UsageError, match="got --kernels fused and --compile, expected one of the two"):
         chosen(compile=True, kernels="fused")
     assert asked == []
 

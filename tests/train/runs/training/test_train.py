@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 from resact.cli import app
 from resact.errors import DivergedError, RunLockedError, RunNotFoundError, UsageError
+from resact.train.runs.files import history
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.tensors import read_tensors
+from resact.train.runs.training import train as training
 from resact.train.runs.training.optimiser import learning_rate
 
 EPOCH_STEPS = 3  # 12 training videos, in batches of 4
@@ -76,7 +78,7 @@ def test_without_held_out_groups_there_is_no_best(train_tiny, tmp_path):
     [
         {"modality": "both", "step": 2},
         {"modality": "rgb", "amp": True},
-        {"arch": "3d-resnet50", "channels_last": True, "clip_norm": 0.5},
+        {"network": "3d-resnet50", "channels_last": True, "clip_norm": 0.5},
         {"attention": False, "feature_residual": False, "checkpoint_activations": True},
     ],
     ids=str,
@@ -117,12 +119,14 @@ def _error(train_tiny, **arguments):
 
 def test_wrong_combinations_are_told_before_any_work(train_tiny, tmp_path):
     runs = tmp_path / "runs"
-    assert "got step 4, expected one below the 4 frames" in _error(train_tiny, step=4)
+    assert "got --step 4, expected one below the 4 frames" in _error(train_tiny, step=4)
     assert "got 'split9'" in _error(train_tiny, split="split9").replace("split 'split9'", "'split9'")
     assert "got --val-groups 3, but split1 has no more training groups" in _error(train_tiny, val_groups=3)
-    assert "3d-resnet50 got conv" in _error(train_tiny, arch="3d-resnet50", attention=True)
+    assert "got --network 3d-resnet50 with --conv dense, --attention" in _error(
+        train_tiny, network="3d-resnet50", attention=True
+    )
     assert "expected the name of one folder" in _error(train_tiny, name="a/b")
-    assert "a whole number from 1 on" in _error(train_tiny, epochs=0)
+    assert "a whole number of 1 or more" in _error(train_tiny, epochs=0)
     assert not runs.exists(), "something was begun"
     lacking = build_store(tmp_path / "one.zarr", groups=1)
     assert "split1 has no training video of Jump, Run, Walk" in _error(train_tiny, store=lacking)
@@ -136,8 +140,8 @@ def test_wrong_combinations_are_told_before_any_work(train_tiny, tmp_path):
         ("--checkpoint-seconds", "0", "got --checkpoint-seconds 0, expected a number above 0"),
         ("--checkpoint-seconds", "-1", "got --checkpoint-seconds -1, expected"),
         ("--checkpoint-seconds", "nan", "got --checkpoint-seconds nan, expected"),
-        ("--arch", "foo", "got arch 'foo', expected p3d-resnet50 or 3d-resnet50"),
-        ("--conv", "foo", "got conv 'foo', expected separable or dense"),
+        ("--arch", "foo", "got --network 'foo', expected p3d-resnet50 or 3d-resnet50"),
+        ("--conv", "foo", "got --conv 'foo', expected separable or dense"),
     ],
 )
 def test_wrong_options_are_told_before_the_runs_folder_is_made(tiny_store, tmp_path, option, value, words):
@@ -213,6 +217,15 @@ def test_metrics_are_json_lines(train_tiny, tmp_path):
     train_tiny(epochs=1)
     for line in (tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines():
         assert set(json.loads(line)) >= {"kind", "epoch", "step"}
+
+
+def test_without_tensorboard_a_run_has_no_events_and_a_line_says_so(train_tiny, tmp_path, monkeypatch, capsys):
+    for module in (history, training):
+        monkeypatch.setattr(module, "has_tensorboard", lambda: False)
+    train_tiny("a", epochs=1, console=Console())
+    assert "`pip install tensorboard` adds them" in " ".join(capsys.readouterr().out.split())
+    assert not list((tmp_path / "runs" / "a").glob("events*"))
+    assert len((tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines()) > 1
 
 
 def test_tensorboard_has_the_same_numbers(train_tiny, tmp_path):

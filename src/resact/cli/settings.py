@@ -1,0 +1,104 @@
+"""Options of commands that train, made from the settings as `train/settings.py` declares them."""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from resact.errors import UsageError
+from resact.train.runs.files.config import SETTINGS, read_settings
+from resact.train.settings import Setting, option
+
+_TYPES: dict[str, type] = {"whole": int, "number": float, "flag": bool, "choice": str, "counts": str, "text": str}
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="toml file of settings, such as lr = 0.02. Options given here win over it."),
+]
+
+
+def with_settings(
+    *, without: Collection[str] = (), defaults: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each setting, and `--config`; it gets those that were given as `settings`.
+
+    Args:
+        without: names of the settings that it has no option for.
+        defaults: by name, in words, where a default is the command's own.
+    """
+    names = [name for name in SETTINGS if name not in without]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def with_options(*, config: Path | None, **given: Any) -> None:
+            options = {name: given.pop(name) for name in names}
+            command(settings=asked_settings(config, **options), **given)
+
+        own = inspect.signature(command).parameters
+        parameters = []
+        for name, parameter in own.items():
+            if name == "settings":
+                parameters += [_parameter(each, (defaults or {}).get(each)) for each in names]
+                parameters.append(_keyword("config", ConfigOption))
+            else:
+                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return with_options
+
+    return decorate
+
+
+def asked_settings(config: Path | None, **options: Any) -> dict[str, Any]:
+    """Settings by name: those of the toml file, and over them the options that were given (None: not given)."""
+    given = {name: _value(name, value) for name, value in options.items() if value is not None}
+    return (read_settings(config) if config is not None else {}) | given
+
+
+def _value(name: str, value: Any) -> Any:
+    return whole_numbers(option(name), value) if SETTINGS[name].kind == "counts" and isinstance(value, str) else value
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """`1,2,3` as numbers.
+
+    Raises:
+        UsageError: it is something else; the option is called by its name.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"got {name} {text!r}, expected whole numbers with commas between") from None
+
+
+def _parameter(name: str, default_words: str | None) -> inspect.Parameter:
+    declared = SETTINGS[name]
+    default = default_words or declared.default_text
+    words = f"{declared.help} Values: {declared.range_text}." if declared.kind == "choice" else declared.help
+    words += f" Default: {default}." if default else ""
+    flags = [
+        f"{option(each)}/{option(f'no_{each}')}" if declared.kind == "flag" else option(each)
+        for each in (name, *declared.aliases)
+    ]
+    chosen = typer.Option(
+        *flags,
+        metavar=declared.metavar,
+        help=words,
+        rich_help_panel=declared.panel,
+        autocompletion=_beginnings(declared) if declared.choices else None,
+    )
+    return _keyword(name, Annotated[_TYPES[declared.kind] | None, chosen])
+
+
+def _beginnings(declared: Setting) -> Callable[[str], list[str]]:
+    def offer(incomplete: str) -> list[str]:
+        return [choice for choice in declared.choices if choice.startswith(incomplete)]
+
+    return offer
+
+
+def _keyword(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

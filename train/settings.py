@@ -1,0 +1,166 @@
+"""How a setting of a run is declared: once, as a dataclass field, with its default, bounds, help and source.
+
+The command line's options, the toml keys, `--help`, the table in docs/settings.md and the checks all come from these
+declarations. Nothing here loads torch, so that `--help` stays quick.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import Field, dataclass, field, fields
+from typing import Any, Literal, NoReturn
+
+from resact.errors import UsageError
+
+Kind = Literal["whole", "number", "flag", "choice", "counts", "text"]
+Panel = Literal["Clips", "Network", "Recipe", "Execution"]
+"""Heading in the help and in the docs."""
+
+MOST_WHOLE = 2**63 - 1
+_KEY = "resact.setting"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a dataclass field says of itself, apart from its name."""
+
+    panel: Panel
+    kind: Kind
+    help: str
+    """One sentence or two, without the default."""
+    default: Any
+    default_words: str | None = None
+    """What stands for None: `where the data set allows it`."""
+    choices: Sequence[str] = ()
+    least: float | None = None
+    above: float | None = None
+    most: float | None = None
+    below: float | None = None
+    metavar: str | None = None
+    source: str | None = None
+    """Where the default comes from: a section of the paper, an arXiv number, or `ours`."""
+    aliases: tuple[str, ...] = ()
+    """Older names, which options and files may still use."""
+
+    @property
+    def default_text(self) -> str | None:
+        """For people; None where there is nothing to say."""
+        if self.default_words is not None:
+            return self.default_words
+        if self.default is None:
+            return None
+        if isinstance(self.default, bool):
+            return "on" if self.default else "off"
+        if isinstance(self.default, tuple):
+            return ",".join(map(str, self.default))
+        return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
+
+    @property
+    def range_text(self) -> str:
+        """What values it takes, for people."""
+        if self.kind == "choice":
+            return " or ".join((", ".join(self.choices[:-1]), self.choices[-1])) if self.choices else ""
+        if self.kind == "flag":
+            return "true or false"
+        if self.kind == "counts":
+            return f"{len(self.default)} whole numbers above 0"
+        if self.kind == "text":
+            return "a name"
+        noun = "a whole number" if self.kind == "whole" else "a number"
+        low = f"{self.least:,}" if self.least is not None else None
+        if low is not None and self.most is not None and self.most != MOST_WHOLE:
+            return f"{noun} from {low} to {self.most:,}"
+        bounds = [
+            f"of {low} or more" if low is not None else "",
+            f"above {self.above:,}" if self.above is not None else "",
+            f"below {self.below:,}" if self.below is not None else "",
+            f"up to {self.most:,}" if self.most not in (None, MOST_WHOLE) else "",
+        ]
+        return " ".join([noun, " and ".join(filter(None, bounds))]).strip()
+
+    def checked(self, name: str, value: Any) -> Any:
+        """The value as it is kept: `3` as `3.0` where a number is meant, a list as a tuple.
+
+        Raises:
+            UsageError: it is of another kind, or out of bounds.
+        """
+        if value is None and self.default is None:
+            return None
+        if self.kind == "counts" and isinstance(value, list):
+            value = tuple(value)
+        if not self._fits(value):
+            refuse(name, value, self.range_text)
+        return float(value) if self.kind == "number" else value
+
+    def _fits(self, value: Any) -> bool:
+        match self.kind:
+            case "flag":
+                return isinstance(value, bool)
+            case "choice":
+                return isinstance(value, str) and value in self.choices
+            case "text":
+                return isinstance(value, str)
+            case "counts":
+                most = self.most or MOST_WHOLE
+                whole = isinstance(value, tuple) and all(_is_whole(count) and 0 < count <= most for count in value)
+                return whole and len(value) == len(self.default)
+            case "whole":
+                return _is_whole(value) and self._is_within(value)
+        # A comparison, and no conversion, which whole numbers too large for a float would not survive.
+        return isinstance(value, int | float) and not isinstance(value, bool) and self._is_within(value)
+
+    def _is_within(self, value: float) -> bool:
+        return (
+            (self.least is None or value >= self.least)
+            and (self.above is None or value > self.above)
+            and (value <= self.most if self.most is not None else value <= sys.float_info.max)
+            and (self.below is None or value < self.below)
+        )
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def setting(default: Any, **said: Any) -> Any:
+    """A dataclass field that is a setting; see `Setting` for what is said of it. A whole number is below 2^63."""
+    if said["kind"] == "whole":
+        said.setdefault("most", MOST_WHOLE)
+    return field(default=default, metadata={_KEY: Setting(default=default, **said)})
+
+
+def setting_of(declared: Field[Any]) -> Setting | None:
+    """What a dataclass field says of itself; None where it is no setting."""
+    found: Setting | None = declared.metadata.get(_KEY)
+    return found
+
+
+def declared(*kinds: type) -> dict[str, Setting]:
+    """Name -> setting, of dataclasses, in their order."""
+    found = ((f.name, setting_of(f)) for kind in kinds for f in fields(kind))
+    return {name: one for name, one in found if one is not None}
+
+
+def check(instance: Any) -> None:
+    """For a frozen dataclass's `__post_init__`: check its settings, and keep each as its kind says.
+
+    Raises:
+        UsageError: names the first that is wrong.
+    """
+    for name, one in declared(type(instance)).items():
+        object.__setattr__(instance, name, one.checked(name, getattr(instance, name)))
+
+
+def option(name: str) -> str:
+    """How a setting is written on the command line: `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def refuse(name: str, got: Any, expected: str) -> NoReturn:
+    """Say what is wrong with a setting.
+
+    Raises:
+        UsageError: always.
+    """
+    huge = isinstance(got, int) and abs(got) > MOST_WHOLE  # Python does not print integers of any length
+    words = f"a whole number of {got.bit_length()} bits" if huge else repr(got)
+    raise UsageError(f"got {option(name)} {words}, expected {expected}")
