@@ -2,8 +2,9 @@
 
 ffmpeg first decodes strictly (`-xerror -err_detect explode`). A video that fails so is decoded again as far as ffmpeg
 can recover, and is called damaged: half an AVI otherwise looks like a whole one. The graph is that of an ordinary
-video; where the log says with the first frame that this one needs more, ffmpeg is started again. What a video may be
-and may cost is limited: docs/videos.md.
+video; where the log says with the first frame that this one needs more, ffmpeg is started again. Whether its frames
+were sampled rightly is known at the end: `OtherSamplingError` says how to begin again. What a video may be and may cost
+is limited: docs/videos.md.
 """
 
 import fcntl
@@ -14,6 +15,7 @@ import resource
 import signal
 import subprocess
 import tempfile
+from array import array
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -32,6 +34,7 @@ import numpy.typing as npt
 from resact.cache.settings import FIRST_RULE, RULE, DecodeSettings
 from resact.errors import DecodeError, ToolError, UsageError
 from resact.pipeline.decoding.ffmpeg_log import MAX_PIXELS, FfmpegLog, SourceProperties, Treatment
+from resact.pipeline.decoding.frame_times import Sampling, choose, find_stamps, fits, setpts_by_stamps, setpts_on_grid
 
 Pixels = Literal["rgb24", "yuvj420p"]
 """RGB, or full-range 4:2:0 planes in the colours that JPEG fixes (BT.601)."""
@@ -43,6 +46,7 @@ _MAX_SIDE = 16_384  # of a frame for the store; JPEG ends at 65,535
 _MAX_SECONDS = 4 * 3600.0  # of video, where --max-seconds does not say
 _MAX_SOURCE_FPS = 1000  # where all of the source's frames are kept; parse_fps takes no more either
 _MAX_MEMORY_BYTES = 4 << 30  # of address space, for ffmpeg
+_FIRST_LOOK = 32  # frames, and at twice as many each time, whether they keep to the declared rate
 
 # Container formats and bare streams that open no other file. Left out: playlists and scripts (hls, dash, concat, sdp,
 # asx), which would fetch what they name; pictures, patterns of pictures, subtitles, texts that ffmpeg would draw.
@@ -63,6 +67,14 @@ _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal
 
 class FfmpegKilledError(Exception):
     """A signal that was not ours ended ffmpeg: nothing that the video is to blame for."""
+
+
+class OtherSamplingError(Exception):
+    """The frames that were given are not those to keep: decode again, with `treatment`."""
+
+    def __init__(self, treatment: Treatment) -> None:
+        super().__init__("its frames do not keep to the rate that it declares")
+        self.treatment = treatment
 
 
 @lru_cache
@@ -117,7 +129,12 @@ def decode_arguments(
     if treatment.deinterlace:
         video = video.filter("bwdif", mode="send_frame", deint="interlaced")
     if settings.fps != "source":
+        if settings.rule > FIRST_RULE:
+            video = _timed(video, settings.fps, treatment)
         video = video.filter("fps", fps=settings.fps, **({"eof_action": "pass"} if treatment.keep_last else {}))
+        if settings.rule > FIRST_RULE and settings.max_seconds is not None:  # the last frame may last for longer
+            most = math.floor(Fraction(repr(settings.max_seconds)) * Fraction(settings.fps) + Fraction(1, 2))
+            video = video.filter("trim", end_frame=max(most, 1))
     side = settings.short_side
     scale = {"w": f"if(lte(iw,ih),{side},-2)", "h": f"if(lte(iw,ih),-2,{side})", "flags": settings.scaler}
     if treatment.square_pixels:
@@ -126,6 +143,8 @@ def decode_arguments(
             "h": f"if(lte(iw*sar,ih),2*round({side}*ih/(iw*sar)/2),{side})",
         }
     output = {"fps_mode": "passthrough"}
+    if settings.rule > FIRST_RULE:  # the muxer takes no clock that begins anew, and needs none
+        output["bsf:v"] = "setts=ts=N"
     if pixels == "rgb24":
         output |= {"pix_fmt": pixels, "format": "image2pipe", "vcodec": "ppm"}
     else:
@@ -148,6 +167,15 @@ def decode_arguments(
     return arguments
 
 
+def _timed(video: ffmpeg.Stream, fps: str, treatment: Treatment) -> ffmpeg.Stream:
+    """Frames with the times that they are sampled by."""
+    sampling = treatment.sampling
+    if sampling is not None and sampling.by_stamps:
+        return video.filter("setpts", setpts_by_stamps())
+    expression = setpts_on_grid(fps, None if sampling is None else sampling.rate)
+    return video.filter("settb", "1/1000000").filter("setpts", expression)
+
+
 class VideoDecoder:
     """One run of ffmpeg over one video. A context manager: left early, it leaves no process behind.
 
@@ -161,6 +189,7 @@ class VideoDecoder:
         strict: likewise.
         binary: ffmpeg.
         timeout_seconds: for the whole run.
+        treatment: what the video is known to need, from an `OtherSamplingError`; looked for where not given.
     """
 
     def __init__(
@@ -172,14 +201,17 @@ class VideoDecoder:
         strict: bool,
         binary: str,
         timeout_seconds: float,
+        treatment: Treatment | None = None,
     ) -> None:
         self.height = self.width = 0
-        self.treatment = Treatment()
+        self.treatment = treatment or Treatment()
         """What the video turned out to need, known from the first frame on."""
         self._source, self._settings, self._pixels, self._strict = source, settings, pixels, strict
         self._binary, self._timeout_seconds = binary, timeout_seconds
         self._timed_out = False
         self._num_frames = 0
+        self._samples = settings.fps != "source" and settings.rule > FIRST_RULE
+        self._declared: tuple[Fraction, Fraction] | None = None  # rate, and what time stamps are multiples of
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__; a pipe would fill up and deadlock
         self._start()
         self._timer = Timer(timeout_seconds, self._time_out)
@@ -237,20 +269,47 @@ class VideoDecoder:
             first = next(frames, None)
             if first is None:
                 self._process.wait()  # it has not said all before
-            log = self._read_log()
-            if log.unfit:
-                raise DecodeError(log.unfit)
-            found, known = log.treatment, self.treatment
-            needed = replace(found, keep_last=found.keep_last or known.keep_last)
-            if needed == known:
+            needed = self._needed(ended=first is None)
+            if needed == self.treatment:
                 break
             self._start_again(needed)
-        most = self._most_frames()
+        most, keeps_time = self._most_frames(), True
         for frame in chain([] if first is None else [first], frames):
             if self._num_frames == most:
                 raise DecodeError(self._too_long(most))
             self._num_frames += 1
-            yield frame
+            if keeps_time:  # else the log has to tell all that there is to tell, and the frames will be made again
+                yield frame
+                looks = self._num_frames >= _FIRST_LOOK and self._num_frames.bit_count() == 1
+                keeps_time = not looks or self._keeps_time()
+
+    def _needed(self, *, ended: bool) -> Treatment:
+        """What the log says that the video needs, and what was known before."""
+        log, stamps = self._read_log()
+        if log.unfit:
+            raise DecodeError(log.unfit)
+        found, known = log.treatment, self.treatment
+        self._declared = None
+        if log.properties is not None and log.properties.fps is not None:
+            self._declared = Fraction(log.properties.fps), log.properties.time_base
+        needed = replace(found, keep_last=found.keep_last or known.keep_last, sampling=known.sampling)
+        untimed = log.properties is not None and self._declared is None and known.sampling is None
+        if self._samples and untimed and ended and replace(needed, keep_last=known.keep_last) == known:
+            return replace(known, sampling=self._choose(log, stamps))  # no frame comes through without a rate
+        return needed
+
+    def _keeps_time(self) -> bool:
+        """Whether the frames up to now keep to the declared rate; so that what is to be done again ends soon."""
+        if not self._samples or self.treatment.sampling is not None or self._declared is None:
+            return True
+        stamps, _ = self._read_lines_logged()
+        return fits(stamps[:-1], *self._declared)  # the last may be the end's
+
+    def _choose(self, log: FfmpegLog, stamps: "array[float]") -> Sampling | None:
+        properties = log.properties
+        assert properties is not None
+        declared = None if properties.fps is None else Fraction(properties.fps)
+        return choose(stamps[: log.frames_in], declared, properties.time_base)
 
     def _most_frames(self) -> int:
         """So many that a single wrong time stamp does not fill the disk with copies of one frame."""
@@ -335,6 +394,7 @@ class VideoDecoder:
             None where ffmpeg found no video, and complaints, sorted because ffmpeg's threads log in any order.
 
         Raises:
+            OtherSamplingError: all the frames have to be made again.
             DecodeError: out of time, nothing that may be opened, frames of more than one size, or ffmpeg crashed.
             FfmpegKilledError: a signal from outside ended ffmpeg.
             ToolError: a log that says nothing of the source, of an ffmpeg too unlike those we know.
@@ -342,7 +402,7 @@ class VideoDecoder:
         code = self._process.wait()
         if self._timed_out:
             raise DecodeError(f"not decoded within {self._timeout_seconds:g} s (--timeout)")
-        log = self._read_log()
+        log, stamps = self._read_log()
         if log.unfit:
             raise DecodeError(log.unfit)
         if len(log.sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
@@ -360,7 +420,14 @@ class VideoDecoder:
                 raise DecodeError("ffmpeg says so much of it that what matters cannot be found: re-encode it")
             raise ToolError("this ffmpeg does not log what it decodes in a form known to resact: use ffmpeg 5.1 to 7")
         ended = [f"ffmpeg ended with exit code {code}"] if code > 0 else []
-        return log.properties, sorted([*log.complaints, *ended])
+        complaints, properties = sorted([*log.complaints, *ended]), log.properties
+        if properties is not None and self._samples and not (complaints and self._strict):
+            sampling = self.treatment.sampling or self._choose(log, stamps)
+            if sampling != self.treatment.sampling:
+                raise OtherSamplingError(replace(self.treatment, keep_last=False, sampling=sampling))
+            if sampling is not None:
+                properties = replace(properties, fps=sampling.rate)
+        return properties, complaints
 
     def _tell_of_signal(self, number: int) -> NoReturn:
         name = signal.Signals(number).name if number in list(signal.Signals) else f"signal {number}"
@@ -373,10 +440,21 @@ class VideoDecoder:
             )
         raise FfmpegKilledError(name)
 
-    def _read_log(self) -> FfmpegLog:
+    def _read_log(self) -> tuple[FfmpegLog, "array[float]"]:
+        stamps, text = self._read_lines_logged()
+        return FfmpegLog(text.decode("utf-8", "replace"), self._source, rule=self._settings.rule), stamps
+
+    def _read_lines_logged(self) -> tuple["array[float]", bytearray]:
+        """The frames' stamps, all of them; and what else is said, up to a limit."""
+        stamps, kept, rest, offset = array("d"), bytearray(), b"", 0
         # Without moving the place in it, which is ffmpeg's too.
-        text = os.pread(self._log.fileno(), _MAX_LOG_BYTES, 0).decode("utf-8", "replace")
-        return FfmpegLog(text, self._source, rule=self._settings.rule)
+        while piece := os.pread(self._log.fileno(), _PIPE_BYTES, offset):
+            offset += len(piece)
+            lines, end, begun = (rest + piece).rpartition(b"\n")
+            kept += find_stamps(lines + end, stamps)[: _MAX_LOG_BYTES - len(kept)]
+            rest = begun if len(begun) < _PIPE_BYTES else b""
+        kept += rest[: _MAX_LOG_BYTES - len(kept)]
+        return stamps, kept
 
 
 def _limit(pid: int, what: int, most: int) -> None:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from resact.cache.settings import FIRST_RULE, RULE
+from resact.pipeline.decoding.frame_times import Sampling
 from resact.pipeline.decoding.tracks import Tracks
 
 MAX_PIXELS = 1 << 26
@@ -15,12 +16,12 @@ MAX_PIXELS = 1 << 26
 
 # Each begins where ffmpeg begins a line: a title, or a complaint that quotes one, may hold anything but that.
 _GRAPH_INPUT = re.compile(
-    r"^\[graph \S+ input from stream (\S+) @ \S+\] \[verbose\] w:(\d+) h:(\d+) .*?"
+    r"^\[graph \S+ input from stream (\S+) @ \S+\] \[verbose\] w:(\d+) h:(\d+) .*?tb:(\d+)/(\d+) "
     r"fr:(-?\d+)/(-?\d+) sar:(-?\d+)/(-?\d+)",
     re.M,
 )
 _SCALED = re.compile(r"^\[Parsed_scale_\d+ @ \S+\] \[verbose\] .*-> w:(\d+) h:(\d+)", re.M)
-_RESAMPLED_TO_NOTHING = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] [1-9]\d* frames in, 0 frames out", re.M)
+_RESAMPLED = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] ([1-9]\d*) frames in, (\d+) frames out", re.M)
 _SIGNALLED = re.compile(r"^\[info\] Exiting normally, received signal (\d+)\.", re.M)
 _DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
 _COMPLAINT = re.compile(r"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\] (.*)")
@@ -55,6 +56,8 @@ class SourceProperties:
     """As the container says; None where it does not."""
     note: str | None
     """What a user may want to know of it though nothing is wrong."""
+    time_base: Fraction
+    """Seconds that its time stamps are whole multiples of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,8 @@ class Treatment:
     """The source's pixels are not square."""
     keep_last: bool = False
     """It is so short that resampling would leave no frame of it."""
+    sampling: Sampling | None = None
+    """Its frames do not keep to the rate that it declares."""
 
 
 class FfmpegLog:
@@ -99,7 +104,7 @@ class FfmpegLog:
         """None where ffmpeg found no video."""
         if self._input is None:
             return None
-        width, height, numerator, denominator = (int(number) for number in self._input[1:5])
+        width, height, ticks, base, numerator, denominator = (int(number) for number in self._input[1:7])
         duration = _DURATION.search(self._text)
         seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
         return SourceProperties(
@@ -108,6 +113,7 @@ class FfmpegLog:
             fps=f"{numerator}/{denominator}" if numerator > 0 and denominator > 0 else None,
             duration_seconds=seconds,
             note=self.tracks.note if self._rule > FIRST_RULE else None,
+            time_base=Fraction(ticks, base),
         )
 
     @property
@@ -116,7 +122,7 @@ class FfmpegLog:
         chosen = self.tracks.stream if self._rule > FIRST_RULE else None
         if self._input is None or (chosen is not None and self._input[0] != f"0:{chosen}"):
             return Treatment(stream=chosen)
-        stream, numerator, denominator = self._input[0], int(self._input[5]), int(self._input[6])
+        stream, numerator, denominator = self._input[0], int(self._input[7]), int(self._input[8])
         known = min(numerator, denominator) > 0 and max(numerator, denominator) <= _MOST_OBLONG * min(
             numerator, denominator
         )
@@ -125,7 +131,7 @@ class FfmpegLog:
             stream=chosen,
             deinterlace=bool(described and _INTERLACED.search(described[1])),
             square_pixels=known and abs(Fraction(numerator, denominator) - 1) > _ROUNDING,
-            keep_last=bool(_RESAMPLED_TO_NOTHING.search(self._text)),
+            keep_last=self.frames_in is not None and not any(int(out) for _, out in self._resampled),
         )
 
     @cached_property
@@ -146,6 +152,16 @@ class FfmpegLog:
         if matrix:
             return f"its colours are coded as {matrix[1]}, which ffmpeg does not convert: re-encode it as BT.709"
         return None
+
+    @cached_property
+    def _resampled(self) -> list[tuple[str, str]]:
+        """Frames in and out of each graph: a video that changes its kind of pixels midway gets a second one."""
+        return _RESAMPLED.findall(self._text)
+
+    @property
+    def frames_in(self) -> int | None:
+        """Frames of the source that were sampled; None where it does not say, or not yet."""
+        return sum(int(count) for count, _ in self._resampled) or None
 
     @property
     def sizes(self) -> list[str]:

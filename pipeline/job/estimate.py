@@ -9,7 +9,8 @@ from statistics import median_low
 from resact.cache.layout import CRC_BYTES, SLOT_BYTES, fps_value
 from resact.errors import ResactError
 from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.decoding.decode import FfmpegKilledError, VideoDecoder
+from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
+from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.job.task import PrepJob, encode_frame, pixels_of
 
 _SAMPLE_VIDEOS = 12
@@ -38,7 +39,9 @@ def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) 
     return round(ratio * sum(_size(video.path) for video in videos))
 
 
-def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int] | None:
+def _measure(
+    job: PrepJob, video: SourceVideo, binary: str, treatment: Treatment | None = None
+) -> tuple[float, int] | None:
     """Bytes that a video will take in the store, and that its source has; None where it cannot be told."""
     if video.problem:
         return None
@@ -53,10 +56,13 @@ def _measure(job: PrepJob, video: SourceVideo, binary: str) -> tuple[float, int]
             strict=False,
             binary=binary,
             timeout_seconds=job.timeout_seconds,
+            treatment=treatment,
         ) as decoder:
             overhead = CRC_BYTES + SLOT_BYTES
             sizes = [len(encode_frame(codec, frame, decoder)) + overhead for frame in decoder]
             properties, _ = decoder.finish()
+    except OtherSamplingError as other:
+        return _measure(job, video, binary, other.treatment)
     except (ResactError, FfmpegKilledError, OSError):
         return None  # prep itself will say what is wrong with it
     if properties is None or properties.duration_seconds is None or not sizes:

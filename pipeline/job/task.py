@@ -18,7 +18,15 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
 from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
 from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.decoding.decode import FfmpegKilledError, Pixels, VideoDecoder, decode_arguments, find_ffmpeg
+from resact.pipeline.decoding.decode import (
+    FfmpegKilledError,
+    OtherSamplingError,
+    Pixels,
+    VideoDecoder,
+    decode_arguments,
+    find_ffmpeg,
+)
+from resact.pipeline.decoding.ffmpeg_log import Treatment
 
 _MAX_COMPLAINTS = 3
 _NUMBERS = re.compile(r"\d+")
@@ -149,16 +157,22 @@ def _decode_and_commit(
     job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str, approve: Approve
 ) -> VideoRecord:
     for strict in (True, False):
-        for tries in range(1, _TRIES_WHEN_KILLED + 1):
+        treatment, tries = None, 0
+        while True:
             try:
                 with ShardWriter(job.store, video.video_id) as shard:
-                    finished = _decode_into(shard, job, video, record, codec, binary, strict=strict)
+                    finished = _decode_into(
+                        shard, job, video, record, codec, binary, strict=strict, treatment=treatment
+                    )
                     if finished is not None:
                         approve(finished)
                         commit_video(job.store, finished, job.settings, shard=shard.path)
                         return finished
                 break
+            except OtherSamplingError as other:  # at most once
+                treatment = other.treatment
             except FfmpegKilledError as killed:
+                tries += 1
                 if tries == _TRIES_WHEN_KILLED:
                     raise DecodeError(f"ffmpeg was killed by {killed} each of {tries} times") from None
     raise DecodeError("ffmpeg gives no frames")
@@ -173,12 +187,19 @@ def _decode_into(
     binary: str,
     *,
     strict: bool,
+    treatment: Treatment | None,
 ) -> VideoRecord | None:
     """One run of ffmpeg; None where a strict one has to be followed by a forgiving one."""
     pixels = pixels_of(codec)
     decode = job.settings.decode
     with VideoDecoder(
-        video.path, decode, pixels, strict=strict, binary=binary, timeout_seconds=job.timeout_seconds
+        video.path,
+        decode,
+        pixels,
+        strict=strict,
+        binary=binary,
+        timeout_seconds=job.timeout_seconds,
+        treatment=treatment,
     ) as decoder:
         num_frames = 0
         for frame in decoder:

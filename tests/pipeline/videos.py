@@ -18,7 +18,7 @@ from resact.cache.codecs import build_codec
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.decode import OtherSamplingError, Pixels, VideoDecoder, find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import PrepResult, prep
 from resact.pipeline.job.task import PrepJob
@@ -64,6 +64,24 @@ def write_video(target: Path, frames_THWC: np.ndarray, *arguments: object, fps: 
     raw = ["-f", "rawvideo", "-pix_fmt", {3: "rgb24", 4: "rgba"}[channels], "-s", f"{w}x{h}", "-r", fps, "-i", "-"]
     ffmpeg(*raw, *arguments, target, data=frames_THWC.tobytes())
     return target
+
+
+def decoded(
+    video: Path, decode: DecodeSettings = DECODE, *, pixels: Pixels = "rgb24", strict: bool = True, binary: str = FFMPEG
+) -> np.ndarray:
+    """(T, ...), as prep would have the frames, without a store, which takes most of the time."""
+    treatment = None
+    while True:
+        try:
+            with VideoDecoder(
+                video, decode, pixels, strict=strict, binary=binary, timeout_seconds=60, treatment=treatment
+            ) as decoder:
+                frames = [frame.copy() for frame in decoder]
+                assert decoder.finish()[1] == []
+                return np.stack(frames)
+        except OtherSamplingError as other:
+            assert treatment is None, "once is enough"
+            treatment = other.treatment
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,14 @@ from resact.cache.provenance import provenance
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
 from resact.pipeline.datasets.dataset import SourceVideo, in_turn
-from resact.pipeline.decoding.decode import FfmpegKilledError, Pixels, VideoDecoder, find_ffmpeg
+from resact.pipeline.decoding.decode import (
+    FfmpegKilledError,
+    OtherSamplingError,
+    Pixels,
+    VideoDecoder,
+    find_ffmpeg,
+)
+from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.job.task import planes_of
 
 Frame = npt.NDArray[np.uint8]
@@ -208,13 +215,23 @@ def _samples(video: SourceVideo, decode: DecodeSettings, count: int, binary: str
 
 
 def _decoded(
-    video: SourceVideo, decode: DecodeSettings, pixels: Pixels, count: int, binary: str
+    video: SourceVideo,
+    decode: DecodeSettings,
+    pixels: Pixels,
+    count: int,
+    binary: str,
+    treatment: Treatment | None = None,
 ) -> tuple[list[Frame], int, int]:
-    with VideoDecoder(video.path, decode, pixels, strict=False, binary=binary, timeout_seconds=600) as decoder:
-        frames = [frame.copy() for frame in islice(decoder, count)]
-        if len(frames) < count:
-            decoder.finish()
-        return frames, decoder.height, decoder.width
+    try:
+        with VideoDecoder(
+            video.path, decode, pixels, strict=False, binary=binary, timeout_seconds=600, treatment=treatment
+        ) as decoder:
+            frames = [frame.copy() for frame in islice(decoder, count)]
+            if len(frames) < count:
+                decoder.finish()
+            return frames, decoder.height, decoder.width
+    except OtherSamplingError as other:
+        return _decoded(video, decode, pixels, count, binary, other.treatment)
 
 
 def _evaluate(

@@ -273,12 +273,8 @@ def test_a_limit_that_the_user_sets_is_the_limit(tmp_path: Path, monkeypatch: py
         pass
     with single_video_store(video, replace(DECODE, max_seconds=100.0)) as store:
         assert store.index.num_frames.tolist() == [30]
-    bomb, two_seconds = jumping(tmp_path, 40), replace(DECODE, max_seconds=2.0)
-    with (
-        pytest.raises(DecodeError, match="more than 31 frames in 2 seconds: its time stamps jump"),
-        single_video_store(bomb, two_seconds),
-    ):
-        pass
+    with single_video_store(jumping(tmp_path, 40), replace(DECODE, max_seconds=2.0)) as store:
+        assert store.index.num_frames.tolist() == [30]  # its first frame lasts for longer
 
 
 def test_frames_so_long_that_no_jpeg_holds_them(tmp_path: Path) -> None:

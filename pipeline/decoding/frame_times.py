@@ -1,0 +1,233 @@
+"""When each source frame is shown: on its rate's grid, or by its own time stamp. docs/videos.md has the rule.
+
+Containers round time stamps (to milliseconds in MKV, WebM and FLV), cameras jitter. Sampled by such stamps, 30 fps to
+15 takes frames 1, 2, 4, 7 for 0, 2, 4, 6. So the filter graph puts frames on the exact grid of the stream's rate, and
+logs their stamps; when they are known, `choose` says whether that was right. So an ordinary video is decoded once.
+"""
+
+import math
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+STAMP_LINE = re.compile(rb"(?:(?<=[\r\n])|\A)(?:\[Eval @ [^]\n]*\] )?\[verbose\] (-?\d+\.\d{6}|-?nan)\n")
+"""What the graph logs of each frame: its time stamp in microseconds."""
+
+_TICKS = 1_000_000  # a second, of the stamps in the graph
+_VERBOSE = 40  # AV_LOG_VERBOSE
+
+# A frame begins so late, in frames of the source or of the output, whichever is shorter: then no sampling time falls
+# on a border for 24, 25, 30, 48, 50, 60, 120, 240 fps to 10, 12, 15, 30. The next border is 1/24 away, or more.
+_DELAY = Fraction(1, 64)
+
+# In source frames.
+_GAP = (0.75, 0.625)  # behind its place by more, frames are missing; the first value while the phase is uncertain
+_UNCERTAIN = 16  # frames
+_PHASE_FRAMES = 64  # that the running mean of the phase goes over
+_SPREAD = 1.0  # of the stamps around the grid: half a frame to each side
+_SPREAD_WITH_GAPS = 0.375  # or two rates in turns would pass for one with gaps
+_CLEAR_SPREAD = 0.5  # and no other rate is looked for
+_MOST_ROUNDING = 0.25  # that a coarse time base is allowed besides
+
+_LEAST_FRAMES = 16  # that tell another rate than the declared one
+_MOST_FPS = 240  # what is over that, and has more gaps than frames, is a time base
+_NTSC = (24, 30, 48, 60, 120, 240)  # of which the 1000/1001th is in use too
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the frames of a video are timed, where its declared rate's grid does not fit."""
+
+    rate: str
+    """Frames a second, exact; the mean where `by_stamps`."""
+    by_stamps: bool
+    """Its rate varies: each frame is shown from its own time stamp on."""
+
+
+def setpts_on_grid(fps: str, rate: str | None) -> str:
+    """The expression for ffmpeg's `setpts` that puts frames on the grid, and logs their stamps.
+
+    The same arithmetic as `_Grid.add`, which says what the registers are. At the end ffmpeg asks once more, for where
+    the last frame ends.
+
+    Args:
+        fps: of the output.
+        rate: of the source; None for the one that the stream declares.
+    """
+    source = "FR" if rate is None else f"({rate})"
+    return (
+        f"st(3,PTS*{source}*TB);st(3,if(isnan(ld(3)),ld(2)+ld(1)+1,ld(3)));"
+        "if(eq(N,0),st(1,0);st(2,ld(3)),"
+        "if(lt(ld(3),ld(0)),st(1,ld(1)+1);st(2,ld(3)-ld(1)),"
+        "st(4,ld(3)-ld(2)-ld(1)-1);"
+        f"st(5,if(gt(ld(4),if(lt(N,{_UNCERTAIN}),{_GAP[0]},{_GAP[1]})),floor(ld(4)+0.5),0));"
+        f"st(1,ld(1)+1+ld(5));st(2,ld(2)+(ld(4)-ld(5))/min(N+1,{_PHASE_FRAMES}))));"
+        f"st(0,ld(3));print(PTS,{_VERBOSE});"
+        f"ld(1)/({source}*TB)+{_DELAY}/(max({source},{fps})*TB)"
+    )
+
+
+def setpts_by_stamps() -> str:
+    """The same for frames that are shown from their own stamps on, counted from the first one.
+
+    Where the clock goes back, or a frame has no stamp, it comes as long after the one before as that one did.
+    """
+    return (
+        "st(2,if(gte(PTS,ld(0))*gt(N,0),PTS-ld(0),ld(2)));st(1,if(gt(N,0),ld(1)+ld(2),0));"
+        "st(0,if(isnan(PTS),ld(0)+ld(2),PTS));ld(1)"
+    )
+
+
+class _Grid:
+    """Places of frames on a rate's grid, as the filter graph finds them."""
+
+    def __init__(self, rate: Fraction) -> None:
+        self.gaps = 0
+        """How often frames are missing."""
+        self.spread = 0.0
+        """Of the stamps around their places, in frames: the largest of any stretch of a clock."""
+        self._rate = rate.numerator / rate.denominator
+        self._count = 0
+        self._before = self._phase = 0.0  # registers 0 and 2; the phase is where place 0 would be
+        self._place = 0.0  # register 1
+        self._low = self._high = 0.0
+
+    def add(self, stamp: float) -> float:
+        """The frame's place, counted from the first frame's."""
+        at = stamp * self._rate * (1 / _TICKS)
+        if math.isnan(at):
+            at = self._phase + self._place + 1
+        if self._count == 0:
+            self._place, self._phase = 0.0, at
+            self._low = self._high = at
+        elif at < self._before:  # the clock begins anew
+            self._place, self._phase = self._place + 1, at - self._place
+            self._low = self._high = at - self._place
+        else:
+            behind = at - self._phase - self._place - 1
+            gap = math.floor(behind + 0.5) if behind > _GAP[self._count >= _UNCERTAIN] else 0
+            self._place += 1 + gap
+            self._phase += (behind - gap) / min(self._count + 1, _PHASE_FRAMES)
+            self.gaps += gap > 0
+        self._before = at
+        self._count += 1
+        off = at - self._place
+        self._low, self._high = min(self._low, off), max(self._high, off)
+        self.spread = max(self.spread, self._high - self._low)
+        return self._place
+
+
+def places(stamps: Sequence[float], rate: Fraction) -> Iterator[int]:
+    """Of each frame, its place on the grid of a rate, counted from the first frame's.
+
+    Args:
+        stamps: microseconds; not a number where a frame has none.
+        rate: frames a second.
+    """
+    grid = _Grid(rate)
+    for stamp in stamps:
+        yield int(grid.add(stamp))
+
+
+def fits(stamps: Sequence[float], rate: Fraction, time_base: Fraction) -> bool:
+    """Whether the stamps of all frames, or of all until now, keep to the rate's grid.
+
+    What does not fit will not fit with more frames.
+
+    Args:
+        stamps: microseconds, as they were logged.
+        rate: that the stream declares.
+        time_base: seconds that the container's stamps are whole multiples of.
+    """
+    return _is_near(_fit(stamps, rate), rate, time_base)
+
+
+def choose(stamps: Sequence[float], declared: Fraction | None, time_base: Fraction) -> Sampling | None:
+    """How to time the frames, from the stamps of all of them; None where the declared rate's grid is best.
+
+    Args:
+        stamps: microseconds, as they were logged.
+        declared: frames a second; None where the stream does not say.
+        time_base: seconds that the container's stamps are whole multiples of.
+    """
+    fit = _fit(stamps, declared) if declared else None
+    if declared and fit and _is_clear(fit, declared, time_base):
+        return None
+    for rate in _constant_rates(stamps):
+        other = _fit(stamps, rate)
+        if not other.gaps and _is_clear(other, rate, time_base):
+            return Sampling(rate=str(rate), by_stamps=False)
+    if declared and fit and _is_near(fit, declared, time_base) and not _is_time_base(fit, declared):
+        return None
+    return Sampling(rate=str(_mean_rate(stamps) or declared or 1), by_stamps=True)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """Of stamps to a rate's grid."""
+
+    spread: float
+    gaps: int
+    frames: int
+
+
+def _fit(stamps: Sequence[float], rate: Fraction) -> _Fit:
+    at = np.asarray(stamps) * float(rate) / _TICKS - np.arange(len(stamps))
+    spread = float(np.ptp(at)) if len(stamps) else 0.0
+    if spread < _GAP[1] and (np.diff(stamps) >= 0).all():  # no gap, as `_Grid` would say, but at once
+        return _Fit(spread, 0, len(stamps))
+    grid = _Grid(rate)
+    for stamp in stamps:
+        grid.add(stamp)
+    return _Fit(grid.spread, grid.gaps, len(stamps))
+
+
+def _is_near(fit: _Fit, rate: Fraction, time_base: Fraction) -> bool:
+    return fit.spread <= (_SPREAD_WITH_GAPS + _rounding(rate, time_base) if fit.gaps else _SPREAD)
+
+
+def _is_clear(fit: _Fit, rate: Fraction, time_base: Fraction) -> bool:
+    """Not only near, but so near that no other rate need be looked for."""
+    spread = _SPREAD_WITH_GAPS if fit.gaps else _CLEAR_SPREAD
+    return fit.spread <= spread + _rounding(rate, time_base) and not _is_time_base(fit, rate)
+
+
+def _is_time_base(fit: _Fit, rate: Fraction) -> bool:
+    return rate > _MOST_FPS and 2 * fit.gaps > fit.frames
+
+
+def _rounding(rate: Fraction, time_base: Fraction) -> float:
+    return min(float(rate * time_base), _MOST_ROUNDING)
+
+
+def _constant_rates(stamps: Sequence[float]) -> list[Fraction]:
+    """Rates that the frames may have: those in use next to an estimate, and that itself. The nearest first."""
+    known = np.asarray(stamps)
+    if len(known) < _LEAST_FRAMES or not (np.diff(known) > 0).all():
+        return []
+    slope = float(np.polyfit(np.arange(len(known)), known - known[0], 1)[0])
+    estimate = Fraction(round(_TICKS / slope * _TICKS), _TICKS)
+    whole = Fraction(round(estimate))
+    usual = [whole, whole * 1000 / 1001] if whole in _NTSC else [whole]
+    return [rate for rate in (*sorted(usual, key=lambda rate: abs(rate - estimate)), estimate) if rate > 0]
+
+
+def _mean_rate(stamps: Sequence[float]) -> Fraction | None:
+    known = np.asarray(stamps)
+    steps = np.diff(known[~np.isnan(known)])
+    shown = steps[steps > 0]
+    return Fraction(round(len(shown) * _TICKS / float(shown.sum()) * 1000), 1000) if len(shown) else None
+
+
+def find_stamps(log: bytes, into: "array[float]") -> bytes:
+    """Take the logged stamps out of a piece of ffmpeg's log that consists of whole lines.
+
+    Returns:
+        The rest of it.
+    """
+    into.extend(float(stamp) for stamp in STAMP_LINE.findall(log))
+    return STAMP_LINE.sub(b"", log)
