@@ -31,6 +31,7 @@ from resact.cache.layout import (
     group_document,
     seal,
     shard_index,
+    unseal,
     video_document,
 )
 from resact.cache.settings import StoreSettings
@@ -162,7 +163,9 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
         StoreError: the store at that path is no longer the one that the job began with.
     """
     # A worker that outlived its prep must not write into a store that has since been made anew.
-    if (store / DOCUMENT).read_bytes() != settings.to_document():
+    data = (store / DOCUMENT).read_bytes()
+    same = data == settings.to_document()  # or with other words for people, of another version
+    if not same and StoreSettings.from_document(unseal(data, f"{store}/{DOCUMENT}"), str(store)) != settings:
         raise StoreError(f"{store} was replaced by another store while this video was decoded")
     name = array_name(record.video_id)
     node = store / name if shard is not None else store / FAILED / name

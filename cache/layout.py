@@ -48,6 +48,8 @@ _RESERVED = {INDEX, FAILED, DOCUMENT}
 _MAX_NAME_BYTES = 240  # under the 255 that file systems allow, with room for a partial file's suffix
 
 Status = Literal["ok", "damaged", "failed"]
+READ_ME = "README"
+"""The root's attribute that comes first, because capitals do, and tells a person how to read the frames."""
 STATUSES: tuple[Status, ...] = ("ok", "damaged", "failed")
 MEMBERSHIPS = ("none", "train", "test")
 
@@ -191,6 +193,24 @@ def unseal(data: bytes, where: str) -> dict[str, Any]:
 def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
     """A Zarr v3 group."""
     return {"zarr_format": 3, "node_type": "group", "attributes": attributes}
+
+
+def read_me(codec: FrameCodec) -> str:
+    """What a person should know who opens the store with zarr. It plays no part in what the store is."""
+    name = codec.zarr_codecs()[0]["name"]
+    if name.startswith("resact."):
+        how = (
+            f"zarr reads them where resact is installed, which brings the codec {name}; it says 'Unknown codec' where "
+            "it is not. Without resact: the file VIDEO/0.0.0.0 is one JPEG a frame, each followed by 4 bytes of "
+            "CRC-32C; then the offset and the length of each, as little-endian uint64; then 4 bytes of CRC-32C. "
+            "docs/store.md of resact has ten lines of Python for that."
+        )
+    else:
+        how = "Any Zarr v3 reader reads them."
+    return (
+        "Frames of videos, prepared by resact: one array a video, uint8 (time, y, x, channel), RGB. "
+        f"{how} Arrays have different sizes, so xarray opens one at a time, not the group."
+    )
 
 
 def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hashlib import sha256
 from typing import Any, Self
 
 from resact.cache.codecs import FrameCodec, build_codec
-from resact.cache.layout import FORMAT_VERSION, group_document, seal
+from resact.cache.layout import FORMAT_VERSION, READ_ME, group_document, read_me, seal
 from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 
@@ -78,17 +78,21 @@ class StoreSettings:
     @property
     def fingerprint(self) -> str:
         """sha256 of the settings, in hex: equal fingerprints make equal bytes of equal videos."""
-        return sha256(self.to_document()).hexdigest()
+        return sha256(seal(group_document(self._attributes()))).hexdigest()
 
     @lru_cache  # noqa: B019 - a handful of instances in a process, and every commit asks
     def to_document(self) -> bytes:
         """The root group's sealed document."""
+        words = {READ_ME: read_me(self.frame_codec)} if self.decode.rule > FIRST_RULE else {}
+        return seal(group_document({**words, **self._attributes()}))
+
+    def _attributes(self) -> dict[str, Any]:
         plain = asdict(self)
         if plain["dataset"]["division"] is None:  # as in stores that were made before there was any
             del plain["dataset"]["division"]
         if plain["decode"]["rule"] == FIRST_RULE:  # likewise
             del plain["decode"]["rule"]
-        return seal(group_document({"format": FORMAT_VERSION, **plain}))
+        return {"format": FORMAT_VERSION, **plain}
 
     @classmethod
     def from_document(cls, document: dict[str, Any], where: str) -> Self:
@@ -101,7 +105,8 @@ class StoreSettings:
         version = attributes.pop("format", None)
         if version != FORMAT_VERSION:
             raise StoreError(f"{where}: store format {version}, this resact reads format {FORMAT_VERSION}")
-        attributes.pop("crc32c", None)
+        for key in ("crc32c", READ_ME):
+            attributes.pop(key, None)
         try:
             return cls.from_plain(attributes)
         except (KeyError, TypeError) as error:

@@ -28,7 +28,7 @@ from resact.cache.durable import (
 )
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index, write_index
-from resact.cache.layout import JOURNAL, PARTIAL, array_name
+from resact.cache.layout import DOCUMENT, JOURNAL, PARTIAL, READ_ME, array_name, seal, unseal
 from resact.cache.store import open_store
 from resact.cache.verify import read_record, rebuild_index, verify_store
 from resact.errors import DiskFullError, StoreError, StoreLockedError, UsageError
@@ -324,6 +324,16 @@ def test_another_source_replaces_the_video_whole(scratch, put_video, make_frames
         assert list((scratch.path / PARTIAL).iterdir()) == []
     rebuild_index(scratch.path)
     assert np.array_equal(open_store(scratch.path).read("wide", 0, 7), frames)
+    assert verify_store(scratch.path, threads=1) == (5, [])
+
+
+def test_a_store_whose_words_for_people_are_of_another_version_is_written_to(scratch, put_video, make_frames) -> None:
+    document = unseal((scratch.path / DOCUMENT).read_bytes(), "here")
+    document["attributes"][READ_ME] = "other words"
+    (scratch.path / DOCUMENT).write_bytes(seal(document))
+    with store_lock(scratch.path):
+        put_video(scratch.path, scratch.settings, scratch.records["wide"], make_frames(7, 10, 12, 99))
+    rebuild_index(scratch.path)
     assert verify_store(scratch.path, threads=1) == (5, [])
 
 

@@ -1,10 +1,11 @@
 """Settings: what may be mixed, and how a refusal reads."""
 
 from dataclasses import replace
+from hashlib import sha256
 
 import pytest
 
-from resact.cache.layout import unseal
+from resact.cache.layout import READ_ME, unseal
 from resact.cache.settings import FIRST_RULE, RULE, StoreSettings
 from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
@@ -27,6 +28,8 @@ def test_a_store_that_names_no_rule_is_of_the_first_and_keeps_its_bytes(make_set
     old = make_settings(rule=FIRST_RULE)
     document = unseal(old.to_document(), "here")
     assert set(document["attributes"]["decode"]) == {"fps", "short_side", "max_seconds", "scaler", "ffmpeg"}
+    assert READ_ME not in document["attributes"]
+    assert old.fingerprint == sha256(old.to_document()).hexdigest()
     assert StoreSettings.from_document(document, "here") == old
     assert make_settings().decode.rule == RULE > FIRST_RULE
 
