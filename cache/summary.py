@@ -1,11 +1,13 @@
 """What `resact info` says of a store."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resact.cache.grouping import grouping
 from resact.cache.layout import fps_value, printable
+from resact.cache.repeats import Repeats, repeats
 from resact.cache.store import ClipStore
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         name: [{"video_id": index.video_id[r], "problem": index.problem[r]} for r in np.flatnonzero(status == code)]
         for code, name in ((1, "damaged"), (2, "failed"))
     }
+    slower = repeats(index, settings.decode.fps)
     groups = grouping(index, settings.dataset, partial=store.partial)
     return {
         "dataset": settings.dataset.name,
@@ -58,6 +61,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
             f"{rate:g}": int(count)
             for rate, count in zip(*np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True)
         },
+        "repeated": None if slower is None else asdict(slower),
         "shorter_than": {str(n): int((stored & (frames < n)).sum()) for n in CLIP_FRAMES},
         **problems,
         "flip_safe": settings.dataset.flip_safe,
@@ -90,6 +94,7 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
         ),
         "groups": "\n".join([f"{summary['groups']:,}", *summary["notes"]]),
         "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),
+        **({"repeated": Repeats(**summary["repeated"]).note} if summary["repeated"] else {}),
         "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items()),
         "flip-safe": "yes" if summary["flip_safe"] else "no",
     }

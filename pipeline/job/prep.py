@@ -17,6 +17,7 @@ from resact.cache.files import LocalFiles
 from resact.cache.grouping import grouping
 from resact.cache.index import Index, Journal, read_index, write_index
 from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
+from resact.cache.repeats import repeats
 from resact.cache.store import read_settings
 from resact.cache.whole import Whole, lacking_words, remove_whole, write_whole
 from resact.errors import DiskFullError, Interrupted, SettingsError, UsageError
@@ -54,7 +55,7 @@ class PrepResult:
     partial: str | None
     """What the store lacks of the data set; None for nothing."""
     notes: list[str]
-    """What it does not know of its groups."""
+    """What it does not know of its groups, and whether frames are repeated."""
 
 
 def prep(
@@ -127,7 +128,8 @@ def _prep(
                 remove_whole(store)
             lacking = lacking_words(settings, index, whole if lacks else None)
             groups = grouping(index, settings.dataset, partial=lacking)
-            for note in filter(None, (lacking, groups.leak)):
+            slower = repeats(index, settings.decode.fps)
+            for note in filter(None, (lacking, groups.leak, slower and slower.note)):
                 console.print(f"note: {note}")
             return PrepResult(
                 videos=len(index),
@@ -139,7 +141,7 @@ def _prep(
                 bytes=int(index.shard_bytes.sum()),
                 seconds=round(progress.seconds, 3),
                 partial=lacking,
-                notes=groups.notes,
+                notes=[*groups.notes, *([slower.note] if slower else [])],
             )
 
 

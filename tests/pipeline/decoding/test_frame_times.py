@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from tests.pipeline.videos import DECODE, H264, decoded, prep_files, write_video
 
 from resact.cache.settings import FIRST_RULE, DecodeSettings
+from resact.cache.summary import summarise
 from resact.pipeline.decoding import decode as module
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.decoding.frame_times import Sampling, choose, fits, places
@@ -327,6 +329,26 @@ def test_so_many_seconds_of_a_slow_video(tmp_path: Path, rate: str, count: int, 
     prepped = prep_files(tmp_path, [video], decode=replace(DECODE, max_seconds=seconds))
     assert prepped.store.index.status == ["ok"]
     assert prepped.store.index.num_frames.tolist() == [frames]
+
+
+def test_prep_says_which_videos_repeat_frames(tmp_path: Path) -> None:
+    slow, quick = (write_video(tmp_path / f"{fps}.mp4", numbered(2 * fps), *FAST, fps=fps) for fps in (10, 30))
+    prepped = prep_files(tmp_path, [slow, quick])
+    note = (
+        "1 of 2 videos have fewer than 15 frames a second: 33 % of their frames repeat the one before, and step-1 "
+        "residuals there are nearly zero; a store made with --fps 10 has none"
+    )
+    assert f"note: {note}" in prepped.said
+    assert note in prepped.result.notes
+    summary = summarise(prepped.store)
+    assert summary["repeated"]["avoiding_fps"] == 10
+    found = numbers_in(prepped.store.read("v000", 0, 30))
+    assert sum(one == next_one for one, next_one in pairwise(found)) == 10
+    other = tmp_path / "other"
+    other.mkdir()
+    avoided = prep_files(other, [slow, quick], decode=replace(DECODE, fps="10"))
+    assert summarise(avoided.store)["repeated"] is None
+    assert "fewer than" not in avoided.said
 
 
 def test_interlaced_frames_keep_their_places(tmp_path: Path) -> None:

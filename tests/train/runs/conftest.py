@@ -38,7 +38,9 @@ SMALL = {
 }  # fmt: skip
 
 
-def build_store(path: Path, *, groups: int = GROUPS, classes: tuple[str, ...] = CLASSES, seed: int = 0) -> Path:
+def build_store(
+    path: Path, *, groups: int = GROUPS, classes: tuple[str, ...] = CLASSES, seed: int = 0, source_fps: str = "25"
+) -> Path:
     """Random frames of 32x40 pixels, lossless; 9 to 16 a video."""
     random = np.random.default_rng(seed)
     dataset = DatasetSettings(
@@ -58,7 +60,7 @@ def build_store(path: Path, *, groups: int = GROUPS, classes: tuple[str, ...] = 
                     split = {"split1": "test" if group == 1 else "train", "split2": "train"}
                     video_id = f"v_{name}_g{group:02}_c{clip:02}"
                     source = Source(
-                        name=f"{video_id}.avi", bytes=1, sha256="ab" * 32, fps="25", height=32, width=40
+                        name=f"{video_id}.avi", bytes=1, sha256="ab" * 32, fps=source_fps, height=32, width=40
                     )  # fmt: skip
                     with ShardWriter(path, video_id) as writer:
                         for frame in frames:

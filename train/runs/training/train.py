@@ -13,6 +13,7 @@ from rich.console import Console
 from resact.cache.grouping import grouping
 from resact.cache.places import find_store
 from resact.cache.provenance import provenance
+from resact.cache.repeats import repeats
 from resact.cache.store import ClipStore, open_store
 from resact.errors import Interrupted, UsageError
 from resact.train.clips.normalisation import measure_normalisation
@@ -125,6 +126,9 @@ def _train(
     config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
     _require_batches(len(videos.train), config, ranks)
+    slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
+    if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
+        console.print(f"note: of the training list, {slower.note}")
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
         record = saved or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))

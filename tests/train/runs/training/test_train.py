@@ -61,6 +61,19 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_others(train_t
         assert_same_weights(runs / "a", runs / "c")
 
 
+def test_repeated_frames_are_told_where_residuals_of_step_1_suffer(train_tiny, tmp_path):
+    store = build_store(tmp_path / "slow.zarr", source_fps="10")
+    note = "note: of the training list, 12 of 12 videos have fewer than 15 frames a second: 33 % of their frames"
+    for name, told, settings in (
+        ("a", True, {"step": 1}),
+        ("b", False, {"step": 2}),
+        ("c", False, {"modality": "rgb"}),
+    ):
+        with (tmp_path / name).open("w") as said:
+            train_tiny(name, store=store, epochs=1, console=Console(file=said, width=400), **settings)
+        assert (note in (tmp_path / name).read_text()) == told
+
+
 def test_it_learns(train_tiny):
     result = train_tiny(epochs=15, dropout=0.0, lr=0.05, warmup_epochs=1, modality="rgb", flip=False)
     assert result.best_video_top1 >= 5 / 6

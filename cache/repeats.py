@@ -1,0 +1,70 @@
+"""Frames that a store repeats, because a source has fewer a second than the store: their step-1 residuals are zero."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.index import Index
+from resact.cache.layout import fps_value
+
+_SLOWER = 0.98  # than so much of the store's rate: 15000/1001 fps in 15 repeats one frame in a thousand
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeats:
+    """The videos whose frames are repeated."""
+
+    videos: int
+    of_videos: int
+    """Of so many with frames."""
+    share: float
+    """Of these videos' frames, those that repeat the one before."""
+    fps: str
+    """The store's rate."""
+    avoiding_fps: float
+    """The highest rate, cut to hundredths, at which none would be repeated: the slowest source's."""
+
+    @property
+    def videos_words(self) -> str:
+        """How many videos, and what of them."""
+        return (
+            f"{self.videos:,} of {self.of_videos:,} videos have fewer than {self.fps} frames a second: "
+            f"{100 * self.share:.0f} % of their frames repeat the one before"
+        )
+
+    @property
+    def note(self) -> str:
+        """What a user should know, and what avoids it."""
+        return (
+            f"{self.videos_words}, and step-1 residuals there are nearly zero; a store made with "
+            f"--fps {self.avoiding_fps:g} has none"
+        )
+
+
+def repeats(index: Index, fps: str, rows: Sequence[int] | npt.NDArray[np.intp] | None = None) -> Repeats | None:
+    """Of a store's videos; None where no frame is repeated.
+
+    Args:
+        index: of the store.
+        fps: its rate, as in `DecodeSettings.fps`.
+        rows: of the videos in question; all of them where not given.
+    """
+    if fps == "source":
+        return None
+    rate, frames, source = fps_value(fps), np.asarray(index.num_frames), np.asarray(index.source_fps)
+    chosen = np.arange(len(index)) if rows is None else np.asarray(rows, np.int64)
+    chosen = chosen[frames[chosen] > 0]
+    slow = chosen[(source[chosen] > 0) & (source[chosen] < _SLOWER * rate)]
+    if not len(slow):
+        return None
+    lowest = float(source[slow].min())
+    return Repeats(
+        videos=len(slow),
+        of_videos=len(chosen),
+        share=float(np.average(1 - source[slow] / rate, weights=frames[slow])),
+        fps=f"{rate:g}",
+        avoiding_fps=math.floor(lowest * 100) / 100 or lowest,
+    )
