@@ -38,11 +38,12 @@ OPTIONS = {
     "--json",
     "bench codecs": "dataset --root --classes --allow-partial --videos --frames --fps --short-side --qualities --size "
     "--rounds --seed --workers --ffmpeg --output --json",
-    "bench train": f"--store {SETTINGS} --threads --rows --device --steps --rounds --output --json",
-    "train": f"--store --runs --run {SETTINGS} --resume --threads --checkpoint-seconds --json",
-    "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --dry-run --json",
-    "evaluate": "run --runs --store --views --weights --batch-size --threads --output --fuse --weight --json",
-    "predict": "videos --run --runs --top --views --weights --ffmpeg --timeout --json",
+    "bench train": f"--store {SETTINGS} --threads --compute-threads --rows --device --steps --rounds --output --json",
+    "train": f"--store --runs --run {SETTINGS} --resume --threads --compute-threads --checkpoint-seconds --json",
+    "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
+    "evaluate": "run --runs --store --views --weights --batch-size --threads --compute-threads --output --fuse "
+    "--weight --json",
+    "predict": "videos --run --runs --top --views --weights --compute-threads --ffmpeg --timeout --json",
     "demo": "folder --json",
     "report": "--runs --format --without --output --json",
     "cost": "--frames --size --json",

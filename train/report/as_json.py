@@ -75,6 +75,7 @@ def _run(run: "FoundRun") -> dict[str, Any]:
         "problem": run.problem,
         "epoch": run.epoch,
         "epochs": run.record.config.recipe.epochs,
+        "earlier_epochs": list(run.record.earlier_epochs),
         "top1": None if evaluation is None else evaluation.top1,
         "top5": None if evaluation is None else evaluation.top5,
         "next": run.next_command,

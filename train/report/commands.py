@@ -35,6 +35,8 @@ class Filling:
     """Likewise, for a toml file: those that have no option."""
     taken: Collection[str]
     """Names of the folders that are there."""
+    one_command: bool = True
+    """Whether a single command makes such a run: none does where runs went on for more epochs."""
 
     @property
     def file_text(self) -> str:
@@ -42,7 +44,9 @@ class Filling:
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.file.items())
 
     def command(self, variant: Variant) -> str | None:
-        """`resact train ...`, for a shell; None where the step does not fit into the group's clips."""
+        """`resact train ...`, for a shell; None where there is none or the step does not fit into the group's clips."""
+        if not self.one_command:
+            return None
         asked = {"val_groups": 0, **self.settings, **variant.settings}
         if "frames" in asked and asked.get("step", 1) >= asked["frames"]:
             return None
@@ -147,4 +151,5 @@ def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord
         settings={name: value for name, value in said.items() if name in options},
         file={name: value for name, value in said.items() if name not in options},
         taken=taken,
+        one_command=not group.earlier_epochs,
     )

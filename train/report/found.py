@@ -108,6 +108,7 @@ class FoundRun:
             fingerprint=record.store.fingerprint,
             contents=record.store.contents,
             world_size=record.world_size,
+            earlier_epochs=record.earlier_epochs,
             settings=tuple(sorted(settings.items())),
         )
 
@@ -176,7 +177,7 @@ def _read_run(folder: RunFolder, record: RunRecord) -> FoundRun:
     try:
         header = folder.weights_header()
         epoch = 0 if header is None else header.epoch
-        state, problem, predictions = _state(folder, header)
+        state, problem, predictions = _state(folder, header, record)
         evaluation = None if predictions is None else _evaluation(predictions)
     except (ResactError, OSError, UnicodeDecodeError) as error:
         state, problem = "damaged", str(error)
@@ -196,9 +197,12 @@ def _read_run(folder: RunFolder, record: RunRecord) -> FoundRun:
     )
 
 
-def _state(folder: RunFolder, header: WeightsHeader | None) -> tuple[State, str | None, Predictions | None]:
-    if header is None or header.epoch < header.epochs:
-        trained = "no epoch trained yet" if header is None else f"epoch {header.epoch} of {header.epochs}"
+def _state(
+    folder: RunFolder, header: WeightsHeader | None, record: RunRecord
+) -> tuple[State, str | None, Predictions | None]:
+    epochs = record.config.recipe.epochs  # the weights' own may be of before the run went on for more
+    if header is None or header.epoch < epochs:
+        trained = "no epoch trained yet" if header is None else f"epoch {header.epoch} of {epochs}"
         return "training" if folder.is_held else "stopped", trained, None
     path = folder.path / PREDICTIONS
     if not path.exists():

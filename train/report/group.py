@@ -17,6 +17,8 @@ class Group:
     """These two say which videos there are, and how they are stored; empty where there is no run to say it."""
     world_size: int = 1
     """Devices, each of which normalises its own part of a batch."""
+    earlier_epochs: tuple[int, ...] = ()
+    """Where the runs were done before they went on for more epochs, which has an effect on their learning rates."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Of the runs, by name; empty where there is none: then they are the defaults, with no group held out."""
 
@@ -51,6 +53,8 @@ class Group:
             if value not in (defaults[name], "separable"):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
                 words.append(f"{name.replace('_', ' ')} {text}")
+        if self.earlier_epochs:
+            words.append(f"went on after epoch {', '.join(map(str, self.earlier_epochs))} (--resume --epochs)")
         words = words or ["the paper's sizes, the default recipe"]
         words.append("bfloat16" if amp else "float32")
         if self.world_size > 1:

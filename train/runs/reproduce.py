@@ -22,7 +22,8 @@ from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read
 from resact.train.runs.testing.trained import is_current, load_trained
 from resact.train.runs.training.device_checks import step_seconds, with_kernels
 from resact.train.runs.training.distributed import Ranks
-from resact.train.runs.training.train import require_same_settings, train
+from resact.train.runs.training.resumption import require_same_settings
+from resact.train.runs.training.train import train
 from resact.train.runs.training.videos import choose_videos
 
 TABLES = (2, 3, 4)
@@ -86,6 +87,7 @@ def reproduce(
     tables: Sequence[int] = TABLES,
     seeds: Sequence[int] = (0,),
     threads: int | None = None,
+    compute_threads: int | None = None,
     dry_run: bool = False,
     console: Console,
 ) -> dict[str, Any]:
@@ -98,6 +100,7 @@ def reproduce(
         tables: likewise.
         seeds: likewise.
         threads: that read clips.
+        compute_threads: as for `train`.
         dry_run: only say what it would cost.
         console: for people.
 
@@ -121,7 +124,14 @@ def reproduce(
             if run.train_clips:
                 where = str(store.files)
                 train(
-                    run.settings, runs=runs, name=run.name, store=where, resume=True, threads=threads, console=console
+                    run.settings,
+                    runs=runs,
+                    name=run.name,
+                    store=where,
+                    resume=RunFolder(runs / run.name).exists,
+                    threads=threads,
+                    compute_threads=compute_threads,
+                    console=console,
                 )
             _evaluate(RunFolder(runs / run.name), store, threads, console)
         except (Interrupted, KeyboardInterrupt):

@@ -106,7 +106,7 @@ def bench_train(
         rate; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of the rate over
         rounds, `of` (what it is a variant of), `baseline` (whether it is the fastest eager form) and `problem` (why
         it could not run here; then the figures are None); `rates` of each device, None where there are none; settings;
-        machine, versions, commit.
+        threads that compute, machine, versions, commit.
 
     Raises:
         UsageError: settings are wrong, there is no such row or device, or `steps` or `rounds` is below 1.
@@ -130,7 +130,8 @@ def bench_train(
         found += bench.run(rounds)
         rates[kind] = None if bench.rates is None else asdict(bench.rates)
     return {
-        "rows": found, "rates": rates, "settings": asked.settings, "steps": steps, "rounds": rounds, **provenance(),
+        "rows": found, "rates": rates, "settings": asked.settings, "steps": steps, "rounds": rounds,
+        "compute_threads": torch.get_num_threads(), **provenance(),
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from resact.cli import benchmarks, demo, doctor, evaluation, networks, report, show, stores, training
+from resact.cli.compute_threads import wait_passively
 from resact.errors import ResactError
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app.add_typer(benchmarks.app, name="bench", rich_help_panel="Measurements")
 
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
+    wait_passively()
     try:
         app()
     except ResactError as error:

@@ -26,6 +26,7 @@ from resact.cli.common import (
     print_json,
     worker_count,
 )
+from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.output import write_output
 from resact.cli.settings import with_settings
 from resact.cli.training import StoreOption, ThreadsOption
@@ -262,6 +263,7 @@ def bench_train(
     *,
     settings: dict[str, Any],
     threads: ThreadsOption = None,
+    compute_threads: ComputeThreadsOption = None,
     rows: Annotated[
         str | None,
         typer.Option(
@@ -284,6 +286,7 @@ def bench_train(
     from resact.train.runs.training.contestants import CONTESTANTS
 
     console = open_console(json_output)
+    set_compute_threads(compute_threads)
     result = run_bench(
         settings,
         open_store(store or find_store()),

@@ -9,6 +9,7 @@ import typer
 
 from resact.cli import complete
 from resact.cli.common import DONE_WITH_FAILURES, FfmpegOption, JsonOption, check_timeout, open_console, print_json
+from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.training import RunsOption, ThreadsOption
 from resact.errors import UsageError
 
@@ -57,6 +58,7 @@ def evaluate(
         typer.Option(min=1, metavar="N", help="Clips at a time; left out, those of one video."),
     ] = None,
     threads: ThreadsOption = None,
+    compute_threads: ComputeThreadsOption = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write each clip's logits here instead of RUN/predictions.npz."),
@@ -79,7 +81,7 @@ def evaluate(
     folder = find_run(run, runs)
     if fuse is not None:
         said: dict[str, object] = {"--store": store, "--views": views, "--weights": weights, "--output": output}
-        said |= {"--batch-size": batch_size, "--threads": threads}
+        said |= {"--batch-size": batch_size, "--threads": threads, "--compute-threads": compute_threads}
         if given := [name for name, value in said.items() if value is not None]:
             raise UsageError(
                 f"got {', '.join(given)} with --fuse, which takes what evaluations have written: "
@@ -94,6 +96,7 @@ def evaluate(
         raise UsageError(
             f"got --output {target}, expected a file in a folder that is there: make {target.parent} first"
         )
+    set_compute_threads(compute_threads)
     trained = load_trained(folder, weights=_which(weights))
     _introduce(trained, console)
     opened = _store_of(trained, store)
@@ -137,6 +140,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes to give of each video.")] = 5,
     views: ViewsOption = None,
     weights: WeightsOption = None,
+    compute_threads: ComputeThreadsOption = None,
     ffmpeg: FfmpegOption = None,
     timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
     json_output: JsonOption = False,
@@ -151,6 +155,7 @@ def predict(
 
     console = open_console(json_output)
     check_timeout(timeout)
+    set_compute_threads(compute_threads)
     trained = load_trained(find_run(run, runs), weights=_which(weights))
     settings = trained.record.store.settings
     decode, codec = settings.decode, settings.codec
@@ -215,27 +220,21 @@ def _which(weights: str | None) -> Literal["last", "best"]:
 def _introduce(trained: "TrainedRun", console: "Console") -> None:
     """Which run, which of its weights, and whether it is done."""
     header, record = trained.header, trained.record
+    epochs = record.config.recipe.epochs
     console.print(
         f"{trained.name}: {record.architecture.network}, {len(record.classes)} classes of {record.store.dataset}; "
-        f"{trained.weights} weights, of epoch {header.epoch} of {header.epochs}; "
+        f"{trained.weights} weights, of epoch {header.epoch} of {record.epochs_in_words}; "
         f"{trained.precision} on {trained.device}"
     )
-    if trained.weights == "last" and header.epoch < header.epochs:
+    if trained.weights == "last" and header.epoch < epochs:
         console.print("note: its training is not done")
 
 
 def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
     from resact.cache.store import open_store
-    from resact.errors import StoreNotFoundError
+    from resact.train.runs.files.record import open_run_store
 
-    if store is not None:
-        return open_store(store)
-    try:
-        return open_store(trained.record.store.path)
-    except StoreNotFoundError as error:
-        raise StoreNotFoundError(
-            f"the store of {trained.name} is not where it was; name it with --store ({error})"
-        ) from None
+    return open_run_store(trained.record, trained.name) if store is None else open_store(store)
 
 
 def _notes(predictions: "Predictions", dataset: "DatasetSettings") -> list[str]:

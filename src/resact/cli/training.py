@@ -8,6 +8,7 @@ import typer
 
 from resact.cli import complete
 from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.settings import whole_numbers, with_settings
 from resact.errors import UsageError
 from resact.train.networks.variants import VARIED
@@ -42,6 +43,7 @@ def train(
     settings: dict[str, Any],
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if there is one.")] = False,
     threads: ThreadsOption = None,
+    compute_threads: ComputeThreadsOption = None,
     checkpoint_seconds: CheckpointSecondsOption = 300.0,
     json_output: JsonOption = False,
 ) -> None:
@@ -51,6 +53,7 @@ def train(
     if not checkpoint_seconds > 0:
         raise UsageError(f"got --checkpoint-seconds {checkpoint_seconds:g}, expected a number above 0")
     console = open_console(json_output)
+    set_compute_threads(compute_threads)
     result = run_training(
         settings,
         runs=runs,
@@ -58,6 +61,7 @@ def train(
         store=store,
         resume=resume,
         threads=threads,
+        compute_threads=compute_threads,
         checkpoint_seconds=checkpoint_seconds,
         console=console,
     )
@@ -77,6 +81,7 @@ def reproduce(
     *,
     settings: dict[str, Any],
     threads: ThreadsOption = None,
+    compute_threads: ComputeThreadsOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -85,6 +90,7 @@ def reproduce(
     from resact.cache.store import open_store
     from resact.train.runs.reproduce import reproduce as run_all
 
+    set_compute_threads(compute_threads)
     result = run_all(
         settings,
         open_store(store or find_store()),
@@ -92,6 +98,7 @@ def reproduce(
         tables=whole_numbers("--tables", tables),
         seeds=whole_numbers("--seeds", seeds),
         threads=threads,
+        compute_threads=compute_threads,
         dry_run=dry_run,
         console=open_console(json_output),
     )

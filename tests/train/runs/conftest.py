@@ -112,7 +112,8 @@ def train_tiny(tiny_store: Path, tmp_path: Path, few_measured: None) -> TrainTin
     """`train` of the tiny network in this process, in `tmp_path / "runs"` unless told otherwise."""
 
     def run(name: str = "a", *, resume: bool = False, console: Console | None = None, **settings: Any) -> TrainResult:
-        options = {name: settings.pop(name) for name in ("store", "runs", "checkpoint_seconds") if name in settings}
+        own = ("store", "runs", "checkpoint_seconds", "compute_threads")
+        options = {name: settings.pop(name) for name in own if name in settings}
         result = train(
             SMALL | settings if not resume else settings,
             **{"runs": tmp_path / "runs", "store": tiny_store, **options},

@@ -2,13 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, Self
 
 from resact.cache.files import LocalFiles
 from resact.cache.index import index_generation
 from resact.cache.settings import StoreSettings
-from resact.cache.store import ClipStore
-from resact.errors import RunError
+from resact.cache.store import ClipStore, open_store
+from resact.errors import RunError, StoreNotFoundError
 from resact.train.clips.transform import Normalisation
 from resact.train.networks.architecture import Architecture
 from resact.train.runs.files.config import RunConfig
@@ -71,6 +72,17 @@ class RunRecord:
     """Share of training clips that are longer than their video (short ones are padded)."""
     provenance: dict[str, Any]
     """Machine, device, versions and commit."""
+    compute_threads: int | None = None
+    """That computed on the CPU, which weights depend on to the last bit there; None in runs of older versions."""
+    earlier_epochs: tuple[int, ...] = ()
+    """Where the run was done before, and then went on for more epochs; they decide its learning rates."""
+
+    @property
+    def epochs_in_words(self) -> str:
+        """`30 epochs`, or `30 epochs (20, then 10 more)`."""
+        ends = [*self.earlier_epochs, self.config.recipe.epochs]
+        more = [f"then {end - before} more" for before, end in pairwise(ends)]
+        return f"{ends[-1]} epochs" + (f" ({', '.join([str(ends[0]), *more])})" if more else "")
 
     @property
     def architecture(self) -> Architecture:
@@ -104,7 +116,24 @@ class RunRecord:
                 store=StoreIdentity(**{**store, "settings": StoreSettings.from_plain(store["settings"])}),
                 classes=tuple(saved.pop("classes")),
                 held_out=tuple(saved.pop("held_out")),
+                earlier_epochs=tuple(saved.pop("earlier_epochs", ())),
                 **saved,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{where} is not a run's record ({error}): restore it, or train again") from None
+
+
+def open_run_store(record: RunRecord, run: str) -> ClipStore:
+    """The store of a run, from where it was.
+
+    Raises:
+        StoreNotFoundError: it is not there any more; says how to name it.
+        StoreError: as for `open_store`.
+    """
+    path = record.store.path
+    try:
+        return open_store(path)
+    except StoreNotFoundError:
+        raise StoreNotFoundError(
+            f"the store of {run} is not at {path} any more: say where it is now with --store STORE"
+        ) from None

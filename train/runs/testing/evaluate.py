@@ -116,7 +116,7 @@ def evaluate_run(
             weights=trained.weights,
             weights_sha256=trained.weights_sha256,
             epoch=trained.header.epoch,
-            epochs=trained.header.epochs,
+            epochs=trained.record.config.recipe.epochs,
             precision=trained.precision,
             dataset=store.settings.dataset.name,
             store_fingerprint=store.settings.fingerprint,
@@ -127,6 +127,7 @@ def evaluate_run(
             membership=membership,
             geometry=asdict(trained.geometry),
             padded_share=plan.padded_share,
+            compute_threads=torch.get_num_threads(),
         ),
     )
 

@@ -55,6 +55,8 @@ class Provenance:
     """Of the clips: `ClipGeometry`'s fields."""
     padded_share: float
     """Share of the clips that are longer than their video."""
+    compute_threads: int | None = None
+    """That computed on the CPU, which the logits' last bits depend on; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,6 +71,7 @@ class Loop:
         history: History | None,
         wish: StopWish,
         checkpoint_seconds: float,
+        earlier_epochs: Sequence[int] = (),
     ) -> None:
         """Args:
         config: with nothing left to choose.
@@ -85,10 +86,11 @@ class Loop:
         history: of the leading rank, None on the others.
         wish: to stop.
         checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
+        earlier_epochs: as for `learning_rate`.
 
         """
         self.rates = Rates()
-        self._config, self._recipe = config, config.recipe
+        self._config, self._recipe, self._earlier_epochs = config, config.recipe, earlier_epochs
         self._folder, self._checkpoints = folder, Checkpoints(folder.path)
         self._network, self._optimiser, self._progress = network, optimiser, progress
         self._stream, self._validation, self._ranks = stream, validation, ranks
@@ -117,7 +119,7 @@ class Loop:
         begin, waited = time.perf_counter(), 0.0
         with stream.epoch(progress.epoch, position=progress.position) as reader:
             for positions, batch in zip(self._steps(), reader, strict=True):
-                lr = learning_rate(self._recipe, progress.step, epoch_steps=len(stream))
+                lr = self._learning_rate()
                 seed = dropout_seed(self._config.seed, progress.step, self._ranks.rank)
                 figures = self._step(batch, clips=len(positions), lr=lr, seed=seed)
                 now, wait = time.perf_counter(), reader.wait_seconds
@@ -139,6 +141,14 @@ class Loop:
                 if self._ranks.leads and time.monotonic() - self._saved >= self._checkpoint_seconds:
                     self._save()
         self._settle()
+
+    def _learning_rate(self) -> float:
+        return learning_rate(
+            self._recipe,
+            self._progress.step,
+            epoch_steps=len(self._stream),
+            earlier_epochs=self._earlier_epochs,
+        )
 
     def _steps(self) -> Iterator[range]:
         """The positions of each remaining step's clips, on all ranks together."""

@@ -1,6 +1,7 @@
 """The optimiser and its learning rate, which is a pure function of the step."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -19,15 +20,19 @@ def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 
-def learning_rate(recipe: Recipe, step: int, *, epoch_steps: int) -> float:
+def learning_rate(recipe: Recipe, step: int, *, epoch_steps: int, earlier_epochs: Sequence[int] = ()) -> float:
     """Of one step: up to `recipe.lr` along a line, and then down to 0 along half a cosine (arXiv 1608.03983).
+
+    A run that was done and went on for more epochs has, from there on, the rates of a run of all its epochs.
 
     Args:
         recipe: with a warm-up of any length, the whole training included.
         step: counted from 0.
         epoch_steps: steps an epoch.
+        earlier_epochs: where the run was done before, in rising order.
     """
-    steps = recipe.epochs * epoch_steps
+    end = next((epochs for epochs in earlier_epochs if step < epochs * epoch_steps), recipe.epochs)
+    steps = end * epoch_steps
     warmup = min(round(recipe.warmup_epochs * epoch_steps), steps)
     if step < warmup:
         return recipe.lr * (step + 1) / warmup

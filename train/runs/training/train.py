@@ -25,13 +25,22 @@ from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import History
-from resact.train.runs.files.record import RunRecord, StoreIdentity
+from resact.train.runs.files.record import RunRecord, StoreIdentity, open_run_store
 from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.device_checks import rightly_computed, with_kernels
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.distributed import Ranks, open_ranks
 from resact.train.runs.training.loop import Loop, Rates
 from resact.train.runs.training.optimiser import build_optimiser
+from resact.train.runs.training.resumption import (
+    as_begun,
+    compute_threads_restored,
+    extend,
+    require_same,
+    saved_record,
+    set_compute_threads,
+    with_more_epochs,
+)
 from resact.train.runs.training.stopping import stop_on_signals
 from resact.train.runs.training.validation import VALIDATION_VIEWS
 from resact.train.runs.training.videos import RunVideos, choose_videos
@@ -66,6 +75,7 @@ def train(
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
     threads: int | None = None,
+    compute_threads: int | None = None,
     checkpoint_seconds: float = 300.0,
     console: Console,
 ) -> TrainResult | None:
@@ -76,8 +86,9 @@ def train(
         runs: the folder of runs.
         name: of this one; None gives it one by its settings.
         store: None takes the run's, or for a new one the only store in the data folder.
-        resume: go on with the run, if there is one.
+        resume: go on with the run. It begins where the folder of runs has none, or an empty one of its name.
         threads: that read clips; None: one a core, shared among ranks.
+        compute_threads: on the CPU; None takes the run's, or for a new one as many as torch is set to.
         checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
         console: for people.
 
@@ -90,11 +101,15 @@ def train(
     """
     asked = RunConfig.of(settings)
     folder = RunFolder(runs / _checked_name(asked.default_name if name is None else name))
-    with open_ranks() as ranks:
+    with open_ranks() as ranks, compute_threads_restored():
         quiet = console if ranks.leads else Console(quiet=True)
         try:
-            result = _train(settings, asked, folder, store, ranks, quiet, resume, threads, checkpoint_seconds)
+            result = _train(
+                settings, asked, folder, store, ranks, quiet, resume, threads, compute_threads, checkpoint_seconds
+            )
         except KeyboardInterrupt:
+            if not folder.exists:
+                raise Interrupted("stopped before the first step: the same command begins again") from None
             raise Interrupted(
                 f"stopped at once; go on from the last checkpoint with `{folder.resume_command(ranks.world_size)}`"
             ) from None
@@ -110,18 +125,23 @@ def _train(
     console: Console,
     resume: bool,
     threads: int | None,
+    compute_threads: int | None,
     checkpoint_seconds: float,
 ) -> TrainResult:
     # Only rank 0 looks: a moment later it may have begun the run that the others would then find.
-    saved = ranks.from_first(lambda: _saved(folder, resume=resume))
-    opened = open_store(_store_path(store, saved))
+    saved = ranks.from_first(lambda: saved_record(folder, resume=resume))
+    if resume and saved is None:
+        console.print(f"note: {folder} has no run yet, so it begins now")
+    opened = _open_store(store, saved, folder)
     if opened.partial:
         console.print(f"note: {opened.files} is {opened.partial}")
     for note in grouping(opened.index, opened.settings.dataset, partial=opened.partial).notes:
         console.print(f"note: {note}")
-    if saved is not None:
-        _require_same(saved, settings, opened, ranks, folder)
-    config = _resolved(asked, opened, ranks) if saved is None else _as_begun(saved.config)
+    planned = None if saved is None else with_more_epochs(saved, settings)
+    if planned is not None:
+        require_same(planned, settings, opened, ranks, folder)
+    set_compute_threads(compute_threads, saved, ranks, folder, console)
+    config = _resolved(asked, opened, ranks) if planned is None else as_begun(planned.config)
     config = with_kernels(config, ranks, console)
     config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
@@ -131,9 +151,13 @@ def _train(
         console.print(f"note: of the training list, {slower.note}")
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
-        record = saved or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))
+        record = planned or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))
         network, optimiser, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
+        if saved is not None and record != saved:
+            steps = len(training)
+            said = ranks.from_first(lambda: extend(folder, saved, record, progress, epoch_steps=steps))
+            console.print(said)
         _announce(record, folder, len(training), ranks, console)
         display = TrainDisplay(
             console,
@@ -160,6 +184,7 @@ def _train(
                 history=history,
                 wish=wish,
                 checkpoint_seconds=checkpoint_seconds,
+                earlier_epochs=record.earlier_epochs,
             )
             loop.run()
     return _result(folder, progress, loop.rates)
@@ -171,55 +196,10 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _saved(folder: RunFolder, *, resume: bool) -> RunRecord | None:
-    """The record of the run that is to go on; None where one is to begin."""
-    if folder.exists and not resume:
-        raise UsageError(f"{folder} is there already: go on with it with --resume, or choose another --run")
-    return folder.read_record() if folder.exists else None
-
-
-def _store_path(store: str | os.PathLike[str] | None, saved: RunRecord | None) -> str | os.PathLike[str]:
+def _open_store(store: str | os.PathLike[str] | None, saved: RunRecord | None, folder: RunFolder) -> ClipStore:
     if store is not None:
-        return store
-    return find_store() if saved is None else saved.store.path
-
-
-def _require_same(
-    saved: RunRecord, settings: Mapping[str, Any], store: ClipStore, ranks: Ranks, folder: RunFolder
-) -> None:
-    """What decides the result must be as it was.
-
-    Raises:
-        UsageError: names all that differs.
-    """
-    require_same_settings(saved, settings, folder)
-    if not saved.store.same_as(StoreIdentity.of(store)):
-        raise UsageError(
-            f"{store.files} is not the store that {folder} was begun with ({saved.store.dataset} at "
-            f"{saved.store.path}), or it has changed since: name that one with --store, or choose another --run"
-        )
-    if saved.world_size != ranks.world_size:
-        raise UsageError(
-            f"{folder} was begun on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
-            f"part of a batch: go on with `{folder.resume_command(saved.world_size)}`"
-        )
-
-
-def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuse to go on with a run under other settings than it was begun with.
-
-    Raises:
-        UsageError: names all that differ; those not asked for do not.
-    """
-    before = saved.config.settings
-    wanted = RunConfig.of(before | dict(settings)).settings
-    differing = [
-        f"{name}: {value!r}, asked for {wanted[name]!r}" for name, value in before.items() if value != wanted[name]
-    ]
-    if differing:
-        raise UsageError(
-            f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run"
-        )
+        return open_store(store)
+    return open_store(find_store()) if saved is None else open_run_store(saved, str(folder))
 
 
 def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
@@ -261,7 +241,7 @@ def _begin(
     console: Console,
 ) -> RunRecord:
     """Measure what has to be measured, and write `config.json`."""
-    _saved(folder, resume=False)  # another process may have begun it before this one held the lock
+    saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
     plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
     console.print(f"{folder}: measuring mean and spread of the training clips")
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
@@ -276,14 +256,10 @@ def _begin(
         held_out=videos.held_out,
         padded_share=plan.padded_share,
         provenance=provenance() | {"device": device},
+        compute_threads=torch.get_num_threads(),
     )
     folder.write_record(record)
     return record
-
-
-def _as_begun(config: RunConfig) -> RunConfig:
-    """A run whose record says nothing of kernels was begun when there were only eager ones."""
-    return replace(config, kernels="eager") if config.kernels == "auto" else config
 
 
 def _restored(
@@ -335,13 +311,15 @@ def _streams(
 
 
 def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ranks, console: Console) -> None:
-    geometry, recipe = record.config.geometry, record.config.recipe
+    geometry = record.config.geometry
     residual = f" at step {geometry.step}" if "residual" in geometry.streams else ""
     devices = f"{ranks.world_size} x {ranks.device.type}" if ranks.world_size > 1 else ranks.device.type
+    if ranks.device.type == "cpu":
+        devices += f", {torch.get_num_threads()} compute threads"
     console.print(
         f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
         f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
-        f"than a clip), {record.val_videos:,} held out; {recipe.epochs} epochs of {epoch_steps:,} steps on {devices}"
+        f"than a clip), {record.val_videos:,} held out; {record.epochs_in_words} of {epoch_steps:,} steps on {devices}"
     )
 
 

@@ -1,0 +1,49 @@
+"""How many threads compute, and how they wait: both decide how fast training is beside other load.
+
+Between two operations the threads of PyTorch's OpenMP spin, to be quick for the next one. Where another process wants
+the core, a thread that spins keeps it from the one that it waits for: a step can take ten times as long. Threads that
+go to sleep instead cost networks of some size nothing (docs/performance.md).
+"""
+
+import os
+from typing import Annotated
+
+import typer
+
+ComputeThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Threads that compute on the CPU. Default: one per core that this process may use.",
+    ),
+]
+
+_SPINS = "1000"  # some 15 microseconds: small networks need them, and other load does not feel them
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": _SPINS}
+_USERS_OWN = (*_ENVIRONMENT, "KMP_BLOCKTIME")
+
+
+def wait_passively() -> None:
+    """Tell OpenMP, which reads it when torch is loaded; what the user has set stands."""
+    if not any(name in os.environ for name in _USERS_OWN):
+        os.environ |= _ENVIRONMENT
+
+
+def set_compute_threads(asked: int | None) -> None:
+    """Compute with as many threads as asked for, or one per core.
+
+    Cores are those that affinity and the control group's quota leave to this process, shared among torchrun's. Threads
+    of one core count once, as for torch. `OMP_NUM_THREADS` wins over that. The load of the machine plays no part: the
+    last bits of results depend on the number, and beside other load fewer threads are no quicker.
+    """
+    import torch
+
+    threads = asked
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        from dask.system import cpu_count
+
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # set by torchrun: on this machine
+        threads = max(1, min(torch.get_num_threads(), cpu_count()) // processes)
+    if threads is not None:
+        torch.set_num_threads(threads)
