@@ -142,9 +142,7 @@ def test_it_can_go_on_for_more_again_and_for_no_fewer(train_tiny, tmp_path):
 def test_a_run_that_is_not_done_has_to_end_first(train_cut, train_tiny):
     folder = train_cut(epochs=2)
     before = folder.config.read_bytes()
-    with pytest.raises(
-        UsageError, match=r"has trained 1 of its 2 epochs: let it end first \(`resact train"
-    ):
+    with pytest.raises(UsageError, match=r"has trained 1 of its 2 epochs: let it end first \(`resact train"):
         train_tiny(resume=True, epochs=4)
     assert folder.config.read_bytes() == before
 
