@@ -41,7 +41,9 @@ def train(
     ] = None,
     *,
     settings: dict[str, Any],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if there is one.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run; with a larger --epochs also after its end.")
+    ] = False,
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
     checkpoint_seconds: CheckpointSecondsOption = 300.0,
