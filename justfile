@@ -31,6 +31,6 @@ bench *args:
     resact bench loader --output benchmarks/results/loader.json {{args}}
     python benchmarks/million_videos.py --output benchmarks/results/million_videos.json
 
-# The long fault tests: 200 kills, 200 flipped bytes
+# The long fault tests (200 kills, 200 flipped bytes), and all tests that draw their input, with new seeds
 gauntlet *args:
-    RESACT_GAUNTLET=1 python -m pytest -m faults --timeout=7200 {{args}}
+    RESACT_GAUNTLET=1 python -m pytest -m "faults or drawn" --timeout=7200 {{args}}

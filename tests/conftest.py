@@ -2,14 +2,20 @@
 
 import multiprocessing
 import os
+import random
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, is_hypothesis_test, settings
 
 # The server is started once for all tests; what it has imported, its processes need not.
 multiprocessing.set_forkserver_preload(["resact.train.runs.training.train", "resact.cli", "torch._dynamo"])
@@ -17,6 +23,24 @@ multiprocessing.set_forkserver_preload(["resact.train.runs.training.train", "res
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch loads: networks this small only wait for more threads
 
 GAUNTLET = bool(os.environ.get("RESACT_GAUNTLET"))
+PATIENCE_SECONDS = 1200.0
+"""How long a test waits for what has to happen: only a hang takes that long, on the slowest machine."""
+
+# What gates a change is the same each time, on any machine. The gauntlet draws anew.
+settings.register_profile(
+    "resact",
+    deadline=None,
+    derandomize=not GAUNTLET,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("resact")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "seed" in getattr(item, "fixturenames", ()) or is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("drawn")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -36,12 +60,39 @@ def genuine() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def global_generators() -> None:
+    """Begin alike in each test, whichever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture
-def seed() -> int:
-    """Another one for each test and each time; where the test fails, pytest shows which, and how to have it again."""
-    drawn = int(os.environ.get("RESACT_SEED", secrets.randbits(32)))
+def seed(request: pytest.FixtureRequest) -> int:
+    """Each test's own, the same each time; another one in the gauntlet. Pytest shows it where the test fails."""
+    own = secrets.randbits(32) if GAUNTLET else zlib.crc32(request.node.nodeid.encode())
+    drawn = int(os.environ.get("RESACT_SEED", own))
     sys.stdout.write(f"RESACT_SEED={drawn}\n")
     return drawn
+
+
+def wait_until(happened: Callable[[], object], *processes: Any) -> None:
+    """Until it has happened. Fails where one of the processes, which are to make it happen, has ended before.
+
+    Args:
+        happened: asked again and again.
+        processes: of `subprocess`, `psutil` or `multiprocessing`.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        alive = [p.is_alive() if hasattr(p, "is_alive") else p.poll() is None for p in processes]
+        if happened():
+            return
+        assert all(alive), "a process ended before it happened"
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.005)
 
 
 @pytest.fixture

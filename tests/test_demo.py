@@ -5,8 +5,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+
+from tests.conftest import wait_until
 
 from resact.cli.demo import PAGE, PREP
 
@@ -44,9 +45,7 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_page(tmp_path: Path) -> None:
     folder = tmp_path / "a demo"
     metrics = folder / "runs" / "rgb-0" / "metrics.jsonl"
     first = start_demo(folder)
-    while '"step"' not in (metrics.read_text() if metrics.exists() else ""):
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.02)
+    wait_until(lambda: '"step"' in (metrics.read_text() if metrics.exists() else ""), first)
     os.killpg(first.pid, signal.SIGINT)  # what a terminal does
     output, errors = first.communicate()
     assert first.returncode == 130, errors

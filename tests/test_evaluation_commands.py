@@ -67,7 +67,7 @@ class Workplace:
         store = self.root / f"{codec}.zarr"
         prep(
             Dataset(settings=dataset, videos=videos, missing=(), notes=()),
-            PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=60),
+            PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=600),
             open_executor=lambda: open_executor(workers=0),
             console=Console(quiet=True),
         )

@@ -91,7 +91,7 @@ def test_frames_are_those_of_a_store(root: Path, settings: DecodeSettings, tmp_p
             dataset=videos.settings, decode=settings, codec=codec, library=codec_bench.build_codec(codec).library()
         ),
         ffmpeg=None,
-        timeout_seconds=60,
+        timeout_seconds=600,
     )
     prep(videos, job, open_executor=partial(open_executor, workers=0), console=QUIET)
     store = open_store(job.store)

@@ -61,7 +61,7 @@ def stores(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, st
             dataset=videos.settings, decode=decode, codec=codec, library=build_codec(codec).library()
         )
         with open_executor(workers=0) as executor:
-            job = PrepJob(store=path, settings=settings, ffmpeg=None, timeout_seconds=60.0)
+            job = PrepJob(store=path, settings=settings, ffmpeg=None, timeout_seconds=600)
             prep(videos, job, open_executor=lambda running=executor: nullcontext(running), console=QUIET)
         made[codec] = str(path)
     return made

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,16 +73,31 @@ def prep(store):
         journal.close()
         write_index(store, index.merged(Index.of(fresh, classes, splits)))
 
+def kill_at(call):
+    # When so many functions of C have been called or have returned: opening, writing, syncing, renaming are such.
+    done = 0
+    def count(frame, event, function):
+        nonlocal done
+        done += event in ("c_call", "c_return")
+        if done == call != 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    sys.setprofile(count)
+    return lambda: done
+
 for line in sys.stdin:
-    path, kill_after = line[:-1].split("\\t")
+    path, call = line[:-1].split("\\t")
+    read, write = os.pipe()
     child = os.fork()
     if not child:
+        calls = kill_at(int(call))
         prep(Path(path))
+        sys.setprofile(None)
+        os.write(write, b"%d" % calls())
         os._exit(0)
-    if kill_after:
-        time.sleep(float(kill_after))
-        os.kill(child, signal.SIGKILL)  # not yet waited for, so that the number is still the child's
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    os.close(write)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(code, os.read(read, 99).decode() or 0, flush=True)
+    os.close(read)
 """
 )
 
@@ -104,30 +118,28 @@ def in_memory() -> Iterator[Path]:
         yield folder
 
 
-def run_prep(forks: subprocess.Popen, store: Path, *, kill_after: float | None = None) -> bool:
-    """Whether it was killed before it was done."""
-    forks.stdin.write(f"{store}\t{'' if kill_after is None else kill_after}\n")
+def run_prep(forks: subprocess.Popen, store: Path, *, kill_at: int = 0) -> int | None:
+    """How many functions of C it called; None where it was killed at such a call."""
+    forks.stdin.write(f"{store}\t{kill_at}\n")
     forks.stdin.flush()
-    status = int(forks.stdout.readline())
-    assert status == 0 or (kill_after is not None and status == -signal.SIGKILL)
-    return status != 0
+    status, calls = map(int, forks.stdout.readline().split())
+    assert status == 0 or (kill_at and status == -signal.SIGKILL)
+    return calls if status == 0 else None
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(3600)
-def test_killed_at_any_moment_it_ends_with_the_same_bytes(forks, in_memory: Path, snapshot) -> None:
+def test_killed_at_any_moment_it_ends_with_the_same_bytes(forks, in_memory: Path, snapshot, seed: int) -> None:
     undisturbed = in_memory / "undisturbed.zarr"
-    began = time.monotonic()
-    run_prep(forks, undisturbed)
-    seconds = time.monotonic() - began
+    calls = run_prep(forks, undisturbed)
+    assert calls is not None
     expected, everything = snapshot(undisturbed), read_all(undisturbed)
     assert len(everything) == 12
 
-    draw = random.Random(1)
+    draw = random.Random(seed)
     stores = (in_memory / f"killed{number}.zarr" for number in itertools.count())
     store, kills, midway = next(stores), 0, 0
     while kills < KILLS:
-        if not run_prep(forks, store, kill_after=draw.uniform(0, seconds / 2)):  # too late to disturb it
+        if run_prep(forks, store, kill_at=draw.randint(1, calls // 2)) is not None:  # it had little left to do
             assert snapshot(store) == expected
             store = next(stores)
             continue

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.conftest import PATIENCE_SECONDS
 
 from resact.cache.codecs import CODEC_NAMES, WORTH_CODE, Box, build_codec
 from resact.cache.jpeg_llvm import decode_jpegs
@@ -19,9 +20,6 @@ from resact.cache.layout import crc32c, first_wrong_chunk
 from resact.cache.lz4_llvm import decode_lz4
 
 UNTOUCHED = b"MMM"
-PATIENCE_SECONDS = 30.0
-"""One attempt has to do: on a busy machine, a call may be over before another thread wakes up."""
-
 HOLDING, RELEASING = ctypes.PyDLL(None), ctypes.CDLL(None)  # the C library, called with and without the GIL
 
 
@@ -51,9 +49,9 @@ def during(call: Callable[[], Any], watch: Callable[[], Any]) -> Any:
     return result
 
 
-def looks_until_it_is_filled(out: np.ndarray) -> int | None:
-    """Holds the GIL until the last pixel is written, and counts; None where that does not happen."""
-    last, looks, deadline = memoryview(out.reshape(-1))[-3:], 0, time.monotonic() + 0.5
+def looks_until_it_is_filled(out: np.ndarray, seconds: float) -> int | None:
+    """Holds the GIL until the last pixel is written, and counts; None where that does not happen in this time."""
+    last, looks, deadline = memoryview(out.reshape(-1))[-3:], 0, time.monotonic() + seconds
     while last == UNTOUCHED:
         looks += 1
         if time.monotonic() > deadline:
@@ -61,17 +59,22 @@ def looks_until_it_is_filled(out: np.ndarray) -> int | None:
     return looks
 
 
-def sooner_or_later(attempt: Callable[[], Any]) -> bool:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if attempt():
+def sooner_or_later(attempt: Callable[[float], Any]) -> bool:
+    """One attempt has to do: on a busy machine, a call may be over before another thread wakes up.
+
+    Each one is given a tenth more time than the one before.
+    """
+    begin, seconds = time.monotonic(), 0.5
+    while time.monotonic() < begin + PATIENCE_SECONDS:
+        if attempt(seconds):
             return True
+        seconds *= 1.1
     return False
 
 
-def is_filled_while_another_thread_counts(call: Callable[[], Any], out: np.ndarray) -> bool:
+def is_filled_while_another_thread_counts(call: Callable[[], Any], out: np.ndarray, seconds: float = 0.5) -> bool:
     out[...] = UNTOUCHED[0]
-    return bool(during(call, lambda: looks_until_it_is_filled(out)))
+    return bool(during(call, lambda: looks_until_it_is_filled(out, seconds)))
 
 
 @pytest.mark.parametrize("name", CODEC_NAMES)
@@ -80,7 +83,9 @@ def test_decoding_lets_go_of_the_gil(name: str, seed: int) -> None:
     frame = blocks.repeat(8, 0).repeat(8, 1)  # of 14 MB
     codec, out = build_codec(name), np.empty_like(frame)
     data = codec.encode(frame)
-    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: codec.decode_into(data, out), out))
+    assert sooner_or_later(
+        lambda seconds: is_filled_while_another_thread_counts(lambda: codec.decode_into(data, out), out, seconds)
+    )
     assert np.array_equal(out, frame) or name == "jpeg"
 
 
@@ -91,17 +96,17 @@ def test_decoding_a_clip_lets_go_of_the_gil(name: str, decode: Callable[..., Any
     data = memoryview(codec.encode(blocks.repeat(8, 0).repeat(8, 1)))
     frames = data, np.array([(0, len(data))]), out, (2160, 3840), Box(0, 2160, 0, 3840)
     assert not decode(*frames)
-    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: decode(*frames), out))
+    assert sooner_or_later(lambda seconds: is_filled_while_another_thread_counts(lambda: decode(*frames), out, seconds))
 
 
 def test_checksums_let_go_of_the_gil(seed: int) -> None:
     data = np.random.default_rng(seed).bytes(1 << 24)
-    assert sooner_or_later(lambda: during(lambda: crc32c(data), lambda: True))
+    assert sooner_or_later(lambda _: during(lambda: crc32c(data), lambda: True))
     chunk = data + crc32c(data).to_bytes(4, "little")
     edges = np.arange(WORTH_CODE + 1) * len(chunk)
     clip = memoryview(chunk * WORTH_CODE)
     assert first_wrong_chunk(clip, edges) is None  # compiled now
-    assert sooner_or_later(lambda: during(lambda: first_wrong_chunk(clip, edges), lambda: True))
+    assert sooner_or_later(lambda _: during(lambda: first_wrong_chunk(clip, edges), lambda: True))
 
 
 def test_what_holds_the_gil_would_be_found_out() -> None:
@@ -114,10 +119,10 @@ def test_what_holds_the_gil_would_be_found_out() -> None:
         RELEASING.usleep(20_000)
         fill(HOLDING)
 
-    assert sooner_or_later(lambda: is_filled_while_another_thread_counts(lambda: fill(RELEASING), out))
-    assert sooner_or_later(lambda: during(lambda: fill(RELEASING), lambda: True))
+    assert sooner_or_later(lambda seconds: is_filled_while_another_thread_counts(lambda: fill(RELEASING), out, seconds))
+    assert sooner_or_later(lambda _: during(lambda: fill(RELEASING), lambda: True))
     for _ in range(20):
         assert not is_filled_while_another_thread_counts(lambda: fill(HOLDING), out)
         assert not during(lambda: fill(HOLDING), lambda: True)
     assert not is_filled_while_another_thread_counts(let_go_and_hold, out)
-    assert sooner_or_later(lambda: during(let_go_and_hold, lambda: True))  # for a call without parts this would do
+    assert sooner_or_later(lambda _: during(let_go_and_hold, lambda: True))  # for a call without parts this would do

@@ -123,7 +123,7 @@ def test_merged_equals_the_index_of_all_records(older: list[VideoRecord], newer:
     assert_same(of(older).merged(of(newer)), of(latest.values()))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(first=many, second=many)
 def test_write_and_read_round_trip(first: list[VideoRecord], second: list[VideoRecord], make_settings) -> None:
     with folder_in_memory() as folder:
@@ -395,7 +395,7 @@ def test_writing_the_same_index_again_leaves_the_files_that_readers_have_mapped(
     assert mapped.frame_bytes.sum() == open_store(scratch.path).index.frame_bytes.sum()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(many)
 def test_the_generation_is_the_digest_of_its_files(records) -> None:
     generation, files = index_files(index := of(records))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import pytest
+from tests.conftest import PATIENCE_SECONDS
 
 from resact.pipeline.datasets.ucf101 import CLASSES, VIDEOS
 
@@ -71,7 +72,7 @@ def ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def resact(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, as users run it."""
     command = [sys.executable, "-m", "resact", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, **options)  # type: ignore[call-overload,no-any-return]
 
 
 def prep_arguments(root: Path, store: Path, *more: object) -> list[object]:
@@ -88,6 +89,26 @@ def prep_arguments(root: Path, store: Path, *more: object) -> list[object]:
         "--json",
         *more,
     ]
+
+
+class StoppingFfmpeg:
+    """An ffmpeg that waits, once so many videos are in the store: a prep cannot end before it is let on."""
+
+    def __init__(self, path: Path, store: Path, *, videos: int) -> None:
+        self.path, self._go = path, path.with_name("go")
+        path.write_text(
+            f'#!/bin/sh\nwhile [ ! -e "{self._go}" ] && [ $(set -- "{store}"/v_*/zarr.json; echo $#) -ge {videos} ]\n'
+            f'do sleep 0.05; done\nexec "{FFMPEG}" "$@"\n'
+        )
+        path.chmod(0o755)
+
+    def let_on(self) -> None:
+        """From now on, nothing waits."""
+        self._go.touch()
+
+    def stop_again(self) -> None:
+        """From now on, as in the beginning."""
+        self._go.unlink(missing_ok=True)
 
 
 def last_json(run: subprocess.CompletedProcess[str]) -> dict[str, object]:

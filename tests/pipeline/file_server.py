@@ -71,7 +71,7 @@ def serve(files: Files) -> Iterator[Files]:
             except OSError:
                 return
             if answer == "stall":
-                files.release.wait(30)
+                files.release.wait()
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

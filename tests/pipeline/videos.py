@@ -74,7 +74,7 @@ def decoded(
     while True:
         try:
             with VideoDecoder(
-                video, decode, pixels, strict=strict, binary=binary, timeout_seconds=60, treatment=treatment
+                video, decode, pixels, strict=strict, binary=binary, timeout_seconds=600, treatment=treatment
             ) as decoder:
                 frames = [frame.copy() for frame in decoder]
                 assert decoder.finish()[1] == []
@@ -110,7 +110,7 @@ def prep_files(
     decode: DecodeSettings = DECODE,
     codec: str = "jpeg",
     ffmpeg: str | None = None,
-    timeout_seconds: float = 60,
+    timeout_seconds: float = 600,
     workers: int = 0,
 ) -> Prepped:
     """A real prep, from the driver on, into `folder`."""

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from resact.pipeline.datasets.division import divide
 
 CLASSES = "ABC"
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 SHARES = st.floats(0.01, 0.99)
 SEEDS = st.integers(0, 2**40)
 NAMES = st.text(max_size=6) | st.just("bad\udcff")  # such as a name that is no UTF-8

@@ -81,7 +81,7 @@ def test_strange_names_have_ids_that_a_store_can_have(tmp_path: Path) -> None:
     assert sum(v.video_id == v.name for v in videos) == len(STRANGE) - 1, "all but one are short enough as they are"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sets(st.binary(min_size=1, max_size=90).filter(lambda raw: not {0, 47} & set(raw)), min_size=1, max_size=3))
 def test_every_name_that_a_file_can_have_is_found_or_named(
     tmp_path_factory: pytest.TempPathFactory, names: set[bytes]
@@ -327,7 +327,7 @@ def make(root: Path, store: Path, *, limit: int | None = None, **options: Any) -
     settings = StoreSettings(
         dataset=dataset.settings, decode=decode, codec="jpeg", library=build_codec("jpeg").library()
     )
-    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=60)
+    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=600)
     text = StringIO()
     console = Console(file=text, width=300)
     prep(dataset, job, open_executor=lambda: open_executor(workers=0, scheduler=None), console=console)

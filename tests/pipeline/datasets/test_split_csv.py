@@ -101,7 +101,7 @@ def test_files_that_are_no_csv(tmp_path: Path) -> None:
         read_split_csv(tmp_path / "splits.csv", NAMES)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=80) | st.lists(st.sampled_from([*'\n\r,;"\0 ', "video", "membership", "train"])).map("".join))
 def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, junk: bytes | str) -> None:
     path = tmp_path_factory.getbasetemp() / "junk.csv"

@@ -29,7 +29,7 @@ MPEG2 = ("-c:v", "mpeg2video", "-q:v", "2")
 
 def stored_frames(video: Path) -> np.ndarray:
     """(T, H, W, 3), without loss, by the whole way that prep and predict share."""
-    with single_video_store(video, DECODE, timeout_seconds=60) as store:
+    with single_video_store(video, DECODE, timeout_seconds=600) as store:
         assert store.index.status == ["ok"], store.index.problem
         return store.read(store.index.video_id[0], 0, int(store.index.num_frames[0])).copy()
 
@@ -239,7 +239,7 @@ def test_dv_says_of_each_frame_that_it_is_interlaced(tmp_path: Path) -> None:
         tmp_path / "v.dv", fields, "-vf", "interlace=scan=bff,setdar=4/3", "-pix_fmt", "yuv420p", fps=50
     )
     decode = replace(DECODE, short_side=576, fps="source")
-    with VideoDecoder(video, decode, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=60) as decoder:
+    with VideoDecoder(video, decode, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=600) as decoder:
         frames = np.stack([frame.copy() for frame in decoder])
         decoder.finish()
     assert decoder.treatment == Treatment(deinterlace=True, square_pixels=True)

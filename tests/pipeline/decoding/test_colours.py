@@ -82,7 +82,7 @@ def frames_of(video: Path, pixels: Pixels, binary: str = FFMPEG, rule: int = DEC
     decode = replace(DECODE, fps="source", rule=rule)
     codec = build_codec("jpeg")
     frames = []
-    with VideoDecoder(video, decode, pixels, strict=True, binary=binary, timeout_seconds=60) as decoder:
+    with VideoDecoder(video, decode, pixels, strict=True, binary=binary, timeout_seconds=600) as decoder:
         for frame in decoder:
             frames.append(np.empty((decoder.height, decoder.width, 3), np.uint8))
             if pixels == "rgb24":

@@ -24,7 +24,7 @@ from resact.cache.verify import verify_store
 from resact.pipeline.decoding.decode import VideoDecoder, decode_arguments
 from resact.pipeline.decoding.ffmpeg_log import FfmpegLog, Treatment
 
-TIMEOUT_SECONDS = 30.0
+TIMEOUT_SECONDS = 600.0  # of which no mutated clip needs more than a few, so that a busy machine makes no difference
 MUTATED = 1000  # genuine ones, in the gauntlet
 
 KINDS = {
@@ -153,7 +153,6 @@ def test_mutated_clips_of_every_kind(tmp_path: Path, seed: int, codec: str) -> N
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(7200 if GAUNTLET else 300)
 def test_mutated_genuine_clips(genuine: Path, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     clips = sorted(path for path in genuine.rglob("*") if path.suffix in (".avi", ".mp4", ".mkv"))
@@ -206,7 +205,7 @@ def test_no_log_is_too_strange(lines: list[tuple[str, list[object]]], noise: str
     aspect=st.tuples(st.integers(4, 60), st.integers(4, 60)),
     side=st.integers(1, 60).map(lambda half: 2 * half),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_size_and_pixel_aspect_come_out_square(
     tmp_path_factory: pytest.TempPathFactory, size: tuple[int, int], aspect: tuple[int, int], side: int
 ) -> None:
@@ -215,7 +214,7 @@ def test_any_size_and_pixel_aspect_come_out_square(
     header = f"YUV4MPEG2 W{w} H{h} F25:1 Ip A{numerator}:{denominator} C444\nFRAME\n"
     video.write_bytes(header.encode() + bytes(3 * w * h))
     decode = replace(DECODE, short_side=side)
-    with VideoDecoder(video, decode, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=60) as decoder:
+    with VideoDecoder(video, decode, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=600) as decoder:
         frames = [frame.shape for frame in decoder]
         decoder.finish()
     shown = Fraction(w * numerator, h * denominator)

@@ -4,14 +4,15 @@ import fcntl
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import zarr
-from tests.pipeline.conftest import Tree, last_json, prep_arguments, resact, tree_of
+from tests.conftest import PATIENCE_SECONDS, wait_until
+from tests.pipeline.conftest import StoppingFfmpeg, Tree, last_json, prep_arguments, resact, tree_of
 
 from resact.cache.store import open_store
+from resact.cache.verify import verify_store
 
 
 def test_two_workers_give_the_bytes_of_one_process(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
@@ -104,7 +105,7 @@ def test_two_preps_that_start_at_once_make_one_whole_store(ucf101: Path, tmp_pat
     store = tmp_path / "s.zarr"
     command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 0))]
     both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    errors = [process.communicate(timeout=120)[1] for process in both]
+    errors = [process.communicate(timeout=PATIENCE_SECONDS)[1] for process in both]
     codes = [process.returncode for process in both]
     assert 0 in codes, errors
     assert all(code == 0 or "another prep" in error for code, error in zip(codes, errors, strict=True)), errors
@@ -129,18 +130,25 @@ def test_the_estimate_is_near_the_size(ucf101: Path, tmp_path: Path) -> None:
 
 def test_a_growing_store_can_be_read_and_verified(ucf101: Path, tmp_path: Path) -> None:
     store = tmp_path / "s.zarr"
-    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 1))]
+    ffmpeg = StoppingFfmpeg(tmp_path / "ffmpeg", store, videos=5)
+    arguments = prep_arguments(ucf101, store, "--workers", 1, "--ffmpeg", ffmpeg.path)
+    command = [sys.executable, "-m", "resact", *map(str, arguments)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         journal = store / "index" / "journal.jsonl"
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
-            assert process.poll() is None
-            time.sleep(0.005)
+        wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") == 5, process)
         opened = open_store(store)
-        assert 3 <= len(opened.index) < 32
+        assert len(opened.index) == 5
         video_id = opened.index.video_id[0]
         plain = zarr.open_group(str(store), mode="r")
         assert (opened.read(video_id, 3, 9) == plain[video_id][3:9]).all()  # type: ignore[index]
-        process.wait(120)
+        videos, (unfinished,) = verify_store(store, threads=1)
+        assert videos == 5
+        assert unfinished.problem.startswith("a prep is under way, or was stopped")
+        ffmpeg.let_on()
+        while process.poll() is None:  # at any moment: nothing else looks bad
+            assert {*verify_store(store, threads=1)[1]} <= {unfinished}
+    assert process.returncode == 0
+    assert verify_store(store, threads=1) == (32, [])
 
 
 def test_plain_lines_without_a_terminal_and_a_bar_with_one(ucf101: Path, tmp_path: Path) -> None:

@@ -2,18 +2,18 @@
 
 import ctypes
 import os
+import random
 import shutil
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import zarr
-from tests.conftest import fill
-from tests.pipeline.conftest import FFMPEG, Tree, last_json, prep_arguments, resact, tree_of
+from tests.conftest import PATIENCE_SECONDS, fill, wait_until
+from tests.pipeline.conftest import FFMPEG, StoppingFfmpeg, Tree, last_json, prep_arguments, resact, tree_of
 from tests.pipeline.videos import H264, prep_files, quadrants, write_video
 
 from resact.cache.codecs import JpegFrames
@@ -24,17 +24,18 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_disk_that_fills_up_stops_prep_with_one_error_and_resume_works(
-    ucf101: Path, small_disk: Path, undisturbed: Tree
+    ucf101: Path, small_disk: Path, tmp_path: Path, undisturbed: Tree
 ) -> None:
     store = small_disk / "ucf101.zarr"
-    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 2))]
+    ffmpeg = StoppingFfmpeg(tmp_path / "ffmpeg", store, videos=5)
+    arguments = prep_arguments(ucf101, store, "--workers", 2, "--ffmpeg", ffmpeg.path)
+    command = [sys.executable, "-m", "resact", *map(str, arguments)]
     with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         journal = store / "index" / "journal.jsonl"
-        while not journal.exists() or journal.read_bytes().count(b"\n") < 3:
-            assert process.poll() is None, process.stderr.read()
-            time.sleep(0.002)
+        wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") >= 3, process)
         filler = fill(small_disk)  # another program takes the rest of the disk
-        _, errors = process.communicate(timeout=120)
+        ffmpeg.let_on()
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 1
     assert errors.count("no room left") == 1
     assert "Traceback" not in errors
@@ -85,7 +86,7 @@ def broken(ucf101: Path, tmp_path: Path) -> Path:
     videos = sorted(folder.iterdir())
     whole = videos[0].read_bytes()
     videos[1].write_bytes(b"")
-    videos[2].write_bytes(os.urandom(50_000))
+    videos[2].write_bytes(random.Random(0).randbytes(50_000))
     videos[3].unlink()
     videos[3].symlink_to(root / "nowhere.avi")
     videos[4].write_bytes(whole[: len(whole) // 2 + 11])
@@ -185,7 +186,7 @@ def test_a_video_that_takes_too_long_is_failed_and_ffmpeg_is_gone(ucf101: Path, 
     endless = tmp_path / "ffmpeg"
     log = tmp_path / "processes"
     endless.write_text(
-        f'#!/bin/sh\ncase "$*" in *Biking_g01_c01*) echo $$ >> {log}; exec sleep 600;; *) exec {FFMPEG} "$@";; esac\n'
+        f'#!/bin/sh\ncase "$*" in *Biking_g01_c01*) echo $$ >> {log}; exec sleep 7200;; *) exec {FFMPEG} "$@";; esac\n'
     )
     endless.chmod(0o755)
     run = resact(*prep_arguments(ucf101, tmp_path / "s.zarr", "--workers", 0, "--timeout", "1", "--ffmpeg", endless))
@@ -237,7 +238,7 @@ def test_a_worker_whose_attempt_was_swept_away_commits_nothing(
         return finish(writer)
 
     monkeypatch.setattr(ShardWriter, "finish", finish_late)
-    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=60)
+    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=600)
     outcome = prep_video(job, dataset.videos[0])
     assert isinstance(outcome, Trouble)
     assert "another prep has taken over" in outcome.message

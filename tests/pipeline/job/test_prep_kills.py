@@ -14,22 +14,30 @@ from pathlib import Path
 import psutil
 import pytest
 import zarr
-from tests.conftest import GAUNTLET
-from tests.pipeline.conftest import Tree, prep_arguments, resact, tree_of
+from tests.conftest import GAUNTLET, PATIENCE_SECONDS, wait_until
+from tests.pipeline.conftest import StoppingFfmpeg, Tree, prep_arguments, resact, tree_of
 
 from resact.cache.store import open_store
 
 KILLS = 200 if GAUNTLET else 12
 VIDEOS = 32
+NEARLY_ALL = VIDEOS - 3
+"""There, a prep waits: a strike, whenever it comes, cannot come too late."""
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200 if GAUNTLET else 400)]
+pytestmark = pytest.mark.faults
+
+
+@pytest.fixture
+def ffmpeg(tmp_path: Path) -> StoppingFfmpeg:
+    return StoppingFfmpeg(tmp_path / "ffmpeg", tmp_path / "ucf101.zarr", videos=NEARLY_ALL)
 
 
 @contextmanager
-def running_prep(root: Path, store: Path) -> Iterator[psutil.Popen]:
+def running_prep(root: Path, store: Path, ffmpeg: StoppingFfmpeg, **options: int) -> Iterator[psutil.Popen]:
     """A prep under way, two workers."""
-    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(root, store, "--workers", 2))]
-    with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    arguments = prep_arguments(root, store, "--workers", 2, "--ffmpeg", ffmpeg.path)
+    command = [sys.executable, "-m", "resact", *map(str, arguments)]
+    with psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **options) as process:
         try:
             yield process
         finally:
@@ -50,9 +58,7 @@ def done(store: Path) -> int:
 def wait_until_at_work(process: psutil.Popen, store: Path, already: int, rng: random.Random) -> None:
     """Until a few more videos are committed, and then a moment longer."""
     wanted = already + rng.randint(1, 4)
-    while already + journal_lines(store) < wanted:
-        assert process.poll() is None, f"ended before it could be struck: {process.stderr.read()}"
-        time.sleep(0.002)
+    wait_until(lambda: already + journal_lines(store) >= wanted, process)
     time.sleep(rng.random() * 0.05)
 
 
@@ -60,13 +66,10 @@ def kill_frozen(process: psutil.Process) -> bool:
     """SIGKILL a process after freezing it, so that it was surely alive and at work when it was struck."""
     try:
         process.send_signal(signal.SIGSTOP)
-        for _ in range(500):
-            if process.status() == psutil.STATUS_STOPPED:
-                process.kill()
-                return True
-            if process.status() == psutil.STATUS_ZOMBIE:
-                return False
-            time.sleep(0.001)
+        wait_until(lambda: process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
+        if process.status() == psutil.STATUS_STOPPED:
+            process.kill()
+            return True
     except psutil.NoSuchProcess:
         pass
     return False
@@ -82,18 +85,18 @@ def at_work(process: psutil.Popen) -> tuple[list[psutil.Process], list[psutil.Pr
     return [parents[child] for child in ffmpegs if parents[child] in parents], ffmpegs
 
 
-def strike(process: psutil.Popen, what: str, rng: random.Random) -> bool:
-    """Kill the driver, a worker or an ffmpeg; False where none could be caught any more."""
+def strike(process: psutil.Popen, what: str, rng: random.Random) -> None:
+    """Kill the driver, a worker or an ffmpeg."""
     if what == "driver":
-        return kill_frozen(process)
-    for _ in range(4000):
-        if process.poll() is not None:
-            return False
+        assert kill_frozen(process)
+        return
+
+    def struck() -> bool:
         workers, ffmpegs = at_work(process)
         targets = workers if what == "worker" else ffmpegs
-        if targets and kill_frozen(rng.choice(targets)):
-            return True
-    return False
+        return bool(targets) and kill_frozen(rng.choice(targets))
+
+    wait_until(struck, process)
 
 
 def assert_only_whole_videos(store: Path, undisturbed: Tree) -> None:
@@ -108,32 +111,33 @@ def assert_only_whole_videos(store: Path, undisturbed: Tree) -> None:
 
 
 def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
-    ucf101: Path, tmp_path: Path, undisturbed: Tree
+    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg, seed: int
 ) -> None:
-    seed = random.SystemRandom().randrange(1 << 32)
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
     rng = random.Random(seed)
     store = tmp_path / "ucf101.zarr"
     struck = dict.fromkeys(("driver", "worker", "ffmpeg"), 0)
     while sum(struck.values()) < KILLS:
         what = min(struck, key=lambda kind: struck[kind])
         already = done(store)
-        if already > VIDEOS - 6:
+        if already > NEARLY_ALL - 6:
             assert resact(*prep_arguments(ucf101, store)).returncode == 0
             assert tree_of(store) == undisturbed
             subprocess.run(["rm", "-r", store], check=True)
             already = 0
-        with running_prep(ucf101, store) as process:
+        ffmpeg.stop_again()
+        with running_prep(ucf101, store, ffmpeg) as process:
             wait_until_at_work(process, store, already, rng)
             for _ in range(1 if what == "driver" else 3):  # fewer than the tries that one video has
-                struck[what] += strike(process, what, rng)
+                strike(process, what, rng)
+                struck[what] += 1
+            ffmpeg.let_on()
             if what == "driver":
                 process.wait()
                 assert journal_lines(store) > 0
                 assert done(store) < VIDEOS, "the kill came after the work"
             else:
                 # Each strike froze a process with a video in hand, so that it was mid-work; prep has to cope alone.
-                _, errors = process.communicate(timeout=120)
+                _, errors = process.communicate(timeout=PATIENCE_SECONDS)
                 assert process.returncode == 0, errors
                 assert tree_of(store) == undisturbed
         assert_only_whole_videos(store, undisturbed)
@@ -141,30 +145,28 @@ def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
     assert tree_of(store) == undisturbed
 
 
-def test_a_worker_left_behind_by_a_killed_driver_does_no_harm(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
+def test_a_worker_left_behind_by_a_killed_driver_does_no_harm(
+    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg
+) -> None:
     rng = random.Random(0)
     store = tmp_path / "ucf101.zarr"
-    with running_prep(ucf101, store) as process:
+    with running_prep(ucf101, store, ffmpeg) as process:
         wait_until_at_work(process, store, 0, rng)
-        left_behind = []
-        for _ in range(4000):
-            busy, _ = at_work(process)
-            if busy:
-                busy[0].send_signal(signal.SIGSTOP)
-                left_behind.append(busy[0])
-                break
-        assert left_behind
+        left_behind: list[psutil.Process] = []
+        wait_until(lambda: left_behind or left_behind.extend(at_work(process)[0][:1]), process)
+        left_behind[0].send_signal(signal.SIGSTOP)
         process.kill()
         process.wait()
     assert done(store) < VIDEOS
     try:
-        with running_prep(ucf101, store) as second:
+        with running_prep(ucf101, store, ffmpeg) as second:
             wait_until_at_work(second, store, done(store), rng)
             assert left_behind[0].status() == psutil.STATUS_STOPPED, "it did not outlive its driver"
             left_behind[0].send_signal(signal.SIGCONT)  # goes on with its video, beside the new prep's workers
-            _, errors = second.communicate(timeout=120)
+            ffmpeg.let_on()
+            _, errors = second.communicate(timeout=PATIENCE_SECONDS)
             assert second.returncode == 0, errors
-        left_behind[0].wait(timeout=60)
+        left_behind[0].wait(timeout=PATIENCE_SECONDS)
     finally:
         if left_behind[0].is_running():
             left_behind[0].kill()
@@ -173,32 +175,31 @@ def test_a_worker_left_behind_by_a_killed_driver_does_no_harm(ucf101: Path, tmp_
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_leaves_a_resumable_store_and_no_process(
-    ucf101: Path, tmp_path: Path, undisturbed: Tree, number: signal.Signals
+    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg, number: signal.Signals
 ) -> None:
     store = tmp_path / "ucf101.zarr"
-    with running_prep(ucf101, store) as process:
+    with running_prep(ucf101, store, ffmpeg) as process:
         wait_until_at_work(process, store, 0, random.Random(1))
         children = process.children(recursive=True)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert b"the same command goes on from here" in errors
     assert 0 < done(store) < VIDEOS
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     assert not alive
     assert resact(*prep_arguments(ucf101, store)).returncode == 0
     assert tree_of(store) == undisturbed
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_still_ends_cleanly(
-    ucf101: Path, tmp_path: Path, undisturbed: Tree
+    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg
 ) -> None:
     store = tmp_path / "ucf101.zarr"
-    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, store, "--workers", 2))]
-    with psutil.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0) as process:
+    with running_prep(ucf101, store, ffmpeg, process_group=0) as process:
         wait_until_at_work(process, store, 0, random.Random(2))
         os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert b"Traceback" not in errors
     assert 0 < done(store) < VIDEOS

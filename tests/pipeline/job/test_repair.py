@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import psutil
 import pytest
 from rich.console import Console
 from tests.cache.conftest import folder_in_memory
+from tests.conftest import PATIENCE_SECONDS, wait_until
 from tests.pipeline.conftest import FFMPEG, last_json, resact, tree_of, write_ucf101_lists
 
 from resact.cache import durable
@@ -63,7 +63,7 @@ class Prepped:
         arguments = {
             "find_sources": lambda _: self.sources(),
             "ffmpeg": None,
-            "timeout_seconds": 60.0,
+            "timeout_seconds": PATIENCE_SECONDS,
             "threads": 1,
             "open_executor": lambda: open_executor(workers=0),
             "console": QUIET,
@@ -93,7 +93,7 @@ def make(folder: Path, codec_name: str) -> Prepped:
     dataset, codec = made.sources(), build_codec(codec_name)
     decode = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
     settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec_name, library=codec.library())
-    job = PrepJob(store=made.store, settings=settings, ffmpeg=None, timeout_seconds=60)
+    job = PrepJob(store=made.store, settings=settings, ffmpeg=None, timeout_seconds=600)
     result = prep(dataset, job, open_executor=lambda: open_executor(workers=0), console=QUIET)
     assert (result.videos, result.damaged, result.failed) == (6, 1, 1)
     assert made.bad() == []
@@ -325,7 +325,7 @@ def test_a_source_of_another_name_is_named(scratch: Prepped) -> None:
 def test_a_video_that_fails_this_time_does_not_replace_one_that_did_not(scratch: Prepped, tmp_path: Path) -> None:
     flip(scratch.store / A / SHARD)
     before = tree_of(scratch.store)
-    endless = fake_ffmpeg(tmp_path / "ffmpeg", f'case "$*" in *{A}*) exec sleep 60;; esac\nexec "{FFMPEG}" "$@"')
+    endless = fake_ffmpeg(tmp_path / "ffmpeg", f'case "$*" in *{A}*) exec sleep 7200;; esac\nexec "{FFMPEG}" "$@"')
     (problem,) = scratch.repair(timeout_seconds=0.1, ffmpeg=endless).not_repaired
     assert "prep fails now: not decoded within" in problem.problem
     assert tree_of(scratch.store) == before
@@ -443,16 +443,12 @@ def test_killed_midway_the_same_command_does_the_rest(scratch: Prepped, undistur
         flip(scratch.store / name / SHARD)
     stopping = fake_ffmpeg(
         tmp_path / "ffmpeg",
-        f'case "$*" in *{B}*) touch "{reached}"; exec sleep 60;; esac\nexec "{FFMPEG}" "$@"',
+        f'case "$*" in *{B}*) touch "{reached}"; exec sleep 7200;; esac\nexec "{FFMPEG}" "$@"',
     )
     command = ["verify", scratch.store, "--repair", "--root", scratch.root, "--workers", 0, "--json"]
     arguments = [sys.executable, "-m", "resact", *map(str, [*command, "--ffmpeg", stopping])]
     with psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-        deadline = time.monotonic() + 60
-        while not reached.exists():
-            assert process.poll() is None, process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(reached.exists, process)
         left_behind = process.children()
         process.kill()
         process.wait()

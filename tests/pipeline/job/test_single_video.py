@@ -59,7 +59,7 @@ def test_frames_are_those_of_a_store_of_that_codec_and_rule(
     )
     prep(
         Dataset(settings=dataset, videos=(source,), missing=(), notes=()),
-        PrepJob(store=tmp_path / "one.zarr", settings=settings, ffmpeg=None, timeout_seconds=60),
+        PrepJob(store=tmp_path / "one.zarr", settings=settings, ffmpeg=None, timeout_seconds=600),
         open_executor=lambda: open_executor(workers=0),
         console=Console(quiet=True),
     )

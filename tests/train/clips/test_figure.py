@@ -57,7 +57,7 @@ def excerpt_of(seed, look, *, num_frames=20, size=(12, 16), **changes):
 
 
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(2, 7), data=st.data())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_strip_shows_frames_above_the_residuals_that_networks_are_given(seed, count, data):
     steps = data.draw(st.lists(st.integers(1, count - 1), min_size=1, max_size=3, unique=True))
     frames = noise(seed, count, 6, 5)
@@ -105,7 +105,6 @@ def test_strip_refuses_what_it_cannot_show(frames, options, words):
     every=st.none() | st.integers(1, 40),
     step=st.integers(1, 8),
 )
-@settings(deadline=None)
 def test_columns_are_evenly_spaced_frames_with_all_their_successors(num_frames, count, start, every, step):
     times = Look(steps=(step, 1) if step > 1 else (1,), frames=count, start=start, every=every).times(num_frames)
     room = max(0, num_frames - step - start)

@@ -20,7 +20,7 @@ def reference(clip_BCTHW: torch.Tensor, step: int) -> torch.Tensor:
 
 
 @given(seed=seeds, frames=st.integers(2, 9), data=st.data())
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_uint8_is_exact_at_any_step(seed, frames, data):
     step = data.draw(st.integers(1, frames - 1))
     clip = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, frames, 5, 4), dtype=np.uint8))
@@ -31,7 +31,7 @@ def test_uint8_is_exact_at_any_step(seed, frames, data):
 
 
 @given(seed=seeds, step=st.integers(1, 5))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_float_agrees_with_float64(seed, step):
     clip = torch.randn(2, 3, 6, 5, 4, generator=torch.Generator().manual_seed(seed))
     torch.testing.assert_close(residual_frames(clip, step=step).double(), reference(clip, step), atol=1e-6, rtol=0)

@@ -15,7 +15,7 @@ from resact.train.clips import sampling
 from resact.train.clips.geometry import SCALES, ClipGeometry
 from resact.train.clips.sampling import Clip, TestPlan, TrainPlan, batches
 
-few = settings(deadline=None, max_examples=60)
+few = settings(max_examples=60)
 seeds = st.integers(0, 2**63 - 1)
 
 

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tests.conftest import wait_until
 from tests.train.clips.conftest import GEOMETRY, NORMALISATION, by_hand, plan_of, stream_of
 from tests.train.conftest import make_clip_store
 from torch.utils.data import DataLoader
@@ -165,9 +166,7 @@ def test_a_bounded_number_of_batches_is_under_way(clip_store, monkeypatch):
     with stream_of(clip_store, batch_size=1, batches_ahead=3).epoch(0) as reader:
         for taken in range(1, 4):
             next(reader)
-            deadline = time.monotonic() + 30
-            while len(begun) < taken + 3 and time.monotonic() < deadline:
-                time.sleep(0.01)
+            wait_until(lambda ready=taken + 3: len(begun) >= ready)
             time.sleep(0.05)  # would be enough to begin one too many
             assert sorted(begun) == list(range(taken + 3))  # those taken, and three that are ready
 
@@ -231,7 +230,6 @@ def test_a_pickled_store_opens_the_same_path_again(clip_store):
     assert pickle.loads(pickled).index.video_id[3] == clip_store.index.video_id[3]
 
 
-@pytest.mark.timeout(120)
 def test_under_torchrun_the_ranks_share_an_epoch(clip_store, tmp_path):
     script = tmp_path / "ranks.py"
     script.write_text(

@@ -9,6 +9,7 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 import torch
+from tests.conftest import PATIENCE_SECONDS
 from tests.train.clips.conftest import NORMALISATION, by_hand, plan_of, stream_of
 from tests.train.conftest import make_clip_store
 from torch.overrides import TorchFunctionMode
@@ -82,7 +83,7 @@ class _Event(threading.Event):
         assert blocking, "a thread that waits would keep a core busy"
 
     def synchronize(self) -> None:
-        assert self.wait(30)
+        assert self.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture

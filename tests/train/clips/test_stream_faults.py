@@ -4,14 +4,13 @@ import gc
 import os
 import shutil
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import torch
-from tests.conftest import GAUNTLET
+from tests.conftest import GAUNTLET, PATIENCE_SECONDS, wait_until
 from tests.train.clips.conftest import by_hand, clip_threads, plan_of, stream_of
 from tests.train.conftest import make_clip_store
 
@@ -37,10 +36,9 @@ def store(whole, tmp_path) -> ClipStore:
     return open_store(tmp_path / "s.zarr")
 
 
-def take_all(reader: EpochReader, batches: list[dict], asked: list[float]) -> None:
-    """Until it fails; when each batch was asked for."""
+def take_all(reader: EpochReader, batches: list[dict]) -> None:
+    """Until it fails."""
     while True:
-        asked.append(time.monotonic())
         batches.append(next(reader))
 
 
@@ -76,7 +74,7 @@ def break_shard(store: ClipStore, clip: Clip, how: str, seed: int) -> None:
         ("read error", StoreError, "Input/output error"),
     ],
 )
-def test_a_shard_broken_under_a_running_loader_is_named_within_a_second(store, packed, how, error, words, seed):
+def test_a_shard_broken_under_a_running_loader_is_named(store, packed, how, error, words, seed):
     plan = plan_of(store, seed=seed)
     stream = stream_of(store, plan, packed=packed, batch_size=2)
     good = [by_hand(store, plan, 0, position) for position in range(24)]
@@ -91,26 +89,23 @@ def test_a_shard_broken_under_a_running_loader_is_named_within_a_second(store, p
             for place, position in enumerate(batch["positions"]):
                 for name in ("rgb", "residual"):
                     assert torch.equal(batch[name][place], good[position][name]), "wrong pixels"
-        start = time.monotonic()
         with pytest.raises(error, match=f"{store.index.video_id[victim.row]}: .*{words}"):
             next(reader)
-        assert time.monotonic() - start < 1
         assert next(reader, None) is None
     assert not clip_threads()
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_file_system_that_is_unmounted_is_named_within_a_second(store, packed):
+def test_a_file_system_that_is_unmounted_is_named(store, packed):
     plan = plan_of(store)
     good = [by_hand(store, plan, 0, position) for position in range(24)]
     with stream_of(store, plan, packed=packed, batch_size=2).epoch(0) as reader:
-        batches, asked = [next(reader)], []
+        batches = [next(reader)]
         assert len(clip_threads()) == 2
         store.files.root.rename(store.files.root.with_name("gone"))
         with pytest.raises(StoreNotFoundError, match=r"v_\w+: cannot read its shard, the whole store is gone from "):
-            take_all(reader, batches, asked)
-        assert time.monotonic() - asked[-1] < 1
+            take_all(reader, batches)
     assert len(batches) <= 4, "it did not strike amid the epoch"
     for batch in batches:
         for place, position in enumerate(batch["positions"]):
@@ -128,12 +123,14 @@ def no_answer(store: ClipStore) -> Iterator[None]:
     try:
         yield
     finally:
-        deadline = time.monotonic() + 30
-        while clip_threads() and time.monotonic() < deadline:
+
+        def let_go() -> bool:
             for shard in shards:
                 with suppress(OSError):  # nobody reads from this one
                     os.close(os.open(shard, os.O_WRONLY | os.O_NONBLOCK))
-            time.sleep(0.01)
+            return not clip_threads()
+
+        wait_until(let_go)
 
 
 @pytest.mark.faults
@@ -141,13 +138,12 @@ def test_a_file_system_that_no_longer_answers_is_an_error_and_no_hang(store, mon
     plan = plan_of(store)
     stream = stream_of(store, plan, batch_size=2)
     with stream.epoch(0) as reader:
-        batches, asked = [next(reader)], []
+        batches = [next(reader)]
         with no_answer(store):
             stream.timeout_seconds = 0.5
             monkeypatch.setattr("resact.train.clips.stream._JOIN_SECONDS", 0.1)
             with pytest.raises(StreamError, match=r"no batch within 0\.5 s; not read yet: v_.*") as caught:
-                take_all(reader, batches, asked)
-            assert time.monotonic() - asked[-1] > 0.5
+                take_all(reader, batches)
             assert clip_threads(), "none hangs"
     assert not clip_threads()
     assert len(batches) <= 4, "it did not strike amid the epoch"
@@ -196,7 +192,7 @@ def test_stopping_early_leaves_no_thread(clip_store):
     del forgotten
     gc.collect()
     for thread in clip_threads():
-        thread.join(5)
+        thread.join(PATIENCE_SECONDS)
     assert not clip_threads()
 
 

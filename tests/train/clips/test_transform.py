@@ -145,7 +145,7 @@ geometries = st.builds(
     bf16=st.booleans(),
 )
 @example(seed=0, geometry=ClipGeometry(modality="both", frames=2, size=1), num_frames=1, height=1, width=1, bf16=False)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_clip_is_as_defined(seed, geometry, num_frames, height, width, bf16):
     clip, frames = random_clip(np.random.default_rng(seed), geometry, num_frames, height, width)
     dtype = torch.bfloat16 if bf16 else torch.float32
@@ -154,7 +154,7 @@ def test_a_clip_is_as_defined(seed, geometry, num_frames, height, width, bf16):
 
 
 @given(seed=st.integers(0, 2**32 - 1), side=st.integers(1, 70), size=st.integers(1, 40))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_both_ways_to_resize_round_the_defined_value(seed, side, size):
     square = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, side, side), dtype=np.uint8))
     clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=side, flip=False)
@@ -251,7 +251,7 @@ def assert_made_as_in_pytorch(rng, clip, frames, geometry, dtype, *, shift=0):
     bf16=st.booleans(),
     shift=st.sampled_from([0, 1, 16]),
 )
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_machine_code_makes_what_pytorch_makes(calls, seed, geometry, size, num_frames, height, width, bf16, shift):
     rng = np.random.default_rng(seed)
     geometry = replace(geometry, size=size)
@@ -346,7 +346,7 @@ def test_machine_code_lets_other_threads_run():
     sys.setswitchinterval(1000)  # nobody takes the GIL: it has to be let go of
     try:
         thread.start()
-        for _ in range(50):  # it may take a while until a busy machine lets the other one run
+        for _ in range(5000):  # it may take a while until a busy machine lets the other one run
             ran.clear()
             asked.set()
             make_clip(frames, clip, geometry, USUAL, out=out)

@@ -101,7 +101,7 @@ def by_hand(*, streams, stem, conv, attention, feature_residual, network, classe
     frames=st.integers(1, 40),
     size=st.integers(1, 230),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_cost_equals_the_layers_added_up(modality, stem, module, classes, width, depths, frames, size):
     model = meta_model(**module, modality=modality, stem_channels=stem, num_classes=classes, width=width, depths=depths)
     cost = resact.count_cost(model, frames=frames, size=size)

@@ -33,7 +33,7 @@ def logits_and_gradients(model, clips):
 
 @every_network
 @given(seed=seeds)
-@settings(deadline=None, max_examples=3)
+@settings(max_examples=3)
 def test_bfloat16_autocast_agrees_with_float32(options, seed):
     torch.manual_seed(seed)
     model = build_model(**SMALL, **options)
@@ -50,7 +50,7 @@ def test_bfloat16_autocast_agrees_with_float32(options, seed):
 
 @every_network
 @given(seed=seeds)
-@settings(deadline=None, max_examples=3)
+@settings(max_examples=3)
 def test_channels_last_agrees_with_contiguous(options, seed):
     torch.manual_seed(seed)
     model = build_model(**SMALL, **options)
@@ -68,7 +68,7 @@ def test_channels_last_agrees_with_contiguous(options, seed):
 @pytest.mark.parametrize("form", ["folded", "shifted"])
 @pytest.mark.parametrize("options", NETWORKS[:2], ids=str)
 @given(seed=seeds)
-@settings(deadline=None, max_examples=2)
+@settings(max_examples=2)
 def test_every_form_of_convolution_gives_the_same_network(options, form, layout, seed):
     torch.manual_seed(seed)
     model = build_model(**SMALL, **options).double().to(memory_format=layout)

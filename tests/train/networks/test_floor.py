@@ -150,7 +150,7 @@ NETWORKS = [
     size=st.integers(1, 50),
     batch=st.integers(1, 40),
 )
-@settings(deadline=None, max_examples=3)
+@settings(max_examples=3)
 def test_any_network_at_any_size(options, stem, width, depths, frames, size, batch):
     model = meta_model(**options, stem_channels=stem, width=width, depths=depths)
     clip = {"frames": frames, "size": size}

@@ -25,7 +25,7 @@ from resact.train.networks.modules import (
 )
 
 seeds = st.integers(0, 2**32 - 1)
-few = settings(deadline=None, max_examples=8)
+few = settings(max_examples=8)
 
 
 def randn(*shape, seed):
@@ -204,7 +204,7 @@ NETWORKS = [
 
 @pytest.mark.parametrize("options", NETWORKS, ids=str)
 @given(seed=seeds)
-@settings(deadline=None, max_examples=2)
+@settings(max_examples=2)
 def test_whole_network(options, seed):
     depths = (2, 1, 1, 1)
     model = shuffled(build_model(**options, num_classes=3, width=1 / 32, depths=depths), seed)
@@ -268,7 +268,7 @@ def test_feature_residual_has_a_zero_last_frame(seed, frames):
 @pytest.mark.parametrize("kernel", [(1, 7, 7), (1, 3, 3), (3, 1, 1), (1, 1, 1), (3, 3, 3)])
 @pytest.mark.parametrize("stride", [1, 2])
 @given(seed=seeds, frames=st.integers(1, 5), height=st.integers(1, 9), width=st.integers(1, 9))
-@settings(deadline=None, max_examples=4)
+@settings(max_examples=4)
 def test_every_form_is_the_3d_convolution(form, layout, separable, kernel, stride, seed, frames, height, width):
     """The fast paths beside their plain twin: result, gradient of the input and of the weight."""
     stride = 1 if kernel[0] > 1 else stride

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
+from tests.conftest import PATIENCE_SECONDS
 from tests.train.conftest import make_clip_store
 from tests.train.report.written import write_run
 
@@ -25,7 +26,7 @@ def browser() -> Iterator[Browser]:
         assert "CI" not in os.environ, "CI needs chromium: apt-get install chromium"
         pytest.skip("no chromium here: apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=1000 * PATIENCE_SECONDS)
         yield browser
         browser.close()
 
@@ -52,6 +53,7 @@ def said(file: Path) -> list[str]:
 @pytest.fixture
 def page(browser: Browser, file: Path, said: list[str], request: pytest.FixtureRequest) -> Iterator[Page]:
     context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **getattr(request, "param", {})})
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
     page = context.new_page()
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))

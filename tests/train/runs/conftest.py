@@ -1,9 +1,9 @@
 """A tiny store, and trainings of a tiny network on it that take seconds."""
 
+import itertools
 import json
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +28,8 @@ from resact.train.runs.files.tensors import read_tensors
 from resact.train.runs.training import train as training
 from resact.train.runs.training.step import TrainStep
 from resact.train.runs.training.train import TrainResult, train
+
+_stores: list[torch.distributed.TCPStore] = []
 
 CLASSES = ("Jump", "Run", "Walk")
 GROUPS, CLIPS = 4, 2
@@ -141,8 +143,8 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
     """`resact ...` in a process of its own, one thread; what it prints goes to a file.
 
     Forked from a process that has imported everything, which saves three seconds each time. Where `SPY` is in its
-    environment, it notes the positions of each step's clips there; where `PACE` is, it sleeps as many seconds a step,
-    so that a signal finds it at work.
+    environment, it notes the positions of each step's clips there; where `HOLD` is, `N:FILE`, it waits before its
+    step N + 1 until that file is there, so that whatever is to strike it cannot come too late.
     """
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["resact.train.runs.training.train", "resact.cli", "torch._dynamo"])
@@ -153,11 +155,12 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
 
 def start_ranks(words: list[str], folder: Path, world_size: int = 2, **environment: str) -> list[ForkServerProcess]:
     """As torchrun starts them; each writes `<rank>.txt` and `<rank>.spy` in the folder."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    # Held here, as torchrun's agent does, so that nobody else takes the port before they do.
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    _stores.append(store)
     shared = {"WORLD_SIZE": str(world_size), "LOCAL_WORLD_SIZE": str(world_size)}
-    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} | environment
+    shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port)}
+    shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"} | environment
     return [
         start(
             words,
@@ -173,8 +176,8 @@ def _resact(words: list[str], output: Path, environment: dict[str, str]) -> None
     torch.cuda.is_available = lambda: False
     if spied := environment.get("SPY"):
         _spy_on_steps(Path(spied))
-    if pace := environment.get("PACE"):
-        _pace_steps(float(pace))
+    if hold := environment.get("HOLD"):
+        _hold_steps(int(hold.partition(":")[0]), Path(hold.partition(":")[2]))
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -194,14 +197,16 @@ def _spy_on_steps(path: Path) -> None:
     TrainStep.__call__ = noting  # type: ignore[method-assign]
 
 
-def _pace_steps(seconds: float) -> None:
-    take_step = TrainStep.__call__
+def _hold_steps(taken: int, go: Path) -> None:
+    take_step, steps = TrainStep.__call__, itertools.count()
 
-    def paced(self: TrainStep, batch: dict[str, Any], **arguments: Any) -> torch.Tensor:
-        time.sleep(seconds)
+    def held(self: TrainStep, batch: dict[str, Any], **arguments: Any) -> torch.Tensor:
+        step = next(steps)
+        while step == taken and not go.exists():
+            time.sleep(0.01)
         return take_step(self, batch, **arguments)
 
-    TrainStep.__call__ = paced  # type: ignore[method-assign]
+    TrainStep.__call__ = held  # type: ignore[method-assign]
 
 
 def weights_of(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:

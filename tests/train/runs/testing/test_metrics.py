@@ -37,7 +37,7 @@ def names(count: int) -> list[str]:
     return [f"class {i}" for i in range(count)]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(evaluations())
 def test_figures_equal_a_plain_count(evaluation: tuple[Logits, np.ndarray]) -> None:
     logits, label = evaluation
@@ -65,7 +65,7 @@ def test_figures_equal_a_plain_count(evaluation: tuple[Logits, np.ndarray]) -> N
         assert row.video_top1 == (confusion[place, place] / row.videos if row.videos else None)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(evaluations(tied=True))
 def test_of_equal_scores_the_earlier_class_ranks_first(evaluation: tuple[Logits, np.ndarray]) -> None:
     logits, label = evaluation
@@ -77,7 +77,7 @@ def test_of_equal_scores_the_earlier_class_ranks_first(evaluation: tuple[Logits,
     assert ranking(np.zeros((1, 7))).tolist() == [[0, 1, 2, 3, 4, 5, 6]]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(evaluations(), st.data())
 def test_the_order_of_videos_and_views_plays_no_part(
     evaluation: tuple[Logits, np.ndarray], data: st.DataObject

@@ -36,7 +36,7 @@ def make(seed: int = 0, videos: int = 4, views: int = 3, num_classes: int = 6, *
     return Predictions(**{**values, **changes})
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4), st.integers(2, 7))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, seed: int, videos: int, views: int, classes: int

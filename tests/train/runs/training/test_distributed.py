@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tests.conftest import PATIENCE_SECONDS, wait_until
 from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, start_ranks, weights_of
 from torch.nn import functional
 
@@ -42,7 +42,7 @@ def two_ranks(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 def finish(processes: list[Any], code: int) -> None:
     for process in processes:
-        process.join(240)
+        process.join(PATIENCE_SECONDS)
     assert [process.exitcode for process in processes] == [code] * len(processes)
 
 
@@ -129,12 +129,11 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(
     two_ranks: Path, tiny_store: Path, tmp_path: Path
 ) -> None:
     words = arguments(tiny_store, tmp_path, "a", "--resume", **SETTINGS)
-    processes = start_ranks(words, tmp_path, PACE="0.1")  # else it may end before the signal comes
-    spied = tmp_path / "1.spy"
-    while not spied.exists() or len(spied.read_text().splitlines()) < EPOCH_STEPS + 2:
-        assert processes[1].is_alive()
-        time.sleep(0.002)
+    steps, go, spied = EPOCH_STEPS + 2, tmp_path / "go", tmp_path / "1.spy"
+    processes = start_ranks(words, tmp_path, HOLD=f"{steps}:{go}")
+    wait_until(lambda: spied.exists() and len(spied.read_text().splitlines()) == steps, *processes)
     os.kill(processes[1].pid, signal.SIGTERM)
+    go.touch()
     finish(processes, 130)
     step = read_header(tmp_path / "a" / "last.ckpt")["step"]
     assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.conftest import GAUNTLET
+from tests.conftest import GAUNTLET, wait_until
 from tests.train.runs.conftest import arguments, assert_same_weights, start
 
 from resact.train.runs.files.history import read_metrics
@@ -21,21 +21,26 @@ EPOCHS = 120 if GAUNTLET else 6
 SETTINGS = {"batch_size": 1, "epochs": EPOCHS, "modality": "both"}
 EPOCH_STEPS = 12  # training videos, one by one
 STEPS = EPOCHS * EPOCH_STEPS
-PACED = {"PACE": "0.01"}  # else it may end before it is struck
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200 if GAUNTLET else 300)]
+pytestmark = pytest.mark.faults
 
 
 def steps_of(folder: Path) -> list[int]:
     return [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
 
 
+def saved_step(folder: Path) -> int:
+    last = folder / "last.ckpt"
+    return int(read_header(last)["step"]) if last.exists() else 0
+
+
+def held_after(folder: Path, step: int, go: Path) -> dict[str, str]:
+    """For a training that goes on: it waits after that step, the step before it noted, until `go` is there."""
+    return {"HOLD": f"{step - saved_step(folder)}:{go}"}
+
+
 def wait_for_step(process: ForkServerProcess, folder: Path, step: int) -> None:
-    deadline = time.monotonic() + 120
-    while not steps_of(folder) or steps_of(folder)[-1] < step:
-        assert process.is_alive(), "it ended before it could be struck"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
+    wait_until(lambda: max(steps_of(folder), default=0) >= step, process)
 
 
 def wait_for_end(process: ForkServerProcess, code: int) -> None:
@@ -50,21 +55,18 @@ def kill_in_the_middle_of_an_epoch(process: ForkServerProcess, folder: Path) -> 
         The last step that it noted, and the step of its checkpoint.
     """
     frozen = psutil.Process(process.pid)
-    for _ in range(1000):
+    while True:
         frozen.suspend()
-        while frozen.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
-            time.sleep(0.001)
+        wait_until(lambda: frozen.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
         assert frozen.status() == psutil.STATUS_STOPPED, "it had ended already"
         step = steps_of(folder)[-1]
         if step % EPOCH_STEPS:
-            last = folder / "last.ckpt"
-            saved = read_header(last)["step"] if last.exists() else 0
+            saved = saved_step(folder)
             process.kill()
             wait_for_end(process, -signal.SIGKILL)
             return step, saved
         frozen.resume()
         time.sleep(0.003)
-    raise AssertionError("never found in the middle of an epoch")
 
 
 @pytest.fixture(scope="module")
@@ -87,20 +89,27 @@ def assert_equal_runs(folder: Path, undisturbed: Path) -> None:
     assert ours == theirs
 
 
-def test_kills_at_random_steps_change_nothing(tiny_store: Path, tmp_path: Path, undisturbed: Path) -> None:
-    rng = random.Random(0)
+def test_kills_at_random_steps_change_nothing(tiny_store: Path, tmp_path: Path, undisturbed: Path, seed: int) -> None:
+    rng = random.Random(seed)
     folder, struck, replayed = tmp_path / "a", [0], 0
-    words = arguments(tiny_store, tmp_path, "a", "--resume", "--checkpoint-seconds", "0.1", **SETTINGS)
+    words = [
+        arguments(tiny_store, tmp_path, "a", "--resume", "--checkpoint-seconds", seconds, **SETTINGS)
+        for seconds in (1e9, 1e-9)  # a checkpoint an epoch, or one a step
+    ]
     for number in range(KILLS):
-        process = start(words, tmp_path / f"{number}.txt", PACED)
         reach = max(1, (STEPS - struck[-1]) // (KILLS - number + 1))
-        wait_for_step(process, folder, struck[-1] + rng.randint(1, reach))
+        target = struck[-1] + rng.randint(1, reach)
+        # It comes no further than a few steps, to one in the middle of an epoch.
+        end = next(step for step in range(target + 2, STEPS) if step % EPOCH_STEPS > 1)
+        hold = held_after(folder, end, tmp_path / "never")
+        process = start(words[number % 2], tmp_path / f"{number}.txt", hold)
+        wait_for_step(process, folder, target)
         step, saved = kill_in_the_middle_of_an_epoch(process, folder)
-        assert struck[-1] < step < STEPS
+        assert struck[-1] < step <= end
         struck.append(step)
         replayed += step - saved
     assert replayed > 0, "no kill cost a step that had to be done again"
-    wait_for_end(start(words, tmp_path / "end.txt"), 0)
+    wait_for_end(start(words[0], tmp_path / "end.txt"), 0)
     assert_equal_runs(folder, undisturbed)
 
 
@@ -108,10 +117,12 @@ def test_ctrl_c_and_sigterm_save_first(tiny_store: Path, tmp_path: Path, undistu
     folder, output = tmp_path / "a", tmp_path / "output.txt"
     words = arguments(tiny_store, tmp_path, "a", "--resume", "--checkpoint-seconds", "1e9", **SETTINGS)
     for number, sign in enumerate((signal.SIGINT, signal.SIGTERM)):
-        process = start(words, output, PACED)
-        wait_for_step(process, folder, number * STEPS // 2 + 1)
+        step, go = number * STEPS // 2 + 1, tmp_path / f"{number}.go"
+        process = start(words, output, held_after(folder, step + 1, go))
+        wait_for_step(process, folder, step)
         assert process.pid is not None
         os.kill(process.pid, sign)
+        go.touch()
         wait_for_end(process, 130)
         last = steps_of(folder)[-1]
         assert last < STEPS
