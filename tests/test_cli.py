@@ -19,7 +19,7 @@ from resact.train.runs.files.config import SETTINGS as ALL_SETTINGS
 SETTINGS_OF_ALL_ROWS = (
     "--frames --size --short-clips --min-scale --split --flip --conv --stem-channels --width --depths --dropout "
     "--zero-init --epochs --batch-size --lr --momentum --weight-decay --warmup-epochs --label-smoothing --clip-norm "
-    "--val-groups --amp --compile --channels-last --kernels --checkpoint-activations --config"
+    "--val-groups --val-share --amp --compile --channels-last --kernels --checkpoint-activations --config"
 )
 SETTINGS = f"--modality --step --network --attention --feature-residual --seed {SETTINGS_OF_ALL_ROWS}"
 

@@ -143,7 +143,7 @@ def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord
         del said["flip"]
     if group.split != dataset.splits[0]:
         said["split"] = group.split
-    options = {*_VALUES, *_SWITCHES, "split", "val_groups"}
+    options = {*_VALUES, *_SWITCHES, "split", "val_groups", "val_share"}
     return Filling(
         runs=runs,
         store=record.store.path,

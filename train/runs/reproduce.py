@@ -24,7 +24,7 @@ from resact.train.runs.training.device_checks import step_seconds, with_kernels
 from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.resumption import require_same_settings
 from resact.train.runs.training.train import train
-from resact.train.runs.training.videos import choose_videos
+from resact.train.runs.training.videos import choose_videos, usual_share
 
 TABLES = (2, 3, 4)
 
@@ -146,7 +146,10 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
     if folder.exists:
         require_same_settings(folder.read_record(), asked, folder)
     split = store.settings.dataset.splits[0] if config.split is None else config.split
-    videos = choose_videos(store.index, split, val_groups=config.val_groups, seed=config.seed)
+    share = config.val_share
+    if share is None:
+        share = usual_share(store.index, split, val_groups=config.val_groups, seed=config.seed)
+    videos = choose_videos(store.index, split, val_groups=config.val_groups, val_share=share, seed=config.seed)
     tests = store.index.rows(split, "test")
     if not len(tests):
         raise UsageError(f"{store.files} has no test video of {split}: `resact info` says what it holds")

@@ -113,8 +113,7 @@ def _summary(result: dict[str, Any]) -> str:
     if result["clips_per_second"] is not None:
         line += f", {result['clips_per_second']:,.1f} clips/s, {result['data_wait_share']:.1%} waiting for data"
     if result["video_top1"] is not None:
-        line += (
-            f"; top-1 of held-out videos {result['video_top1']:.1%}, "
-            f"best {result['best_video_top1']:.1%} after epoch {result['best_epoch']}"
-        )
+        line += f"; top-1 of held-out videos {result['video_top1']:.1%}"
+    if result["best_epoch"] is not None:
+        line += f", best {result['best_video_top1']:.1%} after epoch {result['best_epoch']}"
     return line

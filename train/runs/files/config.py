@@ -124,6 +124,16 @@ class RunConfig:
         help="Training groups of each class held out for validation; 0: none, and no best weights.",
         source="ours",
     )
+    val_share: float | None = _recipe(
+        None,
+        kind="number",
+        above=0,
+        below=1,
+        metavar="SHARE",
+        default_words="0.1 or more where groups are single videos",
+        help="Least share of each class's training videos held out, in whole groups.",
+        source="ours",
+    )
     seed: int = _recipe(
         0,
         kind="whole",
@@ -155,6 +165,8 @@ class RunConfig:
         check(self)
         if self.kernels == "fused" and self.compile:
             raise UsageError("got --kernels fused and --compile, expected one of the two: leave --compile out")
+        if self.val_share is not None and not self.val_groups:
+            raise UsageError(f"got --val-groups 0 and --val-share {self.val_share}, expected one of the two")
         assert self.architecture.modality == self.geometry.modality
 
     @classmethod

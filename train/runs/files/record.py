@@ -74,6 +74,8 @@ class RunRecord:
     """Machine, device, versions and commit."""
     compute_threads: int | None = None
     """That computed on the CPU, which weights depend on to the last bit there; None in runs of older versions."""
+    choose_best: bool = True
+    """Whether the best weights are kept by the videos held out, where there are any."""
     earlier_epochs: tuple[int, ...] = ()
     """Where the run was done before, and then went on for more epochs; they decide its learning rates."""
 

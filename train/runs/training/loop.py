@@ -66,6 +66,7 @@ class Loop:
         progress: Progress,
         stream: ClipStream,
         validation: ClipStream | None,
+        choose_best: bool,
         ranks: Ranks,
         display: TrainDisplay,
         history: History | None,
@@ -81,6 +82,7 @@ class Loop:
         progress: where they are.
         stream: this rank's part of the training clips.
         validation: likewise of the clips held out, if there are any.
+        choose_best: keep the weights that are best on those.
         ranks: those that train together.
         display: for people.
         history: of the leading rank, None on the others.
@@ -94,6 +96,7 @@ class Loop:
         self._folder, self._checkpoints = folder, Checkpoints(folder.path)
         self._network, self._optimiser, self._progress = network, optimiser, progress
         self._stream, self._validation, self._ranks = stream, validation, ranks
+        self._choose_best = choose_best
         self._display, self._history, self._wish = display, history, wish
         self._checkpoint_seconds, self._saved = checkpoint_seconds, time.monotonic()
         self._step = TrainStep(config, network, optimiser, ranks)
@@ -200,7 +203,7 @@ class Loop:
             figures |= {"val_video_top1": result.video_top1, "val_clip_top1": result.clip_top1}
             progress.val_video_top1 = result.video_top1
         best = -1.0 if progress.best_video_top1 is None else progress.best_video_top1
-        better = result is not None and result.video_top1 > best
+        better = self._choose_best and result is not None and result.video_top1 > best
         if better:
             progress.best_epoch, progress.best_video_top1 = progress.epoch, progress.val_video_top1
         if self._ranks.leads:
@@ -212,7 +215,7 @@ class Loop:
         if result is not None:
             self._display.say(
                 f"epoch {progress.epoch}: loss {figures['loss']:.3f}, training top-1 {100 * figures['top1']:.1f} %, "
-                f"validation top-1 {100 * result.video_top1:.1f} % of videos"
+                f"validation top-1 {100 * result.video_top1:.1f} % of {result.videos:,} videos"
             )
 
     def _mend_weights(self) -> None:

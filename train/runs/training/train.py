@@ -43,7 +43,7 @@ from resact.train.runs.training.resumption import (
 )
 from resact.train.runs.training.stopping import stop_on_signals
 from resact.train.runs.training.validation import VALIDATION_VIEWS
-from resact.train.runs.training.videos import RunVideos, choose_videos
+from resact.train.runs.training.videos import RunVideos, choose_videos, usual_share, videos_as_begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class TrainResult:
     video_top1: float | None
     """Of the last epoch's weights on the held-out groups, in [0, 1]; None where none are held out."""
     best_epoch: int | None
-    """Epochs that the best weights were trained for."""
+    """Epochs that the best weights were trained for; None where none are kept."""
     best_video_top1: float | None
 
 
@@ -144,7 +144,14 @@ def _train(
     config = _resolved(asked, opened, ranks) if planned is None else as_begun(planned.config)
     config = with_kernels(config, ranks, console)
     config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
-    videos = choose_videos(opened.index, _split(config), val_groups=config.val_groups, seed=config.seed)
+    if saved is None:
+        videos = choose_videos(
+            opened.index, _split(config), val_groups=config.val_groups, val_share=config.val_share, seed=config.seed
+        )
+    else:
+        videos = videos_as_begun(opened.index, _split(config), saved.held_out)
+    for note in videos.notes:
+        console.print(f"note: {note}")
     _require_batches(len(videos.train), config, ranks)
     slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
     if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
@@ -179,6 +186,7 @@ def _train(
                 progress=progress,
                 stream=training,
                 validation=validation,
+                choose_best=record.choose_best,
                 ranks=ranks,
                 display=display,
                 history=history,
@@ -205,9 +213,14 @@ def _open_store(store: str | os.PathLike[str] | None, saved: RunRecord | None, f
 def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
     """With nothing left to choose."""
     dataset = store.settings.dataset
+    split = dataset.splits[0] if asked.split is None else asked.split
+    share = asked.val_share
+    if share is None:
+        share = usual_share(store.index, split, val_groups=asked.val_groups, seed=asked.seed)
     return replace(
         asked.for_classes(len(store.index.classes)),
-        split=dataset.splits[0] if asked.split is None else asked.split,
+        split=split,
+        val_share=share,
         flip=dataset.flip_safe if asked.flip is None else asked.flip,
         amp=ranks.device.type == "cuda" if asked.amp is None else asked.amp,
     )
@@ -257,6 +270,7 @@ def _begin(
         padded_share=plan.padded_share,
         provenance=provenance() | {"device": device},
         compute_threads=torch.get_num_threads(),
+        choose_best=videos.choose_best,
     )
     folder.write_record(record)
     return record

@@ -24,6 +24,8 @@ class Validation:
     video_top1: float
     """Of each video's softmax, averaged over its clips."""
     clip_top1: float
+    videos: int
+    """That they are of."""
 
 
 def validate(
@@ -70,4 +72,4 @@ def validate(
     for total in (scores_VC, label_V, hits):
         ranks.sum(total)
     right = (scores_VC.argmax(1) == label_V).sum().item()
-    return Validation(video_top1=right / videos, clip_top1=hits.item() / len(plan))
+    return Validation(video_top1=right / videos, clip_top1=hits.item() / len(plan), videos=videos)

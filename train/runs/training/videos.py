@@ -1,5 +1,8 @@
 """Which videos a run trains on, and which it holds out."""
 
+import math
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -8,6 +11,11 @@ import numpy.typing as npt
 
 from resact.cache.index import Index
 from resact.errors import UsageError
+
+FEWEST_TO_CHOOSE_BY = 30
+"""Held-out videos. One of 30 is 3.3 points, and by chance alone accuracy moves by 9 (a standard deviation, at 50 %)."""
+_LEAST_SHARE, _LARGEST_SHARE = 10, 25  # percent of each class that are held out unasked, where groups are single videos
+_LEAST_A_CLASS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,44 +27,151 @@ class RunVideos:
     """Of the split's training list too; empty where nothing is held out."""
     held_out: tuple[str, ...]
     """Groups of the latter, as `class/group`."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of the latter."""
+    choose_best: bool = True
+    """Whether weights are chosen by the latter: not where they are few, and each a group of its own."""
 
 
-def choose_videos(index: Index, split: str, *, val_groups: int, seed: int) -> RunVideos:
+_Groups = dict[str, dict[int, list[int]]]
+"""Group -> label -> rows."""
+
+
+def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float | None = None, seed: int) -> RunVideos:
     """Divide a split's training list; the test list plays no part.
 
     Args:
         index: of the store.
         split: its name.
         val_groups: groups of each class to hold out, for clips of one group show one scene.
-        seed: which groups; a class's groups do not depend on what other classes there are.
+        val_share: hold out more groups, until they have this share of each class's videos; None for no more.
+        seed: which groups; a class's groups do not depend on what other classes there are, unless they share them.
 
     Raises:
         UsageError: no such split, or a class would be left without a training video.
     """
-    rows = index.rows(split, "train")
-    groups: dict[int, dict[str, list[int]]] = {label: {} for label in range(len(index.classes))}
-    for row in rows:
-        groups[int(index.label[row])].setdefault(index.group[row], []).append(int(row))
-    if empty := [index.classes[label] for label, found in groups.items() if not found]:
+    groups = _training_groups(index, split)
+    count = Counter(label for classes in groups.values() for label in classes)
+    if empty := [name for label, name in enumerate(index.classes) if not count[label]]:
         raise UsageError(
             f"{split} has no training video of {', '.join(empty[:5])}{' ...' if empty[5:] else ''} in this "
             "store: choose another --split, or make a store of other --classes"
         )
-    if small := [index.classes[label] for label, found in groups.items() if len(found) <= val_groups]:
+    if small := [name for label, name in enumerate(index.classes) if count[label] <= val_groups]:
         raise UsageError(
             f"got --val-groups {val_groups}, but {split} has no more training groups than that of "
             f"{', '.join(small[:5])}{' ...' if small[5:] else ''}: hold out fewer; 0 holds out none"
         )
-    held: list[int] = []
-    names: list[str] = []
-    for label, found in groups.items():
-        class_name = index.classes[label]
+    held = _held_out(index, groups, val_groups=val_groups, val_share=val_share, seed=seed) if val_groups else set()
+    pairs = [(label, group) for group in held for label in groups[group]]
+    chosen = _divided(index, split, {(index.classes[label], group) for label, group in pairs})
+    if not val_groups:
+        return chosen
+    return RunVideos(
+        train=chosen.train,
+        validation=chosen.validation,
+        held_out=tuple(f"{index.classes[label]}/{group}" for label, group in sorted(pairs)),
+        notes=tuple(_doubts(index, chosen, single=_are_single(groups), val_share=val_share)),
+        choose_best=not (_are_single(groups) and len(chosen.validation) < FEWEST_TO_CHOOSE_BY),
+    )
 
-        def lot(group: str, class_name: str = class_name) -> bytes:
-            return sha256(f"{seed}/{class_name}/{group}".encode("utf-8", "surrogateescape")).digest()
 
-        for group in sorted(sorted(found, key=lot)[:val_groups]):
-            held += found[group]
-            names.append(f"{class_name}/{group}")
-    validation = np.array(sorted(held), np.intp)
-    return RunVideos(train=np.setdiff1d(rows, validation), validation=validation, held_out=tuple(names))
+def videos_as_begun(index: Index, split: str, held_out: Collection[str]) -> RunVideos:
+    """Of a run that is gone on with, by whatever rule its groups were chosen.
+
+    Args:
+        index: of the store, which is as it was.
+        split: its name.
+        held_out: groups as the run's record has them, `class/group`.
+    """
+    named = (name.partition("/") for name in held_out)
+    return _divided(index, split, {(class_name, group) for class_name, _, group in named})
+
+
+def usual_share(index: Index, split: str, *, val_groups: int, seed: int) -> float | None:
+    """The share of videos to hold out unless asked otherwise; None where groups hold several videos.
+
+    Where each video is a group, one group a class is next to nothing. Then it is a tenth of each class, or as much as
+    gives `FEWEST_TO_CHOOSE_BY` videos, unless that takes more than a quarter.
+
+    Raises:
+        UsageError: no such split.
+    """
+    groups = _training_groups(index, split)
+    if not val_groups or not _are_single(groups):
+        return None
+    for percent in range(_LEAST_SHARE, _LARGEST_SHARE + 1):
+        held = _held_out(index, groups, val_groups=val_groups, val_share=percent / 100, seed=seed)
+        if sum(len(rows) for group in held for rows in groups[group].values()) >= FEWEST_TO_CHOOSE_BY:
+            return percent / 100
+    return _LEAST_SHARE / 100
+
+
+def _training_groups(index: Index, split: str) -> _Groups:
+    groups: _Groups = {}
+    for row in index.rows(split, "train").tolist():
+        groups.setdefault(index.group[row], {}).setdefault(int(index.label[row]), []).append(row)
+    return groups
+
+
+def _are_single(groups: _Groups) -> bool:
+    """Whether most groups of a class are one video."""
+    sizes = [len(rows) for classes in groups.values() for rows in classes.values()]
+    return sum(sizes) < 2 * len(sizes)
+
+
+def _held_out(index: Index, groups: _Groups, *, val_groups: int, val_share: float | None, seed: int) -> set[str]:
+    """Groups in the order of their lots, each in all its classes, until each class has enough; never all of a class."""
+
+    def lot(group: str) -> bytes:
+        names = "/".join(index.classes[label] for label in sorted(groups[group]))
+        return sha256(f"{seed}/{names}/{group}".encode("utf-8", "surrogateescape")).digest()
+
+    count = Counter(label for classes in groups.values() for label in classes)
+    videos = Counter(dict.fromkeys(count, 0))
+    for classes in groups.values():
+        videos.update({label: len(rows) for label, rows in classes.items()})
+    wanted = dict.fromkeys(count, 0)
+    if val_share is not None:
+        least = {label: min(_LEAST_A_CLASS, number // 4) for label, number in videos.items()}
+        wanted = {label: max(least[label], math.ceil(val_share * videos[label] - 1e-9)) for label in count}
+    held: set[str] = set()
+    held_groups: Counter[int] = Counter()
+    held_videos: Counter[int] = Counter()
+    for group in sorted(groups, key=lot):
+        classes = groups[group]
+        lacks = [held_groups[label] < val_groups or held_videos[label] < wanted[label] for label in classes]
+        asked = all(lacks) or not all(held_groups[label] for label in classes)
+        if asked and all(held_groups[label] + 1 < count[label] for label in classes):
+            held.add(group)
+            held_groups.update(classes.keys())
+            held_videos.update({label: len(rows) for label, rows in classes.items()})
+    return held
+
+
+def _divided(index: Index, split: str, held: Collection[tuple[str, str]]) -> RunVideos:
+    rows = index.rows(split, "train")
+    validation = [row for row in rows.tolist() if (index.classes[index.label[row]], index.group[row]) in held]
+    return RunVideos(
+        train=np.setdiff1d(rows, np.array(validation, np.intp)),
+        validation=np.array(validation, np.intp),
+        held_out=tuple(sorted(f"{class_name}/{group}" for class_name, group in held)),
+    )
+
+
+def _doubts(index: Index, chosen: RunVideos, *, single: bool, val_share: float | None) -> list[str]:
+    """What a user may not expect of the videos held out."""
+    number, notes = len(chosen.validation), []
+    lacking = set(range(len(index.classes))) - set(index.label[chosen.validation].tolist())
+    if single and val_share is not None:
+        notes.append(f"groups are single videos: of each class {val_share:.0%} of the training videos are held out")
+    if number < FEWEST_TO_CHOOSE_BY:
+        kept = "no best weights are kept" if single else "the best weights are chosen by little more than chance"
+        notes.append(
+            f"{number:,} videos are held out, and each is {100 / max(number, 1):.1f} points of validation accuracy: "
+            f"{kept} (from {FEWEST_TO_CHOOSE_BY} videos on they mean something; --val-share, --val-groups)"
+        )
+    if lacking:
+        names = ", ".join(index.classes[label] for label in sorted(lacking)[:5])
+        notes.append(f"no video of {names} is held out: their groups are in other classes as well")
+    return notes
