@@ -4,10 +4,10 @@
 |---|---|---|
 | jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and plain chroma upsampling |
 | zstd | exact | Zstandard, level -3 |
-| lz4 | exact | LZ4 of matches that are worth their time (`lz4_llvm`), in Blosc's container |
+| lz4 | exact | LZ4 of matches that are worth their time (`machine_code.lz4`), in Blosc's container |
 
 Speeds and sizes that led to these parameters: docs/performance.md. The libraries decode a frame; a clip's JPEG and LZ4
-frames are decoded by machine code of ours (`jpeg_llvm`, `lz4_llvm`), to the same pixels.
+frames are decoded by code of ours (`machine_code`), to the same pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +21,7 @@ import numpy.typing as npt
 import simplejpeg
 from numcodecs import blosc, zstd
 
+from resact.cache import machine_code
 from resact.errors import DamagedError, UsageError
 
 # Called on the main thread, Blosc would otherwise hand each frame to threads of its own, behind one global lock: 139
@@ -28,7 +29,7 @@ from resact.errors import DamagedError, UsageError
 blosc.use_threads = False
 
 WORTH_CODE = 8
-"""So many frames are worth making machine code for: that takes up to half a second, once a process."""
+"""So many frames are worth machine code: to load it takes half a second, once a process."""
 
 Frame = npt.NDArray[np.uint8]
 Bounds = npt.NDArray[np.int64]
@@ -134,9 +135,9 @@ class JpegFrames:
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
     ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
-        if len(bounds) < WORTH_CODE:
+        if len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
-        from resact.cache.jpeg_llvm import decode_jpegs  # loading LLVM takes time, and not every process reads JPEG
+        from resact.cache.machine_code.jpeg import decode_jpegs
 
         return decode_jpegs(data, bounds, out_NHWC, size, box)
 
@@ -207,12 +208,14 @@ class Lz4Frames:
         return [{"name": "bytes"}, {"name": "blosc", "configuration": configuration}]
 
     def library(self) -> str:
-        """Our own encoder."""
-        return "resact.lz4 1"
+        """Our own encoder; Blosc's where machine code is off, which writes other bytes."""
+        return "resact.lz4 1" if machine_code.is_on() else f"numcodecs {_version('numcodecs')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
         """Bytes of one RGB frame."""
-        from resact.cache.lz4_llvm import encode_lz4  # loading LLVM takes time, and few processes write LZ4
+        if not machine_code.is_on():
+            return bytes(blosc.compress(np.ascontiguousarray(frame_HWC).reshape(-1), b"lz4", 5, blosc.NOSHUFFLE, 0, 1))
+        from resact.cache.machine_code.lz4 import encode_lz4
 
         return encode_lz4(frame_HWC)
 
@@ -230,9 +233,9 @@ class Lz4Frames:
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
     ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
-        if len(bounds) < WORTH_CODE:
+        if len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
-        from resact.cache.lz4_llvm import decode_lz4
+        from resact.cache.machine_code.lz4 import decode_lz4
 
         return decode_lz4(data, bounds, out_NHWC, size, box)
 

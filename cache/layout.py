@@ -26,6 +26,7 @@ import crc32c as _crc32c
 import numpy as np
 import numpy.typing as npt
 
+from resact.cache import machine_code
 from resact.cache.codecs import WORTH_CODE, FrameCodec
 from resact.errors import DamagedError, UsageError
 
@@ -121,8 +122,8 @@ def first_wrong_chunk(data: memoryview, edges: npt.NDArray[np.int64]) -> int | N
         first = int(too_short[0])
         before = first_wrong_chunk(data, edges[: first + 1])
         return first if before is None else before
-    if len(edges) > WORTH_CODE:
-        from resact.cache.crc_llvm import can_check, first_wrong  # loading LLVM takes time
+    if len(edges) > WORTH_CODE and machine_code.is_on():
+        from resact.cache.machine_code.crc import can_check, first_wrong
 
         if can_check():
             return first_wrong(data, edges)

@@ -16,6 +16,7 @@ _PACKAGES = (
     "ffmpeg-python",
     "imageio-ffmpeg",
     "llvmlite",
+    "numba",
     "numcodecs",
     "numpy",
     "safetensors",

@@ -17,8 +17,8 @@ import torch
 from tests.conftest import fill
 from typer.testing import CliRunner
 
-from resact.cache import crc_llvm, jpeg_llvm
 from resact.cache.codecs import build_codec
+from resact.cache.machine_code import crc, jpeg
 from resact.cli import app
 from resact.cli.doctor import check_gpu
 from resact.pipeline import doctor
@@ -133,14 +133,14 @@ def test_a_codec_that_gives_other_pixels_or_an_error_is_bad(name: str, monkeypat
 
 
 def test_machine_code_that_gives_other_pixels_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jpeg_llvm, "decode_jpegs", lambda *_: [1, 2])
+    monkeypatch.setattr(jpeg, "decode_jpegs", lambda *_: [1, 2])
     assert_bad(check_codecs(), "jpeg (frames together are not what they are one by one)")
 
 
 @pytest.mark.parametrize(("found", "words"), [(3, "right checksums are taken"), (None, "a wrong checksum is not")])
 def test_checksums_by_machine_code_that_are_wrong_are_bad(found, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crc_llvm, "can_check", lambda: True)
-    monkeypatch.setattr(crc_llvm, "first_wrong", lambda *_: found)
+    monkeypatch.setattr(crc, "can_check", lambda: True)
+    monkeypatch.setattr(crc, "first_wrong", lambda *_: found)
     assert_bad(check_codecs(), f"zstd ({words}")
 
 

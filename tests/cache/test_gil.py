@@ -15,9 +15,9 @@ import pytest
 from tests.conftest import PATIENCE_SECONDS
 
 from resact.cache.codecs import CODEC_NAMES, WORTH_CODE, Box, build_codec
-from resact.cache.jpeg_llvm import decode_jpegs
 from resact.cache.layout import crc32c, first_wrong_chunk
-from resact.cache.lz4_llvm import decode_lz4
+from resact.cache.machine_code.jpeg import decode_jpegs
+from resact.cache.machine_code.lz4 import decode_lz4
 
 UNTOUCHED = b"MMM"
 HOLDING, RELEASING = ctypes.PyDLL(None), ctypes.CDLL(None)  # the C library, called with and without the GIL

@@ -2,7 +2,7 @@
 
 Everything before the normalisation is on 8-bit values, so that a residual is an exact difference of two of them.
 `transform_clip` is the reference, in plain PyTorch on any device. What runs is `make_clip`, which has machine code of
-its own on the CPU (`transform_llvm`), and `transform_batch`, which has a kernel on CUDA too (`transform_kernel`).
+its own on the CPU (`transform_cpu`), and `transform_batch`, which has a kernel on CUDA too (`transform_kernel`).
 
 Shapes: B clips, N stored frames of a clip, T frames of a clip, C channels, H height, W width, D height and width of
 what the network is given.
@@ -19,13 +19,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from resact.cache import machine_code
 from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.residual import residual_frames
 from resact.train.clips.sampling import Clip
 
 KERNELS = ("auto", "triton", "plain")
-_LLVM_DTYPES = (torch.float32, torch.bfloat16)
+_CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 Channels = tuple[float, float, float]
 
@@ -194,11 +195,11 @@ def make_clip(
     wanted = {stream: out[stream] for stream in geometry.streams}
     in_order = frames_NHWC.stride()[2:] == (3, 1) and all(x.is_contiguous() for x in wanted.values())
     on_cpu = all(x.device.type == "cpu" for x in (frames_NHWC, *wanted.values()))
-    if not (in_order and on_cpu) or dtype not in _LLVM_DTYPES:
+    if not (in_order and on_cpu and machine_code.is_on()) or dtype not in _CPU_DTYPES:
         return transform_clip(frames_NHWC, clip, geometry, normalisation, dtype=dtype, out=out)
-    from resact.train.clips.transform_llvm import transform_with_llvm  # loading LLVM takes a tenth of a second
+    from resact.train.clips.transform_cpu import transform_by_machine_code  # compiling takes seconds, the first time
 
-    transform_with_llvm(frames_NHWC, clip, geometry, normalisation, wanted)
+    transform_by_machine_code(frames_NHWC, clip, geometry, normalisation, wanted)
     return out
 
 

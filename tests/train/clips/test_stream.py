@@ -18,6 +18,7 @@ from tests.train.clips.conftest import GEOMETRY, NORMALISATION, by_hand, plan_of
 from tests.train.conftest import make_clip_store
 from torch.utils.data import DataLoader
 
+from resact.cache import machine_code
 from resact.cache.store import open_store
 from resact.errors import DamagedError
 from resact.train.clips.dataset import ClipDataset
@@ -49,12 +50,13 @@ def test_batches_are_the_plans_clips(clip_store, packed, threads, seed):
     assert len(stream) == 3
 
 
-@pytest.mark.parametrize(("codec", "place"), [("jpeg", "jpeg_llvm.decode_jpegs"), ("lz4", "lz4_llvm.decode_lz4")])
+@pytest.mark.skipif(not machine_code.is_on(), reason="machine code is off")
+@pytest.mark.parametrize(("codec", "place"), [("jpeg", "jpeg.decode_jpegs"), ("lz4", "lz4.decode_lz4")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, place, packed, seed, monkeypatch):
     """By machine code, but for squares that are too narrow for it."""
     module, name = place.split(".")
-    decode, decoded = getattr(import_module(f"resact.cache.{module}"), name), []
+    decode, decoded = getattr(import_module(f"resact.cache.machine_code.{module}"), name), []
 
     def note(data, bounds, out, size, box):
         left = decode(data, bounds, out, size, box)
@@ -62,7 +64,7 @@ def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, place, packed, se
         decoded.append((size, box))
         return left
 
-    monkeypatch.setattr(f"resact.cache.{place}", note)
+    monkeypatch.setattr(f"resact.cache.machine_code.{place}", note)
     sizes = ((24, 32), (70, 100), (48, 33), (30, 24))
     store = make_clip_store(tmp_path / "a.zarr", [12, 20, 13, 15, 30, 11, 19, 14], codec=codec, sizes=sizes)
     plan = plan_of(store, seed=seed)

@@ -14,18 +14,19 @@ import platform
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from llvmlite import binding
 
+from resact.cache.machine_code.compiled import has
 from resact.errors import ToolError, UsageError
-from resact.train.clips import transform, transform_llvm
+from resact.train.clips import transform, transform_cpu
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import (
@@ -210,13 +211,13 @@ def test_a_batch_is_its_clips(modality):
 @pytest.fixture
 def calls(monkeypatch):
     """The dtypes for which machine code has run."""
-    made, compiled = [], transform_llvm._compiled
+    made, run = [], transform_cpu.transform
 
-    def spy(dtype):
-        made.append(dtype)
-        return compiled(dtype)
+    def spy(arguments):
+        made.append(torch.bfloat16 if arguments.bfloat16 else torch.float32)
+        run(arguments)
 
-    monkeypatch.setattr(transform_llvm, "_compiled", spy)
+    monkeypatch.setattr(transform_cpu, "transform", spy)
     return made
 
 
@@ -273,26 +274,38 @@ def test_machine_code_makes_the_usual_clips(side, size, seed, calls):
     assert calls == [torch.float32, torch.bfloat16]
 
 
-PROCESSORS = {"x86-64": (), "x86-64-v3": ("avx2",), "x86-64-v4": ("avx2", "avx512bw")}
+PROCESSORS = {"x86-64": "", "x86-64-v3": "+avx2", "x86-64-v4": "+avx2,+avx512bw"}
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="for its processors")
 @pytest.mark.parametrize("processor", PROCESSORS)
-def test_machine_code_for_other_processors(processor, seed, monkeypatch):
+def test_machine_code_for_other_processors(processor):
     """From the oldest ones, without wide vectors, on."""
-    known = binding.get_host_cpu_features()
-    if not all(known.get(name) for name in PROCESSORS[processor]):
-        pytest.skip(f"this one has no {' and '.join(PROCESSORS[processor])}")
-    features = binding.targets.FeatureMap(dict.fromkeys(PROCESSORS[processor], True))
-    monkeypatch.setattr(binding, "get_host_cpu_name", lambda: processor)
-    monkeypatch.setattr(binding, "get_host_cpu_features", lambda: features)
-    code = transform_llvm._compiled.__wrapped__(torch.float32)
-    monkeypatch.setattr(transform_llvm, "_compiled", lambda _: code)
-    rng = np.random.default_rng(seed)
-    for size in (16, 33, 112):
-        geometry = ClipGeometry(modality="both", frames=4, step=2, size=size)
-        for side in (1, 20, 21, 22, 80):
-            assert_made_as_in_pytorch(rng, *random_clip(rng, geometry, 9, 90, 80, side=side), geometry, torch.float32)
+    features = PROCESSORS[processor]
+    if not all(has(feature) for feature in features.replace("+", "").split(",") if feature):
+        pytest.skip(f"this one has no {features}")
+    done = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESSOR],
+        env={**os.environ, "NUMBA_CPU_NAME": processor, "NUMBA_CPU_FEATURES": features},
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{'avx2' in features} {'avx512bw' in features}\n"
+
+
+OTHER_PROCESSOR = """
+import numpy as np, torch, test_transform as t
+from resact.cache.machine_code.compiled import has
+rng = np.random.default_rng()
+for size in (16, 33, 112):
+    geometry = t.ClipGeometry(modality="both", frames=4, step=2, size=size)
+    for side in (1, 20, 21, 22, 80):
+        t.assert_made_as_in_pytorch(rng, *t.random_clip(rng, geometry, 9, 90, 80, side=side), geometry, torch.float32)
+print(has("avx2"), has("avx512bw"))
+"""
 
 
 def test_weights_of_lines_of_all_lengths(seed):
@@ -300,7 +313,7 @@ def test_weights_of_lines_of_all_lengths(seed):
     rng = np.random.default_rng(seed)
     for side, size in rng.integers(1, [1500, 150], (60, 2)).tolist():
         line = rng.integers(0, 256, side, dtype=np.uint8)
-        table, shift = transform_llvm._table(side, size)
+        table, shift = transform_cpu._table(side, size)
         weights = table[:, 2:].copy().view(np.int16).astype(int)  # two in each
         rows = zip(table[:, 0], table[:, 1], weights, strict=True)
         sums = [(line[first : first + taps].astype(int) * w[:taps]).sum() for first, taps, w in rows]
@@ -360,26 +373,31 @@ def test_machine_code_lets_other_threads_run():
     assert meanwhile
 
 
-def test_threads_that_come_first_together_compile_once(monkeypatch):
-    transformed = []
-    monkeypatch.setattr(
-        transform_llvm, "_transform", lambda *code, run=transform_llvm._transform: (transformed.append(1), run(*code))
+def test_threads_that_come_first_together():
+    """All of them wait until the code is there."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_TOGETHER], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
     )
-    transform_llvm._compiled.cache_clear()
-    rng = np.random.default_rng(8)
-    geometry = ClipGeometry(modality="both", frames=4, size=20)
-    clip, frames = random_clip(rng, geometry, 9, 40, 40)
-    together = threading.Barrier(4)
+    assert done.stdout == "False True\n", done.stderr
 
-    def first(_):
-        together.wait()
-        return make_clip(torch.from_numpy(frames), clip, geometry, USUAL)
 
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(first, range(4)))
-    assert len(transformed) == 1
-    wanted = transform_clip(torch.from_numpy(frames), clip, geometry, USUAL)
-    assert all(torch.equal(clips[stream], wanted[stream]) for clips in made for stream in wanted)
+FIRST_TOGETHER = """
+import sys, threading, numpy as np, torch, test_transform as t
+from concurrent.futures import ThreadPoolExecutor
+geometry = t.ClipGeometry(modality="both", frames=4, size=20)
+clip, frames = t.random_clip(np.random.default_rng(8), geometry, 9, 40, 40)
+frames, together, name = torch.from_numpy(frames), threading.Barrier(4), "resact.cache.machine_code.transform"
+for key in [key for key in sys.modules if key.startswith((name, "resact.train.clips.transform_cpu"))]:
+    del sys.modules[key]
+def first(_):
+    together.wait()
+    return t.make_clip(frames, clip, geometry, t.USUAL)
+before = name in sys.modules
+with ThreadPoolExecutor(4) as pool:
+    made = list(pool.map(first, range(4)))
+wanted = t.transform_clip(frames, clip, geometry, t.USUAL)
+print(before, all(torch.equal(clips[stream], wanted[stream]) for clips in made for stream in wanted))
+"""
 
 
 def test_what_machine_code_is_not_for(calls):
@@ -519,8 +537,8 @@ def test_the_kernel_compiles(architecture, streams, dtype, taps, tmp_path, monke
 # What does not fit
 
 
-def test_importing_llvm_is_left_to_the_first_clip():
-    code = "import sys, resact, resact.train.clips.stream; print({'llvmlite', 'triton'} & set(sys.modules))"
+def test_importing_numba_is_left_to_the_first_clip():
+    code = "import sys, resact, resact.train.clips.stream; print({'llvmlite', 'numba', 'triton'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
 

@@ -13,8 +13,8 @@ import simplejpeg
 from PIL import Image
 
 from resact.cache.codecs import Box, JpegFrames
-from resact.cache.jpeg_header import header_bytes
-from resact.cache.jpeg_llvm import decode_jpegs
+from resact.cache.machine_code.jpeg import decode_jpegs
+from resact.cache.machine_code.jpeg_header import header_bytes
 
 Frames = npt.NDArray[np.uint8]
 GUARD = 4096
@@ -209,8 +209,8 @@ def test_few_frames_are_not_worth_making_code_for() -> None:
         "data = codec.encode(np.zeros((32, 32, 3), np.uint8));"
         "bounds = np.array([(place * len(data), (place + 1) * len(data)) for place in range(8)]);"
         "data, out, whole = memoryview(data * 8), np.empty((8, 32, 32, 3), np.uint8), ((32, 32), Box(0, 32, 0, 32));"
-        "print(list(codec.decode_together(data, bounds[:7], out[:7], *whole)), 'llvmlite' in sys.modules);"
-        "print(codec.decode_together(data, bounds, out, *whole), 'llvmlite' in sys.modules)"
+        "print(list(codec.decode_together(data, bounds[:7], out[:7], *whole)), 'numba' in sys.modules);"
+        "print(codec.decode_together(data, bounds, out, *whole), 'numba' in sys.modules)"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[0, 1, 2, 3, 4, 5, 6] False\n[] True\n"

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from resact.cache import crc_llvm
 from resact.cache.codecs import WORTH_CODE
 from resact.cache.layout import crc32c, first_wrong_chunk
+from resact.cache.machine_code import crc
 
-pytestmark = pytest.mark.skipif(not crc_llvm.can_check(), reason="no SSE 4.2 here")
+pytestmark = pytest.mark.skipif(not crc.can_check(), reason="no SSE 4.2 here")
 
 
 def chunks_of(random: np.random.Generator, count: int, most: int) -> tuple[bytes, np.ndarray]:
@@ -23,14 +23,14 @@ def test_a_flipped_bit_is_found_and_nothing_else(count: int, most: int, seed: in
     random = np.random.default_rng([seed, count, most])
     for _ in range(20):
         data, edges = chunks_of(random, count, most)
-        assert crc_llvm.first_wrong(memoryview(data), edges) is None
+        assert crc.first_wrong(memoryview(data), edges) is None
         flipped = bytearray(data)
         places = random.integers(len(data), size=int(random.integers(1, 3)))
         for place in places:
             flipped[place] ^= 1 << int(random.integers(8))
         wrong = np.searchsorted(edges, places, "right") - 1
         if len({*wrong}) == len(places):  # two in one chunk may be the same bit
-            assert crc_llvm.first_wrong(memoryview(flipped), edges) == wrong.min()
+            assert crc.first_wrong(memoryview(flipped), edges) == wrong.min()
 
 
 @pytest.mark.parametrize("count", [WORTH_CODE - 1, 33])
@@ -50,27 +50,27 @@ def test_a_chunk_too_short_for_a_checksum_is_wrong(count: int, seed: int) -> Non
 def test_edges_of_any_kind(seed: int) -> None:
     data, edges = chunks_of(np.random.default_rng(seed), 9, 50)
     for other in (edges.astype(np.int32), np.repeat(edges, 2)[::2], edges.astype(np.uint64)):
-        assert crc_llvm.first_wrong(memoryview(data), other) is None
+        assert crc.first_wrong(memoryview(data), other) is None
 
 
 def test_chunks_that_begin_further_on(seed: int) -> None:
     data, edges = chunks_of(np.random.default_rng(seed), 9, 50)
-    assert crc_llvm.first_wrong(memoryview(data), edges[4:]) is None
-    assert crc_llvm.first_wrong(memoryview(b"1" + data), edges[4:] + 1) is None
+    assert crc.first_wrong(memoryview(data), edges[4:]) is None
+    assert crc.first_wrong(memoryview(b"1" + data), edges[4:] + 1) is None
 
 
 def test_a_clips_checksums_are_tested_by_machine_code(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Those of few frames, or where there is no such instruction, by the package; both find the same."""
     calls: list[int] = []
-    first_wrong = crc_llvm.first_wrong
-    monkeypatch.setattr(crc_llvm, "first_wrong", lambda *given: calls.append(len(given[1]) - 1) or first_wrong(*given))
+    first_wrong = crc.first_wrong
+    monkeypatch.setattr(crc, "first_wrong", lambda *given: calls.append(len(given[1]) - 1) or first_wrong(*given))
     random = np.random.default_rng(seed)
     for count in (1, WORTH_CODE - 1, WORTH_CODE, 33):
         data, edges = chunks_of(random, count, 300)
         flipped = bytearray(data)
         flipped[edges[count // 2]] ^= 1
         for instruction in (True, False):
-            monkeypatch.setattr(crc_llvm, "can_check", lambda instruction=instruction: instruction)
+            monkeypatch.setattr(crc, "can_check", lambda instruction=instruction: instruction)
             assert first_wrong_chunk(memoryview(data), edges) is None
             assert first_wrong_chunk(memoryview(flipped), edges) == count // 2
     assert calls == [WORTH_CODE, WORTH_CODE, 33, 33]

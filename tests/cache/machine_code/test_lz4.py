@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from numcodecs import blosc
 
 from resact.cache.codecs import Box, Lz4Frames
-from resact.cache.lz4_llvm import decode_lz4, encode_lz4
+from resact.cache.machine_code.lz4 import decode_lz4, encode_lz4
 from resact.errors import DamagedError
 
 Frames = npt.NDArray[np.uint8]

@@ -1,4 +1,4 @@
-"""What a JPEG says before its pixels begin, as tables for `jpeg_llvm`. Sections are those of ITU-T T.81."""
+"""What a JPEG says before its pixels begin, as tables for `jpeg`. Sections are those of ITU-T T.81."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,7 +52,7 @@ def header_bytes(chunk: memoryview) -> bytes:
 
 @lru_cache(maxsize=16)
 def parse_header(header: bytes) -> Header | None:
-    """From the result of `header_bytes`; None where there is anything that `jpeg_llvm` does not know."""
+    """From the result of `header_bytes`; None where there is anything that `jpeg` does not know."""
     steps: dict[int, npt.NDArray[np.int16]] = {}
     huffman: dict[int, tuple[bytes, bytes]] = {}
     jfif, frame, scan = False, None, b""

@@ -1,0 +1,50 @@
+"""Functions compiled by numba, which let go of the GIL, and the folder that keeps what has been compiled."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from numba import config, njit
+from numba.core.codegen import get_host_cpu_features
+
+inlined = njit(nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorates what becomes a part of each function that calls it."""
+
+called = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorates what is called by other compiled functions."""
+
+
+def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorates what Python calls: compiled at once, or taken from the folder where an earlier process has put it."""
+
+    def compile_or_load(function: Callable[..., Any]) -> Any:
+        # numba's key is the function's own file; this adds all that the function is made of.
+        function.__qualname__ += f"_{_sources()}"
+        try:
+            return njit(signature, nogil=True, cache=True, no_cfunc_wrapper=True)(function)
+        except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+            return njit(signature, nogil=True)(function)
+
+    return compile_or_load
+
+
+def kept_in(function: Any) -> Path | None:
+    """The folder of a `compiled` function; None where none can be written to."""
+    path = function.stats.cache_path
+    return None if path is None else Path(path)
+
+
+def has(feature: str) -> bool:
+    """Whether the processor that is compiled for has some instructions, by LLVM's name for them."""
+    features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    return f"+{feature}" in features.split(",")
+
+
+@lru_cache
+def _sources() -> str:
+    digest = sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,308 @@
+"""LZ4 frames in Blosc's container, in machine code: Blosc, through `codecs.Lz4Frames`, reads what is written here.
+
+LZ4's time goes into its sequences, each some bytes as they are and a match, which repeats what came before. So the
+encoder takes no match that saves few bytes, and none that repeats itself in short steps: fewer than a quarter of the
+sequences are left, for a few more bytes.
+
+The decoder unpacks the frames of a clip in one call, without the GIL, and none further than to the last row wanted.
+What it does not know it leaves undone and says so; Blosc then judges.
+
+A sequence (LZ4's lz4_Block_format): a token, whose upper 4 bits are the number of literals and whose lower 4 bits the
+length of the match less 4; where one is 15, bytes follow that are added, up to the first that is not 255; the literals;
+the distance of the match, 16 bits. The last sequence ends with its literals. The container: Blosc 1's
+README_CHUNK_FORMAT.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from numba import int64, uint8, uint16, uint32, uint64, void
+
+from resact.cache.codecs import Bounds, Box
+from resact.cache.machine_code.compiled import called, compiled, inlined
+from resact.cache.machine_code.vectors import Vector, read, write, zeros_below
+
+_HEADER = 24  # bytes: Blosc's header, the place of the one block, and the block's length
+_KIND = 0x01300102  # the first four: versions of Blosc and of its LZ4, LZ4 of whole values without a shuffle, of 1 byte
+_WIDE = 32  # bytes that are copied at once
+_MATCH = 16  # bytes: the shortest match
+_NEAR, _FAR = _WIDE, 2**16 - 1  # bytes: the distances of matches; a wide copy of nearer ones would read its own bytes
+_LAST = 64  # bytes before the end of a frame, where no match begins; LZ4 asks for 12, wide copies for _MATCH + _WIDE
+_TABLE_BITS = 12
+_PATIENCE = 5  # after 2 ** 5 places without a match steps of two are taken, then of three ...
+
+_NO_LENGTH = 2**62
+
+_BYTES = Vector(uint8, _WIDE)
+
+
+def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
+    """One block of LZ4 in Blosc's container; of the frame as it is, where LZ4 saves nothing."""
+    frame_HWC = np.ascontiguousarray(frame_HWC)
+    size = frame_HWC.nbytes
+    out = np.empty(_HEADER + size + size // 255 + 16 + _WIDE, np.uint8)
+    table = np.zeros(2**_TABLE_BITS, np.int32)
+    packed = _encode(frame_HWC.ctypes.data, size, out.ctypes.data + _HEADER, table.ctypes.data)
+    if packed >= size:
+        out[_HEADER:][:size] = frame_HWC.reshape(-1)
+        packed = size
+    out[:_HEADER].view("<u4")[:] = _KIND, size, size, _HEADER + packed, _HEADER - 4, packed
+    return out[: _HEADER + packed].tobytes()
+
+
+def decode_lz4(
+    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
+) -> Sequence[int]:
+    """As `FrameCodec.decode_together`, for LZ4."""
+    chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
+    failed = np.zeros(len(chunks), np.int64)
+    row_bytes, frame_bytes = size[1] * 3, size[0] * size[1] * 3
+    memory = None if out_NHWC.shape[1:3] == size else _memory.of(frame_bytes)
+    rows, columns = box.size
+    _decode(
+        *(chunks.ctypes.data, len(chunks), failed.ctypes.data, out_NHWC.ctypes.data),
+        *(frame_bytes, box.bottom * row_bytes, 0 if memory is None else memory.ctypes.data),
+        *(box.top * row_bytes + box.left * 3, row_bytes, rows, columns * 3),
+    )
+    return np.flatnonzero(failed).tolist()
+
+
+class _Memory(threading.local):
+    """Each thread's own for one frame, which stays in the processor's cache."""
+
+    _bytes = np.empty(0, np.uint8)
+
+    def of(self, size: int) -> npt.NDArray[np.uint8]:
+        """So many bytes at least."""
+        if len(self._bytes) < size:
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes
+
+
+_memory = _Memory()
+
+
+# Both -------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _copy(target: int, source: int, length: int) -> None:
+    """Up to 32 bytes more than asked for."""
+    write(_BYTES, target, read(_BYTES, source))
+    place = _WIDE
+    while place < length:
+        write(_BYTES, target + place, read(_BYTES, source + place))
+        place += _WIDE
+
+
+@inlined
+def _copy_exactly(target: int, source: int, length: int) -> None:
+    if length >= _WIDE:  # the last bytes once more with those before
+        place = 0
+        while place < length:
+            start = min(place, length - _WIDE)
+            write(_BYTES, target + start, read(_BYTES, source + start))
+            place += _WIDE
+    else:
+        for place in range(length):
+            write(uint8, target + place, read(uint8, source + place))
+
+
+# The encoder ------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _matches(first: int, here: int, place: int) -> bool:
+    """The shortest match, of which the first 8 bytes have been read."""
+    return first == read(uint64, place) and read(uint64, here + _MATCH - 8) == read(uint64, place + _MATCH - 8)
+
+
+@called
+def _same_before(here: int, distance: int, most: int) -> int:
+    """How many bytes before an address are the same as those at a distance before."""
+    count = 0
+    while count < most and read(uint8, here - count - 1) == read(uint8, here - count - 1 - distance):
+        count += 1
+    return count
+
+
+@called
+def _same_after(here: int, distance: int, last: int) -> int:
+    """Where what is the same as at a distance before ends; looked for up to `last`, found up to 7 bytes on."""
+    while here < last:
+        differ = read(uint64, here) ^ read(uint64, here - distance)
+        if differ != 0:
+            return here + (zeros_below(differ) >> 3)
+        here += 8
+    return here
+
+
+@called
+def _write_match(out: int, start: int, stop: int, distance: int, length: int) -> int:
+    """A sequence; where it ends."""
+    token, literals = out, stop - start
+    out = _write_length(out + 1, literals)
+    _copy(out, start, literals)
+    out += literals
+    write(uint16, out, distance)
+    out = _write_length(out + 2, length - 4)
+    write(uint8, token, min(literals, 15) << 4 | min(length - 4, 15))
+    return out
+
+
+@called
+def _write_literals(out: int, start: int, stop: int) -> int:
+    """The last sequence, which has no match; where it ends."""
+    literals = stop - start
+    write(uint8, out, min(literals, 15) << 4)
+    out = _write_length(out + 1, literals)
+    _copy_exactly(out, start, literals)
+    return out + literals
+
+
+@called
+def _write_length(out: int, length: int) -> int:
+    """What does not fit into the token; where it ends."""
+    left = length - 15
+    if left < 0:
+        return out
+    while left >= 255:
+        write(uint8, out, 255)
+        out += 1
+        left -= 255
+    write(uint8, out, left)
+    return out + 1
+
+
+@compiled(int64(int64, int64, int64, int64))
+def _encode(frame: int, frame_bytes: int, out: int, table: int) -> int:
+    """The number of bytes written, which may be more than there were. `table`: zeros, an int32 for each hash."""
+    begin, stop = out, frame + frame_bytes
+    here = frame
+    since = frame  # what comes from here on has not been written
+    misses = 0
+    while here < stop - _LAST:
+        first = read(uint64, here)
+        entry = table + 4 * int64(first * uint64(0x9E3779B97F4A7C15) >> uint64(64 - _TABLE_BITS))
+        place = frame + read(uint32, entry)
+        distance = here - place
+        if distance >= _NEAR:  # the place of something nearer is kept: some steps on, it will be far enough
+            write(uint32, entry, here - frame)
+        if distance < _NEAR or distance > _FAR or not _matches(first, here, place):
+            here += 1 + (misses >> _PATIENCE)
+            misses += 1
+            continue
+        start = here - _same_before(here, distance, min(here - since, place - frame))
+        here = _same_after(here + _MATCH, distance, stop - _LAST)
+        out = _write_match(out, since, start, distance, here - start)
+        since = here
+        misses = 0
+    return _write_literals(out, since, stop) - begin
+
+
+# The decoder ------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _read_length(source: int, stop: int, half: int) -> tuple[int, int]:
+    """A length, from the token's half, and where it ends; a length that nothing has where the bytes end before."""
+    length = int64(half)
+    if half == 15:
+        byte = 255
+        while byte == 255:
+            if source >= stop:
+                return _NO_LENGTH, source
+            byte = int64(read(uint8, source))
+            source += 1
+            length += byte
+    return length, source
+
+
+@called
+def _unpack(source: int, stop: int, target: int, end: int, wanted: int) -> bool:
+    """A block of [source, stop) to [target, end), as far as to `wanted`; False where it is not as ours are."""
+    out = target
+    while out < wanted:
+        if source >= stop:
+            return False
+        token = read(uint8, source)
+        literals, source = _read_length(source + 1, stop, token >> 4)
+        left, free = stop - source, end - out
+        if left == literals:
+            if literals != free:
+                return False
+            _copy_exactly(out, source, literals)
+            return True
+        if left < literals + _WIDE or free < literals + _WIDE:
+            return False
+        _copy(out, source, literals)
+        out += literals
+        distance = read(uint16, source + literals)
+        length, source = _read_length(source + literals + 2, stop, token & 15)
+        length += 4
+        if end - out < length + _WIDE or distance < _NEAR or distance > out - target:
+            return False
+        _copy(out, out - distance, length)
+        out += length
+    return True
+
+
+@called
+def _decode_frame(start: int, stop: int, target: int, frame_bytes: int, wanted: int) -> bool:
+    """Whether it was unpacked."""
+    packed = stop - start - _HEADER
+    if (
+        packed < 0
+        or read(uint32, start) != _KIND
+        or read(uint32, start + 4) != frame_bytes
+        or read(uint32, start + 8) != frame_bytes
+        or read(uint32, start + 12) != packed + _HEADER
+        or read(uint32, start + 16) != _HEADER - 4
+        or read(uint32, start + 20) != packed
+    ):
+        return False
+    if packed == frame_bytes:  # as it was
+        _copy_exactly(target, start + _HEADER, wanted)
+        return True
+    return _unpack(start + _HEADER, stop, target, target + frame_bytes, target + wanted)
+
+
+@compiled(void(*[int64] * 11))
+def _decode(
+    chunks: int,
+    count: int,
+    failed: int,
+    out: int,
+    frame_bytes: int,
+    wanted: int,
+    memory: int,
+    first: int,
+    row_bytes: int,
+    rows: int,
+    columns: int,
+) -> None:
+    """Of each frame the `wanted` first bytes; by way of `memory`, unless that is 0, to a box of it.
+
+    Args:
+        chunks: address of where each begins and ends, int64.
+        count: of chunks.
+        failed: address of an int64 for each chunk: 1 where it is left to Blosc.
+        out: address of whole frames or boxes.
+        frame_bytes: of each.
+        wanted: of these.
+        memory: address of a frame, or 0.
+        first: where in a frame the box begins.
+        row_bytes: of a frame.
+        rows: of the box.
+        columns: bytes of the box's row.
+    """
+    for number in range(count):
+        start, stop = read(int64, chunks + 16 * number), read(int64, chunks + 16 * number + 8)
+        target = out + number * frame_bytes if memory == 0 else memory
+        done = _decode_frame(start, stop, target, frame_bytes, wanted)
+        write(int64, failed + 8 * number, 0 if done else 1)
+        if done and memory != 0:
+            for row in range(rows):
+                _copy_exactly(out + (number * rows + row) * columns, memory + first + row * row_bytes, columns)
