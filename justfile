@@ -1,5 +1,5 @@
 # What CI runs; `just --list` shows the rest.
-default: lint types test
+default: lint types test libraries
 
 # A development environment in .venv
 setup:
@@ -9,6 +9,10 @@ setup:
 # A file of tests at a time on each of two cores, those with long tests first, so that neither core waits for the other
 test *args="tests/train/networks/test_fused.py tests/train/runs tests/pipeline tests/bench tests":
     python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder --durations=12 {{args}}
+
+# Reading once more without machine code
+libraries *args="tests/cache/test_codecs.py tests/cache/test_store.py tests/cache/test_flips.py tests/train/clips/test_stream.py":
+    RESACT_MACHINE_CODE=0 python -m pytest --numprocesses=2 {{args}}
 
 # The tests again, saying which lines and branches they leave out; measuring makes them up to 1.7 times slower
 coverage *args="tests": (test "--cov" "--cov-report=term:skip-covered" args)

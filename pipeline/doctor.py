@@ -119,8 +119,26 @@ def check_codecs() -> Check:
         except Exception as error:  # noqa: BLE001 - whatever a library raises is what is to be told
             broken.append(f"{name} ({error})")
     if broken:
-        return Check("codecs", "bad", ", ".join(broken), "pip install --force-reinstall simplejpeg numcodecs llvmlite")
+        return Check(
+            "codecs", "bad", ", ".join(broken), "pip install --force-reinstall simplejpeg numcodecs numba llvmlite"
+        )
     return Check("codecs", "ok", ", ".join(libraries))
+
+
+def check_machine_code() -> Check:
+    """It is on, and what is compiled is kept for other processes."""
+    from resact.cache import machine_code
+
+    if not machine_code.is_on():
+        return Check("machine code", "warning", "off: clips are read at half the speed", f"unset {machine_code.SWITCH}")
+    from resact.cache.machine_code.compiled import kept_in
+    from resact.cache.machine_code.transform import transform
+
+    folder = kept_in(transform)
+    if folder is None:
+        advice = "set NUMBA_CACHE_DIR to a folder that you may write to"
+        return Check("machine code", "warning", "each process compiles it anew, which takes about 10 s", advice)
+    return Check("machine code", "ok", f"compiled, kept in {folder}")
 
 
 def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> Iterator[str]:
@@ -289,6 +307,7 @@ def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
         ("versions", check_versions),
         ("ffmpeg", lambda: check_ffmpeg(ffmpeg)),
         ("codecs", check_codecs),
+        ("machine code", check_machine_code),
         ("data folder", lambda: check_folder(folder)),
         ("open files", check_open_files),
         ("shared memory", check_shared_memory),

@@ -18,7 +18,7 @@ from tests.conftest import fill
 from typer.testing import CliRunner
 
 from resact.cache.codecs import build_codec
-from resact.cache.machine_code import crc, jpeg
+from resact.cache.machine_code import compiled, crc, jpeg
 from resact.cli import app
 from resact.cli.doctor import check_gpu
 from resact.pipeline import doctor
@@ -29,6 +29,7 @@ from resact.pipeline.doctor import (
     check_ffmpeg,
     check_folder,
     check_machine,
+    check_machine_code,
     check_open_files,
     check_shared_memory,
     check_versions,
@@ -61,8 +62,8 @@ def test_a_sound_machine_passes_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert {"python", "torch", "zarr", "numcodecs", "dask", "simplejpeg"} <= set(told["versions"])
     states = {check["name"]: check["state"] for check in told["checks"]}
     assert list(states) == [
-        "versions", "ffmpeg", "codecs", "data folder", "file locks", "renames, links", "disk speed", "disk space",
-        "open files", "shared memory", "cores", "GPU",
+        "versions", "ffmpeg", "codecs", "machine code", "data folder", "file locks", "renames, links", "disk speed",
+        "disk space", "open files", "shared memory", "cores", "GPU",
     ]  # fmt: skip
     assert "bad" not in states.values()
     assert all((check["advice"] is None) == (check["state"] == "ok") for check in told["checks"])
@@ -135,6 +136,15 @@ def test_a_codec_that_gives_other_pixels_or_an_error_is_bad(name: str, monkeypat
 def test_machine_code_that_gives_other_pixels_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jpeg, "decode_jpegs", lambda *_: [1, 2])
     assert_bad(check_codecs(), "jpeg (frames together are not what they are one by one)")
+
+
+def test_machine_code_that_is_off_or_compiled_each_time_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESACT_MACHINE_CODE", "1")
+    assert check_machine_code().state == "ok"
+    monkeypatch.setattr(compiled, "kept_in", lambda _: None)
+    assert_bad(check_machine_code(), "compiles it anew", "warning")
+    monkeypatch.setenv("RESACT_MACHINE_CODE", "0")
+    assert_bad(check_machine_code(), "off", "warning")
 
 
 @pytest.mark.parametrize(("found", "words"), [(3, "right checksums are taken"), (None, "a wrong checksum is not")])

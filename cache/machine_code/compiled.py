@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from numba import config, njit
@@ -24,7 +25,7 @@ def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
         function.__qualname__ += f"_{_sources()}"
         try:
             return njit(signature, nogil=True, cache=True, no_cfunc_wrapper=True)(function)
-        except (RuntimeError, OSError):  # no folder can be written to, or the disk is full
+        except (RuntimeError, OSError, EOFError, UnpicklingError):  # no folder to write to, a full disk, a torn file
             return njit(signature, nogil=True)(function)
 
     return compile_or_load

@@ -106,6 +106,17 @@ def test_what_was_compiled_is_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
         assert int(found) == hits
 
 
+def test_what_was_torn_is_compiled_anew(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba does not sync what it keeps, so that a machine that went down may leave it empty."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    command = [sys.executable, "-c", COMPILED]
+    subprocess.run(command, capture_output=True, check=True)
+    for torn in ("*/*.nbc", "*/*.nbi"):
+        (file,) = tmp_path.glob(torn)
+        file.write_bytes(b"")
+        subprocess.run(command, capture_output=True, check=True)
+
+
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:
     """As in a read-only installation without a home."""
     nowhere = "import numba.core.caching as c; c.CacheImpl._locator_classes = []"
