@@ -1,10 +1,8 @@
+# Recipes use the environment beside this file, where there is one.
+export PATH := justfile_directory() / ".venv" / "bin" + ":" + env("PATH")
+
 # What CI runs; `just --list` shows the rest.
 default: lint types test libraries
-
-# A development environment in .venv
-setup:
-    python3 -m venv .venv
-    .venv/bin/pip install -c constraints.txt -e ".[dev]"
 
 # A file of tests at a time on each of two cores, those with long tests first, so that neither core waits for the other
 test *args="tests/train/networks/test_fused.py tests/train/runs tests/pipeline tests/bench tests":
@@ -25,9 +23,9 @@ lint:
 types:
     mypy
 
-# The command reference, made anew from the command line
+# The command reference and the map of the code, made anew
 docs:
-    python -m resact.cli.reference > docs/commands.md
+    python -m resact.cli.reference
 
 # Every benchmark of prep and of reading; the arguments say on which videos. Results go to benchmarks/results/
 bench *args:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import resact
 from resact.cli import app
-from resact.cli.reference import commands, reference
+from resact.cli.reference import code_map, commands, reference
 from resact.train.runs.files.config import SETTINGS as ALL_SETTINGS
 
 SETTINGS_OF_ALL_ROWS = (
@@ -87,9 +87,20 @@ def test_help_shows_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
             assert text in words, (name, text)
 
 
-def test_the_command_reference_is_up_to_date() -> None:
-    """`just docs` makes it anew."""
-    assert (Path(__file__).parents[1] / "docs" / "commands.md").read_text() == reference()
+def test_pages_that_are_made_from_the_code_are_up_to_date() -> None:
+    """`just docs` makes them anew."""
+    root = Path(__file__).parents[1]
+    assert (root / "docs" / "commands.md").read_text() == reference()
+    assert (root / "docs" / "code.md").read_text() == code_map(root)
+
+
+def test_the_map_of_the_code_has_a_line_for_each_file() -> None:
+    root = Path(__file__).parents[1]
+    lines = code_map(root).splitlines()
+    for folder in ("pipeline", "cache", "train", "src/resact/cli", "src/resact/bench"):
+        for file in (root / folder).rglob("*.py"):
+            words = [line for line in lines if line.startswith(f"| `{file.name}` | ")]
+            assert file.name == "__init__.py" or any(len(line.split("|")[2]) > 10 for line in words), file
 
 
 def test_each_command_has_a_section_with_each_of_its_options() -> None:

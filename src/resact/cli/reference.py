@@ -1,8 +1,9 @@
-"""docs/commands.md, made from the command line: `python -m resact.cli.reference > docs/commands.md`."""
+"""Pages that are made from the code: `python -m resact.cli.reference`, in the root of the repository, writes them."""
 
+import ast
 import re
-import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import typer
@@ -108,5 +109,40 @@ def _text(words: str) -> str:
     return re.sub(r"\s+", " ", words).replace("|", "\\|").strip()
 
 
+_CODE_HEAD = """\
+# A map of the code
+
+Made from the first sentence of each file by `just docs`. Imports point one way, which import contracts check:
+`cli`, then `bench`, then `pipeline` or `train`, then `cache`, then `errors.py`. The folders `pipeline`, `cache` and
+`train` lie at the root and are installed as `resact.pipeline`, `resact.cache` and `resact.train`, through links in
+`src/resact`. `tests/` mirrors them.
+"""
+_ROOMS = ("src/resact", "pipeline", "cache", "train")
+
+
+def code_map(root: Path) -> str:
+    """A line for each file of code below the root of the repository, in Markdown."""
+    lines = [_CODE_HEAD]
+    for room in _ROOMS:
+        for folder in (root / room, *sorted(path for path in (root / room).rglob("*") if path.is_dir())):
+            files = [] if _is_linked(folder, root) else sorted(folder.glob("*.py"))
+            if files:
+                lines += [f"## {folder.relative_to(root)}", "", _first_sentence(folder / "__init__.py"), "", "| | |"]
+                lines.append("|---|---|")
+                lines += [f"| `{file.name}` | {_first_sentence(file)} |" for file in files if file.stem != "__init__"]
+                lines.append("")
+    return "\n".join(lines)
+
+
+def _is_linked(folder: Path, root: Path) -> bool:
+    return any(parent.is_symlink() for parent in (folder, *folder.parents) if parent.is_relative_to(root))
+
+
+def _first_sentence(file: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(file.read_text())) or ""
+    return _text(re.split(r"(?<=\.)\s", docstring + " ", maxsplit=1)[0])
+
+
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    Path("docs/commands.md").write_text(reference())
+    Path("docs/code.md").write_text(code_map(Path()))
