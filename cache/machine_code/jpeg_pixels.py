@@ -20,6 +20,7 @@ from resact.cache.machine_code.vectors import (
     is_zero,
     one_by_one,
     read,
+    read_square,
     transposed,
     write,
 )
@@ -76,20 +77,16 @@ def paint_row(a: Any, row: int, coefficients: int, out: int) -> None:
 @called
 def _transform_block(block: int, steps: int, pixels: int, rows_apart: int) -> None:
     """Dequantise a block, transform it, write its 8x8 pixels."""
-    x0, x1 = read(_SHORTS, block), read(_SHORTS, block + 16)
-    x2, x3 = read(_SHORTS, block + 32), read(_SHORTS, block + 48)
-    x4, x5 = read(_SHORTS, block + 64), read(_SHORTS, block + 80)
-    x6, x7 = read(_SHORTS, block + 96), read(_SHORTS, block + 112)
-    flat = is_zero(x1 | x2 | x3 | x4 | x5 | x6 | x7)
-    x0, x1 = x0 * read(_SHORTS, steps), x1 * read(_SHORTS, steps + 16)
-    x2, x3 = x2 * read(_SHORTS, steps + 32), x3 * read(_SHORTS, steps + 48)
-    x4, x5 = x4 * read(_SHORTS, steps + 64), x5 * read(_SHORTS, steps + 80)
-    x6, x7 = x6 * read(_SHORTS, steps + 96), x7 * read(_SHORTS, steps + 112)
-    if flat:
+    x, step = read_square(_SHORTS, block, 16), read_square(_SHORTS, steps, 16)
+    first = x[0] * step[0]
+    if is_zero(x[1] | x[2] | x[3] | x[4] | x[5] | x[6] | x[7]):
         # Where there is only the first row, libjpeg-turbo's 16 bits overflow where ours would not: they lose the first
         # two.
-        x0 = x0 << _BETWEEN_BITS >> _BETWEEN_BITS
-    rows = x0, x1, x2, x3, x4, x5, x6, x7
+        first = first << _BETWEEN_BITS >> _BETWEEN_BITS
+    rows = (
+        *(first, x[1] * step[1], x[2] * step[2], x[3] * step[3]),
+        *(x[4] * step[4], x[5] * step[5], x[6] * step[6], x[7] * step[7]),
+    )
     columns = transposed(_cosines(rows, _CONSTANT_BITS - _BETWEEN_BITS))
     rows = transposed(_cosines(columns, _CONSTANT_BITS + _BETWEEN_BITS + 3))
     for row in range(8):

@@ -22,6 +22,7 @@ from resact.cache.machine_code.vectors import (
     prefetch,
     products_added,
     read,
+    read_square,
     same_bits,
     shifted_right,
     show_to_other_threads,
@@ -147,33 +148,9 @@ def _turn(a: Arguments, lanes: int, target: int) -> None:
     """What lies in `mixed`, transposed, to `target`, in whole tiles."""
     for lane in range(0, lanes, TILE):
         for row in range(0, a.size, TILE):
-            source = a.mixed + row * a.mixed_step + lane
-            rows = _tile(source, a.mixed_step)
-            columns = transposed(rows)
+            columns = transposed(read_square(_TILE_ROW, a.mixed + row * a.mixed_step + lane, a.mixed_step))
             for column in range(TILE):
                 write(_TILE_ROW, target + (lane + column) * a.pitch + row, columns[column])
-
-
-@inlined
-def _tile(source: int, step: int) -> Any:
-    return (
-        read(_TILE_ROW, source),
-        read(_TILE_ROW, source + step),
-        read(_TILE_ROW, source + 2 * step),
-        read(_TILE_ROW, source + 3 * step),
-        read(_TILE_ROW, source + 4 * step),
-        read(_TILE_ROW, source + 5 * step),
-        read(_TILE_ROW, source + 6 * step),
-        read(_TILE_ROW, source + 7 * step),
-        read(_TILE_ROW, source + 8 * step),
-        read(_TILE_ROW, source + 9 * step),
-        read(_TILE_ROW, source + 10 * step),
-        read(_TILE_ROW, source + 11 * step),
-        read(_TILE_ROW, source + 12 * step),
-        read(_TILE_ROW, source + 13 * step),
-        read(_TILE_ROW, source + 14 * step),
-        read(_TILE_ROW, source + 15 * step),
-    )
 
 
 @called

@@ -88,7 +88,7 @@ def _shuffled(builder: Any, one: Any, other: Any, order: list[int]) -> Any:
     return builder.shuffle_vector(one, other, ir.VectorType(_INDEX, len(order))(order))
 
 
-def intrinsic_of_llvm(builder: Any, name: str, result: Any, *operands: Any) -> Any:
+def _llvm_function(builder: Any, name: str, result: Any, *operands: Any) -> Any:
     """LLVM's function of that name, without the `llvm.` before it: mostly one instruction of the processor."""
     name = f"llvm.{name}"
     kind = ir.FunctionType(result, [operand.type for operand in operands])
@@ -103,6 +103,16 @@ def read(kinds: Any, builder: Any, kind: Any, address: Any) -> Any:
     """The vector or number that lies at an address: `read(uint8, address)`."""
     llvm = _llvm(kinds[0])
     return builder.load(builder.inttoptr(address, llvm.as_pointer()), typ=llvm, align=1)
+
+
+@_instruction(lambda kind, *_: types.UniTuple(kind.instance_type, kind.instance_type.lanes))
+def read_square(kinds: Any, builder: Any, kind: Any, address: Any, step: Any) -> Any:
+    """As many vectors as each has lanes, `step` bytes apart: a tuple."""
+    llvm, rows = _llvm(kinds[1].instance_type), []
+    for row in range(llvm.count):
+        place = builder.add(address, builder.mul(step, step.type(row)))
+        rows.append(builder.load(builder.inttoptr(place, llvm.as_pointer()), typ=llvm, align=1))
+    return rows
 
 
 @_instruction(lambda *_: types.void)
@@ -155,9 +165,9 @@ def zeros_below(kinds: Any, builder: Any, value: Any) -> Any:
 def crc32c(kinds: Any, builder: Any, crc: Any, value: Any) -> Any:
     """After 8 more bytes, or one where `value` is no uint64; both are uint64. SSE 4.2's instruction."""
     if kinds[2] == types.uint64:
-        return intrinsic_of_llvm(builder, "x86.sse42.crc32.64.64", crc.type, crc, value)
+        return _llvm_function(builder, "x86.sse42.crc32.64.64", crc.type, crc, value)
     crc, byte = builder.trunc(crc, ir.IntType(32)), builder.trunc(value, ir.IntType(8))
-    return builder.zext(intrinsic_of_llvm(builder, "x86.sse42.crc32.32.8", crc.type, crc, byte), ir.IntType(64))
+    return builder.zext(_llvm_function(builder, "x86.sse42.crc32.32.8", crc.type, crc, byte), ir.IntType(64))
 
 
 # Vectors ----------------------------------------------------------------------------------------------------
@@ -314,7 +324,7 @@ def _interleaved(builder: Any, one: Any, other: Any, begin: int) -> Any:
 def products_added(kinds: Any, builder: Any, one: Any, other: Any) -> Any:
     """Of int16, each two neighbours' products, added."""
     name = {32: "avx512.pmaddw.d.512", 16: "avx2.pmadd.wd"}[kinds[1].lanes]
-    return intrinsic_of_llvm(builder, f"x86.{name}", _llvm(kinds[0]), one, other)
+    return _llvm_function(builder, f"x86.{name}", _llvm(kinds[0]), one, other)
 
 
 @_instruction(lambda kind, _: Vector(types.uint8 if kind.element == types.int16 else types.int16, 2 * kind.lanes))
@@ -327,4 +337,4 @@ def packed(kinds: Any, builder: Any, one: Any, other: Any) -> Any:
         ("int16", 16): "avx2.packuswb",
     }
     name = names[str(kinds[1].element), kinds[1].lanes]
-    return intrinsic_of_llvm(builder, f"x86.{name}", _llvm(kinds[0]), one, other)
+    return _llvm_function(builder, f"x86.{name}", _llvm(kinds[0]), one, other)
