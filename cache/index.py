@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.durable import sync_folder, write_file, write_synced
-from resact.cache.files import Files, require_size
+from resact.cache.files import Files, LocalFiles, require_size
 from resact.cache.layout import (
     CRC_BYTES,
     DOCUMENT,
@@ -362,7 +362,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         # Unless a prep has just replaced the generation.
         if _read_pointer(files) != head:
             return read_index(files, classes, splits)
-        raise DamagedError(f"{where}: {error.filename} is missing: {_REBUILD}") from None
+        raise DamagedError(f"{error.filename} is missing: {_REBUILD}") from None
     except KeyError as error:
         raise DamagedError(f"{where}: {error} is missing: {_REBUILD}") from None
     return index.merged(Index.of(journal, classes, splits))
@@ -422,16 +422,25 @@ def _cut_torn_line(path: Path) -> None:
     os.truncate(path, data.rfind(b"\n") + 1)
 
 
+def journal_bytes(files: Files) -> bytes | None:
+    """None where no prep is under way, or it has this moment put the rows into the index."""
+    try:
+        return files.read(JOURNAL)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        if isinstance(files, LocalFiles):
+            raise
+        return None  # as buckets say of what they do not hold to those who may not list it
+
+
 def read_journal(files: Files) -> Iterator[VideoRecord]:
     """The journal's records, later ones of a video replacing earlier ones; a torn last line is not one.
 
     Raises:
         DamagedError: a line does not match its checksum.
     """
-    try:
-        lines = files.read(JOURNAL).split(b"\n")
-    except FileNotFoundError:  # no prep is under way, or it has this moment put the rows into the index
-        return iter(())
+    lines = (journal_bytes(files) or b"").split(b"\n")
     records = {}
     for number, line in enumerate(lines[:-1], start=1):
         checksum, _, text = line.partition(b" ")

@@ -7,8 +7,15 @@ from resact.errors import StoreNotFoundError, UsageError
 
 
 def data_folder() -> Path:
-    """`RESACT_DATA`, or `data` in the current folder."""
-    return Path(os.environ.get("RESACT_DATA") or "data")
+    """`RESACT_DATA`, or `data` in the current folder.
+
+    Raises:
+        UsageError: it is a URL.
+    """
+    named = os.environ.get("RESACT_DATA") or "data"
+    if "://" in named:
+        raise UsageError(f"got RESACT_DATA={named}, expected a folder: name a store's URL where the command takes one")
+    return Path(named)
 
 
 def default_store(dataset: str) -> Path:

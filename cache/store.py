@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.codecs import CODEC_NAMES, Box
-from resact.cache.files import Files, open_files
+from resact.cache.files import Files, LocalFiles, open_files
 from resact.cache.index import Index, read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
@@ -186,12 +186,15 @@ class ClipStore:
                 if self.files.exists(DOCUMENT):
                     raise self._damaged(f"{video_id}: its shard is missing") from None
         except OSError as error:
-            raise StoreError(
-                f"{video_id}: cannot read its shard from {self.files} ({error.strerror or error}): "
-                "run it again once the file system or server answers"
-            ) from error
+            raise self._unreadable(video_id, error) from error
         raise StoreNotFoundError(
             f"{video_id}: cannot read its shard, the whole store is gone from {self.files}: is its file system mounted?"
+        )
+
+    def _unreadable(self, video_id: str, error: OSError) -> StoreError:
+        return StoreError(
+            f"{video_id}: cannot read its shard from {self.files} ({error.strerror or error}): "
+            "run it again once the file system or server answers"
         )
 
     def _damaged(self, problem: str) -> DamagedError:
@@ -199,7 +202,7 @@ class ClipStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes open it again: what is mapped in one is no message to another."""
-        return open_store, (str(self.files),)
+        return open_store, (self.files.address,)
 
     def _read_with_zarr(
         self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
@@ -211,20 +214,32 @@ class ClipStore:
         """
         import zarr
 
-        node = f"{self.files}/{array_name(video_id)}"
         try:
-            unseal(self.files.read(f"{array_name(video_id)}/{DOCUMENT}"), f"{node}/{DOCUMENT}")
-            self.files.size(f"{array_name(video_id)}/{SHARD}")
-            frames = np.asarray(zarr.open_array(node, mode="r")[start:stop])
-        except FileNotFoundError as error:
+            frames = np.asarray(zarr.open_array(self._zarr_store(array_name(video_id)), mode="r")[start:stop])
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise self._damaged(f"{video_id}: its array is incomplete ({error})") from None
         except DamagedError:
             raise
+        except OSError as error:
+            raise self._unreadable(video_id, error) from error
         except Exception as error:  # codecs of others may raise anything
             raise self._damaged(f"{video_id}: zarr cannot read it ({error})") from error
         if frames.shape != (stop - start, *size, 3):
             raise self._damaged(f"{video_id}: its array has not the shape in the index")
         out[:] = frames[:, box.top : box.bottom, box.left : box.right]
+
+    def _zarr_store(self, name: str) -> Any:
+        """Where zarr finds an array: its folder here, or all of it fetched, as zarr cannot tell what a server lacks."""
+        document = self.files.read(f"{name}/{DOCUMENT}")
+        unseal(document, f"{self.files}/{name}/{DOCUMENT}")
+        if isinstance(self.files, LocalFiles):
+            self.files.size(f"{name}/{SHARD}")
+            return self.files.root / name
+        from zarr.buffer.cpu import Buffer
+        from zarr.storage import MemoryStore
+
+        fetched = {DOCUMENT: document, SHARD: self.files.read(f"{name}/{SHARD}")}
+        return MemoryStore({key: Buffer.from_bytes(data) for key, data in fetched.items()})
 
 
 def open_store(path: str | os.PathLike[str]) -> ClipStore:
@@ -261,9 +276,13 @@ def read_settings(files: Files) -> StoreSettings:
     """
     try:
         data = files.read(DOCUMENT)
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if isinstance(files, LocalFiles):
+            raise StoreNotFoundError(
+                f"no clip store at {files}: make one with `resact prep DATASET --store {files}`"
+            ) from None
         raise StoreNotFoundError(
-            f"no clip store at {files}: make one with `resact prep DATASET --store {files}`"
+            f"no clip store at {files} ({error.strerror}): check its address, which ends in the store's folder"
         ) from None
     if b'"zarr_format"' in data and b'"format"' not in data and b'"dataset"' not in data:
         raise StoreNotFoundError(f"{files} is a Zarr group, but no clip store: name another path")

@@ -1,8 +1,10 @@
-"""Checking every byte of a local store, and making its index again from the arrays."""
+"""Checking every byte of a store, here or remote, and making a local store's index again from the arrays."""
 
+import os
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.durable import store_lock
-from resact.cache.files import LocalFiles
-from resact.cache.index import Index, index_files, pointer_document, read_index, write_index
+from resact.cache.files import Files, LocalFiles, open_files
+from resact.cache.index import Index, index_files, journal_bytes, pointer_document, read_index, write_index
 from resact.cache.layout import (
     CRC_BYTES,
     DOCUMENT,
     FAILED,
     INDEX,
-    JOURNAL,
     SHARD,
     VideoRecord,
     array_name,
@@ -34,7 +35,7 @@ from resact.cache.layout import (
 from resact.cache.settings import StoreSettings
 from resact.cache.store import read_settings
 from resact.cache.whole import read_whole
-from resact.errors import DamagedError, ResactError
+from resact.errors import DamagedError, ResactError, StoreError
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,9 @@ class Problem:
     problem: str
 
 
+_READ_BYTES = 8 << 20  # at a time, of frames
+_REMOTE_THREADS = 16  # mostly, they wait
+
 ROOT_OF_FAILED = f"{FAILED}/{DOCUMENT}"
 Nodes = dict[str, bool]
 """Array name -> whether it stands for a failed video."""
@@ -54,13 +58,19 @@ Progress = Callable[[int, int], None]
 
 
 def verify_store(
-    path: Path, *, threads: int, progress: Progress = lambda *_: None, only: Collection[str] | None = None
+    store: str | os.PathLike[str],
+    *,
+    threads: int,
+    progress: Progress = lambda *_: None,
+    only: Collection[str] | None = None,
 ) -> tuple[int, list[Problem]]:
     """Read the whole store: every document, every shard index, every frame's checksum, every frame decoded.
 
+    Where folders cannot be listed, as on web servers, what the index names is checked; nothing else is looked for.
+
     Args:
-        path: local path of the store.
-        threads: videos checked at a time.
+        store: local path or fsspec URL.
+        threads: videos checked at a time; of a remote store, no fewer than 16.
         progress: see `Progress`.
         only: of the videos, check just these; None for all.
 
@@ -69,23 +79,40 @@ def verify_store(
 
     Raises:
         StoreNotFoundError: nothing there.
+        StoreError: the server does not answer, or refuses.
     """
-    files = LocalFiles(path)
+    files = open_files(store)
+    try:
+        return _verify(files, threads, progress, only)
+    except OSError as error:
+        raise StoreError(
+            f"cannot read the store at {files} ({error.strerror or error}), so it was not verified to its end: "
+            "run it again once the file system or server answers"
+        ) from error
+
+
+def _verify(files: Files, threads: int, progress: Progress, only: Collection[str] | None) -> tuple[int, list[Problem]]:
+    local = isinstance(files, LocalFiles)
     problems: list[Problem] = []
     try:
         settings = read_settings(files)
     except DamagedError as error:
         return 0, [Problem(None, f"{error}; without its settings nothing else can be checked")]
-    unfinished = files.exists(JOURNAL)  # asked first: meanwhile, videos may come that the index does not list yet
-    nodes, stray = find_nodes(files)
-    problems += stray
-    problems += _check_index_files(files, settings)
+    # Asked first: meanwhile, videos may come that the index does not list yet.
+    unfinished = journal_bytes(files) is not None
     try:
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
         listed = {index.video_id[row]: row for row in range(len(index))}
     except ResactError as error:
         problems.append(Problem(None, str(error)))
         index, listed = None, {}
+    if files.can_list:
+        nodes, stray = find_nodes(files)
+        problems = stray + problems
+    else:
+        statuses = index.status if index is not None else []
+        nodes = {array_name(video_id): statuses[row] == "failed" for video_id, row in listed.items()}
+    problems += _check_index_files(files, settings)
     present = {video_id_of(name) for name in nodes}
     problems += [Problem(v, "in the index, but its array is gone") for v in listed if v not in present]
 
@@ -98,12 +125,16 @@ def verify_store(
             if video_id not in listed:
                 return [Problem(video_id, "an array that the index does not list: run prep again, or --rebuild-index")]
             _check_row(index, listed[video_id], record)
-        except (ResactError, OSError) as error:
+        except ResactError as error:
+            return [Problem(video_id, str(error))]
+        except OSError as error:  # a disk fails at one place, a server for all
+            if not local and not isinstance(error, FileNotFoundError):
+                raise
             return [Problem(video_id, str(error))]
         return []
 
     chosen = [name for name in nodes if only is None or video_id_of(name) in only]
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads if local else max(threads, _REMOTE_THREADS)) as pool:
         for done, found in enumerate(pool.map(check, chosen), start=1):
             problems += found
             progress(done, len(chosen))
@@ -127,7 +158,7 @@ def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
     return len(index), problems
 
 
-def index_of_arrays(files: LocalFiles, settings: StoreSettings) -> tuple[Index, list[Problem]]:
+def index_of_arrays(files: Files, settings: StoreSettings) -> tuple[Index, list[Problem]]:
     """The index that the arrays give, and what is damaged and left out; frames are not decoded."""
     nodes, problems = find_nodes(files)
     records = []
@@ -139,9 +170,7 @@ def index_of_arrays(files: LocalFiles, settings: StoreSettings) -> tuple[Index, 
     return Index.of(records, settings.dataset.classes, settings.dataset.splits), problems
 
 
-def sound_record(
-    files: LocalFiles, settings: StoreSettings, name: str, *, failed: bool, decode: bool = True
-) -> VideoRecord:
+def sound_record(files: Files, settings: StoreSettings, name: str, *, failed: bool, decode: bool = True) -> VideoRecord:
     """One video's record, once every byte of it has been checked.
 
     Raises:
@@ -152,7 +181,7 @@ def sound_record(
     return record
 
 
-def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed: bool) -> VideoRecord:
+def read_record(files: Files, settings: StoreSettings, name: str, *, failed: bool) -> VideoRecord:
     """One video's record from its own node, checksums tested.
 
     Raises:
@@ -180,7 +209,7 @@ def read_record(files: LocalFiles, settings: StoreSettings, name: str, *, failed
     return record
 
 
-def find_nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
+def find_nodes(files: Files) -> tuple[Nodes, list[Problem]]:
     """The videos that have a node, and what lies about that is none.
 
     A video that succeeded after all may still have its note of failure, if prep was killed at that moment:
@@ -190,10 +219,12 @@ def find_nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
     problems = []
     for folder, failed in ((FAILED, True), ("", False)):
         prefix = f"{folder}/" if folder else ""
-        for name in files.list(folder) if files.exists(folder) else []:
-            if name == DOCUMENT or (not folder and name in (INDEX, FAILED)):
-                continue
-            if files.exists(f"{prefix}{name}/{DOCUMENT}"):
+        found = files.list(folder) if files.exists(folder) else []
+        names = [name for name in found if name != DOCUMENT and (folder or name not in (INDEX, FAILED))]
+        with ThreadPoolExecutor(_REMOTE_THREADS) as pool:
+            are_there = pool.map(files.exists, [f"{prefix}{name}/{DOCUMENT}" for name in names])
+        for name, is_there in zip(names, are_there, strict=True):
+            if is_there:
                 nodes[name] = failed
             else:
                 problems.append(
@@ -202,19 +233,27 @@ def find_nodes(files: LocalFiles) -> tuple[Nodes, list[Problem]]:
     return nodes, problems
 
 
-def _check_frames(files: LocalFiles, settings: StoreSettings, record: VideoRecord, *, decode: bool) -> None:
+def _check_frames(files: Files, settings: StoreSettings, record: VideoRecord, *, decode: bool) -> None:
     if record.status == "failed":
         return
-    name = f"{array_name(record.video_id)}/{SHARD}"
     frame = np.empty((record.height, record.width, 3), np.uint8)
-    start = 0
-    for number, size in enumerate(record.frame_bytes.tolist()):
-        data = files.read_range(name, start, start + size)
+    for number, data in enumerate(_frames(files, f"{array_name(record.video_id)}/{SHARD}", record.frame_bytes)):
         if crc32c(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
             raise DamagedError(f"frame {number} does not match its checksum")
         if decode:
             settings.frame_codec.decode_into(data[:-CRC_BYTES], frame)
-        start += size
+
+
+def _frames(files: Files, name: str, frame_bytes: npt.NDArray[np.uint32]) -> Iterator[memoryview]:
+    """The stored bytes of one frame after the other, of many at a time."""
+    edges = np.concatenate([[0], np.cumsum(frame_bytes, dtype=np.int64)])
+    first = 0
+    while first < len(frame_bytes):
+        stop = max(first + 1, int(np.searchsorted(edges, edges[first] + _READ_BYTES, "right")) - 1)
+        data = memoryview(files.read_range(name, int(edges[first]), int(edges[stop])))
+        for low, high in pairwise((edges[first : stop + 1] - edges[first]).tolist()):
+            yield data[low:high]
+        first = stop
 
 
 def _check_row(index: Index, row: int, record: VideoRecord) -> None:
@@ -244,15 +283,15 @@ def row_values(index: Index, row: int) -> dict[str, Any]:
     return values | {f"split {name}": int(codes[row]) for name, codes in index.splits.items()}
 
 
-def _check_index_files(files: LocalFiles, settings: StoreSettings) -> Iterator[Problem]:
+def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Problem]:
     """Byte by byte what `write_index` writes, where no prep is under way."""
-    if not files.exists(ROOT_OF_FAILED) or files.read(ROOT_OF_FAILED) != seal(group_document({})):
+    if _read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
     try:
         read_whole(files)
     except DamagedError as error:
         yield Problem(None, str(error))
-    if files.exists(JOURNAL):
+    if journal_bytes(files) is not None:
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return
     try:
@@ -262,5 +301,12 @@ def _check_index_files(files: LocalFiles, settings: StoreSettings) -> Iterator[P
     generation, expected = index_files(index)
     expected[f"{INDEX}/{DOCUMENT}"] = pointer_document(generation, index)
     for name, data in expected.items():
-        if not files.exists(name) or files.read(name) != data:
+        if _read_if_there(files, name) != data:
             yield Problem(None, f"{name}: missing or changed: run with --rebuild-index")
+
+
+def _read_if_there(files: Files, name: str) -> bytes | None:
+    try:
+        return files.read(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

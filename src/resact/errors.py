@@ -20,6 +20,8 @@
         ├── SettingsError        it was made with other settings
         └── DamagedError         its bytes are not those that were written
 
+A warning, SlowServerWarning, says that a store's web server makes reading slow.
+
 Command-line exit codes: UsageError 2, Interrupted 130, every other one 1.
 """
 
@@ -104,3 +106,7 @@ class SettingsError(StoreError):
 
 class DamagedError(StoreError):
     """Bytes of the store are not those that were written."""
+
+
+class SlowServerWarning(UserWarning):
+    """A web server sends whole files where parts of them were asked for."""

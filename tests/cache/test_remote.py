@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -12,10 +13,12 @@ import numpy as np
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
+from tests.cache.conftest import VIDEOS
 
 from resact.cache.layout import array_name
 from resact.cache.store import open_store
-from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
+from resact.cache.verify import verify_store
+from resact.errors import DamagedError, StoreError, StoreNotFoundError, ToolError, UsageError
 
 SHARD = "0.0.0.0"
 WIDE = f"bucket/a.zarr/wide/{SHARD}"
@@ -157,9 +160,70 @@ def test_a_server_that_is_gone_is_an_error_by_name(stores, connect) -> None:
         store.read("wide", 0, 3)
     with pytest.raises(StoreError, match=r"cannot read the store at s3://bucket/a.zarr .*EndpointConnection"):
         open_store("s3://bucket/a.zarr")
+    with pytest.raises(StoreError, match=r"cannot read the store at s3://bucket/a.zarr .*not verified to its end"):
+        verify_store("s3://bucket/a.zarr", threads=1)
 
 
 def test_no_store_in_the_bucket(bucket) -> None:
     for url in ("s3://bucket/none.zarr", "s3://no-such-bucket/a.zarr"):
         with pytest.raises(StoreNotFoundError, match=f"no clip store at {url}"):
             open_store(url)
+
+
+def test_verify_reads_all_of_a_remote_store(stores, bucket, requests: Requests) -> None:
+    built = stores["jpeg"]
+    url = put(bucket, built)
+    requests.take()
+    assert verify_store(url, threads=1) == (len(VIDEOS), [])
+    shards = [line for line in requests.take() if line.startswith("GET") and line.endswith(SHARD)]
+    assert len(shards) == 2 * len(built.pixels)  # a shard's index, and all its frames at once
+
+
+def test_verify_names_what_is_bad_in_a_bucket(stores, bucket) -> None:
+    url = put(bucket, stores["lz4"])
+    one = f"bucket/a.zarr/{array_name('one frame')}"
+    flipped = bytearray(bucket.cat_file(WIDE))
+    flipped[100] ^= 4
+    bucket.pipe_file(WIDE, bytes(flipped))
+    bucket.rm(one, recursive=True)
+    bucket.pipe_file("bucket/a.zarr/stray/file", b"x")
+    (column,) = (name for name in bucket.find("bucket/a.zarr/index") if name.endswith("/label/0"))
+    bucket.pipe_file(column, bucket.cat_file(column)[:-1] + b"x")
+    count, problems = verify_store(url, threads=1)
+    assert count == len(VIDEOS) - 1
+    assert [problem.video_id for problem in problems] == [None, None, "wide"]
+    assert problems[0].problem == "stray: not part of the store (a killed prep's; run prep again)"
+    assert "column label does not match its checksum" in problems[1].problem
+    bucket.rm_file(column)
+    assert "/label/0 is missing: run `resact verify" in verify_store(url, threads=1)[1][1].problem
+
+
+def test_urls_of_other_kinds(stores, tmp_path: Path) -> None:
+    built = stores["zstd"]
+    system = fsspec.filesystem("memory")
+    system.put(f"{built.path}/", "/deep/a.zarr", recursive=True)
+    try:
+        for url in (
+            f"file://{built.path}",
+            f"local://{built.path}/",
+            "memory://deep/a.zarr",
+            "memory:///deep/a.zarr//",
+        ):
+            assert verify_store(url, threads=1) == (len(VIDEOS), [])
+            assert np.array_equal(open_store(url).read("wide", 0, 3), built.pixels["wide"])
+    finally:
+        system.rm("/deep", recursive=True)
+    with pytest.raises(
+        UsageError, match=r"got nothing://x, expected a path or a URL such as s3://.*: Protocol not known"
+    ):
+        open_store("nothing://x")
+    with pytest.raises(ToolError, match="gs://x needs a package that is not installed: "):
+        open_store("gs://x")
+
+
+def test_passwords_are_not_shown() -> None:
+    with pytest.raises(
+        StoreError, match=r"cannot reach ftp://me@127\.0\.0\.1:1/a\.zarr \(ConnectionRefusedError"
+    ) as caught:
+        open_store("ftp://me:secret@127.0.0.1:1/a.zarr")
+    assert "secret" not in str(caught.value)

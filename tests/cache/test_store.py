@@ -10,6 +10,7 @@ import fsspec
 import numpy as np
 import pytest
 import zarr
+from tests.cache.web_server import serve
 from zarr.codecs import BytesCodec
 from zarr.registry import register_codec
 
@@ -329,6 +330,22 @@ def test_an_unknown_codec_is_left_to_zarr(unknown) -> None:
     for video_id, frames in unknown.frames.items():
         for start, stop in ranges(len(frames), 3):
             assert np.array_equal(store.read(video_id, start, stop), frames[start:stop])
+
+
+def test_an_unknown_codec_behind_a_web_server(unknown) -> None:
+    with serve(unknown.path.parent) as web:
+        store = open_store(f"{web.address}/unknown.zarr")
+        for video_id, frames in unknown.frames.items():
+            assert np.array_equal(store.read(video_id, 0, len(frames)), frames)
+        shard = unknown.path / "wide" / "0.0.0.0"
+        shard.write_bytes(bytes(16) + shard.read_bytes()[16:])
+        with pytest.raises(DamagedError, match="wide: zarr cannot read it"):
+            store.read("wide", 0, 3)
+        shard.unlink()
+        with pytest.raises(DamagedError, match=r"wide: its array is incomplete .*404"):
+            store.read("wide", 0, 3)
+    with pytest.raises(StoreError, match="wide: cannot read its shard from http"):
+        store.read("wide", 0, 3)
 
 
 @pytest.mark.parametrize("victim", ["0.0.0.0", DOCUMENT])

@@ -18,6 +18,7 @@ import numpy as np
 from rich.console import Console
 
 from resact.bench.competitors import CALLS, PACKAGES, Task, Team
+from resact.cache.files import LocalFiles
 from resact.cache.layout import SHARD, array_name
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore, open_store
@@ -81,6 +82,8 @@ def bench_loader(
     """
     _require_installed(competitors)
     opened = [open_store(store) for store in stores]
+    if remote := [store.files for store in opened if not isinstance(store.files, LocalFiles)]:
+        raise UsageError(f"got {remote[0]}, expected stores in folders: the others read files of this machine alone")
     if len({store.settings.codec for store in opened}) < len(opened):
         raise UsageError("got two stores of one codec, expected one store a codec")
     rows = _same_videos(opened, sources)[:clips]

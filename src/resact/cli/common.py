@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 DONE_WITH_FAILURES = 3
 """Exit code: done, but some videos failed."""
 
+
+def no_url(value: Any) -> Any:
+    """A callback: refuse a URL, or several, where a path is expected. `Path` has made one slash of two by then."""
+    for path in value if isinstance(value, list) else [value]:
+        match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*:)/(.*)", str(path))
+        if match and not Path(match[1]).exists():
+            url = f"{match[1]}//{'/' if match[1] == 'file:' else ''}{match[2]}"
+            raise UsageError(f"got {url}, expected a path: only a store that is read can be a URL")
+    return value
+
+
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End standard output with one JSON object; all else to standard error.")
 ]
@@ -42,7 +53,7 @@ StoreArgument = Annotated[
 ]
 RootOption = Annotated[
     Path | None,
-    typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data)."),
+    typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data).", callback=no_url),
 ]
 ClassesOption = Annotated[
     list[str] | None,

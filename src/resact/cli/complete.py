@@ -33,7 +33,9 @@ def stores(incomplete: str) -> list[str]:
     """Offer the stores in the data folder."""
     from resact.cache.places import data_folder
 
-    return _beginning_with(incomplete, sorted(str(path.parent) for path in data_folder().glob("*.zarr/zarr.json")))
+    with suppress(ResactError, OSError):  # a tab key is no place for errors
+        return _beginning_with(incomplete, sorted(str(path.parent) for path in data_folder().glob("*.zarr/zarr.json")))
+    return []
 
 
 def videos(incomplete: str) -> list[str]:
@@ -41,7 +43,7 @@ def videos(incomplete: str) -> list[str]:
     from resact.cache.places import find_store
     from resact.cache.store import open_store
 
-    with suppress(ResactError, OSError):  # a tab key is no place for errors
+    with suppress(ResactError, OSError):
         return _beginning_with(incomplete, open_store(find_store()).index.video_id)
     return []
 

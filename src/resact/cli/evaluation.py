@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from resact.cli import complete
-from resact.cli.common import DONE_WITH_FAILURES, FfmpegOption, JsonOption, check_timeout, open_console, print_json
+from resact.cli.common import (
+    DONE_WITH_FAILURES,
+    FfmpegOption,
+    JsonOption,
+    check_timeout,
+    no_url,
+    open_console,
+    print_json,
+)
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.training import RunsOption, ThreadsOption
 from resact.errors import UsageError
@@ -129,7 +137,7 @@ def evaluate(
 
 @app.command()
 def predict(
-    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.")],
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.", callback=no_url)],
     run: Annotated[
         str | None,
         typer.Option(

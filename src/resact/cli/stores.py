@@ -31,7 +31,11 @@ from resact.cli.common import (
     check_timeout,
     decode_settings,
     load_videos,
+<<<<<<< HEAD
     names_in,
+=======
+    no_url,
+>>>>>>> f7d616a (Stores on web servers: names are quoted, servers without ranges are read right, each refusal is one line; verify reads remote stores)
     open_console,
     prep_job,
     print_json,
@@ -58,7 +62,10 @@ def prep(
     root: RootOption = None,
     store: Annotated[
         Path | None,
-        typer.Option(help="Store to make or to go on with; left out, that of the data set in the data folder."),
+        typer.Option(
+            help="Store to make or to go on with; left out, that of the data set in the data folder.",
+            callback=no_url,
+        ),
     ] = None,
     codec: Annotated[
         str,
@@ -172,6 +179,7 @@ def verify(
     """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 when something is wrong."""
     from rich.progress import Progress
 
+    from resact.cache.files import local_path, open_files
     from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.verify import rebuild_index as run_rebuild
@@ -182,32 +190,44 @@ def verify(
     if not repair and (root, workers, ffmpeg) != (None, None, None):
         raise UsageError("got --root, --workers or --ffmpeg, which only --repair uses: add it, or leave them out")
     check_timeout(timeout)
-    path = Path(store or find_store())
+    named = store or find_store()
+    path, local = open_files(named), local_path(named)
+    if local is None and (repair or rebuild_index):
+        raise UsageError(
+            f"got {'--repair' if repair else '--rebuild-index'} for {path}, expected a store in a folder: "
+            "copy it to this machine first"
+        )
     console = open_console(json_output)
-    if rebuild_index:
-        listed, left_out = run_rebuild(path)
+    if local is not None and rebuild_index:
+        listed, left_out = run_rebuild(local)
         console.print(f"{path}: index of {listed:,} videos made again from the arrays")
         for problem in left_out:
             console.print(printable(f"left out: {problem.video_id or path}: {problem.problem}"))
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("verify", total=None)
         videos, problems = verify_store(
-            path,
+            named,
             threads=worker_count(None),
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     for problem in problems:
         console.print(printable(f"bad: {problem.video_id or path}: {problem.problem}"))
     console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems")
+    if not path.can_list:
+        console.print(
+            "note: a web server lists no folders: what the index names was checked, and not what else is there"
+        )
     result: dict[str, Any] = {"videos": videos, "bad": problems, "repaired": [], "not_repaired": problems}
-    if problems and repair:
-        result |= vars(_repair(path, problems, root, workers, ffmpeg, timeout, console))
+    if problems and repair and local is not None:
+        result |= vars(_repair(local, problems, root, workers, ffmpeg, timeout, console))
         for done in result["repaired"]:
             console.print(printable(f"repaired: {done.video_id or path}: {done.how}"))
         for problem in result["not_repaired"]:
             console.print(printable(f"not repaired: {problem.video_id or path}: {problem.problem}"))
-    elif problems:
+    elif problems and local is not None:
         console.print(f"`resact verify {path} --repair` makes it good again from the source videos")
+    elif problems:
+        console.print("`resact verify FOLDER --repair` makes a copy on this machine good again from the source videos")
     if json_output:
         print_json({key: [asdict(p) for p in value] if key != "videos" else value for key, value in result.items()})
     if result["not_repaired"]:

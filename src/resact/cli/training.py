@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from resact.cli import complete
-from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.common import JsonOption, no_url, open_console, print_json
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.settings import whole_numbers, with_settings
 from resact.errors import UsageError
@@ -15,7 +15,7 @@ from resact.train.networks.variants import VARIED
 
 app = typer.Typer()
 
-RunsOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.")]
+RunsOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.", callback=no_url)]
 StoreOption = Annotated[
     str | None,
     typer.Option(

@@ -1,0 +1,169 @@
+"""Commands that take a store take a URL, or refuse it in one line."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from click.testing import Result
+from fsspec.implementations.http import HTTPFileSystem
+from tests.cache.conftest import _build
+from tests.cache.web_server import WebServer, serve
+from tests.train.runs.conftest import arguments, build_store
+from tests.train.runs.untrained import untrained_run
+from typer.testing import CliRunner
+
+from resact.cache.layout import SHARD
+from resact.cache.store import open_store
+from resact.cli import app
+from resact.errors import ResactError, StoreNotFoundError, UsageError
+from resact.train.runs.files.folder import RunFolder
+
+
+@pytest.fixture(scope="module")
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
+    """A server with two stores, one as of a folder's videos; a run of the other lies beside them."""
+    folder = tmp_path_factory.mktemp("served")
+    _build(folder / "folder.zarr", "zstd")
+    untrained_run(folder / "runs" / "a", open_store(build_store(folder / "tiny.zarr")), modality="residual", seed=0)
+    with serve(folder) as server:
+        server.folder = folder
+        yield server
+    HTTPFileSystem.clear_instance_cache()
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RESACT_DATA", raising=False)
+
+
+def call(*words: object) -> Result:
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if isinstance(result.exception, Exception):
+        raise result.exception
+    return result
+
+
+def test_verify(web: WebServer) -> None:
+    url = f"{web.address}/folder.zarr"
+    result = call("verify", f"{url}/")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        f"{url}: 5 videos checked, 0 problems",
+        "note: a web server lists no folders: what the index names was checked, and not what else is there",
+    ]
+    shard = web.folder / "folder.zarr" / "wide" / SHARD
+    data = shard.read_bytes()
+    shard.write_bytes(data[:50] + bytes([data[50] ^ 1]) + data[51:])
+    try:
+        result = call("verify", url, "--json")
+    finally:
+        shard.write_bytes(data)
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["bad"] == [{"video_id": "wide", "problem": "frame 0 does not match its checksum"}]
+    assert "`resact verify FOLDER --repair` makes a copy on this machine good again" in result.stderr
+
+
+def test_info_and_show(web: WebServer) -> None:
+    url = f"{web.address}/folder.zarr"
+    assert json.loads(call("info", url, "--json").stdout.splitlines()[-1])["videos"] == 5
+    shown = json.loads(call("show", url, "Jump/v_Jump_g01_c01", "-o", "a.png", "--json").stdout.splitlines()[-1])
+    assert shown["videos"][0]["video_id"] == "Jump/v_Jump_g01_c01"
+    assert Path("a.png").stat().st_size
+
+
+def test_train_and_evaluate(web: WebServer) -> None:
+    url = f"{web.address}/tiny.zarr"
+    call(*arguments(f"{url}?token=secret", Path("runs"), "a", epochs=1, batch_size=18))
+    assert RunFolder("runs/a").read_record().store.path == url
+    assert "secret" not in Path("runs/a/config.json").read_text()
+    told = json.loads(call("evaluate", "a", "--views", "2", "--json").stdout.splitlines()[-1])
+    assert (told["store"], told["videos"]) == (url, 6)
+    told = json.loads(call("evaluate", web.folder / "runs" / "a", "--store", url, "--views", "1", "--json").stdout)
+    assert told["store"] == url
+
+
+def test_bench_train(web: WebServer) -> None:
+    words = ("--width", "0.0625", "--depths", "1,1,1,1", "--frames", "4", "--size", "16", "--steps", "1")
+    result = call("bench", "train", "--store", f"{web.address}/tiny.zarr", "--rows", "store", "--rounds", "1", *words)
+    assert "store lz4" in result.stdout
+
+
+def test_file_urls_are_paths(web: WebServer) -> None:
+    url = f"file://{web.folder}/folder.zarr"
+    assert "5 videos checked, 0 problems" in call("verify", url).stdout
+    assert "index of 5 videos made again" in call("verify", url, "--rebuild-index").stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        ("verify s3://b/a.zarr --repair", "got --repair for s3://b/a.zarr, expected a store in a folder: copy it"),
+        ("verify s3://b/a.zarr --rebuild-index", "got --rebuild-index for s3://b/a.zarr, expected a store in a folder"),
+        ("prep sample --store s3://b/a.zarr", "got s3://b/a.zarr, expected a path: only a store that is read can be"),
+        ("prep sample --store file:///b/a.zarr", "got file:///b/a.zarr, expected a path: only a store that is read"),
+        ("prep sample --root https://b/videos", "got https://b/videos, expected a path: only a store that is read"),
+        ("bench prep --root gs://b/videos", "got gs://b/videos, expected a path: only a store that is read can be"),
+        ("report --runs s3://b/runs", "got s3://b/runs, expected a path: only a store that is read can be a URL"),
+        ("predict a.mp4 https://b/c.mp4", "got https://b/c.mp4, expected a path: only a store that is read can be"),
+        ("info nothing://b", "got nothing://b, expected a path or a URL such as s3://"),
+    ],
+)
+def test_what_cannot_be_done_with_a_url_is_one_line(words: str, line: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        call(*words.split())
+    assert str(caught.value).startswith(line)
+    assert "\n" not in str(caught.value)
+    assert not list(Path().iterdir())
+
+
+def test_bench_loader_reads_folders_alone() -> None:
+    system = fsspec.filesystem("memory")
+    _build(Path("a.zarr"), "zstd")
+    system.put("a.zarr/", "/b/a.zarr", recursive=True)
+    try:
+        with pytest.raises(UsageError, match="got memory://b/a.zarr, expected stores in folders"):
+            call("bench", "loader", "--limit", "1", "--classes", "Still", "--workers", "0", "--competitors", "",
+                 "--stores", "memory://b/a.zarr")  # fmt: skip
+    finally:
+        system.rm("/b", recursive=True)
+
+
+def test_a_data_folder_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESACT_DATA", "s3://b/data")
+    with pytest.raises(UsageError, match=r"got RESACT_DATA=s3://b/data, expected a folder"):
+        call("info")
+
+
+@pytest.mark.parametrize("words", ["verify", "info", "show v", "train --store", "bench train --store"])
+def test_no_store_at_a_url(words: str, web: WebServer) -> None:
+    before, _, after = words.partition(" v")
+    url = f"{web.address}/none.zarr"
+    expected = rf"no clip store at {url} \(404 File not found\): check its address, which ends in the store's folder"
+    with pytest.raises(StoreNotFoundError, match=expected):
+        call(*before.split(), url, *(["v", "-o", "v.png"] if "show" in words else []))
+
+
+def test_a_local_folder_that_looks_like_a_url_can_be_meant() -> None:
+    Path("s3:").mkdir()
+    with pytest.raises(ResactError, match=r"s3:/none"):
+        call("prep", "folder", "--root", "s3:/none")
+
+
+def test_the_command_line_notes_a_server_without_ranges(web: WebServer) -> None:
+    web.ranges = False
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "resact", "info", f"{web.address}/folder.zarr", "--json"],
+            capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
+        )  # fmt: skip
+    finally:
+        web.ranges = True
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"resact: note: {web.address}/folder.zarr: its server ignores byte ranges, so each")
+    assert done.stderr.count("ignores byte ranges") == 1
