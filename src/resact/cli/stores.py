@@ -31,11 +31,8 @@ from resact.cli.common import (
     check_timeout,
     decode_settings,
     load_videos,
-<<<<<<< HEAD
     names_in,
-=======
     no_url,
->>>>>>> f7d616a (Stores on web servers: names are quoted, servers without ranges are read right, each refusal is one line; verify reads remote stores)
     open_console,
     prep_job,
     print_json,
