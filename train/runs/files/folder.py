@@ -15,7 +15,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -83,6 +83,18 @@ class RunFolder:
     def exists(self) -> bool:
         """Whether there is a run."""
         return self.config.is_file()
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether a training got anywhere: there is a checkpoint, or a step's figures."""
+        return any(path.stat().st_size for path in (self.path / "last.ckpt", self.metrics) if path.exists())
+
+    def discard(self) -> None:
+        """Remove a run that has no steps; what else lies in the folder stays."""
+        for path in (self.config, self.metrics, self.path / "lock", *self.path.glob("events.out.tfevents.*")):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            self.path.rmdir()
 
     def resume_command(self, world_size: int = 1) -> str:
         """What a user types to go on with the run."""

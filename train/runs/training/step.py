@@ -1,11 +1,14 @@
 """One training step: forward, backward, the optimiser. Shapes: B clips of a batch, C classes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from resact.errors import ToolError
 from resact.train.networks.models import ActionNetwork
 from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
@@ -40,7 +43,14 @@ class TrainStep:
 
         Returns:
             (2,) the sum of this rank's clips' losses, and how many of them score highest where they should.
+
+        Raises:
+            ToolError: the network was to be compiled, and cannot be on this machine.
         """
+        with _compiler_failures_as_error() if self._config.compile else nullcontext():
+            return self._taken(batch, clips, lr, seed)
+
+    def _taken(self, batch: dict[str, Any], clips: int, lr: float, seed: int) -> Tensor:
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         torch.manual_seed(seed)
@@ -57,3 +67,17 @@ class TrainStep:
             nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip_norm)
         self._optimiser.step()
         return torch.stack([loss.detach(), (logits_BC.argmax(1) == label_B).sum()])
+
+
+@contextmanager
+def _compiler_failures_as_error() -> Iterator[None]:
+    """Torch compiles in the first step, and says much when it cannot."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        raise ToolError(
+            f"torch cannot compile the network here ({str(error).strip().splitlines()[0]}): install the compiler that "
+            "it needs (g++; on a GPU gcc, too), or leave --compile out"
+        ) from error

@@ -1,8 +1,8 @@
 """`resact train`: checks everything, begins a run or goes on with it, and trains it to its end."""
 
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -159,6 +159,7 @@ def _train(
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
         record = planned or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))
+        held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
         network, optimiser, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
         if saved is not None and record != saved:
@@ -196,6 +197,19 @@ def _train(
             )
             loop.run()
     return _result(folder, progress, loop.rates)
+
+
+@contextmanager
+def _false_start_undone(folder: RunFolder, *, new: bool) -> Iterator[None]:
+    """A new run that fails before its first step leaves nothing: the next try would be told that it is there."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception:
+        if new and not folder.has_steps:
+            folder.discard()
+        raise
 
 
 def _checked_name(name: str) -> str:
