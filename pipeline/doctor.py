@@ -256,6 +256,34 @@ def _bytes_a_second(steps: Callable[[], Iterator[int]]) -> float:
     return done / (time.perf_counter() - start)
 
 
+def check_temporary_files() -> Check:
+    """What ffmpeg says goes there, and the frames of a video that is looked at once."""
+    mend = "set TMPDIR to a folder that may be written to, on a disk with room"
+    try:
+        folder = tempfile.gettempdir()
+        with tempfile.TemporaryFile() as file:
+            file.write(bytes(_CHUNK_BYTES))
+    except OSError as error:
+        return Check("temporary files", "bad", str(error.strerror), mend)
+    free = shutil.disk_usage(folder).free
+    found = f"{free / 1e9:,.1f} GB free in {folder}"
+    return (
+        Check("temporary files", "ok", found)
+        if free >= _LEAST_FREE
+        else Check("temporary files", "warning", found, mend)
+    )
+
+
+def check_loopback() -> Check:
+    """What prep's worker processes talk over."""
+    from resact.pipeline.executor import loopback_problem
+
+    if problem := loopback_problem():
+        advice = "pass --workers 0 to prep: it then does all the work in one process; in a container, allow `lo`"
+        return Check("loopback", "warning", f"programs here cannot talk over 127.0.0.1: {problem}", advice)
+    return Check("loopback", "ok", "programs here can talk over 127.0.0.1")
+
+
 def check_open_files() -> Check:
     """The limit that a process begins with."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -305,10 +333,12 @@ def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
     """All of these, one after the other."""
     steps: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("versions", check_versions),
+        ("temporary files", check_temporary_files),
         ("ffmpeg", lambda: check_ffmpeg(ffmpeg)),
         ("codecs", check_codecs),
         ("machine code", check_machine_code),
         ("data folder", lambda: check_folder(folder)),
+        ("loopback", check_loopback),
         ("open files", check_open_files),
         ("shared memory", check_shared_memory),
         ("cores", check_cores),
@@ -319,3 +349,5 @@ def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
             yield from [found] if isinstance(found, Check) else found
         except ImportError as error:
             yield Check(name, "bad", str(error), "pip install resact")
+        except OSError as error:
+            yield Check(name, "bad", f"it could not be tried: {error}", "mend what this or the other lines name")

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import socket
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -254,11 +256,17 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
         scheduler: address of a Dask scheduler that is already there, instead.
 
     Raises:
-        ToolError: nobody answers at that address.
+        ToolError: nobody answers at that address, or no processes can be started or reached here.
     """
     if not workers and scheduler is None:
         yield SerialExecutor()
         return
+    if scheduler is None and (problem := loopback_problem()):
+        raise ToolError(
+            f"worker processes talk over 127.0.0.1, which does not work here ({problem}): "
+            "--workers 0 does all the work in this process"
+        )
+    tempfile.gettempdir()  # Dask needs it too, and says less where there is none
     import dask
     from distributed import Client, LocalCluster
     from distributed.utils import silence_logging_cmgr
@@ -286,8 +294,8 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
             with silence_logging_cmgr(logging.CRITICAL), client:  # a scheduler that dies is told by one error of ours
                 yield DaskExecutor(client)
             return
-        with (
-            LocalCluster(
+        try:
+            cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
                 processes=True,
@@ -295,8 +303,23 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
                 dashboard_address="127.0.0.1:0" if has_dashboard() else None,
                 silence_logs=logging.CRITICAL,
                 preload="resact.pipeline.worker",
-            ) as cluster,
-            _kept_up(cluster, workers),
-            Client(cluster, set_as_default=False) as client,
-        ):
+            )
+        except (OSError, RuntimeError) as error:
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise ToolError(
+                f"worker processes cannot be started here ({words}): --workers 0 does all the work in this process"
+            ) from error
+        with cluster, _kept_up(cluster, workers), Client(cluster, set_as_default=False) as client:
             yield DaskExecutor(client)
+
+
+def loopback_problem() -> str | None:
+    """Why programs on this machine cannot talk to each other over 127.0.0.1, as in a bare network namespace."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=_CONNECT_SECONDS),
+        ):
+            return None
+    except OSError as error:
+        return error.strerror or str(error)

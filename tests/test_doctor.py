@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,17 +22,19 @@ from resact.cache.codecs import build_codec
 from resact.cache.machine_code import compiled, crc, jpeg
 from resact.cli import app
 from resact.cli.doctor import check_gpu
-from resact.pipeline import doctor
+from resact.pipeline import doctor, executor
 from resact.pipeline.doctor import (
     Check,
     check_codecs,
     check_cores,
     check_ffmpeg,
     check_folder,
+    check_loopback,
     check_machine,
     check_machine_code,
     check_open_files,
     check_shared_memory,
+    check_temporary_files,
     check_versions,
 )
 
@@ -62,8 +65,8 @@ def test_a_sound_machine_passes_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert {"python", "torch", "zarr", "numcodecs", "dask", "simplejpeg"} <= set(told["versions"])
     states = {check["name"]: check["state"] for check in told["checks"]}
     assert list(states) == [
-        "versions", "ffmpeg", "codecs", "machine code", "data folder", "file locks", "renames, links", "disk speed",
-        "disk space", "open files", "shared memory", "cores", "GPU",
+        "versions", "temporary files", "ffmpeg", "codecs", "machine code", "data folder", "file locks", "renames, links",
+        "disk speed", "disk space", "loopback", "open files", "shared memory", "cores", "GPU",
     ]  # fmt: skip
     assert "bad" not in states.values()
     assert all((check["advice"] is None) == (check["state"] == "ok") for check in told["checks"])
@@ -89,6 +92,28 @@ def test_a_library_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "simplejpeg", None)
     checks = {check.name: check for check in check_machine(tmp_path, None)}
     assert_bad(checks["codecs"], "simplejpeg")
+
+
+def test_no_folder_for_temporary_files_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    assert_bad(check_temporary_files(), "No usable temporary directory")
+
+
+def test_no_loopback_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check_loopback().state == "ok"
+    monkeypatch.setattr(executor, "loopback_problem", lambda: "Network is unreachable")
+    assert_bad(check_loopback(), "127.0.0.1: Network is unreachable", "warning")
+
+
+def test_a_check_that_cannot_be_made_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "/proc")
+
+    monkeypatch.setattr(doctor, "check_cores", fail)
+    assert_bad({check.name: check for check in check_machine(tmp_path, None)}["cores"], "it could not be tried")
 
 
 def test_ffmpeg_that_decodes_is_ok() -> None:

@@ -212,7 +212,7 @@ class VideoDecoder:
         self._num_frames = 0
         self._samples = settings.fps != "source" and settings.rule > FIRST_RULE
         self._declared: tuple[Fraction, Fraction] | None = None  # rate, and what time stamps are multiples of
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed in __exit__; a pipe would fill up and deadlock
+        self._log = _temporary_file()  # closed in __exit__; a pipe would fill up and deadlock
         self._start()
         self._timer = Timer(timeout_seconds, self._time_out)
         self._timer.daemon = True
@@ -455,6 +455,15 @@ class VideoDecoder:
             rest = begun if len(begun) < _PIPE_BYTES else b""
         kept += rest[: _MAX_LOG_BYTES - len(kept)]
         return stamps, kept
+
+
+def _temporary_file() -> IO[bytes]:
+    try:
+        return tempfile.TemporaryFile()
+    except OSError as error:
+        raise ToolError(
+            f"what ffmpeg says cannot be kept ({error.strerror}): set TMPDIR to a folder that may be written to"
+        ) from error
 
 
 def _limit(pid: int, what: int, most: int) -> None:

@@ -1,8 +1,10 @@
 """Both executors give the same; results are bounded in flight; a task that kills its workers is found out."""
 
+import errno
 import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -181,6 +183,35 @@ def test_a_result_counts_although_its_worker_dies_before_it_is_asked_for() -> No
             time.sleep(0.01)
         seen.update(outcomes)
     assert seen == {number: number**2 for number in range(40)}
+
+
+def test_without_loopback_there_is_one_line_and_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with (
+        pytest.raises(ToolError, match=r"127\.0\.0\.1, .* \(Network is unreachable\): --workers 0"),
+        open_executor(workers=1),
+    ):
+        pass
+    with open_executor(workers=0) as executor:
+        assert dict(executor.map_unordered(square, [3])) == {3: 9}
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Cluster failed to start: no\n\n reason"), PermissionError(1, "no\nreason")]
+)
+def test_workers_that_cannot_be_started_are_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    with (
+        pytest.raises(ToolError, match=r"cannot be started here \(.*no reason\): --workers 0"),
+        open_executor(workers=1),
+    ):
+        pass
 
 
 def test_no_scheduler_at_that_address_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 Heavy packages are imported inside commands, so that `--help` stays quick.
 """
 
-import sys
+import os
 from typing import Annotated
 
 import typer
 
 from resact.cli import benchmarks, demo, doctor, evaluation, networks, report, show, stores, training
 from resact.cli.compute_threads import wait_passively
+from resact.cli.streams import say, steady_output
 from resact.errors import ResactError
 
 app = typer.Typer(
@@ -35,14 +36,27 @@ app.add_typer(benchmarks.app, name="bench", rich_help_panel="Measurements")
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
     wait_passively()
-    try:
-        app()
-    except ResactError as error:
-        sys.stderr.write(f"resact: {error}\n")
-        raise SystemExit(error.exit_code) from None
-    except (OSError, ImportError) as error:
-        sys.stderr.write(f"resact: {error}\n")
-        raise SystemExit(1) from None
+    with steady_output():
+        try:
+            app()
+        except ResactError as error:
+            say(str(error))
+            raise SystemExit(error.exit_code) from None
+        except (OSError, ImportError, UnicodeEncodeError) as error:
+            say(_in_words(error))
+            raise SystemExit(1) from None
+
+
+def _in_words(error: Exception) -> str:
+    """What the system said, without numbers of errors; and what helps, where it is one thing."""
+    if isinstance(error, UnicodeEncodeError):
+        return f"names with {error.object[error.start]!a} need UTF-8, this is {error.encoding}: set PYTHONUTF8=1"
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or type(error).__name__
+    if error.filename is None:
+        temporary = "; set TMPDIR to a folder that may be written to" if "temporary directory" in error.strerror else ""
+        return error.strerror + temporary
+    return f"{os.fsdecode(error.filename)}: {error.strerror}"
 
 
 def _version(show: bool) -> None:

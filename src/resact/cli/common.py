@@ -113,7 +113,12 @@ def open_console(json_output: bool) -> "Console":
     """Where people's text goes: standard output, or standard error when a script reads the former."""
     from rich.console import Console
 
-    return Console(stderr=json_output, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    # Lines that come and go need a cursor that moves.
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
+    terminal = False if dumb else None
+    return Console(
+        stderr=json_output, force_terminal=terminal, highlight=False, markup=False, emoji=False, soft_wrap=True
+    )
 
 
 def print_json(payload: dict[str, Any]) -> None:

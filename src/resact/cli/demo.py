@@ -56,13 +56,15 @@ class Stage:
 
 def stages(folder: Path) -> list[Stage]:
     """What the demo does in its folder, in order; a training that was begun there before goes on."""
+    from resact.pipeline.executor import loopback_problem
 
     def train(name: str, *options: str) -> tuple[str, ...]:
         resume = ("--resume",) if (folder / "runs" / name / "config.json").exists() else ()
         return ("train", "--config", "recipe.toml", *options, *resume)
 
+    alone = ("--workers", "0") if loopback_problem() else ()
     return [
-        Stage(PREP, "draws 192 short videos of 8 kinds of motion, and puts them into a store"),
+        Stage((*PREP, *alone), "draws 192 short videos of 8 kinds of motion, and puts them into a store"),
         Stage(("info",), "says what the store holds"),
         Stage(train("rgb-0", "--modality", "rgb"), "a network that sees frames"),
         Stage(train("residual-s1-0"), "the same network sees residuals: how each frame differs from the next"),
