@@ -190,6 +190,18 @@ class RemoteFiles:
             raise OSError(errno.EIO, words) from error
 
 
+def read_if_there(files: Files, name: str) -> bytes | None:
+    """A whole file that a store need not have; None where it is not there."""
+    try:
+        return files.read(name)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except PermissionError:
+        if isinstance(files, LocalFiles):
+            raise
+        return None  # as buckets say of what they do not hold to those who may not list it
+
+
 def open_files(path: str | os.PathLike[str]) -> Files:
     """Local for a path or a `file://` URL, remote for every other URL.
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.durable import sync_folder, write_file, write_synced
-from resact.cache.files import Files, LocalFiles, require_size
+from resact.cache.files import Files, read_if_there, require_size
 from resact.cache.layout import (
     CRC_BYTES,
     DOCUMENT,
@@ -422,25 +422,14 @@ def _cut_torn_line(path: Path) -> None:
     os.truncate(path, data.rfind(b"\n") + 1)
 
 
-def journal_bytes(files: Files) -> bytes | None:
-    """None where no prep is under way, or it has this moment put the rows into the index."""
-    try:
-        return files.read(JOURNAL)
-    except FileNotFoundError:
-        return None
-    except PermissionError:
-        if isinstance(files, LocalFiles):
-            raise
-        return None  # as buckets say of what they do not hold to those who may not list it
-
-
 def read_journal(files: Files) -> Iterator[VideoRecord]:
     """The journal's records, later ones of a video replacing earlier ones; a torn last line is not one.
 
     Raises:
         DamagedError: a line does not match its checksum.
     """
-    lines = (journal_bytes(files) or b"").split(b"\n")
+    # None while no prep is under way, or once it has put the rows into the index.
+    lines = (read_if_there(files, JOURNAL) or b"").split(b"\n")
     records = {}
     for number, line in enumerate(lines[:-1], start=1):
         checksum, _, text = line.partition(b" ")

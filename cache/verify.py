@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.durable import store_lock
-from resact.cache.files import Files, LocalFiles, open_files
-from resact.cache.index import Index, index_files, journal_bytes, pointer_document, read_index, write_index
+from resact.cache.files import Files, LocalFiles, open_files, read_if_there
+from resact.cache.index import Index, index_files, pointer_document, read_index, write_index
 from resact.cache.layout import (
     CRC_BYTES,
     DOCUMENT,
     FAILED,
     INDEX,
+    JOURNAL,
     SHARD,
     VideoRecord,
     array_name,
@@ -285,13 +286,13 @@ def row_values(index: Index, row: int) -> dict[str, Any]:
 
 def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Problem]:
     """Byte by byte what `write_index` writes, where no prep is under way."""
-    if _read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
+    if read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
     try:
         read_whole(files)
     except DamagedError as error:
         yield Problem(None, str(error))
-    if journal_bytes(files) is not None:
+    if read_if_there(files, JOURNAL) is not None:
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return
     try:
@@ -301,12 +302,5 @@ def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Proble
     generation, expected = index_files(index)
     expected[f"{INDEX}/{DOCUMENT}"] = pointer_document(generation, index)
     for name, data in expected.items():
-        if _read_if_there(files, name) != data:
+        if read_if_there(files, name) != data:
             yield Problem(None, f"{name}: missing or changed: run with --rebuild-index")
-
-
-def _read_if_there(files: Files, name: str) -> bytes | None:
-    try:
-        return files.read(name)
-    except (FileNotFoundError, NotADirectoryError):
-        return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from resact.cache.durable import sync_folder, write_file
-from resact.cache.files import Files
+from resact.cache.files import Files, read_if_there
 from resact.cache.index import Index
 from resact.cache.layout import WHOLE, group_document, seal, unseal
 from resact.cache.settings import StoreSettings
@@ -44,9 +44,8 @@ def read_whole(files: Files) -> Whole | None:
     Raises:
         DamagedError: the note is not what was written.
     """
-    try:
-        data = files.read(WHOLE)
-    except FileNotFoundError:
+    data = read_if_there(files, WHOLE)
+    if data is None:
         return None
     try:
         attributes = unseal(data, f"{files}/{WHOLE}")["attributes"]
