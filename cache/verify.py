@@ -100,7 +100,7 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
     except DamagedError as error:
         return 0, [Problem(None, f"{error}; without its settings nothing else can be checked")]
     # Asked first: meanwhile, videos may come that the index does not list yet.
-    unfinished = journal_bytes(files) is not None
+    unfinished = read_if_there(files, JOURNAL) is not None
     try:
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
         listed = {index.video_id[row]: row for row in range(len(index))}

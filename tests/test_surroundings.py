@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from tests.cache.conftest import _build
@@ -52,7 +53,7 @@ def main(monkeypatch: pytest.MonkeyPatch, encoding: str, *words: str) -> tuple[o
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
     monkeypatch.setattr(sys, "argv", ["resact", *words])
-    with pytest.raises(SystemExit) as ended:
+    with patch.dict(os.environ), pytest.raises(SystemExit) as ended:
         cli.main()
     for stream in streams:
         stream.flush()

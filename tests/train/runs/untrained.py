@@ -19,8 +19,9 @@ def untrained_run(path: Path, store: ClipStore, *, seed: int = 0, epoch: int = 2
     """Write the folder of a small network of `store`'s classes."""
     split = store.settings.dataset.splits[0]
     config = RunConfig.of({"epochs": 2, "warmup_epochs": 0, "split": split, **SMALL, **settings})
+    config = config.for_classes(len(store.index.classes))
     torch.manual_seed(seed)
-    network = build_network(config, len(store.index.classes))
+    network = build_network(config)
     for module in network.modules():  # as after some training: statistics that are not those of no clips at all
         if isinstance(module, torch.nn.BatchNorm3d):
             module.running_mean.normal_(0, 0.2)
@@ -32,7 +33,6 @@ def untrained_run(path: Path, store: ClipStore, *, seed: int = 0, epoch: int = 2
     folder.write_record(
         RunRecord(
             config=config,
-            architecture=network.architecture,
             normalisation=Normalisation(
                 **{f"{name}_mean": (80.0, 90.0, 100.0) if name == "rgb" else (9.0, 8.0, 7.0) for name in streams},
                 **{f"{name}_std": (50.0, 55.0, 60.0) if name == "rgb" else (20.0, 18.0, 16.0) for name in streams},
