@@ -65,8 +65,8 @@ def test_a_sound_machine_passes_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert {"python", "torch", "zarr", "numcodecs", "dask", "simplejpeg"} <= set(told["versions"])
     states = {check["name"]: check["state"] for check in told["checks"]}
     assert list(states) == [
-        "versions", "temporary files", "ffmpeg", "codecs", "machine code", "data folder", "file locks", "renames, links",
-        "disk speed", "disk space", "loopback", "open files", "shared memory", "cores", "GPU",
+        "versions", "temporary files", "ffmpeg", "codecs", "machine code", "data folder", "file locks",
+        "renames, links", "disk speed", "disk space", "loopback", "open files", "shared memory", "cores", "GPU",
     ]  # fmt: skip
     assert "bad" not in states.values()
     assert all((check["advice"] is None) == (check["state"] == "ok") for check in told["checks"])

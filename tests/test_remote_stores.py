@@ -136,8 +136,8 @@ def test_bench_loader_reads_folders_alone() -> None:
     try:
         with pytest.raises(UsageError, match=r"got memory://b/a.zarr, expected stores in folders"):
             bench_loader(
-                ["memory://b/a.zarr"], {}, geometry=ClipGeometry(), competitors=[], cores=[1], clips=1, rounds=1, seed=0,
-                console=Console(quiet=True),
+                ["memory://b/a.zarr"], {}, geometry=ClipGeometry(), competitors=[], cores=[1], clips=1, rounds=1,
+                seed=0, console=Console(quiet=True),
             )  # fmt: skip
     finally:
         system.rm("/b", recursive=True)
