@@ -38,11 +38,11 @@ class ClipGeometry:
         least=1,
         most=_MOST,
         metavar="S",
-        help="Frames between the two that a residual subtracts: abs(x(t+S) - x(t)).",
+        help="Residual step, in frames: abs(x(t+S) - x(t)).",
         source="paper, table 3: the best",
     )
     frames: int = _option(
-        32, kind="whole", least=1, most=_MOST, metavar="T", help="Frames of a clip.", source="paper, table 1"
+        32, kind="whole", least=1, most=_MOST, metavar="T", help="Frames per clip.", source="paper, table 1"
     )
     size: int = _option(
         112,
@@ -57,7 +57,7 @@ class ClipGeometry:
         "mirror",
         kind="choice",
         choices=SHORT_CLIPS,
-        help="How a video that is shorter than a clip goes on: backwards, from its start, or with its last frame.",
+        help="How to extend a video shorter than a clip: play backwards, from the start, or repeat the last frame.",
         source="ours",
     )
     min_scale: float = _option(
@@ -66,7 +66,7 @@ class ClipGeometry:
         least=SCALES[-1],
         most=1,
         metavar="X",
-        help="Smallest side of a training crop, as a share of the frame's short side; 1: the largest crops only.",
+        help="Smallest training crop, as a share of the frame's short side; 1 takes only the largest.",
         source="arXiv 1711.09577: five scales down to 1/2",
     )
 

@@ -49,7 +49,7 @@ class Architecture:
         "p3d-resnet50",
         kind="choice",
         choices=NETWORKS,
-        help="The paper's network, or the same geometry with a dense 3x3x3 in each module.",
+        help="The paper's network, or the same geometry with one dense 3x3x3 per module.",
         source="paper, table 1",
         aliases=("arch",),
     )
@@ -58,21 +58,21 @@ class Architecture:
         kind="choice",
         choices=CONVS,
         default_words="separable; dense for 3d-resnet50",
-        help="Convolutions: one filter a channel (conv1 included), or across channels.",
+        help="Channel-separable convolutions (conv1 included), or dense ones.",
         source="paper, table 2: the reading whose cost agrees",
     )
     attention: bool = _option(
         None,
         kind="flag",
         default_words="on; off for 3d-resnet50",
-        help="Channel attention in each module, f * M + f; without it f passes unscaled.",
+        help="Channel attention in each module: f * M + f instead of f.",
         source="paper, sec. 2.2",
     )
     feature_residual: bool = _option(
         None,
         kind="flag",
         default_words="on; off for 3d-resnet50",
-        help="The residual of features as a third feature of each module.",
+        help="Feature residual as the third feature of each module.",
         source="paper, sec. 2.2",
     )
     stem_channels: int = _option(
@@ -99,7 +99,7 @@ class Architecture:
         kind="counts",
         most=_MAX_COUNT,
         metavar="A,B,C,D",
-        help="Modules in res2 to res5.",
+        help="Modules per stage, res2 to res5.",
         source="paper, table 1",
     )
     dropout: float = _option(
@@ -108,7 +108,7 @@ class Architecture:
         least=0,
         below=1,
         metavar="P",
-        help="Probability of dropping a feature before the last layer.",
+        help="Dropout before the last layer.",
         source="arXiv 1412.0767, 1812.03982",
     )
     zero_init: bool = _option(

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 _RESIDUAL_STEPS = (1, 2, 4)  # the paper's, table 3
 
-app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors, on this machine, in one run.")
+app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors on this machine.")
 OutputOption = Annotated[
-    Path | None, typer.Option(help="Write the result here too, such as benchmarks/results/NAME.json.")
+    Path | None, typer.Option(help="Write the result as JSON too, such as to benchmarks/results/NAME.json.")
 ]
 
 
@@ -53,13 +53,13 @@ def bench_prep(
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
     codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")] = "jpeg,zstd,lz4",
-    rounds: Annotated[int, typer.Option(min=1, help="Parts that the videos are dealt into.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each takes an equal part of the videos.")] = 3,
     workers: WorkersOption = None,
     ffmpeg: FfmpegOption = None,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Prep beside bare ffmpeg: videos a second and memory."""
+    """Prep beside bare ffmpeg: videos per second and memory."""
     from functools import partial
     from tempfile import TemporaryDirectory
 
@@ -103,29 +103,29 @@ def bench_loader(
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
     stores: Annotated[
-        str | None, typer.Option(metavar="STORE,STORE", help="Stores to read; left out, one a codec is made first.")
+        str | None, typer.Option(metavar="STORE,STORE", help="Stores to read. Default: makes one per codec first.")
     ] = None,
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
-    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores that are made.")] = "jpeg,zstd,lz4",
+    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores to make.")] = "jpeg,zstd,lz4",
     competitors: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Beside zarr-python; the extra `bench` brings them.")
+        str, typer.Option(metavar="NAME,NAME", help="Competitors besides zarr-python; the extra `bench` installs them.")
     ] = "decord,decord resized,torchcodec,pyav",
     frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 32,
-    step: Annotated[int, typer.Option(min=1, help="Frames between the two that a residual subtracts.")] = 1,
-    size: Annotated[int, typer.Option(min=1, help="Height and width of the clips.")] = 112,
+    step: Annotated[int, typer.Option(min=1, help="Residual step, in frames.")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the clips, in pixels.")] = 112,
     cores: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Numbers of cores to measure with; left out, 1 and all.")
+        str | None, typer.Option(metavar="N,N", help="Numbers of cores to measure with. Default: 1 and all.")
     ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="At most so many clips a round, each of another video.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds that count.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the clips.")] = 0,
+    clips: Annotated[int, typer.Option(min=1, help="Clips per round at most, each from another video.")] = 200,
+    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the clips.")] = 0,
     workers: WorkersOption = None,
     ffmpeg: FfmpegOption = None,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Clips from stores beside decord, torchcodec, PyAV and zarr-python: clips a second."""
+    """Clips from stores beside decord, torchcodec, PyAV and zarr-python: clips per second."""
     from functools import partial
     from tempfile import TemporaryDirectory
 
@@ -194,20 +194,22 @@ def bench_codecs(
     root: RootOption = None,
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
-    videos: Annotated[int, typer.Option(min=1, help="So many, drawn at random from each class in turn.")] = 100,
-    frames: Annotated[int, typer.Option(min=5, help="Of each video, at most, from its first on.")] = 40,
+    videos: Annotated[
+        int, typer.Option(min=1, help="Number of videos, drawn at random from each class in turn.")
+    ] = 100,
+    frames: Annotated[int, typer.Option(min=5, help="Frames per video at most, from the first.")] = 40,
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
-    qualities: Annotated[str, typer.Option(metavar="Q,Q", help="Of JPEG, each from 1 to 100.")] = "80,90,95,98",
-    size: Annotated[int, typer.Option(min=1, help="Height and width of the residuals' clips.")] = 112,
-    rounds: Annotated[int, typer.Option(min=1, help="Of timing, of which the median is quoted.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice of videos.")] = 0,
+    qualities: Annotated[str, typer.Option(metavar="Q,Q", help="JPEG qualities, 1 to 100.")] = "80,90,95,98",
+    size: Annotated[int, typer.Option(min=1, help="Height and width of the residuals, in pixels.")] = 112,
+    rounds: Annotated[int, typer.Option(min=1, help="Timing rounds; the result is their median.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed that chooses the videos.")] = 0,
     workers: WorkersOption = None,
     ffmpeg: FfmpegOption = None,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """What each codec costs: bytes, noise on frames and residuals, and time, on the same frames."""
+    """Codecs on the same frames: bytes, noise on frames and residuals, speed."""
     from functools import partial
 
     from resact.bench.codecs import bench_codecs as run_bench
@@ -268,18 +270,18 @@ def bench_train(
         str | None,
         typer.Option(
             metavar="NAME,NAME",
-            help="Rows to measure, or all; left out, all on a GPU, synthetic and store on a CPU.",
+            help="Rows to measure, or all. Default: all on a GPU; synthetic and store on a CPU.",
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(metavar="D,D", help="cuda, cpu or both; left out, those that there are.")
+        str | None, typer.Option(metavar="D,D", help="cuda, cpu or both. Default: every device present.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Of each contestant in a round.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Of which the median is quoted.")] = 3,
+    steps: Annotated[int, typer.Option(help="Steps of each row per round.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds; the result is their median.")] = 3,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Training steps in all their forms, beside other networks, and fed from the store: clips a second and memory."""
+    """Training steps in all forms, beside other networks and fed from the store: clips per second, memory."""
     from resact.bench.train import bench_train as run_bench
     from resact.cache.places import find_store
     from resact.cache.store import open_store

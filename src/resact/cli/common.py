@@ -35,77 +35,81 @@ def no_url(value: Any) -> Any:
 
 
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="End standard output with one JSON object; all else to standard error.")
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object as the last line of standard output; the rest goes to standard error."
+    ),
 ]
 DatasetArgument = Annotated[
     str,
     typer.Argument(
-        help="ucf101; sample: a small set made on the spot, offline; "
-        "folder: your own videos, CLASS/VIDEO below --root.",
+        help="ucf101; sample: a small data set, generated offline; "
+        "folder: your own videos, as CLASS/VIDEO below --root.",
         autocompletion=complete.among("resact.pipeline.datasets.dataset:DATASETS"),
     ),
 ]
 StoreArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="STORE", help="Clip store; left out, the only one in the data folder.", autocompletion=complete.stores
+        metavar="STORE", help="Clip store. Default: the only one in the data folder.", autocompletion=complete.stores
     ),
 ]
 RootOption = Annotated[
     Path | None,
-    typer.Option(help="Folder with the sources; left out, the data folder ($RESACT_DATA or ./data).", callback=no_url),
+    typer.Option(
+        help="Folder of the source videos. Default: the data folder ($RESACT_DATA or ./data).", callback=no_url
+    ),
 ]
 ClassesOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME,NAME", help="Only these classes; may be repeated. A name with a comma goes in double quotes."
+        metavar="NAME,NAME", help="Only these classes; can be repeated. Put a name with a comma in double quotes."
     ),
 ]
-AllowPartialOption = Annotated[
-    bool, typer.Option("--allow-partial", help="Take what is there of an incomplete data set.")
-]
+AllowPartialOption = Annotated[bool, typer.Option("--allow-partial", help="Accept an incomplete data set.")]
 LimitOption = Annotated[
-    int | None, typer.Option(metavar="N", help="At most N videos, taken from each class and side in turn.")
+    int | None, typer.Option(metavar="N", help="At most N videos, from each class and each side (train, test) in turn.")
 ]
 NameOption = Annotated[
-    str | None, typer.Option(help="folder: of the data set, and of its store; left out, the folder's own.")
+    str | None, typer.Option(help="folder: name of the data set and its store. Default: the folder's name.")
 ]
 SplitsOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.csv", help="folder: which videos are for test, by the columns video, membership, split, group."
+        metavar="FILE.csv",
+        help="folder: CSV that says which videos are for test; columns video, membership, split, group.",
     ),
 ]
 TestShareOption = Annotated[
     float | None,
-    typer.Option(metavar="SHARE", help="folder: of each class's groups, for test where no CSV says; left out, 0.3."),
+    typer.Option(
+        metavar="SHARE", help="folder: share of each class's groups held out for test, without --splits. Default: 0.3."
+    ),
 ]
 SplitSeedOption = Annotated[
-    int | None, typer.Option(metavar="N", help="folder: decides which groups those are; left out, 0.")
+    int | None, typer.Option(metavar="N", help="folder: seed that chooses those groups. Default: 0.")
 ]
 GroupPatternOption = Annotated[
     str | None,
-    typer.Option(
-        metavar="REGEX", help="folder: what its parentheses match in a video's path is its group, kept on one side."
-    ),
+    typer.Option(metavar="REGEX", help="folder: the part in parentheses, matched in a video's path, names its group."),
 ]
 FlipSafeOption = Annotated[
     bool | None,
     typer.Option(
-        "--flip-safe/--not-flip-safe", help="folder: whether mirrored videos keep their class; left out, they do."
+        "--flip-safe/--not-flip-safe", help="folder: whether a mirrored video keeps its class. Default: it does."
     ),
 ]
-FpsOption = Annotated[
-    str, typer.Option(help="Frames a second, such as 15 or 30000/1001, or source to keep each video's own.")
+FpsOption = Annotated[str, typer.Option(help="Frame rate, such as 15 or 30000/1001; source keeps each video's own.")]
+ShortSideOption = Annotated[
+    int, typer.Option(metavar="PIXELS", help="Short side of the stored frames; an even number.")
 ]
-ShortSideOption = Annotated[int, typer.Option(metavar="PIXELS", help="Of the stored frames; even.")]
 FfmpegOption = Annotated[
-    str | None, typer.Option(metavar="PATH", help="ffmpeg to use instead of the imageio-ffmpeg wheel's.")
+    str | None, typer.Option(metavar="PATH", help="ffmpeg to use. Default: that of the imageio-ffmpeg wheel.")
 ]
-TimeoutOption = Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")]
+TimeoutOption = Annotated[float, typer.Option(metavar="S", help="Give up on a video after S seconds.")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Worker processes; left out, one a core; 0 works in this process."),
+    typer.Option(metavar="N", help="Worker processes; 0 works in this process. Default: one per core."),
 ]
 
 

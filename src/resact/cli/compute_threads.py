@@ -15,7 +15,7 @@ ComputeThreadsOption = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Threads that compute on the CPU. Default: one per core that this process may use.",
+        help="Compute threads on the CPU. Default: one per core that this process may use.",
     ),
 ]
 

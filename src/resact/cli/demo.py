@@ -78,11 +78,11 @@ def stages(folder: Path) -> list[Stage]:
 @app.command()
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Where all of it goes; run again, it goes on from there.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder for everything; run again, the demo goes on from there.")
     ] = Path("resact-demo"),
     json_output: JsonOption = False,
 ) -> None:
-    """Everything once, in minutes and offline: a small data set, a store, two networks, a test, a page of results."""
+    """Run everything once, in minutes and offline: data set, store, two networks, test, page of results."""
     console = open_console(json_output)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"got {folder}, expected a folder, or a name that is free")

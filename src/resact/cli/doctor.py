@@ -24,13 +24,13 @@ def doctor(
         Path | None,
         typer.Argument(
             metavar="FOLDER",
-            help="Where videos and stores are to be; left out, the data folder ($RESACT_DATA or ./data).",
+            help="Folder for videos and stores. Default: the data folder ($RESACT_DATA or ./data).",
         ),
     ] = None,
     ffmpeg: FfmpegOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Try what resact needs of this machine, and say what to do where it lacks. Exit code 1 if something is bad."""
+    """Check what resact needs of this machine, and how to fix what is missing. Exit code 1 if something is bad."""
     from resact.cache.places import data_folder
     from resact.cache.provenance import provenance
     from resact.pipeline.doctor import check_machine

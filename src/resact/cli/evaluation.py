@@ -37,11 +37,11 @@ app = typer.Typer()
 _PLAIN_LINE_SECONDS = 10.0
 
 ViewsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Clips a video, sampled uniformly; left out, 10.")
+    int | None, typer.Option(min=1, metavar="N", help="Clips per video, sampled uniformly. Default: 10.")
 ]
 WeightsOption = Annotated[
     str | None,
-    typer.Option(help="last: of the last epoch (left out, these); best: of the best validation in training."),
+    typer.Option(help="last: after the last epoch; best: with the best validation accuracy. Default: last."),
 ]
 
 
@@ -51,34 +51,34 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="RUN",
-            help="Name or path of a run; left out, the one that was trained last.",
+            help="Name or path of a run. Default: the run trained last.",
             autocompletion=complete.runs,
         ),
     ] = None,
     runs: RunsOption = Path("runs"),
-    store: Annotated[
-        str | None, typer.Option(help="Clip store; left out, the one that the run was trained on.")
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Clip store. Default: the one that the run was trained on.")] = None,
     views: ViewsOption = None,
     weights: WeightsOption = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Clips at a time; left out, those of one video."),
+        typer.Option(min=1, metavar="N", help="Clips per batch. Default: the clips of one video."),
     ] = None,
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write each clip's logits here instead of RUN/predictions.npz."),
+        typer.Option(metavar="FILE", help="Write each clip's logits to FILE instead of RUN/predictions.npz."),
     ] = None,
     fuse: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Average the video scores with this run's; both from their predictions.npz."),
+        typer.Option(
+            metavar="RUN", help="Average the video scores with those of this run. Both need a predictions.npz."
+        ),
     ] = None,
-    weight: Annotated[float | None, typer.Option(help="Of the run that --fuse names, 0 to 1; left out, 0.5.")] = None,
+    weight: Annotated[float | None, typer.Option(help="Weight of the --fuse run, 0 to 1. Default: 0.5.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Test a run as the paper does: 10 clips a test video, their scores averaged."""
+    """Test a run by the paper's protocol: 10 clips per test video, scores averaged."""
     from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
     from resact.train.runs.testing.metrics import measure
     from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
@@ -140,12 +140,10 @@ def predict(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEO...", help="Video files.", callback=no_url)],
     run: Annotated[
         str | None,
-        typer.Option(
-            help="Name or path of a run; left out, the one that was trained last.", autocompletion=complete.runs
-        ),
+        typer.Option(help="Name or path of a run. Default: the run trained last.", autocompletion=complete.runs),
     ] = None,
     runs: RunsOption = Path("runs"),
-    top: Annotated[int, typer.Option(min=1, metavar="K", help="Classes to give of each video.")] = 5,
+    top: Annotated[int, typer.Option(min=1, metavar="K", help="Most likely classes to print per video.")] = 5,
     views: ViewsOption = None,
     weights: WeightsOption = None,
     compute_threads: ComputeThreadsOption = None,
@@ -153,7 +151,7 @@ def predict(
     timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Say what a run's network sees in video files. Exit code 3 when it failed for some, 1 when it failed for all."""
+    """Predict the classes of video files with a trained run. Exit code 3 if some files failed, 1 if all did."""
     from resact.errors import DecodeError, DiskFullError
     from resact.pipeline.decoding.decode import find_ffmpeg
     from resact.pipeline.job.single_video import single_video_store

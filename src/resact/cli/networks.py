@@ -15,7 +15,7 @@ def cost(
     size: Annotated[int, typer.Option(help="Height and width of the view, in pixels.")] = 112,
     json_output: JsonOption = False,
 ) -> None:
-    """Count what each network of the paper's tables costs, beside the paper's figures."""
+    """Count multiply-adds and parameters of each network in the paper, beside the paper's figures."""
     from resact.train.networks.cost import cost_rows, cost_table
 
     rows = cost_rows(frames=frames, size=size)

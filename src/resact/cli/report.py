@@ -30,20 +30,21 @@ def report(
         typer.Option(
             "--format",
             metavar="F",
-            help="terminal, markdown, csv, json or html (one page that needs no network).",
+            help="terminal, markdown, csv, json or html (one file that works offline).",
             autocompletion=complete.among("resact.cli.report:FORMATS"),
         ),
     ] = "terminal",
     without: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Runs to leave out, such as one of two of the same row and seed."),
+        typer.Option(metavar="NAME,NAME", help="Runs to leave out, such as one of two with the same row and seed."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it here instead of printing it.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Write the report to FILE instead of printing it."),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """The paper's tables 2, 3 and 4 with the runs of a folder beside them, and what these say of its claims."""
+    """Show the paper's tables 2, 3 and 4 with our runs beside them, and a verdict on each claim."""
     from resact.train.report.report import build_report
 
     if format_ not in FORMATS:

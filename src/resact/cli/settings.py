@@ -16,7 +16,7 @@ _TYPES: dict[str, type] = {"whole": int, "number": float, "flag": bool, "choice"
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="toml file of settings, such as lr = 0.02. Options given here win over it."),
+    typer.Option(metavar="FILE", help="toml file of settings, such as lr = 0.02. Options on the command line win."),
 ]
 
 

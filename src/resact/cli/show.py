@@ -35,39 +35,41 @@ def show(
     store: StoreArgument = None,
     video: Annotated[
         str | None,
-        typer.Argument(metavar="VIDEO", help="Its id; or ask for --classes.", autocompletion=complete.videos),
+        typer.Argument(metavar="VIDEO", help="Id of the video; or use --classes.", autocompletion=complete.videos),
     ] = None,
     step: Annotated[
         list[str] | None,
-        typer.Option(metavar="N,N", help="Frames between the two that a residual subtracts; a row each. Left out, 1."),
+        typer.Option(metavar="N,N", help="Residual steps, in frames; one row each. Default: 1."),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option(metavar="N", help="Columns; left out, 8, or 1 a video for --classes.")
+        int | None, typer.Option(metavar="N", help="Columns. Default: 8; with --classes, 1 per video.")
     ] = None,
-    start: Annotated[int, typer.Option(metavar="FRAME", help="The first frame that may be shown.")] = 0,
+    start: Annotated[int, typer.Option(metavar="FRAME", help="First frame to show.")] = 0,
     every: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Frames from column to column; left out, evenly over the rest of the video."),
+        typer.Option(metavar="N", help="Frames between columns. Default: evenly over the rest of the video."),
     ] = None,
-    height: Annotated[int, typer.Option(metavar="PIXELS", help="Of each frame in the picture.")] = 128,
+    height: Annotated[int, typer.Option(metavar="PIXELS", help="Height of each frame in the picture.")] = 128,
     gain: Annotated[
         float | None,
         typer.Option(
             metavar="G",
-            help="Show residuals so many times brighter than they are. Default: 1 to 16, by how dark they are.",
+            help="Brighten residuals by this factor. Default: 1 to 16, more for darker residuals.",
         ),
     ] = None,
     classes: ClassesOption = None,
     per_class: Annotated[
-        int | None, typer.Option(metavar="N", help="With --classes: at most N videos of each, evenly spread over it.")
+        int | None, typer.Option(metavar="N", help="With --classes: at most N videos per class, evenly spaced.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="PNG, JPEG, WebP or TIFF; left out, VIDEO.png here."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Picture to write: PNG, JPEG, WebP or TIFF. Default: ./VIDEO.png."
+        ),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Draw a video as in the paper's figure 1, RGB frames above their residuals, or a contact sheet of classes."""
+    """Draw a video as in the paper's figure 1, frames above residuals, or a contact sheet of classes."""
     from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.store import open_store

@@ -60,7 +60,7 @@ def prep(
     store: Annotated[
         Path | None,
         typer.Option(
-            help="Store to make or to go on with; left out, that of the data set in the data folder.",
+            help="Store to write or to go on with. Default: DATASET.zarr in the data folder.",
             callback=no_url,
         ),
     ] = None,
@@ -86,19 +86,19 @@ def prep(
     group_pattern: GroupPatternOption = None,
     flip_safe: FlipSafeOption = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch what is missing of ucf101 first; on a terminal prep also asks.")
+        bool, typer.Option("--download", help="Download what is missing of ucf101 first. On a terminal, prep asks.")
     ] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do failed videos again.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed videos again.")] = False,
     workers: WorkersOption = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(metavar="ADDRESS", help="Dask scheduler that is already there, instead of workers here."),
+        typer.Option(metavar="ADDRESS", help="Use a running Dask scheduler instead of workers on this machine."),
     ] = None,
     ffmpeg: FfmpegOption = None,
     timeout: TimeoutOption = 600.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Turn a folder of videos into a clip store. Stopped at any moment, the same command goes on from there."""
+    """Turn a folder of videos into a clip store. After any stop, the same command goes on."""
     from functools import partial
 
     from resact.cache.codecs import build_codec
@@ -146,7 +146,7 @@ def prep(
 
 @app.command()
 def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
-    """Say what a clip store holds, and what is missing from it."""
+    """Show what a clip store holds and what is missing from it."""
     from resact.cache.places import find_store
     from resact.cache.store import open_store
     from resact.cache.summary import summarise, summary_table
@@ -162,10 +162,10 @@ def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
 def verify(
     store: StoreArgument = None,
     rebuild_index: Annotated[
-        bool, typer.Option("--rebuild-index", help="First make the index again from the arrays.")
+        bool, typer.Option("--rebuild-index", help="Rebuild the index from the arrays first.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Then prep again what is bad, and nothing else, from the sources.")
+        bool, typer.Option("--repair", help="Prep the bad videos, and only those, again from the sources.")
     ] = False,
     root: RootOption = None,
     workers: WorkersOption = None,
@@ -173,7 +173,7 @@ def verify(
     timeout: TimeoutOption = 600.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 when something is wrong."""
+    """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 if something is bad."""
     from rich.progress import Progress
 
     from resact.cache.files import local_path, open_files

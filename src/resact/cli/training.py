@@ -19,15 +19,15 @@ RunsOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder of runs.",
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        help="Clip store; left out, the run's own, or for a new run the only one in the data folder.",
+        help="Clip store. Default: the run's own; for a new run, the only one in the data folder.",
         autocompletion=complete.stores,
     ),
 ]
 ThreadsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Threads that read clips; left out, one a core.")
+    int | None, typer.Option(min=1, metavar="N", help="Threads that read clips. Default: one per core.")
 ]
 CheckpointSecondsOption = Annotated[
-    float, typer.Option(metavar="S", help="From one checkpoint to the next; each epoch ends with one anyhow.")
+    float, typer.Option(metavar="S", help="Seconds between checkpoints. Each epoch also ends with one.")
 ]
 
 
@@ -37,19 +37,20 @@ def train(
     store: StoreOption = None,
     runs: RunsOption = Path("runs"),
     run: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the run. Default: by its settings, as residual-s2-0.")
+        str | None,
+        typer.Option(metavar="NAME", help="Name of the run. Default: made from its settings, such as residual-s2-0."),
     ] = None,
     *,
     settings: dict[str, Any],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run; with a larger --epochs also after its end.")
+        bool, typer.Option("--resume", help="Go on with the run. A larger --epochs extends a finished run.")
     ] = False,
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
     checkpoint_seconds: CheckpointSecondsOption = 300.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Train a network from a clip store. Stopped at any moment, `--resume` goes on to the same result."""
+    """Train a network from a clip store. After any stop, `--resume` goes on to the same result."""
     from resact.train.runs.training.train import train as run_training
 
     if not checkpoint_seconds > 0:
@@ -78,16 +79,16 @@ def train(
 def reproduce(
     store: StoreOption = None,
     runs: RunsOption = Path("runs"),
-    tables: Annotated[str, typer.Option(metavar="N,N", help="Tables of the paper.")] = "2,3,4",
-    seeds: Annotated[str, typer.Option(metavar="N,N", help="Each run is trained with each.")] = "0",
+    tables: Annotated[str, typer.Option(metavar="N,N", help="Tables of the paper to reproduce.")] = "2,3,4",
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="Train each run with each of these seeds.")] = "0",
     *,
     settings: dict[str, Any],
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the cost.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. Stopped, the same command does the rest."""
+    """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. After a stop, the same command goes on."""
     from resact.cache.places import find_store
     from resact.cache.store import open_store
     from resact.train.runs.reproduce import reproduce as run_all

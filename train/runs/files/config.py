@@ -35,7 +35,7 @@ class Recipe:
         kind="whole",
         least=1,
         metavar="N",
-        help="Epochs, each of one clip a training video.",
+        help="Epochs; each takes one clip per training video.",
         source="ours; arXiv 1812.03982 trains for 196 and 256 on a larger data set",
     )
     batch_size: int = _recipe(
@@ -46,7 +46,7 @@ class Recipe:
         kind="number",
         above=0,
         metavar="LR",
-        help="Highest learning rate.",
+        help="Peak learning rate.",
         source="ours; arXiv 1711.09577 starts from 0.1",
     )
     momentum: float = _recipe(
@@ -57,7 +57,7 @@ class Recipe:
         kind="number",
         least=0,
         metavar="WD",
-        help="Weight decay, not on norms and biases.",
+        help="Weight decay, except on norms and biases.",
         source="arXiv 1706.02677; 1812.01187, sec. 3.1",
     )
     warmup_epochs: float = _recipe(
@@ -65,7 +65,7 @@ class Recipe:
         kind="number",
         least=0,
         metavar="N",
-        help="Epochs of linear warm-up, before the cosine to 0 (arXiv 1608.03983).",
+        help="Epochs of linear warm-up before the cosine to 0 (arXiv 1608.03983).",
         source="arXiv 1706.02677, sec. 2.2",
     )
     label_smoothing: float = _recipe(
@@ -83,7 +83,7 @@ class Recipe:
         above=0,
         metavar="G",
         default_words="off",
-        help="Longest gradient; longer ones are scaled down to it.",
+        help="Clip the gradient's norm to this.",
         source="ours",
     )
 
@@ -112,8 +112,8 @@ class RunConfig:
         None,
         panel="Clips",
         kind="flag",
-        default_words="on where the data set is safe for it",
-        help="Mirror every other clip.",
+        default_words="on where the data set is flip-safe",
+        help="Mirror half of the training clips, at random.",
         source="ours",
     )
     val_groups: int = _recipe(
@@ -121,7 +121,7 @@ class RunConfig:
         kind="whole",
         least=0,
         metavar="N",
-        help="Training groups of each class held out for validation; 0: none, and no best weights.",
+        help="Training groups per class held out for validation; 0: none, and no best weights.",
         source="ours",
     )
     val_share: float | None = _recipe(
@@ -131,7 +131,7 @@ class RunConfig:
         below=1,
         metavar="SHARE",
         default_words="0.1 or more where groups are single videos",
-        help="Least share of each class's training videos held out, in whole groups.",
+        help="Minimum share of each class's training videos held out, in whole groups.",
         source="ours",
     )
     seed: int = _recipe(
@@ -139,25 +139,23 @@ class RunConfig:
         kind="whole",
         least=0,
         metavar="N",
-        help="Seed of the first weights, the clips, the dropout and the groups held out.",
+        help="Seed of initial weights, clips, dropout and held-out groups.",
         source="ours",
     )
     amp: bool | None = _execution(
-        None, kind="flag", default_words="on where there is a GPU", help="bfloat16 autocast.", source="ours"
+        None, kind="flag", default_words="on with a GPU", help="bfloat16 autocast.", source="ours"
     )
     compile: bool = _execution(False, kind="flag", help="Compile the network with torch.compile.", source="ours")
-    channels_last: bool = _execution(
-        False, kind="flag", help="Keep activations with channels last in memory.", source="ours"
-    )
+    channels_last: bool = _execution(False, kind="flag", help="Use the channels-last memory layout.", source="ours")
     kernels: str = _execution(
         "auto",
         kind="choice",
         choices=KERNELS,
-        help="Fused kernels, PyTorch's own (eager), or the quicker of those that are right on this device.",
+        help="fused, PyTorch's own (eager), or auto: the faster of those that compute correctly on this device.",
         source="ours",
     )
     checkpoint_activations: bool = _execution(
-        False, kind="flag", help="Keep one activation per module and compute the rest twice: less memory, more time.",
+        False, kind="flag", help="Keep one activation per module and recompute the rest: less memory, more time.",
         source="ours",
     )  # fmt: skip
 
