@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from resact.cache.codecs import Bounds, Box, FrameCodec
+from resact.cache.box import Bounds, Box
+from resact.cache.codecs import FrameCodec
 from resact.cache.layout import CRC_BYTES, SHARD, array_name
 from resact.cache.provenance import provenance
 from resact.cache.store import open_store

@@ -31,9 +31,11 @@ from resact.cache.provenance import provenance
 from resact.cache.store import open_store
 from resact.train.clips import stream as stream_module
 from resact.train.clips.geometry import SCALES, ClipGeometry
+from resact.train.clips.packed_clips import PackedClips
+from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import Clip, TrainPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.clips.transform import PackedClips, make_clip, transform_batch, transform_clip
+from resact.train.clips.transform import make_clip, transform_batch
 from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise
 
 GEOMETRY = ClipGeometry(modality="both")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ import simplejpeg
 from numcodecs import blosc, zstd
 
 from resact.cache import machine_code
+from resact.cache.box import Bounds, Box
 from resact.errors import DamagedError, UsageError
 
 # Called on the main thread, Blosc would otherwise hand each frame to threads of its own, behind one global lock: 139
@@ -32,24 +33,8 @@ WORTH_CODE = 8
 """So many frames are worth machine code: to load it takes half a second, once a process."""
 
 Frame = npt.NDArray[np.uint8]
-Bounds = npt.NDArray[np.int64]
-"""(N, 2), where each chunk begins and ends in some bytes."""
 
 _version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
-
-
-class Box(NamedTuple):
-    """Of a frame, rows [top, bottom) and columns [left, right)."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Its height and width."""
-        return self.bottom - self.top, self.right - self.left
 
 
 class FrameCodec(Protocol):

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.codecs import CODEC_NAMES, Box
+from resact.cache.box import Box
+from resact.cache.codecs import CODEC_NAMES
 from resact.cache.files import Files, LocalFiles, open_files
 from resact.cache.index import Index, read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, SHARD, array_name, first_wrong_chunk, unseal

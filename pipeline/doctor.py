@@ -145,7 +145,8 @@ def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> 
     """What machine code makes of so many equal frames that it is used."""
     import numpy as np
 
-    from resact.cache.codecs import WORTH_CODE, Box
+    from resact.cache.box import Box
+    from resact.cache.codecs import WORTH_CODE
     from resact.cache.layout import CRC_BYTES, crc32c, first_wrong_chunk
 
     height, width, _ = right_HWC.shape

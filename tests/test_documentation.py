@@ -10,7 +10,7 @@ from tests.train.conftest import make_clip_store
 
 import resact
 from resact.cli.reference import commands
-from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.measurement import measure_normalisation
 
 DOCUMENTS = Path(__file__).parents[1]
 EXAMPLES = [

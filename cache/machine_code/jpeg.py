@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import int32, int64, types, uint8, void
 
-from resact.cache.codecs import Bounds, Box
+from resact.cache.box import Bounds, Box
 from resact.cache.machine_code.compiled import called, compiled, inlined
 from resact.cache.machine_code.jpeg_entropy import SPARE, UNITS, Stream, read_row, read_two_rows, unstuff
 from resact.cache.machine_code.jpeg_header import BLOCK, Header, header_bytes, parse_header

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import int64, uint8, uint16, uint32, uint64, void
 
-from resact.cache.codecs import Bounds, Box
+from resact.cache.box import Bounds, Box
 from resact.cache.machine_code.compiled import called, compiled, inlined
 from resact.cache.machine_code.vectors import Vector, read, write, zeros_below
 

@@ -1,4 +1,4 @@
-"""The transform of a clip on the CPU: `train.clips.transform.transform_clip` is what it has to equal, bit for bit.
+"""The transform of a clip on the CPU: it has to equal `train.clips.plain_transform`, bit for bit.
 
 A clip is one call, without the GIL: frame by frame it reads the crop once and writes the finished clips once; all
 between stays in the processor's cache.

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets.dataset import DATASETS, Dataset, SourceVideo, choose_classes, path_as_id, some
+from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
 from resact.pipeline.datasets.division import SPLIT, Division
 from resact.pipeline.datasets.folder_search import FolderSearch
+from resact.pipeline.datasets.registry import DATASETS
 from resact.pipeline.datasets.sides import (
     require_no_sides_as_classes,
     require_no_sides_as_groups,

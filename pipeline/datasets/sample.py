@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from resact.cache.places import data_folder
 from resact.errors import Interrupted, SourceError, UsageError
+from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.datasets.sample_scene import (
     CLASSES,
     FPS,
@@ -35,6 +36,7 @@ from resact.pipeline.datasets.sample_scene import (
     render_frame,
     render_frames_THWC,
 )
+from resact.pipeline.datasets.ucf101 import load_layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +44,6 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from resact.pipeline.datasets.dataset import Dataset
     from resact.pipeline.executor import Executor
 
 __all__ = [
@@ -183,15 +184,13 @@ def _write_below(root: Path, video: SampleVideo) -> str | None:
     return None
 
 
-def load_sample(root: Path | None, *, classes: "Sequence[str] | None" = None, allow_partial: bool = False) -> "Dataset":
+def load_sample(root: Path | None, *, classes: "Sequence[str] | None" = None, allow_partial: bool = False) -> Dataset:
     """The sample's videos, once `make_sample` has made them.
 
     Raises:
         UsageError: no such class.
         SourceError: videos are missing.
     """
-    from resact.pipeline.datasets.ucf101 import load_layout
-
     return load_layout(
         root or usual_root(),
         name="sample",

@@ -19,7 +19,8 @@ from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import open_store
 from resact.cli import app
 from resact.errors import UsageError
-from resact.pipeline.datasets.dataset import SourceVideo, load_dataset
+from resact.pipeline.datasets.dataset import SourceVideo
+from resact.pipeline.datasets.registry import load_dataset
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep

@@ -26,14 +26,14 @@ from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import open_store
 from resact.cli import main
 from resact.errors import ToolError, UsageError
-from resact.pipeline.datasets.dataset import load_dataset
+from resact.pipeline.datasets.registry import load_dataset
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.task import PrepJob
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import Clip, TrainPlan
-from resact.train.clips.transform import transform_clip
 
 GEOMETRY = ClipGeometry(modality="both", frames=8, size=32)
 QUIET = Console(quiet=True)

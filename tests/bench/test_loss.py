@@ -9,7 +9,7 @@ import torch
 import resact
 from resact.bench.loss import decibels, losses_against
 from resact.errors import UsageError
-from resact.train.clips.transform import resize_clip
+from resact.train.clips.plain_transform import resize_clip
 
 NAMES = ("frames_db", "residual_step_1_db", "residual_step_3_db")
 

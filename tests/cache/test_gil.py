@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from tests.conftest import PATIENCE_SECONDS
 
-from resact.cache.codecs import CODEC_NAMES, WORTH_CODE, Box, build_codec
+from resact.cache.box import Box
+from resact.cache.codecs import CODEC_NAMES, WORTH_CODE, build_codec
 from resact.cache.layout import crc32c, first_wrong_chunk
 from resact.cache.machine_code.jpeg import decode_jpegs
 from resact.cache.machine_code.lz4 import decode_lz4

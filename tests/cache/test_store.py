@@ -17,7 +17,7 @@ from zarr.registry import register_codec
 import resact.cache.codecs as codecs_module
 import resact.cache.store as store_module
 from resact.cache import machine_code
-from resact.cache.codecs import Bounds, Box
+from resact.cache.box import Bounds, Box
 from resact.cache.layout import DOCUMENT, array_name, seal, unseal
 from resact.cache.store import open_store
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError

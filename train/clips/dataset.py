@@ -6,8 +6,9 @@ import torch
 from torch.utils.data import Dataset
 
 from resact.cache.store import ClipStore
+from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.sampling import ClipPlan
-from resact.train.clips.transform import Normalisation, make_clip
+from resact.train.clips.transform import make_clip
 
 
 class ClipDataset(Dataset[dict[str, Any]]):

@@ -1,64 +1,55 @@
-"""Mean and spread of the clips that a network is trained on: measured, not borrowed."""
+"""The mean and the spread that are taken out of a clip's pixels."""
 
-import numpy as np
-import numpy.typing as npt
-import torch
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from resact.cache.store import ClipStore
-from resact.train.clips.geometry import ClipGeometry
-from resact.train.clips.sampling import TrainPlan
-from resact.train.clips.stream import ClipStream
-from resact.train.clips.transform import Normalisation
+from resact.errors import UsageError
 
-_CLIPS_A_BATCH = 8
+Channels = tuple[float, float, float]
 
 
-def measure_normalisation(
-    store: ClipStore,
-    rows: npt.NDArray[np.intp],
-    geometry: ClipGeometry,
-    *,
-    seed: int,
-    clips: int = 512,
-    threads: int | None = None,
-) -> Normalisation:
-    """Mean and standard deviation of each colour over seeded training clips, for RGB and for the residual at its step.
+@dataclass(frozen=True, kw_only=True)
+class Normalisation:
+    """Mean and standard deviation of each channel, in 8-bit pixel values (0 to 255): `x -> (x - mean) / std`.
 
-    Args:
-        store: an open store.
-        rows: the training videos; passed over again with other clips where they are fewer than `clips`.
-        geometry: of the clips.
-        seed: as for `TrainPlan`; clips are drawn as in training.
-        clips: how many.
-        threads: that read; the result does not depend on it.
-
-    Returns:
-        In 8-bit pixel values. A colour that never changes is given a spread of 1.
-
+    Those of a stream that is not used are None. Lists, as JSON has them, are taken too.
     """
-    plan = TrainPlan(store.index, rows, geometry, seed=seed, flip=False)
-    zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    as_they_are = Normalisation(rgb_mean=zeros, rgb_std=ones, residual_mean=zeros, residual_std=ones)
-    stream = ClipStream(store, plan, batch_size=_CLIPS_A_BATCH, normalisation=as_they_are, threads=threads)
-    sums = {name: torch.zeros(2, 3, dtype=torch.float64) for name in geometry.streams}
-    taken = epoch = 0
-    while taken < clips:
-        with stream.epoch(epoch) as reader:
-            for batch in reader:
-                count = min(len(batch["label"]), clips - taken)
-                for name, total in sums.items():
-                    # Whole numbers below 2^53: exact, in whatever order they are summed.
-                    colours_CN = batch[name][:count].transpose(0, 1).flatten(1).double()
-                    total += torch.stack([colours_CN.sum(1), colours_CN.square().sum(1)])
-                taken += count
-                if taken == clips:
-                    break
-        epoch += 1
-    values = clips * geometry.frames * geometry.size**2
-    measured = {}
-    for name, total in sums.items():
-        mean, square = total / values
-        deviation = (square - mean.square()).clamp(min=0).sqrt()
-        measured[f"{name}_mean"] = tuple(mean.tolist())
-        measured[f"{name}_std"] = tuple(torch.where(deviation > 0, deviation, 1.0).tolist())
-    return Normalisation(**measured)
+
+    rgb_mean: Channels | None = None
+    rgb_std: Channels | None = None
+    residual_mean: Channels | None = None
+    residual_std: Channels | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rgb_mean", "rgb_std", "residual_mean", "residual_std"):
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _channels(name, values))
+        for stream in ("rgb", "residual"):
+            mean, std = getattr(self, f"{stream}_mean"), getattr(self, f"{stream}_std")
+            if (mean is None) != (std is None):
+                raise UsageError(f"got {stream} mean {mean} and std {std}, expected both or neither")
+            if std is not None and min(std) <= 0:
+                raise UsageError(f"got {stream} std {std}, expected numbers above 0")
+
+    def scale_and_shift(self, stream: str) -> tuple[Channels, Channels]:
+        """The same as `x * scale + shift`, each a number a channel.
+
+        Args:
+            stream: `rgb` or `residual`.
+
+        Raises:
+            UsageError: it has none for that stream.
+        """
+        mean, std = getattr(self, f"{stream}_mean"), getattr(self, f"{stream}_std")
+        if mean is None:
+            raise UsageError(f"got a normalisation without {stream}_mean and {stream}_std, expected both")
+        first, second, third = ((1 / s, -m / s) for m, s in zip(mean, std, strict=True))
+        return (first[0], second[0], third[0]), (first[1], second[1], third[1])
+
+
+def _channels(name: str, values: Sequence[float]) -> Channels:
+    if len(values) != 3 or not all(math.isfinite(value) for value in values):
+        raise UsageError(f"got {name} {values!r}, expected a finite number for each of the 3 channels")
+    first, second, third = (float(value) for value in values)
+    return first, second, third

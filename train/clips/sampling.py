@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.codecs import Box
+from resact.cache.box import Box
 from resact.cache.index import Index
 from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry

@@ -25,8 +25,10 @@ from torch import Tensor
 from resact.cache.store import ClipStore
 from resact.errors import ResactError, StreamError, UsageError
 from resact.train.clips.memory import MemoryPool
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.packed_clips import PackedClips
 from resact.train.clips.sampling import Clip, ClipPlan, batches
-from resact.train.clips.transform import Normalisation, PackedClips, make_clip, transform_batch
+from resact.train.clips.transform import make_clip, transform_batch
 
 _JOIN_SECONDS = 5.0  # a thread that reads from a file system that has gone away may never come back
 

@@ -1,4 +1,4 @@
-"""The transform of a clip on the CPU by machine code, equal to `transform.transform_clip` bit for bit."""
+"""The transform of a clip on the CPU by machine code, equal to `plain_transform.transform_clip` bit for bit."""
 
 from functools import lru_cache
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from resact.cache.machine_code.transform import LANES, LINE, TILE, Arguments, transform
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.sampling import Clip
-from resact.train.clips.transform import Normalisation
 
 
 def transform_by_machine_code(

@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from resact.train.clips.geometry import ClipGeometry
-from resact.train.clips.transform import Normalisation, PackedClips
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.packed_clips import PackedClips
 
 _BLOCK = 256  # output pixels of a program: two for each of its 128 threads
 _MAX_UNROLLED = 8  # taps; beyond this their weights would no longer fit into registers

@@ -1,32 +1,18 @@
-"""Which code computes a network: PyTorch's operations (`eager`) or the kernels of `fused`, and whether those are right.
+"""Which code computes a network: PyTorch's operations (`eager`) or the kernels of `fused`.
 
 Both are the same function of the same weights.
 """
 
-import copy
-import math
 import os
-from contextlib import nullcontext
-from dataclasses import dataclass
 from importlib.util import find_spec
 from subprocess import SubprocessError
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
 
-from resact.errors import ToolError
 from resact.train.networks.architecture import Architecture
-from resact.train.networks.modules import Bottleneck
 
 Kernels = Literal["eager", "fused"]
-
-_PROBED_CLIPS = 2
-_DRAWS = 5
-_SLACK = {torch.bfloat16: 2.0, torch.float32: 3.0}
-_LEAST = {torch.bfloat16: 0.05, torch.float32: 1e-4}
-_LEAST_SCALE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
-"""Some gradients are zero by the norms; their errors are relative to this share of the largest gradient."""
 
 
 def fused_obstacle(architecture: Architecture, device: torch.device, *, checkpointed: bool = False) -> str | None:
@@ -46,175 +32,6 @@ def fused_obstacle(architecture: Architecture, device: torch.device, *, checkpoi
     if find_spec("triton") is None:
         return "they need Triton: `pip install triton`"
     return None
-
-
-@dataclass(frozen=True)
-class KernelParity:
-    """How far the fused and the eager code are from float64, where the fused is furthest beyond what is allowed."""
-
-    fused: float
-    """Relative error of a tensor: the norm of the difference over the norm of the right values."""
-
-    eager: float
-    dtype: torch.dtype
-    what: str
-    """Of which part of the network, and which tensor of it."""
-
-    @property
-    def right(self) -> bool:
-        """Whether the fused code is about as near as the eager one; not where it is NaN."""
-        return self._excess <= 1
-
-    @property
-    def _excess(self) -> float:
-        return self.fused / (_SLACK[self.dtype] * self.eager + _LEAST[self.dtype])
-
-    def __str__(self) -> str:
-        name = str(self.dtype).removeprefix("torch.")
-        verdict = "right" if self.right else "wrong"
-        return f"fused kernels {verdict} in {name}: {self.what} {self.fused:.1e} from float64, eager {self.eager:.1e}"
-
-
-def probe_kernels(
-    architecture: Architecture,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    frames: int,
-    size: int,
-    clips: int = _PROBED_CLIPS,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    seed: int = 0,
-) -> KernelParity:
-    """One training step of each part of a network, with random weights and input: fused, eager and in float64.
-
-    Parts are judged apart, conv1 and modules of each kind, output and each gradient: through a whole network errors in
-    bfloat16 grow until they would hide anything. A value that one of them rounds across a ReLU's zero moves many
-    gradients. So what is not right is tried again with other weights and input, five times in all: kernels that are
-    wrong are wrong in each.
-
-    Args:
-        architecture: of the network.
-        device: to compute on.
-        dtype: `bfloat16`, under autocast, or `float32`.
-        frames: of a clip.
-        size: height and width of a clip.
-        clips: of the step.
-        memory_format: of the weights.
-        seed: of weights and input.
-
-    Returns:
-        The worst.
-
-    Raises:
-        ToolError: the kernels fail on this device, or it has not the memory for this.
-    """
-    worst = KernelParity(0.0, 0.0, dtype, "nothing")
-    for part in _parts(architecture, (clips, 3, frames, size, size)):
-        for draw in range(_DRAWS):
-            parity = part.parity(device, dtype, memory_format, seed + draw)
-            if parity.right:
-                break
-        if not parity.right:
-            return parity
-        if parity._excess > worst._excess:
-            worst = parity
-    return worst
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Conv1, whose input are clips by their modality, or one module."""
-
-    name: str
-    module: nn.Module
-    """On the meta device."""
-    inputs: tuple[str, ...]
-    shape: tuple[int, ...]
-    """Of each input."""
-
-    def parity(
-        self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format, seed: int
-    ) -> KernelParity:
-        """Of its worst tensor."""
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
-            module = copy.deepcopy(self.module).to_empty(device="cpu")
-            for norm in module.modules():
-                if isinstance(norm, nn.BatchNorm3d):
-                    norm.reset_running_stats()
-            for parameter in module.parameters():
-                nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
-            inputs = {name: torch.randn(self.shape).bfloat16() for name in self.inputs}  # exact in all three
-
-        def step(kernels: Kernels, kind: torch.dtype) -> dict[str, Tensor]:
-            weights = torch.float64 if kind == torch.float64 else torch.float32
-            own = copy.deepcopy(module).to(device, weights, memory_format=memory_format)  # type: ignore[call-overload]
-            of_input = self.inputs == ("x",)  # clips get no gradient
-            batch = {name: x.to(device, kind, copy=True).requires_grad_(of_input) for name, x in inputs.items()}
-            autocast = torch.autocast(device.type, kind) if kind == torch.bfloat16 else nullcontext()
-            with autocast:
-                out = _run(own, batch, kernels, kind)
-            generator = torch.Generator().manual_seed(seed)
-            out.backward(torch.randn(out.shape, generator=generator).bfloat16().to(device, out.dtype))  # type: ignore[no-untyped-call]
-            tensors = {"output": out.detach()}
-            tensors |= {f"gradient of {name}": p.grad for name, p in own.named_parameters() if p.grad is not None}
-            tensors |= {f"gradient of {name}": x.grad for name, x in batch.items() if x.grad is not None}
-            return {name: tensor.double().cpu() for name, tensor in tensors.items()}
-
-        try:
-            right, eager, fused = step("eager", torch.float64), step("eager", dtype), step("fused", dtype)
-        except kernel_failures() as error:
-            raise ToolError(f"the fused kernels fail: {type(error).__name__}: {error}") from error
-        largest = max(tensor.norm().item() for name, tensor in right.items() if name != "output")
-
-        def error_of(got: dict[str, Tensor], name: str) -> float:
-            least = _LEAST_SCALE[dtype] * largest if name != "output" else 0.0
-            return float((got[name] - right[name]).norm() / max(right[name].norm().item(), least))
-
-        found = [
-            KernelParity(error_of(fused, name), error_of(eager, name), dtype, f"{self.name}'s {name}") for name in right
-        ]
-        return max(found, key=lambda parity: float("inf") if math.isnan(parity._excess) else parity._excess)
-
-
-def _parts(architecture: Architecture, shape: tuple[int, ...]) -> list[_Part]:
-    """Conv1 and a module of each kind, with the shapes of their inputs."""
-    from resact.train.networks.models import ActionNetwork
-
-    with torch.device("meta"):
-        network = ActionNetwork(architecture)
-        clips = {name: torch.empty(shape) for name in architecture.streams}
-    parts: dict[tuple[int, ...], _Part] = {(): _Part("conv1", network.conv1, architecture.streams, shape)}
-    names = {module: name for name, module in network.named_modules()}
-
-    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(module, Bottleneck)
-        shape = tuple(inputs[0].shape)
-        kind = *shape, module.top.conv.out_channels, *module.bottom.conv.stride
-        parts.setdefault(kind, _Part(names[module], module, ("x",), shape))
-
-    hooks = [module.register_forward_pre_hook(note) for module in names if isinstance(module, Bottleneck)]
-    network(**clips)
-    for hook in hooks:  # or copies of a module would have it, too
-        hook.remove()
-    return list(parts.values())
-
-
-def _run(module: nn.Module, inputs: dict[str, Tensor], kernels: Kernels, kind: torch.dtype) -> Tensor:
-    if kernels == "eager":
-        if isinstance(module, Bottleneck):
-            y: Tensor = module(inputs["x"])
-            return y
-        return torch.cat([stem(inputs[name]) for name, stem in module.named_children()], dim=1)
-    from resact.train.networks.fused.bottleneck import bottleneck
-    from resact.train.networks.fused.conv1 import conv1
-
-    with torch.cuda.device_of(next(iter(inputs.values()))):  # type: ignore[no-untyped-call]
-        if isinstance(module, Bottleneck):
-            return bottleneck(module, inputs["x"])
-        assert isinstance(module, nn.ModuleDict)
-        return conv1(module, inputs, kind)
 
 
 def kernel_failures() -> tuple[type[Exception], ...]:

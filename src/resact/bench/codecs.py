@@ -25,7 +25,8 @@ from resact.cache.codecs import FrameCodec, JpegFrames, build_codec
 from resact.cache.provenance import provenance
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
-from resact.pipeline.datasets.dataset import SourceVideo, in_turn
+from resact.pipeline.datasets.dataset import SourceVideo
+from resact.pipeline.datasets.limit import in_turn
 from resact.pipeline.decoding.decode import (
     FfmpegKilledError,
     OtherSamplingError,

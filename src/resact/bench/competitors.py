@@ -27,9 +27,10 @@ from resact.cache.layout import CRC_BYTES, SHARD, array_name, fps_value
 from resact.cache.store import ClipStore, open_store
 from resact.errors import ToolError
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import Clip, TrainPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.clips.transform import Normalisation, transform_clip
 
 Epoch = Callable[[int], None]
 BATCH = 8

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 
 from resact.errors import UsageError
+from resact.train.clips.plain_transform import resize_clip
 from resact.train.clips.residual import residual_frames
-from resact.train.clips.transform import resize_clip
 
 Frames = npt.NDArray[np.uint8]
 

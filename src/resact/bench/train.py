@@ -23,7 +23,7 @@ from rich.console import Console
 from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore
 from resact.errors import ResactError, ToolError, UsageError
-from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.floor import Rates, floor_seconds, list_work

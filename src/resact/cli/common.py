@@ -45,7 +45,7 @@ DatasetArgument = Annotated[
     typer.Argument(
         help="ucf101; sample: a small data set, generated offline; "
         "folder: your own videos, as CLASS/VIDEO below --root.",
-        autocompletion=complete.among("resact.pipeline.datasets.dataset:DATASETS"),
+        autocompletion=complete.among("resact.pipeline.datasets.registry:DATASETS"),
     ),
 ]
 StoreArgument = Annotated[
@@ -180,7 +180,8 @@ def load_videos(
     `options`, of which None is not given, are those that only some data sets take.
     """
     from resact.cache.layout import printable
-    from resact.pipeline.datasets.dataset import limited, load_dataset, make_dataset, require_own_options
+    from resact.pipeline.datasets.limit import limited
+    from resact.pipeline.datasets.registry import load_dataset, make_dataset, require_own_options
 
     root = root and root.absolute()
     given = {option: value for option, value in (options or {}).items() if value is not None}

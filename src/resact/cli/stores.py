@@ -104,7 +104,7 @@ def prep(
     from resact.cache.codecs import build_codec
     from resact.cache.layout import fps_value
     from resact.cache.places import default_store
-    from resact.pipeline.datasets.dataset import plan_fetch, require_own_options
+    from resact.pipeline.datasets.registry import plan_fetch, require_own_options
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.prep import prep as run_prep
 
@@ -242,8 +242,8 @@ def _repair(
 ) -> "RepairResult":
     from functools import partial
 
-    from resact.pipeline.datasets.dataset import DATASETS
     from resact.pipeline.datasets.folder import find_sources as find_in_folder
+    from resact.pipeline.datasets.registry import DATASETS
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.repair import repair
 

@@ -12,7 +12,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from resact.cache.codecs import Box, JpegFrames
+from resact.cache.box import Box
+from resact.cache.codecs import JpegFrames
 from resact.cache.machine_code.jpeg import decode_jpegs
 from resact.cache.machine_code.jpeg_header import header_bytes
 
@@ -205,7 +206,8 @@ def test_bytes_that_no_encoder_writes(seed: int) -> None:
 
 def test_few_frames_are_not_worth_making_code_for() -> None:
     code = (
-        "import sys, numpy as np; from resact.cache.codecs import JpegFrames, Box; codec = JpegFrames();"
+        "import sys, numpy as np; from resact.cache.box import Box; from resact.cache.codecs import JpegFrames;"
+        "codec = JpegFrames();"
         "data = codec.encode(np.zeros((32, 32, 3), np.uint8));"
         "bounds = np.array([(place * len(data), (place + 1) * len(data)) for place in range(8)]);"
         "data, out, whole = memoryview(data * 8), np.empty((8, 32, 32, 3), np.uint8), ((32, 32), Box(0, 32, 0, 32));"

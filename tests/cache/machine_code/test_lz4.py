@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numcodecs import blosc
 
-from resact.cache.codecs import Box, Lz4Frames
+from resact.cache.box import Box
+from resact.cache.codecs import Lz4Frames
 from resact.cache.machine_code.lz4 import decode_lz4, encode_lz4
 from resact.errors import DamagedError
 

@@ -9,7 +9,8 @@ import pytest
 from numcodecs import blosc
 
 from resact.cache import machine_code
-from resact.cache.codecs import Box, build_codec
+from resact.cache.box import Box
+from resact.cache.codecs import build_codec
 from resact.cache.layout import crc32c, first_wrong_chunk
 from resact.errors import UsageError
 
@@ -73,7 +74,8 @@ import sys, numpy as np, torch
 from resact.cache.codecs import build_codec
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
-from resact.train.clips.transform import Normalisation, make_clip
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.transform import make_clip
 build_codec("lz4").encode(np.zeros((32, 32, 3), np.uint8))
 clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=32, flip=False)
 usual = Normalisation(rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1))

@@ -20,8 +20,9 @@ from resact.cache.store import ClipStore, open_store
 from resact.cache.summary import summarise
 from resact.cache.verify import verify_store
 from resact.errors import DamagedError, Interrupted, SettingsError, SourceError, UsageError
-from resact.pipeline.datasets.dataset import DATASETS, limited, load_dataset
 from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.limit import limited
+from resact.pipeline.datasets.registry import DATASETS, load_dataset
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep

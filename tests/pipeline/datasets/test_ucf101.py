@@ -7,7 +7,8 @@ import pytest
 from tests.pipeline.conftest import write_ucf101_lists
 
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets.dataset import limited, load_dataset
+from resact.pipeline.datasets.limit import limited
+from resact.pipeline.datasets.registry import load_dataset
 from resact.pipeline.datasets.ucf101 import load_ucf101
 
 CLASSES = ["Biking", "Carphone"]

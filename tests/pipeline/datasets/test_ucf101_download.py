@@ -19,8 +19,8 @@ from tests.pipeline.file_server import Files, serve
 
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
 from resact.pipeline.datasets import ucf101_download
-from resact.pipeline.datasets.dataset import DATASETS, load_dataset, plan_fetch
 from resact.pipeline.datasets.download import Patience, RemoteFile
+from resact.pipeline.datasets.registry import DATASETS, load_dataset, plan_fetch
 from resact.pipeline.datasets.ucf101_download import Part, parts
 
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}

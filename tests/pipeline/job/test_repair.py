@@ -26,7 +26,8 @@ from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import read_settings
 from resact.cache.verify import Problem, sound_record, verify_store
 from resact.errors import Interrupted, SourceError, StoreLockedError, ToolError
-from resact.pipeline.datasets.dataset import Dataset, load_dataset
+from resact.pipeline.datasets.dataset import Dataset
+from resact.pipeline.datasets.registry import load_dataset
 from resact.pipeline.decoding.decode import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep

@@ -7,9 +7,10 @@ import torch
 
 from resact.cache.store import ClipStore
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.clips.transform import Normalisation, transform_clip
 
 GEOMETRY = ClipGeometry(modality="both", frames=8, step=2, size=12)
 NORMALISATION = Normalisation(

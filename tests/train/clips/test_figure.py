@@ -28,7 +28,7 @@ from resact.train.clips.figure import (
     strip,
     visible_gain,
 )
-from resact.train.clips.transform import resize_clip
+from resact.train.clips.plain_transform import resize_clip
 
 
 def noise(seed, *shape):

@@ -23,9 +23,10 @@ from resact.cache.store import open_store
 from resact.errors import DamagedError
 from resact.train.clips.dataset import ClipDataset
 from resact.train.clips.geometry import ClipGeometry
-from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.measurement import measure_normalisation
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import TestPlan, TrainPlan
-from resact.train.clips.transform import Normalisation, transform_clip
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -239,7 +240,7 @@ def test_under_torchrun_the_ranks_share_an_epoch(clip_store, tmp_path):
         "from resact.train.clips.geometry import ClipGeometry\n"
         "from resact.train.clips.sampling import TrainPlan\n"
         "from resact.train.clips.stream import ClipStream\n"
-        "from resact.train.clips.normalisation import measure_normalisation\n"
+        "from resact.train.clips.measurement import measure_normalisation\n"
         "store = resact.open_store(sys.argv[1])\n"
         "rows, geometry = np.arange(len(store.index)), ClipGeometry(modality='both', frames=8, step=2, size=12)\n"
         "plan = TrainPlan(store.index, rows, geometry, seed=0, flip=False)\n"

@@ -15,7 +15,8 @@ from tests.train.conftest import make_clip_store
 from torch.overrides import TorchFunctionMode
 
 from resact.train.clips import stream as stream_module
-from resact.train.clips.transform import PackedClips, transform_batch
+from resact.train.clips.packed_clips import PackedClips
+from resact.train.clips.transform import transform_batch
 
 
 class LateDevice:

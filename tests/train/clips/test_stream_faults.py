@@ -16,9 +16,9 @@ from tests.train.conftest import make_clip_store
 
 from resact.cache.store import ClipStore, open_store
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, StreamError, UsageError
+from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.sampling import Clip
 from resact.train.clips.stream import EpochReader
-from resact.train.clips.transform import Normalisation
 
 
 @pytest.fixture(scope="module")

@@ -26,17 +26,13 @@ from hypothesis import strategies as st
 
 from resact.cache.machine_code.compiled import has
 from resact.errors import ToolError, UsageError
-from resact.train.clips import transform, transform_cpu
+from resact.train.clips import plain_transform, transform_cpu
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.packed_clips import PackedClips
+from resact.train.clips.plain_transform import resize_clip, transform_clip
 from resact.train.clips.sampling import Clip
-from resact.train.clips.transform import (
-    Normalisation,
-    PackedClips,
-    make_clip,
-    resize_clip,
-    transform_batch,
-    transform_clip,
-)
+from resact.train.clips.transform import make_clip, transform_batch
 
 AS_IT_IS = Normalisation(rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1), residual_mean=(0, 0, 0), residual_std=(1, 1, 1))
 USUAL = Normalisation(
@@ -160,14 +156,15 @@ def test_both_ways_to_resize_round_the_defined_value(seed, side, size):
     square = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, side, side), dtype=np.uint8))
     clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=side, flip=False)
     exact = resized(square.permute(0, 2, 3, 1).numpy(), clip, size)
-    floats = transform._resize_floats(square, size).numpy()
+    floats = plain_transform._resize_floats(square, size).numpy()
     assert (np.abs(floats - exact) <= 0.501).all()
-    assert (np.abs(transform._resize_bytes(square, size).numpy() - exact) <= 1.05).all()  # it rounds twice
+    assert (np.abs(plain_transform._resize_bytes(square, size).numpy() - exact) <= 1.05).all()  # it rounds twice
 
 
 def test_the_two_ways_to_resize_mostly_agree():
     frames = torch.from_numpy(np.random.default_rng(3).integers(0, 256, (4, 3, 96, 96), dtype=np.uint8))
-    difference = (transform._resize_bytes(frames, 42).int() - transform._resize_floats(frames, 42).int()).abs()
+    in_bytes, in_floats = plain_transform._resize_bytes(frames, 42), plain_transform._resize_floats(frames, 42)
+    difference = (in_bytes.int() - in_floats.int()).abs()
     assert difference.max() == 1
     assert (difference > 0).float().mean() < 0.3
 
@@ -319,7 +316,7 @@ def test_weights_of_lines_of_all_lengths(seed):
         sums = [(line[first : first + taps].astype(int) * w[:taps]).sum() for first, taps, w in rows]
         assert all((w[taps:] == 0).all() for taps, w in zip(table[:, 1], weights, strict=True))
         actual = np.minimum(np.array(sums) + (1 << shift - 1) >> shift, 255)
-        wanted = transform._interpolate(torch.from_numpy(line)[None, None, :, None].expand(1, 3, -1, 2), size, 2)
+        wanted = plain_transform._interpolate(torch.from_numpy(line)[None, None, :, None].expand(1, 3, -1, 2), size, 2)
         np.testing.assert_array_equal(actual, wanted[0, 0, :, 0])
 
 

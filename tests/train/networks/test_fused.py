@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import BatchNorm3d
 
 from resact.errors import ToolError, UsageError
-from resact.train.networks import kernels
-from resact.train.networks.kernels import KernelParity, fused_obstacle, probe_kernels
+from resact.train.networks.kernel_probe import KernelParity, probe_kernels
+from resact.train.networks.kernels import fused_obstacle
 from resact.train.networks.models import build_model
 
 FLOAT32_ERROR = 1e-4
@@ -312,5 +312,5 @@ def test_where_they_cannot_run(monkeypatch):
     with pytest.raises(UsageError, match="they run on CUDA, and the network is on cpu; choose eager ones"):
         separable.use_kernels("fused")
     assert separable.kernels == "eager"
-    monkeypatch.setattr(kernels, "find_spec", lambda _name: None)
+    monkeypatch.setattr("resact.train.networks.kernels.find_spec", lambda _name: None)
     assert "pip install triton" in fused_obstacle(separable.architecture, cuda)

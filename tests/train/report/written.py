@@ -12,7 +12,7 @@ import torch
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore
-from resact.train.clips.transform import Normalisation
+from resact.train.clips.normalisation import Normalisation
 from resact.train.networks.models import ActionNetwork
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.checkpoint import Progress

@@ -23,7 +23,7 @@ from resact.cache.index import Index, write_index
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cli import main
-from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.measurement import measure_normalisation
 from resact.train.runs.files.tensors import read_tensors
 from resact.train.runs.training import train as training
 from resact.train.runs.training.step import TrainStep

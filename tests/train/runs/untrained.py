@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from resact.cache.store import ClipStore
-from resact.train.clips.transform import Normalisation
+from resact.train.clips.normalisation import Normalisation
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader

@@ -10,7 +10,7 @@ from resact.cache.index import index_generation
 from resact.cache.settings import StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.errors import RunError, StoreNotFoundError
-from resact.train.clips.transform import Normalisation
+from resact.train.clips.normalisation import Normalisation
 from resact.train.networks.architecture import Architecture
 from resact.train.runs.files.config import RunConfig
 

@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 
 from resact.errors import ToolError, UsageError
-from resact.train.networks.kernels import fused_obstacle, kernel_failures, probe_kernels
+from resact.train.networks.kernel_probe import probe_kernels
+from resact.train.networks.kernels import fused_obstacle, kernel_failures
 from resact.train.networks.parity import probe_parity
 from resact.train.networks.timing import median_seconds
 from resact.train.runs.execution import build_network, memory_format

@@ -16,7 +16,7 @@ from resact.cache.provenance import provenance
 from resact.cache.repeats import repeats
 from resact.cache.store import ClipStore, open_store
 from resact.errors import Interrupted, UsageError
-from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TestPlan, TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork

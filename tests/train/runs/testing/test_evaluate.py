@@ -19,8 +19,8 @@ from resact.cache.settings import FIRST_RULE
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, DivergedError, RunNotFoundError, SettingsError, UsageError
 from resact.train.clips import stream, transform
+from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import TestPlan
-from resact.train.clips.transform import transform_clip
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing import trained as module
 from resact.train.runs.testing.evaluate import evaluate_run

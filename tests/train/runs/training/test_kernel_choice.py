@@ -14,7 +14,7 @@ from rich.console import Console
 from tests.conftest import PATIENCE_SECONDS
 
 from resact.errors import ToolError, UsageError
-from resact.train.networks.kernels import KernelParity
+from resact.train.networks.kernel_probe import KernelParity
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training import device_checks
 from resact.train.runs.training.distributed import Ranks

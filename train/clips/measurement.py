@@ -1,0 +1,64 @@
+"""Mean and spread of the clips that a network is trained on: measured, not borrowed."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resact.cache.store import ClipStore
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.sampling import TrainPlan
+from resact.train.clips.stream import ClipStream
+
+_CLIPS_A_BATCH = 8
+
+
+def measure_normalisation(
+    store: ClipStore,
+    rows: npt.NDArray[np.intp],
+    geometry: ClipGeometry,
+    *,
+    seed: int,
+    clips: int = 512,
+    threads: int | None = None,
+) -> Normalisation:
+    """Mean and standard deviation of each colour over seeded training clips, for RGB and for the residual at its step.
+
+    Args:
+        store: an open store.
+        rows: the training videos; passed over again with other clips where they are fewer than `clips`.
+        geometry: of the clips.
+        seed: as for `TrainPlan`; clips are drawn as in training.
+        clips: how many.
+        threads: that read; the result does not depend on it.
+
+    Returns:
+        In 8-bit pixel values. A colour that never changes is given a spread of 1.
+
+    """
+    plan = TrainPlan(store.index, rows, geometry, seed=seed, flip=False)
+    zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    as_they_are = Normalisation(rgb_mean=zeros, rgb_std=ones, residual_mean=zeros, residual_std=ones)
+    stream = ClipStream(store, plan, batch_size=_CLIPS_A_BATCH, normalisation=as_they_are, threads=threads)
+    sums = {name: torch.zeros(2, 3, dtype=torch.float64) for name in geometry.streams}
+    taken = epoch = 0
+    while taken < clips:
+        with stream.epoch(epoch) as reader:
+            for batch in reader:
+                count = min(len(batch["label"]), clips - taken)
+                for name, total in sums.items():
+                    # Whole numbers below 2^53: exact, in whatever order they are summed.
+                    colours_CN = batch[name][:count].transpose(0, 1).flatten(1).double()
+                    total += torch.stack([colours_CN.sum(1), colours_CN.square().sum(1)])
+                taken += count
+                if taken == clips:
+                    break
+        epoch += 1
+    values = clips * geometry.frames * geometry.size**2
+    measured = {}
+    for name, total in sums.items():
+        mean, square = total / values
+        deviation = (square - mean.square()).clamp(min=0).sqrt()
+        measured[f"{name}_mean"] = tuple(mean.tolist())
+        measured[f"{name}_std"] = tuple(torch.where(deviation > 0, deviation, 1.0).tolist())
+    return Normalisation(**measured)

@@ -1,0 +1,103 @@
+"""The transform of a clip in plain PyTorch, on any device: what each other form of it has to equal.
+
+Shapes: N stored frames of a clip, T frames of a clip, C channels, H height, W width, D height and width of what the
+network is given.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from resact.train.clips.fit import fitting_output
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Channels, Normalisation
+from resact.train.clips.residual import residual_frames
+from resact.train.clips.sampling import Clip
+
+
+def resize_clip(frames_NHWC: Tensor, *, top: int, left: int, side: int, size: int) -> Tensor:
+    """A square of each frame, resized.
+
+    Each output pixel is a mean of the pixels around its centre, weighted by a triangle that reaches as far to each side
+    as neighbouring output pixels are apart, in input pixels, but at least 1: bilinear interpolation where the square is
+    enlarged, antialiased where it is reduced. Centres lie at half pixels; the weights of what lies in the square add up
+    to 1. The result is rounded to 8 bits, a tie to the even value. It is what `interpolate(mode="bilinear",
+    antialias=True)` computes.
+
+    The CPU rounds after each of the two axes, which is twenty times as fast as floating point and moves no value by
+    more than 1: of pixels of genuine UCF101 clips, one in eight.
+
+    Args:
+        frames_NHWC: (N, H, W, 3) uint8, on any device.
+        top: of the square, in pixels.
+        left: of the square.
+        side: height and width of the square.
+        size: D, height and width of the result.
+
+    Returns:
+        (N, 3, D, D) uint8; on the CPU with the channels last in memory.
+    """
+    square_NCHW = frames_NHWC[:, top : top + side, left : left + side].permute(0, 3, 1, 2)
+    return (_resize_bytes if frames_NHWC.device.type == "cpu" else _resize_floats)(square_NCHW, size)
+
+
+def transform_clip(
+    frames_NHWC: Tensor,
+    clip: Clip,
+    geometry: ClipGeometry,
+    normalisation: Normalisation,
+    *,
+    dtype: torch.dtype = torch.float32,
+    out: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """What the network is given of a clip.
+
+    Args:
+        frames_NHWC: (N, H, W, 3) uint8, the stored frames [clip.start, clip.stop), on any device.
+        clip: which square of them, in which order, flipped or not.
+        geometry: of the clip.
+        normalisation: of each of `geometry.streams`, calculated in float32.
+        dtype: of the result.
+        out: where to write it: for each of `geometry.streams` a tensor such as is returned, perhaps a part of a batch.
+
+    Returns:
+        For each of `geometry.streams` (3, T, D, D), on the frames' device; `out` where that was given.
+
+    Raises:
+        UsageError: frames, clip, normalisation or `out` do not fit each other.
+    """
+    out = fitting_output(frames_NHWC, clip, geometry, dtype, out)
+    resized_NCDD = resize_clip(frames_NHWC, top=clip.top, left=clip.left, side=clip.side, size=geometry.size)
+    if not np.array_equal(clip.order, np.arange(len(resized_NCDD))):
+        resized_NCDD = resized_NCDD[torch.tensor(clip.order, device=resized_NCDD.device)]
+    clip_CTDD = resized_NCDD.transpose(0, 1).contiguous()
+    if clip.flip:
+        clip_CTDD = clip_CTDD.flip(-1)
+    if "rgb" in geometry.streams:
+        _normalise(clip_CTDD[:, : geometry.frames], normalisation.scale_and_shift("rgb"), out["rgb"])
+    if "residual" in geometry.streams:
+        residual_CTDD = residual_frames(clip_CTDD[None], step=geometry.step)[0]
+        _normalise(residual_CTDD, normalisation.scale_and_shift("residual"), out["residual"])
+    return out
+
+
+def _resize_bytes(square_NCHW: Tensor, size: int) -> Tensor:
+    # Down the columns first, which is the quicker of the two: the other then has fewer rows to do.
+    return _interpolate(_interpolate(square_NCHW, size, square_NCHW.shape[3]), size, size)
+
+
+def _resize_floats(square_NCHW: Tensor, size: int) -> Tensor:
+    return _interpolate(square_NCHW.float(), size, size).round_().to(torch.uint8)
+
+
+def _interpolate(frames_NCHW: Tensor, height: int, width: int) -> Tensor:
+    return interpolate(frames_NCHW, size=(height, width), mode="bilinear", antialias=True)
+
+
+def _normalise(source_CTDD: Tensor, scale_and_shift: tuple[Channels, Channels], out_CTDD: Tensor) -> None:
+    scale_C111, shift_C111 = (torch.tensor(v, device=out_CTDD.device).view(3, 1, 1, 1) for v in scale_and_shift)
+    values_CTDD = out_CTDD if out_CTDD.dtype == torch.float32 else torch.empty_like(out_CTDD, dtype=torch.float32)
+    values_CTDD.copy_(source_CTDD).mul_(scale_C111).add_(shift_C111)
+    if values_CTDD is not out_CTDD:
+        out_CTDD.copy_(values_CTDD)
