@@ -23,7 +23,8 @@ import numpy as np
 
 from resact.cache.codecs import build_codec
 from resact.cache.durable import create_store, store_lock
-from resact.cache.index import Index, TextColumn, write_index
+from resact.cache.index import Index, TextColumn
+from resact.cache.index_files import write_index
 from resact.cache.layout import array_name, crc32c
 from resact.cache.provenance import provenance
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings

@@ -11,7 +11,7 @@ import warnings
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from resact.cache.files import RemoteFiles
+from resact.cache.remote_files import RemoteFiles
 from resact.errors import SlowServerWarning, UsageError
 
 _RESERVED = "%/:?#[]@!$&'()*+,;="  # of an address that a person typed: none of it is changed

@@ -1,45 +1,16 @@
-"""The index: one row a video, as columns, the largest one memory-mapped, and the journal of what came since.
+"""The index: one row a video, as columns, the largest one memory-mapped."""
 
-All of it is derived from the arrays (`verify --rebuild-index`). A generation of columns is written whole
-beside the current one; replacing `index/zarr.json`, which names it, is the moment of change. Until then the
-journal holds the same rows, so that a kill at any point loses nothing.
-"""
-
-import json
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from hashlib import sha256
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.durable import sync_folder, write_file, write_synced
-from resact.cache.files import Files, read_if_there, require_size
-from resact.cache.layout import (
-    CRC_BYTES,
-    DOCUMENT,
-    INDEX,
-    JOURNAL,
-    MEMBERSHIPS,
-    SLOT_BYTES,
-    STATUSES,
-    Source,
-    VideoRecord,
-    column_document,
-    crc32c,
-    fps_value,
-    group_document,
-    seal,
-    shard_index_bytes,
-    unseal,
-)
+from resact.cache.layout import MEMBERSHIPS, SLOT_BYTES, STATUSES, VideoRecord, crc32c, fps_value, shard_index_bytes
 from resact.errors import DamagedError, UsageError
 
-_REBUILD = "run `resact verify STORE --rebuild-index`"
+REBUILD = "run `resact verify STORE --rebuild-index`"
 
 
 class TextColumn(Sequence[str]):
@@ -162,7 +133,7 @@ class Index:
         first = int(self.first_frame[row])
         part = self.frame_bytes[first : first + int(self.num_frames[row])]
         if crc32c(part.tobytes()) != self.frames_crc32c[row]:
-            raise DamagedError(f"the index is damaged at {self.video_id[row]!r}: {_REBUILD}")
+            raise DamagedError(f"the index is damaged at {self.video_id[row]!r}: {REBUILD}")
         return part
 
     def frame_offsets(self, row: int, stop: int) -> npt.NDArray[np.int64]:
@@ -239,203 +210,3 @@ class Index:
                 else {name: value}
             )
         return flat | {f"split_{name}": codes for name, codes in self.splits.items()}
-
-
-def index_files(index: Index) -> tuple[str, dict[str, bytes]]:
-    """The generation's name, and its files by path below the store."""
-    blobs = {name: b"".join(parts) for name, parts in _column_files(index)}
-    blobs[DOCUMENT] = seal(group_document({}))
-    generation = index_generation(index)
-    return generation, {f"{INDEX}/{generation}/{name}": blob for name, blob in blobs.items()}
-
-
-def index_generation(index: Index) -> str:
-    """The name that follows from what the index holds; no column is copied for it."""
-    digest = sha256()
-    for name, parts in _column_files(index):
-        for part in (name.encode(), b"\0", *parts):
-            digest.update(part)
-    return digest.hexdigest()[:16]
-
-
-def _column_files(index: Index) -> Iterator[tuple[str, Sequence[bytes | memoryview]]]:
-    """Path below the generation, and what the file is made of; sorted by path."""
-    columns = index.columns()
-    paths = {f"{name}/{file}": name for name, values in columns.items() for file in (DOCUMENT, *["0"][: len(values)])}
-    for path in sorted(paths):
-        values = columns[paths[path]]
-        if path.endswith(f"/{DOCUMENT}"):
-            yield path, [seal(column_document(values.dtype, len(values)))]
-        else:
-            data = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).view(np.uint8).data
-            yield path, [data, crc32c(data).to_bytes(CRC_BYTES, "little")]
-
-
-def pointer_document(generation: str, index: Index) -> bytes:
-    """`index/zarr.json`: which generation counts, and the sizes that its columns have."""
-    attributes = {"generation": generation, "videos": len(index), "frames": len(index.frame_bytes)}
-    attributes["text_bytes"] = {name: len(getattr(index, name).utf8) for name in _TEXT}
-    return seal(group_document(attributes))
-
-
-_TEXT = ("video_id", "group", "problem")
-_NUMBERS: dict[str, Any] = {
-    "label": np.int32,
-    "status_code": np.uint8,
-    "num_frames": np.uint32,
-    "height": np.uint32,
-    "width": np.uint32,
-    "source_fps": np.float64,
-    "source_bytes": np.uint64,
-    "first_frame": np.uint64,
-    "frames_crc32c": np.uint32,
-}
-
-
-def write_index(store: Path, index: Index) -> None:
-    """Make `index` the store's current one and drop the journal, whose rows it has to contain."""
-    generation, files = index_files(index)
-    folder = store / INDEX / generation
-    in_use = folder.exists()  # then readers may have its files mapped: each is replaced whole
-    for name, blob in files.items():
-        (store / name).parent.mkdir(parents=True, exist_ok=True)
-        if in_use:
-            write_file(store, name, blob)
-        else:
-            write_synced(store / name, blob)
-    for named in sorted({(store / name).parent for name in files}, reverse=True):
-        sync_folder(named)
-    sync_folder(folder.parent)
-    write_file(store, f"{INDEX}/{DOCUMENT}", pointer_document(generation, index))
-    (store / JOURNAL).unlink(missing_ok=True)
-    for old in (store / INDEX).iterdir():
-        if old.is_dir() and len(old.name) == len(generation) and old.name != generation:
-            shutil.rmtree(old)
-    sync_folder(store / INDEX)
-
-
-def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) -> Index:
-    """Read the current generation and add the journal's rows.
-
-    Only `frame_bytes`, by far the largest column, is mapped, and checked video by video when it is used. The others
-    take a hundred bytes a video; mapped, each would hold a file descriptor.
-
-    Raises:
-        DamagedError: missing, truncated or changed columns or journal lines.
-    """
-    where = f"{files}/{INDEX}"
-    journal = read_journal(files)
-    head = _read_pointer(files)
-    try:
-        if "generation" not in head:  # a prep that has not got that far yet
-            return Index.of(journal, classes, splits)
-        base = f"{INDEX}/{head['generation']}"
-
-        def column(name: str, dtype: Any, length: int) -> npt.NDArray[Any]:
-            if not length:
-                return np.empty(0, dtype)
-            numbers, data = np.dtype(dtype).newbyteorder("<"), files.read(f"{base}/{name}/0")
-            require_size(f"{base}/{name}/0", len(data), length * numbers.itemsize + CRC_BYTES)
-            if crc32c(memoryview(data)[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
-                raise DamagedError(f"{where}: column {name} does not match its checksum: {_REBUILD}")
-            return np.frombuffer(data, numbers, length)
-
-        n = head["videos"]
-        texts: dict[str, Any] = {
-            name: TextColumn(
-                column(f"{name}_utf8", np.uint8, head["text_bytes"][name]),
-                column(f"{name}_ends", np.uint64, n),
-            )
-            for name in _TEXT
-        }
-        numbers: dict[str, Any] = {name: column(name, dtype, n) for name, dtype in _NUMBERS.items()}
-        index = Index(
-            **texts,
-            **numbers,
-            frame_bytes=files.map(f"{base}/frame_bytes/0", np.dtype("<u4"), head["frames"], CRC_BYTES)
-            if head["frames"]
-            else np.empty(0, np.uint32),
-            splits={name: column(f"split_{name}", np.uint8, n) for name in splits},
-            classes=classes,
-        )
-    except FileNotFoundError as error:
-        # Unless a prep has just replaced the generation.
-        if _read_pointer(files) != head:
-            return read_index(files, classes, splits)
-        raise DamagedError(f"{error.filename} is missing: {_REBUILD}") from None
-    except KeyError as error:
-        raise DamagedError(f"{where}: {error} is missing: {_REBUILD}") from None
-    return index.merged(Index.of(journal, classes, splits))
-
-
-def _read_pointer(files: Files) -> dict[str, Any]:
-    name = f"{INDEX}/{DOCUMENT}"
-    try:
-        attributes: dict[str, Any] = unseal(files.read(name), f"{files}/{name}")["attributes"]
-    except FileNotFoundError:
-        raise DamagedError(f"{files}/{name} is missing: {_REBUILD}") from None
-    return attributes
-
-
-# Journal ----------------------------------------------------------------------------------------------------
-
-
-class Journal:
-    """What was committed since the last generation: one checksummed JSON line a video, the driver's work."""
-
-    def __init__(self, store: Path) -> None:
-        self._path = store / JOURNAL
-        self._descriptor: int | None = None
-
-    def append(self, records: Sequence[VideoRecord]) -> None:
-        """Write and sync; on failure (a full disk) nothing of it stays."""
-        if self._descriptor is None:
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            _cut_torn_line(self._path)
-            sync_folder(self._path.parent)
-        before = os.fstat(self._descriptor).st_size
-        try:
-            data = b"".join(_line(record) for record in records)
-            while data:
-                data = data[os.write(self._descriptor, data) :]
-            os.fsync(self._descriptor)
-        except OSError:
-            os.ftruncate(self._descriptor, before)
-            raise
-
-    def close(self) -> None:
-        """Let go of the file, which `write_index` then removes."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-
-
-def _line(record: VideoRecord) -> bytes:
-    row = vars(record) | {"source": vars(record.source), "frame_bytes": record.frame_bytes.tolist()}
-    text = json.dumps(row, sort_keys=True).encode("ascii")
-    return f"{crc32c(text):08x} ".encode() + text + b"\n"
-
-
-def _cut_torn_line(path: Path) -> None:
-    """A kill in the middle of an append leaves a last line without its end; the video is done again."""
-    data = path.read_bytes()
-    os.truncate(path, data.rfind(b"\n") + 1)
-
-
-def read_journal(files: Files) -> Iterator[VideoRecord]:
-    """The journal's records, later ones of a video replacing earlier ones; a torn last line is not one.
-
-    Raises:
-        DamagedError: a line does not match its checksum.
-    """
-    # None while no prep is under way, or once it has put the rows into the index.
-    lines = (read_if_there(files, JOURNAL) or b"").split(b"\n")
-    records = {}
-    for number, line in enumerate(lines[:-1], start=1):
-        checksum, _, text = line.partition(b" ")
-        if checksum != f"{crc32c(text):08x}".encode():
-            raise DamagedError(f"{files}/{JOURNAL}: line {number} does not match its checksum: {_REBUILD}")
-        row = json.loads(text)
-        row |= {"source": Source(**row["source"]), "frame_bytes": np.array(row["frame_bytes"], np.uint32)}
-        records[row["video_id"]] = VideoRecord(**row)
-    return iter(records.values())

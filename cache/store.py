@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resact.cache.address import open_files
 from resact.cache.box import Box
 from resact.cache.codecs import CODEC_NAMES
-from resact.cache.files import Files, LocalFiles, open_files
-from resact.cache.index import Index, read_index
+from resact.cache.files import Files, LocalFiles
+from resact.cache.index import Index
+from resact.cache.index_files import read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
 from resact.cache.whole import Whole, lacking_words, read_whole

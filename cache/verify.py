@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from resact.cache.address import open_files
 from resact.cache.durable import store_lock
-from resact.cache.files import Files, LocalFiles, open_files, read_if_there
-from resact.cache.index import Index, index_files, pointer_document, read_index, write_index
+from resact.cache.files import Files, LocalFiles, read_if_there
+from resact.cache.index import Index
+from resact.cache.index_files import index_files, pointer_document, read_index, write_index
 from resact.cache.layout import (
     CRC_BYTES,
     DOCUMENT,

@@ -15,7 +15,9 @@ from rich.console import Console
 from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.grouping import grouping
-from resact.cache.index import Index, Journal, read_index, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import read_index, write_index
+from resact.cache.journal import Journal
 from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
 from resact.cache.repeats import repeats
 from resact.cache.store import read_settings

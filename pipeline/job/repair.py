@@ -17,7 +17,8 @@ from rich.console import Console
 
 from resact.cache.durable import disk_full_as_error, forget_failure, store_lock, write_file
 from resact.cache.files import LocalFiles
-from resact.cache.index import Index, read_index, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import read_index, write_index
 from resact.cache.layout import (
     DOCUMENT,
     FAILED,

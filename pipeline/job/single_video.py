@@ -8,7 +8,8 @@ from tempfile import TemporaryDirectory
 
 from resact.cache.codecs import build_codec
 from resact.cache.durable import create_store, disk_full_as_error, store_lock
-from resact.cache.index import Index, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import write_index
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.errors import DecodeError

@@ -15,7 +15,9 @@ import pytest
 
 from resact.cache.codecs import CODEC_NAMES, build_codec
 from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
-from resact.cache.index import Index, Journal, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import write_index
+from resact.cache.journal import Journal
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 

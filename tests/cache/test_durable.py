@@ -26,7 +26,8 @@ from resact.cache.durable import (
     write_file,
 )
 from resact.cache.files import LocalFiles
-from resact.cache.index import Index, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import write_index
 from resact.cache.layout import DOCUMENT, JOURNAL, PARTIAL, READ_ME, array_name, seal, unseal
 from resact.cache.store import open_store
 from resact.cache.verify import read_record, rebuild_index, verify_store
@@ -49,7 +50,9 @@ PREP = (
     + """
 from resact.cache.durable import create_store, forget_failure, store_lock
 from resact.cache.files import LocalFiles
-from resact.cache.index import Index, Journal, read_index, write_index
+from resact.cache.index import Index
+from resact.cache.journal import Journal
+from resact.cache.index_files import read_index, write_index
 settings = helpers._settings("zstd")
 videos = [(f"v{i}", "failed" if i % 5 == 4 else "ok", i % 4 + 1) for i in range(12)]
 images = [helpers._frames(frames, 16, 24, seed) for seed, (_, _, frames) in enumerate(videos)]

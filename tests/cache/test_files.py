@@ -6,7 +6,9 @@ import fsspec
 import numpy as np
 import pytest
 
-from resact.cache.files import LocalFiles, RemoteFiles, open_files
+from resact.cache.address import open_files
+from resact.cache.files import LocalFiles
+from resact.cache.remote_files import RemoteFiles
 from resact.errors import DamagedError
 
 NUMBERS = np.arange(7, dtype="<u4")

@@ -10,7 +10,8 @@ import pytest
 from tests.conftest import GAUNTLET
 
 from resact.cache.durable import store_lock
-from resact.cache.index import Index, TextColumn, write_index
+from resact.cache.index import Index, TextColumn
+from resact.cache.index_files import write_index
 from resact.cache.layout import crc32c
 from resact.cache.store import open_store
 

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from resact.cache.durable import ShardWriter, commit_video, store_lock
-from resact.cache.index import Index, Journal, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import write_index
+from resact.cache.journal import Journal
 from resact.cache.layout import array_name, seal, shard_index, unseal, video_document
 from resact.cache.store import open_store
 from resact.cache.verify import Problem, rebuild_index, verify_store

@@ -8,7 +8,8 @@ import pytest
 
 from resact.cache.codecs import build_codec
 from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
-from resact.cache.index import Index, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import write_index
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store

@@ -176,7 +176,7 @@ def verify(
     """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 if something is bad."""
     from rich.progress import Progress
 
-    from resact.cache.files import local_path, open_files
+    from resact.cache.address import local_path, open_files
     from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.verify import rebuild_index as run_rebuild

@@ -20,7 +20,9 @@ from resact.cache import durable
 from resact.cache.codecs import build_codec
 from resact.cache.durable import store_lock
 from resact.cache.files import LocalFiles
-from resact.cache.index import Index, Journal, read_index, write_index
+from resact.cache.index import Index
+from resact.cache.index_files import read_index, write_index
+from resact.cache.journal import Journal
 from resact.cache.layout import SHARD, VideoRecord, array_name, crc32c, seal, shard_index, unseal, video_document
 from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import read_settings

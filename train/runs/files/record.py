@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, Self
 
 from resact.cache.files import LocalFiles
-from resact.cache.index import index_generation
+from resact.cache.index_files import index_generation
 from resact.cache.settings import StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.errors import RunError, StoreNotFoundError

@@ -1,0 +1,75 @@
+"""The journal: what was committed since the index was written last."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from resact.cache.durable import sync_folder
+from resact.cache.files import Files, read_if_there
+from resact.cache.index import REBUILD
+from resact.cache.layout import JOURNAL, Source, VideoRecord, crc32c
+from resact.errors import DamagedError
+
+
+class Journal:
+    """What was committed since the last generation: one checksummed JSON line a video, the driver's work."""
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / JOURNAL
+        self._descriptor: int | None = None
+
+    def append(self, records: Sequence[VideoRecord]) -> None:
+        """Write and sync; on failure (a full disk) nothing of it stays."""
+        if self._descriptor is None:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            _cut_torn_line(self._path)
+            sync_folder(self._path.parent)
+        before = os.fstat(self._descriptor).st_size
+        try:
+            data = b"".join(_line(record) for record in records)
+            while data:
+                data = data[os.write(self._descriptor, data) :]
+            os.fsync(self._descriptor)
+        except OSError:
+            os.ftruncate(self._descriptor, before)
+            raise
+
+    def close(self) -> None:
+        """Let go of the file, which `write_index` then removes."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _line(record: VideoRecord) -> bytes:
+    row = vars(record) | {"source": vars(record.source), "frame_bytes": record.frame_bytes.tolist()}
+    text = json.dumps(row, sort_keys=True).encode("ascii")
+    return f"{crc32c(text):08x} ".encode() + text + b"\n"
+
+
+def _cut_torn_line(path: Path) -> None:
+    """A kill in the middle of an append leaves a last line without its end; the video is done again."""
+    data = path.read_bytes()
+    os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def read_journal(files: Files) -> Iterator[VideoRecord]:
+    """The journal's records, later ones of a video replacing earlier ones; a torn last line is not one.
+
+    Raises:
+        DamagedError: a line does not match its checksum.
+    """
+    # None while no prep is under way, or once it has put the rows into the index.
+    lines = (read_if_there(files, JOURNAL) or b"").split(b"\n")
+    records = {}
+    for number, line in enumerate(lines[:-1], start=1):
+        checksum, _, text = line.partition(b" ")
+        if checksum != f"{crc32c(text):08x}".encode():
+            raise DamagedError(f"{files}/{JOURNAL}: line {number} does not match its checksum: {REBUILD}")
+        row = json.loads(text)
+        row |= {"source": Source(**row["source"]), "frame_bytes": np.array(row["frame_bytes"], np.uint32)}
+        records[row["video_id"]] = VideoRecord(**row)
+    return iter(records.values())

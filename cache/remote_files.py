@@ -1,0 +1,99 @@
+"""Reading a store's files from one of fsspec's file systems."""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.cache.files import require_size
+
+
+class RemoteFiles:
+    """Files of one of fsspec's file systems, such as those below `s3://bucket/ucf101.zarr`.
+
+    Args:
+        url: of the store.
+        system: the file system.
+        root: the store's path in it.
+    """
+
+    can_list = True
+
+    def __init__(self, url: str, system: Any, root: str) -> None:
+        self.address, self._system, self._root = url, system, root
+        # Web servers decode percent signs, of which names have some; such as `simplecache::https://...` ends at one.
+        self._quoted = root.startswith(("http://", "https://"))
+
+    def __str__(self) -> str:
+        return without_secrets(self.address)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{quote(name) if self._quoted else name}"
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        with self._one_line(name):
+            return bool(self._system.exists(self._path(name)))
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        with self._one_line(name):
+            return bytes(self._system.cat_file(self._path(name)))
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """One range request."""
+        try:
+            with self._one_line(name):
+                return bytes(self._system.cat_file(self._path(name), start=start, end=stop))
+        except OSError as error:
+            # S3 refuses a range that begins where the object has ended; files give nothing there.
+            if error.errno == errno.EINVAL and self.size(name) <= start:
+                return b""
+            raise
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        with self._one_line(name):
+            return int(self._system.size(self._path(name)))
+
+    def list(self, name: str) -> "list[str]":
+        """Names in a folder, as it is now."""
+        folder = self._path(name).rstrip("/")
+        with self._one_line(name):
+            self._system.invalidate_cache(folder)
+            entries = [entry.rstrip("/") for entry in self._system.ls(folder, detail=False)]
+        # Some tools make an empty object in a folder's place.
+        return sorted(entry.rpartition("/")[2] for entry in entries if entry.strip("/") != folder.strip("/"))
+
+    def map(self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int) -> npt.NDArray[Any]:
+        """Fetched whole."""
+        data = self.read(name)
+        require_size(name, len(data), length * dtype.itemsize + tail_bytes)
+        return np.frombuffer(data, dtype, length)
+
+    @contextmanager
+    def _one_line(self, name: str) -> Iterator[None]:
+        """Each of fsspec's file systems raises its own: an OSError with a name or with words, whatever it was."""
+        try:
+            yield
+        except FileNotFoundError as error:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), f"{self}/{name}") from error
+        except OSError as error:
+            if str(error):
+                raise
+            raise OSError(errno.EIO, type(error).__name__) from error
+        except Exception as error:
+            words = " ".join(f"{type(error).__name__}: {error}".split())
+            raise OSError(errno.EIO, words) from error
+
+
+def without_secrets(url: str) -> str:
+    """Without password and query, which may be a signature: it is printed, and kept in runs."""
+    bare = re.sub(r"(https?://[^?]*)\?.*", r"\1", url)
+    return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", bare).rstrip("/")
