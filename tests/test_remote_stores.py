@@ -25,7 +25,7 @@ from resact.cache.store import open_store
 from resact.cli import app
 from resact.errors import ResactError, StoreNotFoundError, UsageError
 from resact.train.clips.geometry import ClipGeometry
-from resact.train.clips.normalisation import measure_normalisation
+from resact.train.clips.measurement import measure_normalisation
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.training import train
 
