@@ -69,7 +69,9 @@ def check_ffmpeg(binary: str | None) -> Check:
     """It runs, and gives the frames of a tiny clip."""
     from resact.cache.settings import DecodeSettings
     from resact.errors import ResactError
-    from resact.pipeline.decoding.decode import FfmpegKilledError, Pixels, VideoDecoder, find_ffmpeg
+    from resact.pipeline.decoding.binary import find_ffmpeg
+    from resact.pipeline.decoding.decode import FfmpegKilledError, VideoDecoder
+    from resact.pipeline.decoding.filter_graph import Pixels
 
     mend = "pip install --force-reinstall imageio-ffmpeg, or pass --ffmpeg PATH of ffmpeg 5.1 to 7"
     try:

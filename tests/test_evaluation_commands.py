@@ -20,7 +20,7 @@ from resact.cache.store import ClipStore, open_store
 from resact.cli import app, evaluation
 from resact.errors import ResactError, RunError, RunNotFoundError, SettingsError, StoreNotFoundError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.single_video import single_video_store

@@ -24,7 +24,7 @@ from resact.cache.store import read_settings
 from resact.cache.whole import Whole, lacking_words, remove_whole, write_whole
 from resact.errors import DiskFullError, Interrupted, SettingsError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import Executor, WorkerLostError
 from resact.pipeline.job.estimate import estimate_bytes
 from resact.pipeline.job.progress import PrepProgress

@@ -45,7 +45,7 @@ from resact.cache.verify import (
 )
 from resact.errors import DamagedError, ResactError, SourceError, ToolError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import Executor
 from resact.pipeline.job.prep import interruptible
 from resact.pipeline.job.progress import PrepProgress

@@ -14,7 +14,7 @@ from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.errors import DecodeError
 from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.job.task import PrepJob, Trouble, prep_video
 
 _NO_CLASS = "unknown"

@@ -18,15 +18,10 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
 from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
 from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.decoding.decode import (
-    FfmpegKilledError,
-    OtherSamplingError,
-    Pixels,
-    VideoDecoder,
-    decode_arguments,
-    find_ffmpeg,
-)
+from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
+from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
 
 _MAX_COMPLAINTS = 3
 _NUMBERS = re.compile(r"\d+")

@@ -21,7 +21,7 @@ from resact.cli import app
 from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.datasets.registry import load_dataset
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.task import PrepJob

@@ -27,7 +27,7 @@ from resact.cache.store import open_store
 from resact.cli import main
 from resact.errors import ToolError, UsageError
 from resact.pipeline.datasets.registry import load_dataset
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.task import PrepJob

@@ -18,7 +18,9 @@ from resact.cache.codecs import build_codec
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import OtherSamplingError, Pixels, VideoDecoder, find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.decode import OtherSamplingError, VideoDecoder
+from resact.pipeline.decoding.filter_graph import Pixels
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import PrepResult, prep
 from resact.pipeline.job.task import PrepJob

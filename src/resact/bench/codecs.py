@@ -27,14 +27,10 @@ from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
 from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.datasets.limit import in_turn
-from resact.pipeline.decoding.decode import (
-    FfmpegKilledError,
-    OtherSamplingError,
-    Pixels,
-    VideoDecoder,
-    find_ffmpeg,
-)
+from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
+from resact.pipeline.decoding.filter_graph import Pixels
 from resact.pipeline.job.task import planes_of
 
 Frame = npt.NDArray[np.uint8]

@@ -21,7 +21,8 @@ from rich.console import Console
 from resact.cache.codecs import build_codec
 from resact.cache.provenance import provenance
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import Pixels, decode_arguments, find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
 from resact.pipeline.executor import Executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.task import PrepJob, pixels_of

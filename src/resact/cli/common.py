@@ -199,7 +199,8 @@ def load_videos(
 def decode_settings(fps: str, short_side: int, max_seconds: float | None, ffmpeg: str | None) -> "DecodeSettings":
     """From the options; asks ffmpeg for its version."""
     from resact.cache.settings import DecodeSettings
-    from resact.pipeline.decoding.decode import find_ffmpeg, parse_fps
+    from resact.pipeline.decoding.binary import find_ffmpeg
+    from resact.pipeline.decoding.filter_graph import parse_fps
 
     rate, (_, version) = parse_fps(fps), find_ffmpeg(ffmpeg)
     return DecodeSettings(fps=rate, short_side=short_side, max_seconds=max_seconds, ffmpeg=version)

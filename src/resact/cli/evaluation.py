@@ -153,7 +153,7 @@ def predict(
 ) -> None:
     """Predict the classes of video files with a trained run. Exit code 3 if some files failed, 1 if all did."""
     from resact.errors import DecodeError, DiskFullError
-    from resact.pipeline.decoding.decode import find_ffmpeg
+    from resact.pipeline.decoding.binary import find_ffmpeg
     from resact.pipeline.job.single_video import single_video_store
     from resact.train.runs.testing.evaluate import VIEWS
     from resact.train.runs.testing.predict import predict_video

@@ -23,7 +23,7 @@ from resact.errors import DamagedError, Interrupted, SettingsError, SourceError,
 from resact.pipeline.datasets.folder import load_folder
 from resact.pipeline.datasets.limit import limited
 from resact.pipeline.datasets.registry import DATASETS, load_dataset
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.progress import PrepProgress

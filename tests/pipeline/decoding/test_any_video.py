@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 from resact.cache.settings import DecodeSettings
 from resact.cli import app
 from resact.errors import DecodeError
-from resact.pipeline.decoding.decode import VideoDecoder, decode_arguments
+from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
+from resact.pipeline.decoding.filter_graph import decode_arguments
 from resact.pipeline.job.single_video import single_video_store
 
 HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none:pools=none:crf=10")

@@ -12,7 +12,8 @@ from tests.pipeline.videos import DECODE, EACH_FFMPEG, FIELD, ffmpeg
 from resact.cache.codecs import build_codec
 from resact.cache.settings import FIRST_RULE
 from resact.errors import DecodeError
-from resact.pipeline.decoding.decode import Pixels, VideoDecoder
+from resact.pipeline.decoding.decode import VideoDecoder
+from resact.pipeline.decoding.filter_graph import Pixels
 from resact.pipeline.job.task import encode_frame
 
 # Kr and Kb (ITU-T H.273), and the number by which streams name the matrix

@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import simplejpeg
 import zarr
-from hypothesis import given
-from hypothesis import strategies as st
 from tests.pipeline.conftest import FFMPEG, encode, footage, prep_arguments, resact
 
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings
-from resact.errors import DecodeError, ToolError, UsageError
-from resact.pipeline.decoding.decode import FfmpegKilledError, VideoDecoder, decode_arguments, find_ffmpeg, parse_fps
+from resact.errors import DecodeError
+from resact.pipeline.decoding.decode import FfmpegKilledError, VideoDecoder
+from resact.pipeline.decoding.filter_graph import decode_arguments
 
 SETTINGS = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="any")
 SCALE = r"scale='if(lte(iw,ih),256,-2)':'if(lte(iw,ih),-2,256)':flags=bicubic"
@@ -142,43 +141,6 @@ def test_names_that_look_like_options_or_protocols(tmp_path: Path) -> None:
     for name in ("-i.avi", "http:x.avi", "a b'c\"[0].avi", "line\nbreak.avi", "ünï%d.avi"):
         encode(footage("bikes"), tmp_path / name, start=0, seconds=0.4)
         assert len(decode(tmp_path / name)) == 6
-
-
-def test_the_graph_is_as_documented() -> None:
-    arguments = decode_arguments("v.avi", SETTINGS, "rgb24", strict=True)
-    assert "-xerror" in arguments
-    assert arguments[arguments.index("-err_detect") + 1] == "explode"
-    assert arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe"
-    graph = arguments[arguments.index("-filter_complex") + 1]
-    assert graph.index("fps=fps=15") < graph.index("scale=")
-    assert "flags=bicubic" in graph
-
-
-def test_a_rule_of_a_newer_resact_is_refused() -> None:
-    with pytest.raises(ToolError, match="made by rule 3, and this resact knows rules 1 to 2: install a newer resact"):
-        decode_arguments("v.avi", replace(SETTINGS, rule=3), "rgb24", strict=True)
-
-
-def test_ffmpeg_that_is_missing_or_something_else() -> None:
-    assert find_ffmpeg()[1]
-    with pytest.raises(ToolError, match="pass --ffmpeg PATH"):
-        find_ffmpeg("/nowhere/ffmpeg")
-    with pytest.raises(ToolError, match="is not ffmpeg"):
-        find_ffmpeg("echo")
-
-
-@given(st.integers(1, 1000), st.integers(1, 1000))
-def test_parse_fps_keeps_fractions_exact(numerator: int, denominator: int) -> None:
-    from fractions import Fraction
-
-    if numerator / denominator <= 1000:
-        assert Fraction(parse_fps(f"{numerator}/{denominator}")) == Fraction(numerator, denominator)
-
-
-@pytest.mark.parametrize("text", ["0", "-3", "nan", "inf", "fast", "1/0", "2000", ""])
-def test_parse_fps_refuses(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a rate over 0"):
-        parse_fps(text)
 
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])

@@ -19,7 +19,7 @@ from tests.pipeline.videos import DECODE, H264, decoded, prep_files, write_video
 from resact.cache.settings import FIRST_RULE, DecodeSettings
 from resact.cache.summary import summarise
 from resact.pipeline.decoding import decode as module
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.frame_times import Sampling, choose, fits, places
 from resact.pipeline.job.single_video import single_video_store
 

@@ -21,8 +21,9 @@ from tests.pipeline.videos import DECODE, H264, ffmpeg, prep_files
 
 from resact.cache.settings import DecodeSettings
 from resact.cache.verify import verify_store
-from resact.pipeline.decoding.decode import VideoDecoder, decode_arguments
+from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import FfmpegLog, Treatment
+from resact.pipeline.decoding.filter_graph import decode_arguments
 
 TIMEOUT_SECONDS = 600.0  # of which no mutated clip needs more than a few, so that a busy machine makes no difference
 MUTATED = 1000  # genuine ones, in the gauntlet

@@ -17,7 +17,7 @@ from tests.pipeline.conftest import FFMPEG
 from tests.pipeline.videos import DECODE, H264, ffmpeg, prep_files, quadrants, write_video
 
 from resact.errors import DecodeError
-from resact.pipeline.decoding import decode as module
+from resact.pipeline.decoding import decode, limits
 from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import FfmpegLog, Treatment
 from resact.pipeline.job import estimate
@@ -250,7 +250,7 @@ def test_frames_as_large_as_8k_are_no_bomb(tmp_path: Path) -> None:
 
 
 def test_a_jump_of_hours_between_two_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_SECONDS", 36.0)  # of 14,400, to have it soon
+    monkeypatch.setattr(limits, "_MAX_SECONDS", 36.0)  # of 14,400, to have it soon
     bomb = jumping(tmp_path, 40)
     prepped = prep_files(tmp_path, [bomb, jumping(tmp_path, 10)])
     assert prepped.problem() == (
@@ -264,7 +264,7 @@ def test_a_jump_of_hours_between_two_frames(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_limit_that_the_user_sets_is_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_SECONDS", 1.0)
+    monkeypatch.setattr(limits, "_MAX_SECONDS", 1.0)
     video = write_video(tmp_path / "v.mp4", quadrants(50), *H264)
     with pytest.raises(DecodeError, match="more than 16 frames"), single_video_store(video, DECODE):
         pass
@@ -298,24 +298,24 @@ def test_ffmpeg_may_not_have_all_memory_nor_fill_the_disk(tmp_path: Path, monkey
         video, replace(DECODE, short_side=480), "rgb24", strict=True, binary=FFMPEG, timeout_seconds=600
     ) as decoder:
         next(iter(decoder))
-        limits = Path(f"/proc/{decoder._process.pid}/limits").read_text()
-    found = {line[:26].strip(): line[26:47].strip() for line in limits.splitlines()}
+        told = Path(f"/proc/{decoder._process.pid}/limits").read_text()
+    found = {line[:26].strip(): line[26:47].strip() for line in told.splitlines()}
     assert found["Max address space"] == str(4 << 30)
     assert found["Max file size"] == str(1 << 30)
-    monkeypatch.setattr(module, "_MAX_MEMORY_BYTES", 400 << 20)
+    monkeypatch.setattr(limits, "_MAX_MEMORY_BYTES", 400 << 20)
     prepped = prep_files(tmp_path, [gif(tmp_path, 8192), video])
     assert "more memory" in prepped.problem()
     assert prepped.store.index.status == ["failed", "ok"]
 
 
 def test_complaints_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_LOG_FILE_BYTES", 2000)
+    monkeypatch.setattr(limits, "_MAX_LOG_FILE_BYTES", 2000)
     prepped = prep_files(tmp_path, [write_video(tmp_path / "v.mp4", quadrants(5), *H264)])
     assert prepped.problem() == "failed: ffmpeg complains of it without end: over 2,000 bytes"
 
 
 def test_a_title_longer_than_what_is_read_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAX_LOG_BYTES", 20_000)
+    monkeypatch.setattr(decode, "_MAX_LOG_BYTES", 20_000)
     good = write_video(tmp_path / "good.mp4", quadrants(5), *H264)
     titles = tmp_path / "titles"
     titles.write_text(";FFMETADATA1\n" + "".join(f"title{n}={'a title without end ' * 40}\n" for n in range(100)))

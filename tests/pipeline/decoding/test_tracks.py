@@ -10,7 +10,7 @@ from tests.pipeline.videos import DECODE, EACH_FFMPEG, FIELD, H264, Prepped, ffm
 
 from resact.cache.settings import FIRST_RULE
 from resact.cache.verify import verify_store
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.tracks import Tracks
 
 RED, GREEN, BLUE = COLOURS = ("red", "lime", "blue")

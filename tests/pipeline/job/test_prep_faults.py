@@ -221,7 +221,7 @@ def test_a_worker_whose_attempt_was_swept_away_commits_nothing(
     from resact.cache.durable import ShardWriter, create_store, store_lock
     from resact.cache.settings import DecodeSettings, StoreSettings
     from resact.pipeline.datasets.ucf101 import load_ucf101
-    from resact.pipeline.decoding.decode import find_ffmpeg
+    from resact.pipeline.decoding.binary import find_ffmpeg
     from resact.pipeline.job.task import PrepJob, Trouble, prep_video
 
     dataset = load_ucf101(ucf101, classes=["Biking"])

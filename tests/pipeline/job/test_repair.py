@@ -30,7 +30,7 @@ from resact.cache.verify import Problem, sound_record, verify_store
 from resact.errors import Interrupted, SourceError, StoreLockedError, ToolError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.datasets.registry import load_dataset
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.repair import Repaired, RepairResult, repair

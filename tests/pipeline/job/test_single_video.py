@@ -16,7 +16,7 @@ from resact.cache.settings import FIRST_RULE, RULE, DatasetSettings, DecodeSetti
 from resact.cache.store import open_store
 from resact.errors import DecodeError, DiskFullError, ToolError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.decode import find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.job import single_video as module
 from resact.pipeline.job.prep import prep

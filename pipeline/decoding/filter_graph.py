@@ -1,0 +1,112 @@
+"""Which arguments make ffmpeg give the frames that the store is to hold: its filter graph, and how it decodes."""
+
+import math
+from fractions import Fraction
+from typing import Literal
+
+import ffmpeg
+
+from resact.cache.settings import FIRST_RULE, RULE, DecodeSettings
+from resact.errors import ToolError, UsageError
+from resact.pipeline.decoding.ffmpeg_log import Treatment
+from resact.pipeline.decoding.frame_times import setpts_by_stamps, setpts_on_grid
+
+Pixels = Literal["rgb24", "yuvj420p"]
+"""RGB, or full-range 4:2:0 planes in the colours that JPEG fixes (BT.601)."""
+
+
+def decode_arguments(
+    source: str, settings: DecodeSettings, pixels: Pixels, *, strict: bool, treatment: Treatment | None = None
+) -> list[str]:
+    """Ffmpeg's arguments: those that decide the frames, its own name and what restricts it apart.
+
+    Args:
+        source: path of the video.
+        settings: frame rate, short side, scaler, length.
+        pixels: what the frames are made of.
+        strict: stop at the first thing that is wrong.
+        treatment: what this video needs besides.
+
+    Raises:
+        ToolError: the settings are of a rule that this version does not know.
+    """
+    if not FIRST_RULE <= settings.rule <= RULE:
+        raise ToolError(
+            f"the frames are to be made by rule {settings.rule}, and this resact knows rules {FIRST_RULE} to {RULE}: "
+            "install a newer resact"
+        )
+    inputs: dict[str, object] = {"threads": 1, "protocol_whitelist": "file,pipe"}
+    if settings.max_seconds is not None:
+        inputs["t"] = repr(settings.max_seconds)
+    if strict:
+        inputs["err_detect"] = "explode"
+    treatment = treatment or Treatment()
+    # `V`: a cover picture is not a video.
+    video = ffmpeg.input("source", **inputs)["V:0" if treatment.stream is None else str(treatment.stream)]
+    if treatment.deinterlace:
+        video = video.filter("bwdif", mode="send_frame", deint="interlaced")
+    if settings.fps != "source":
+        if settings.rule > FIRST_RULE:
+            video = _timed(video, settings.fps, treatment)
+        video = video.filter("fps", fps=settings.fps, **({"eof_action": "pass"} if treatment.keep_last else {}))
+        if settings.rule > FIRST_RULE and settings.max_seconds is not None:  # the last frame may last for longer
+            most = math.floor(Fraction(repr(settings.max_seconds)) * Fraction(settings.fps) + Fraction(1, 2))
+            video = video.filter("trim", end_frame=max(most, 1))
+    side = settings.short_side
+    scale = {"w": f"if(lte(iw,ih),{side},-2)", "h": f"if(lte(iw,ih),-2,{side})", "flags": settings.scaler}
+    if treatment.square_pixels:
+        scale |= {
+            "w": f"if(lte(iw*sar,ih),{side},2*round({side}*iw*sar/ih/2))",
+            "h": f"if(lte(iw*sar,ih),2*round({side}*ih/(iw*sar)/2),{side})",
+        }
+    output = {"fps_mode": "passthrough"}
+    if settings.rule > FIRST_RULE:  # the muxer takes no clock that begins anew, and needs none
+        output["bsf:v"] = "setts=ts=N"
+    if pixels == "rgb24":
+        output |= {"pix_fmt": pixels, "format": "image2pipe", "vcodec": "ppm"}
+    else:
+        # Without `bitexact` the planes, unlike RGB frames, depend on what vector instructions the processor has.
+        scale |= {"flags": f"{settings.scaler}+bitexact", "out_range": "pc", "out_color_matrix": "bt601"}
+        output |= {"format": "yuv4mpegpipe"}
+    video = video.filter("scale", **scale)
+    if pixels == "yuvj420p":
+        if settings.rule == FIRST_RULE:
+            output |= {"pix_fmt": pixels, "strict": "-1"}
+        else:  # asked for `yuvj420p`, `scale` of ffmpeg 7.0 keeps the source's matrix, whatever it is told
+            video = video.filter("format", pix_fmts="yuv420p")
+    stream = ffmpeg.output(video, "pipe:1", **output).global_args(
+        "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
+        "-filter_complex_threads", "1", *(["-xerror"] if strict else []),
+    )  # fmt: skip
+    arguments = list(ffmpeg.get_args(stream))
+    # `file:` keeps colons and leading dashes in names from meaning anything. ffmpeg-python takes only names in UTF-8.
+    arguments[arguments.index("-i") + 1] = f"file:{source}"
+    return arguments
+
+
+def _timed(video: ffmpeg.Stream, fps: str, treatment: Treatment) -> ffmpeg.Stream:
+    """Frames with the times that they are sampled by."""
+    sampling = treatment.sampling
+    if sampling is not None and sampling.by_stamps:
+        return video.filter("setpts", setpts_by_stamps())
+    expression = setpts_on_grid(fps, None if sampling is None else sampling.rate)
+    return video.filter("settb", "1/1000000").filter("setpts", expression)
+
+
+def parse_fps(text: str) -> str:
+    """`15`, `29.97`, `30000/1001` or `source`, in the form that `DecodeSettings.fps` has.
+
+    Raises:
+        UsageError: not a rate between 0 and 1000.
+    """
+    if text == "source":
+        return text
+    try:
+        rate = Fraction(text)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000:
+        raise UsageError(
+            f"got --fps {text!r}, expected a rate over 0 and up to 1000, such as 15 or 30000/1001, or 'source'"
+        )
+    return str(rate)

@@ -1,0 +1,72 @@
+"""What a video may be and may cost: formats, memory, log, length and size of frames. See docs/videos.md."""
+
+import math
+import resource
+from fractions import Fraction
+
+from resact.cache.settings import DecodeSettings
+from resact.errors import DecodeError
+from resact.pipeline.decoding.ffmpeg_log import MAX_PIXELS
+
+_MAX_LOG_FILE_BYTES = 1 << 30  # then ffmpeg is stopped
+_MAX_SIDE = 16_384  # of a frame for the store; JPEG ends at 65,535
+_MAX_SECONDS = 4 * 3600.0  # of video, where --max-seconds does not say
+_MAX_SOURCE_FPS = 1000  # where all of the source's frames are kept; parse_fps takes no more either
+_MAX_MEMORY_BYTES = 4 << 30  # of address space, for ffmpeg
+
+# Container formats and bare streams that open no other file. Left out: playlists and scripts (hls, dash, concat, sdp,
+# asx), which would fetch what they name; pictures, patterns of pictures, subtitles, texts that ffmpeg would draw.
+_FORMATS = (
+    "apng,asf,av1,avi,avs2,avs3,cavsvideo,cine,dhav,dirac,dnxhd,dv,evc,flv,gif,gxf,h261,h263,h264,hevc,ifv,ivf,kux,"
+    "live_flv,m4v,matroska,mjpeg,mjpeg_2000,mov,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,pva,rm,smjpeg,swf,ty,vc1,"
+    "vc1test,vvc,wtv,yuv4mpegpipe,"
+    "aac,ac3,aiff,amr,ape,au,caf,flac,mp3,wav,w64,wv"  # sound alone, so that it is called by its name
+)
+RESTRICTIONS = ("-format_whitelist", _FORMATS, "-max_pixels", str(MAX_PIXELS))
+
+
+def limit_process(pid: int) -> None:
+    """Limit a running ffmpeg's memory and the size of its log."""
+    _limit(pid, resource.RLIMIT_AS, _MAX_MEMORY_BYTES)
+    _limit(pid, resource.RLIMIT_FSIZE, _MAX_LOG_FILE_BYTES)
+
+
+def require_size(width: int, height: int) -> None:
+    """Refuse frames that are too large for the store.
+
+    Raises:
+        DecodeError: a side is too long.
+    """
+    if max(width, height) > _MAX_SIDE:
+        raise DecodeError(
+            f"its frames would be {width}x{height}, and no side over {_MAX_SIDE:,} is taken: crop it, or make "
+            "--short-side smaller"
+        )
+
+
+def most_frames(settings: DecodeSettings) -> int:
+    """So many that a single wrong time stamp does not fill the disk with copies of one frame."""
+    seconds = settings.max_seconds or _MAX_SECONDS
+    return math.ceil(seconds * (_MAX_SOURCE_FPS if settings.fps == "source" else Fraction(settings.fps))) + 1
+
+
+def too_many_frames(settings: DecodeSettings) -> DecodeError:
+    """What to say of a video that gives more than `most_frames`."""
+    got = f"it gives more than {most_frames(settings):,} frames"
+    if settings.max_seconds is None:
+        return DecodeError(
+            f"{got}, the limit of {_MAX_SECONDS / 3600:g} hours: cut it, or say with --max-seconds how much of each "
+            "video to take"
+        )
+    return DecodeError(f"{got} in {settings.max_seconds:g} seconds: its time stamps jump; re-encode it")
+
+
+def endless_log() -> DecodeError:
+    """What to say of a video whose log reached its limit."""
+    return DecodeError(f"ffmpeg complains of it without end: over {_MAX_LOG_FILE_BYTES:,} bytes")
+
+
+def _limit(pid: int, what: int, most: int) -> None:
+    _, hard = resource.getrlimit(what)
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.prlimit(pid, what, (most, most))
