@@ -9,17 +9,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from resact.cache.check import Check, State
 from resact.cache.provenance import provenance
 
 if TYPE_CHECKING:
     from resact.cache.codecs import Frame, FrameCodec
-
-State = Literal["ok", "warning", "bad"]
 
 _MEASURED_BYTES = 64 << 20
 _MEASURED_SECONDS = 1.0  # a slow disk is known for one by then
@@ -31,17 +29,6 @@ _LEAST_FREE = 1e9
 _OPEN_FILES = 1024
 _SHARED_BYTES = 64 << 20
 _CLIP_FRAMES = 10
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of the diagnosis."""
-
-    name: str
-    state: State
-    found: str
-    advice: str | None = None
-    """What to do where the state is not `ok`."""
 
 
 def check_versions() -> Check:

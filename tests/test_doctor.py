@@ -18,13 +18,12 @@ import torch
 from tests.conftest import fill
 from typer.testing import CliRunner
 
+from resact.cache.check import Check
 from resact.cache.codecs import build_codec
 from resact.cache.machine_code import compiled, crc, jpeg
 from resact.cli import app
-from resact.cli.doctor import check_gpu
 from resact.pipeline import doctor, executor
 from resact.pipeline.doctor import (
-    Check,
     check_codecs,
     check_cores,
     check_ffmpeg,
@@ -37,6 +36,7 @@ from resact.pipeline.doctor import (
     check_temporary_files,
     check_versions,
 )
+from resact.train.gpu import check_gpu
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 

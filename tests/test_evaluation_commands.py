@@ -26,8 +26,9 @@ from resact.pipeline.job.prep import prep
 from resact.pipeline.job.single_video import single_video_store
 from resact.pipeline.job.task import PrepJob
 from resact.train.runs.testing.evaluate import evaluate_run
+from resact.train.runs.testing.fusion import fuse
 from resact.train.runs.testing.predict import predict_video
-from resact.train.runs.testing.predictions import fuse, read_predictions
+from resact.train.runs.testing.predictions import read_predictions
 from resact.train.runs.testing.trained import find_run, load_trained
 
 CLASSES = tuple("ABCDEF")

@@ -22,14 +22,13 @@ from resact.cli.training import RunsOption, ThreadsOption
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
 
-    from resact.cache.settings import DatasetSettings
     from resact.cache.store import ClipStore
     from resact.train.runs.files.folder import RunFolder
-    from resact.train.runs.testing.predictions import Predictions
+    from resact.train.runs.testing.fusion import Fusion
     from resact.train.runs.testing.trained import TrainedRun
 
 app = typer.Typer()
@@ -80,7 +79,9 @@ def evaluate(
 ) -> None:
     """Test a run by the paper's protocol: 10 clips per test video, scores averaged."""
     from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
+    from resact.train.runs.testing.fusion import fuse_runs
     from resact.train.runs.testing.metrics import measure
+    from resact.train.runs.testing.notes import notes_on
     from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
     from resact.train.runs.testing.score_tables import classes_table, figures_table
     from resact.train.runs.testing.trained import find_run, load_trained
@@ -95,7 +96,12 @@ def evaluate(
                 f"got {', '.join(given)} with --fuse, which takes what evaluations have written: "
                 "give them to `resact evaluate` of each run first"
             )
-        _fuse(folder, find_run(fuse, runs), 0.5 if weight is None else weight, console, json_output)
+        folders = folder, find_run(fuse, runs)
+        fusion = fuse_runs(*folders, weight=0.5 if weight is None else weight)
+        _show_fusion(fusion, folders, console)
+        if json_output:
+            parts = [asdict(run.provenance) | asdict(run.scores) for run in fusion.runs]
+            print_json({"weight": fusion.weight, "fused": parts, "classes": fusion.classes} | asdict(fusion.scores))
         return
     if weight is not None:
         raise UsageError("got --weight without --fuse: name the run that it is of")
@@ -125,7 +131,7 @@ def evaluate(
         f"{scores.videos:,} {made.membership} videos of {made.dataset} ({made.split}), {scores.views} views, from "
         f"{opened.files} ({made.codec}); {made.padded_share:.1%} of the clips are longer than their video"
     )
-    for note in _notes(predictions, opened.settings.dataset):
+    for note in notes_on(predictions, opened.settings.dataset):
         console.print(f"note: {note}")
     console.print(classes_table(scores), soft_wrap=False)
     console.print(figures_table([(trained.name, scores)]), soft_wrap=False)
@@ -243,27 +249,6 @@ def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
     return open_run_store(trained.record, trained.name) if store is None else open_store(store)
 
 
-def _notes(predictions: "Predictions", dataset: "DatasetSettings") -> list[str]:
-    """What keeps a figure from being the paper's protocol on the run's own store, or of the whole data set."""
-    from resact.cache.grouping import note_on_tests
-    from resact.train.runs.testing.metrics import TOP
-
-    made, notes = predictions.provenance, []
-    for key, (was, now) in made.differs_from_training.items():
-        if key == "contents":
-            notes.append("the store holds other videos than when the run was trained, or other bytes of them")
-        else:
-            notes.append(f"{key}: trained on {was}, evaluated on {now}")
-    if made.partial:
-        notes.append(made.partial)
-    ids, groups = predictions.video_id.tolist(), predictions.group.tolist()
-    if known := note_on_tests(ids, groups, dataset, partial=made.partial):
-        notes.append(known)
-    if len(predictions.classes) < TOP:
-        notes.append(f"top-{TOP} is no figure with {len(predictions.classes)} classes")
-    return notes
-
-
 @contextmanager
 def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
     """A bar on a terminal, a plain line every few seconds elsewhere."""
@@ -289,31 +274,19 @@ def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
         yield tell
 
 
-def _fuse(first: "RunFolder", second: "RunFolder", weight: float, console: "Console", json_output: bool) -> None:
-    """Late fusion of two evaluated runs, from disk alone."""
-    from resact.train.runs.testing.metrics import measure, measure_videos
-    from resact.train.runs.testing.predictions import PREDICTIONS, fuse, read_predictions
+def _show_fusion(fusion: "Fusion", folders: "Sequence[RunFolder]", console: "Console") -> None:
     from resact.train.runs.testing.score_tables import classes_table, figures_table
-    from resact.train.runs.testing.trained import is_current
 
-    pair = read_predictions(first.path / PREDICTIONS), read_predictions(second.path / PREDICTIONS)
-    fused_VC = fuse(*pair, weight)
-    classes, label = pair[0].classes.tolist(), pair[0].label
-    scores, rows, parts = measure_videos(fused_VC, label, classes), [], []
-    for folder, predictions in zip((first, second), pair, strict=True):
-        made, alone = predictions.provenance, measure(predictions.logits, label, classes)
+    for run, folder in zip(fusion.runs, folders, strict=True):
+        made, scores = run.provenance, run.scores
         console.print(
-            f"{made.run}: {alone.videos:,} {made.membership} videos of {made.dataset} ({made.split}), "
-            f"{alone.views} views, {made.weights} weights, of epoch {made.epoch} of {made.epochs}"
+            f"{made.run}: {scores.videos:,} {made.membership} videos of {made.dataset} ({made.split}), "
+            f"{scores.views} views, {made.weights} weights, of epoch {made.epoch} of {made.epochs}"
         )
-        for note in _notes(predictions, folder.read_record().store.settings.dataset):
+        for note in run.notes:
             console.print(f"note: {made.run}: {note}")
-        if not is_current(folder, made):
+        if not run.is_current:
             console.print(f"note: {made.run} was trained further since: `resact evaluate {folder}` evaluates it again")
-        rows.append((made.run, alone))
-        parts.append(asdict(made) | asdict(alone))
-    fused = f"{1 - weight:g} x {rows[0][0]} + {weight:g} x {rows[1][0]}"
-    console.print(classes_table(scores), soft_wrap=False)
-    console.print(figures_table([*rows, (fused, scores)]), soft_wrap=False)
-    if json_output:
-        print_json({"weight": weight, "fused": parts, "classes": classes, **asdict(scores)})
+    rows = [(run.provenance.run, run.scores) for run in fusion.runs]
+    console.print(classes_table(fusion.scores), soft_wrap=False)
+    console.print(figures_table([*rows, (fusion.name, fusion.scores)]), soft_wrap=False)

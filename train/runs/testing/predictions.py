@@ -17,7 +17,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from resact.errors import DivergedError, RunError, UsageError
+from resact.errors import DivergedError, RunError
 from resact.train.runs.files.atomic_write import write_whole
 from resact.train.runs.testing.metrics import video_scores
 
@@ -182,36 +182,3 @@ def _arrays(path: Path) -> dict[str, Any]:
         if not isinstance(array, np.ndarray):
             raise ValueError(f"{name} is no array")  # noqa: TRY004
     return arrays
-
-
-def fuse(first: Predictions, second: Predictions, weight: float) -> npt.NDArray[np.float64]:
-    """Late fusion of two runs: `(1 - weight) * first + weight * second`, of the videos' scores.
-
-    Args:
-        first: of one run.
-        second: of another, for the same videos.
-        weight: of the second, in [0, 1].
-
-    Returns:
-        (V, C) probabilities.
-
-    Raises:
-        UsageError: the weight is none, or the two are not of the same videos, labels and classes.
-    """
-    if not 0 <= weight <= 1:
-        raise UsageError(f"got --weight {weight}, expected 0 (the first run alone) to 1 (the second alone)")
-    for name in ("classes", "video_id", "label"):
-        ours, theirs = getattr(first, name), getattr(second, name)
-        if not np.array_equal(ours, theirs):
-            raise UsageError(
-                f"cannot fuse {first.provenance.run} and {second.provenance.run}: {_difference(name, ours, theirs)}; "
-                "evaluate both on the same split of the same data set"
-            )
-    return (1 - weight) * first.scores + weight * second.scores
-
-
-def _difference(name: str, ours: npt.NDArray[Any], theirs: npt.NDArray[Any]) -> str:
-    if len(ours) != len(theirs):
-        return f"{len(ours):,} and {len(theirs):,} of {name}"
-    row = int(np.flatnonzero(ours != theirs)[0])
-    return f"{name} differ, first {ours[row].item()!r} and {theirs[row].item()!r}"

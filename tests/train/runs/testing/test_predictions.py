@@ -2,7 +2,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,29 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import fill
+from tests.train.runs.testing.made import make
 
-from resact.errors import RunError, RunWriteError, UsageError
-from resact.train.runs.testing.predictions import Predictions, Provenance, fuse, read_predictions, write_predictions
-
-PROVENANCE = Provenance(
-    run="a", weights="last", weights_sha256="ab" * 32, epoch=3, epochs=3, precision="float32", dataset="sample",
-    store_fingerprint="cd" * 32, codec="zstd", differs_from_training={}, partial=None, split="1", membership="test",
-    geometry={"modality": "rgb"}, padded_share=0.25,
-)  # fmt: skip
-
-
-def make(seed: int = 0, videos: int = 4, views: int = 3, num_classes: int = 6, **changes: Any) -> Predictions:
-    random = np.random.default_rng(seed)
-    values: dict[str, Any] = {
-        "logits": random.normal(0, 3, (videos, views, num_classes)).astype(np.float32),
-        "starts": np.tile(np.arange(views), (videos, 1)),
-        "label": np.arange(videos) % num_classes,
-        "video_id": np.array([f"v_{i}\udce4ü" for i in range(videos)]),
-        "group": np.array(["g1"] * videos),
-        "classes": np.array([f"class {i}" for i in range(num_classes)]),
-        "provenance": PROVENANCE,
-    }
-    return Predictions(**{**values, **changes})
+from resact.errors import RunError, RunWriteError
+from resact.train.runs.testing.predictions import read_predictions, write_predictions
 
 
 @settings(max_examples=20)
@@ -169,36 +150,3 @@ def test_an_array_that_says_it_is_huge_is_refused(tmp_path: Path) -> None:
             archive.writestr(name, data)
     with pytest.raises(RunError, match="is not what `resact evaluate` writes"):
         read_predictions(path)
-
-
-def test_fusion_by_hand() -> None:
-    first = make(logits=np.log([[[0.8, 0.2], [0.6, 0.4]], [[0.5, 0.5], [0.1, 0.9]]]).astype(np.float32), videos=2,
-                 views=2, num_classes=2)  # fmt: skip
-    second = make(logits=np.log([[[0.2, 0.8]], [[0.9, 0.1]]]).astype(np.float32), videos=2, views=1, num_classes=2)
-    np.testing.assert_allclose(first.scores, [[0.7, 0.3], [0.3, 0.7]], atol=1e-7)
-    np.testing.assert_allclose(fuse(first, second, 0.25), [[0.575, 0.425], [0.45, 0.55]], atol=1e-7)
-    np.testing.assert_array_equal(fuse(first, second, 0), first.scores)
-    np.testing.assert_array_equal(fuse(first, second, 1), second.scores)
-    np.testing.assert_array_equal(fuse(first, first, 0.5), first.scores)
-
-
-@pytest.mark.parametrize(
-    ("other", "words"),
-    [
-        (make(videos=3), "4 and 3 of video_id"),
-        (make(video_id=np.array(["v_0", "v_1", "v_2", "v_3"])), "video_id differ, first 'v_0"),
-        (make(label=np.array([0, 1, 2, 4])), "label differ, first 3 and 4"),
-        (make(classes=np.array([*"abcdef"])), "classes differ, first 'class 0' and 'a'"),
-        (make(num_classes=7), "6 and 7 of classes"),
-    ],
-)
-def test_other_videos_labels_or_classes_are_not_fused(other: Predictions, words: str) -> None:
-    second = replace(other, provenance=replace(PROVENANCE, run="b"))
-    with pytest.raises(UsageError, match=f"cannot fuse a and b: {words}"):
-        fuse(make(), second, 0.5)
-
-
-@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
-def test_a_weight_beyond_one_is_refused(weight: float) -> None:
-    with pytest.raises(UsageError, match="got --weight"):
-        fuse(make(), make(), weight)
