@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from resact.cache.durable import disk_full_as_error, sync_folder
+from resact.cache.layout import fps_value
+from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted
 from resact.pipeline.datasets.download import PATIENCE, Patience, RemoteFile, bytes_there, download
 from resact.pipeline.datasets.ucf101 import missing_parts
@@ -22,6 +24,7 @@ _MARGIN = 1.02
 _PLAIN_LINE_SECONDS = 15.0
 _FRAMES = 1_450_000
 """Of all of UCF101 at 15 frames a second."""
+_FPS_OF_MOST_VIDEOS = 25.0
 _FRAME_BYTES = {"jpeg": 25_200, "zstd": 150_600, "lz4": 167_800}
 """Of a frame of short side 256, measured on six classes (docs/performance.md)."""
 
@@ -85,8 +88,7 @@ class Fetch:
         self,
         *,
         codec: str,
-        frames_per_second: float,
-        short_side: int,
+        decode: DecodeSettings,
         console: Console,
         patience: Patience = PATIENCE,
     ) -> None:
@@ -94,8 +96,7 @@ class Fetch:
 
         Args:
             codec: of the store that is to be made: its room is looked at before the first byte, too.
-            frames_per_second: likewise.
-            short_side: likewise.
+            decode: likewise.
             console: for people.
             patience: with the server.
 
@@ -107,7 +108,7 @@ class Fetch:
         """
         self.home.mkdir(parents=True, exist_ok=True)
         require_rar()
-        self._require_room(_store_bytes(codec, frames_per_second, short_side), console)
+        self._require_room(_store_bytes(codec, decode), console)
         try:
             with disk_full_as_error(self.home):
                 for part in self.parts:
@@ -163,8 +164,9 @@ def plan_fetch(root: Path | None, *, address: str = ADDRESS) -> Fetch | None:
     return Fetch(home=home, parts=wanted) if wanted else None
 
 
-def _store_bytes(codec: str, frames_per_second: float, short_side: int) -> int:
-    return round(_FRAMES * _FRAME_BYTES[codec] * frames_per_second / 15 * (short_side / 256) ** 2)
+def _store_bytes(codec: str, decode: DecodeSettings) -> int:
+    rate = _FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps)
+    return round(_FRAMES * _FRAME_BYTES[codec] * rate / 15 * (decode.short_side / 256) ** 2)
 
 
 @contextmanager

@@ -50,8 +50,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-_FPS_OF_MOST_VIDEOS = 25.0  # of UCF101's
-
 
 @app.command()
 def prep(
@@ -102,7 +100,6 @@ def prep(
     from functools import partial
 
     from resact.cache.codecs import build_codec
-    from resact.cache.layout import fps_value
     from resact.cache.places import default_store
     from resact.pipeline.datasets.registry import plan_fetch, require_own_options
     from resact.pipeline.executor import open_executor
@@ -123,8 +120,7 @@ def prep(
     require_own_options(dataset, [option for option, value in own.items() if value is not None])
     if fetch := plan_fetch(dataset, root and root.absolute()):
         if download or (console.is_terminal and sys.stdin.isatty() and typer.confirm(fetch.question, err=json_output)):
-            rate = _FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps)
-            fetch.run(codec=codec, frames_per_second=rate, short_side=short_side, console=console)
+            fetch.run(codec=codec, decode=decode, console=console)
     elif download:
         console.print(f"note: nothing of {dataset} has to be downloaded")
     videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own)

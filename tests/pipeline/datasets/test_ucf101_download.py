@@ -17,6 +17,7 @@ from tests.conftest import PATIENCE_SECONDS
 from tests.pipeline.datasets.test_unpack import tree, write_rar, write_zip
 from tests.pipeline.file_server import Files, serve
 
+from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
 from resact.pipeline.datasets import ucf101_download
 from resact.pipeline.datasets.download import Patience, RemoteFile
@@ -25,7 +26,7 @@ from resact.pipeline.datasets.ucf101_download import Part, parts
 
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
 VIDEOS = {f"UCF-101/A/v_A_g01_c0{number}.avi": bytes([number]) * 50_000 for number in range(1, 5)}
-STORE = {"codec": "jpeg", "frames_per_second": 15.0, "short_side": 256}
+STORE = {"codec": "jpeg", "decode": DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="any")}
 QUICK = Patience(tries=2, wait_seconds=0.01, stall_seconds=PATIENCE_SECONDS)
 
 
