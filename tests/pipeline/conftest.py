@@ -59,13 +59,13 @@ def write_ucf101_lists(root: Path, real_classes: dict[str, int]) -> None:
 
 @pytest.fixture(scope="session")
 def ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two classes of 16 videos each, 3 s of real footage a video, in UCF101's layout."""
+    """Two classes of 16 videos each, 1.6 s of real footage a video, in UCF101's layout."""
     root = tmp_path_factory.mktemp("ucf101")
     write_ucf101_lists(root, {"Biking": 16, "Carphone": 16})
     for name, clip, fps in (("Biking", "bikes", "25"), ("Carphone", "carphone_pristine", "30000/1001")):
         for number in range(16):
             path = root / "UCF-101" / name / f"v_{name}_g{number // 4 + 1:02}_c{number % 4 + 1:02}.avi"
-            encode(footage(clip), path, start=number * (0.4 if clip == "bikes" else 0.05), seconds=3, fps=fps)
+            encode(footage(clip), path, start=number * (0.4 if clip == "bikes" else 0.05), seconds=1.6, fps=fps)
     return root
 
 
