@@ -60,6 +60,27 @@ class DecodeSettings:
             raise UsageError(f"got at most {self.max_seconds} seconds a video, expected more than 0")
 
 
+_WORDS = {
+    "codec": "--codec",
+    "library": "the codec's library",
+    "decode.fps": "--fps",
+    "decode.short_side": "--short-side",
+    "decode.max_seconds": "--max-seconds",
+    "decode.ffmpeg": "ffmpeg",
+    "dataset.name": "name of the data set",
+    "dataset.videos": "number of videos",
+    "dataset.all_classes": "number of classes",
+    "dataset.classes": "classes",
+    "dataset.division": "division",
+    "dataset.flip_safe": "--flip-safe",
+}
+
+
+def setting_words(key: str) -> str:
+    """For people, what `StoreSettings.differences` calls `decode.fps`: the option where there is one."""
+    return _WORDS.get(key, key.rpartition(".")[2].replace("_", " "))
+
+
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
     """All settings of a store."""
@@ -146,7 +167,8 @@ class StoreSettings:
                 f"rule {theirs} (docs/videos.md): its frames stay readable, but new videos need another --store"
             )
         differing = [
-            f"{key}: store {ours!r}, asked for {theirs!r}" for key, (ours, theirs) in self.differences(wanted).items()
+            f"{setting_words(key)}: store {ours!r}, asked for {theirs!r}"
+            for key, (ours, theirs) in self.differences(wanted).items()
         ]
         if differing:
             raise SettingsError(

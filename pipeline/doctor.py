@@ -29,6 +29,7 @@ _LEAST_FREE = 1e9
 _OPEN_FILES = 1024
 _SHARED_BYTES = 64 << 20
 _CLIP_FRAMES = 10
+_INSTALL = "in the folder of resact's source: pip install -c constraints.txt ."
 
 
 def check_versions() -> Check:
@@ -38,7 +39,7 @@ def check_versions() -> Check:
     missing = [name[0] for name in required if name and not _is_installed(name[0])]
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
     if missing:
-        return Check("versions", "bad", f"not installed: {', '.join(missing)}; {shown}", "pip install resact")
+        return Check("versions", "bad", f"not installed: {', '.join(missing)}; {shown}", _INSTALL)
     return Check("versions", "ok", shown)
 
 
@@ -338,6 +339,6 @@ def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
             found = step()
             yield from [found] if isinstance(found, Check) else found
         except ImportError as error:
-            yield Check(name, "bad", str(error), "pip install resact")
+            yield Check(name, "bad", str(error), _INSTALL)
         except OSError as error:
             yield Check(name, "bad", f"it could not be tried: {error}", "mend what this or the other lines name")

@@ -86,3 +86,18 @@ def test_the_commands_of_the_documents_are_commands() -> None:
             for part in word.strip("[]").partition("=")[0].split("/"):
                 if re.fullmatch(r"--?[a-z][a-z-]*", part):
                     assert part in {*options, "--help"}, (document, line, part)
+
+
+def test_nothing_tells_people_to_install_resact_from_an_index() -> None:
+    """There is no such package: whoever takes the name would be installed."""
+    folders = ("cache", "pipeline", "train", "src", "docs", "benchmarks")
+    files = [
+        path for folder in folders for ending in ("py", "md") for path in (DOCUMENTS / folder).rglob(f"*.{ending}")
+    ]
+    advice = [
+        (path.name, found.group())
+        for path in [*files, DOCUMENTS / "README.md"]
+        for found in re.finditer(r"pip install[^`\n]*?[ '\"]resact\b(?!'s)[^`\n]*", path.read_text())
+    ]
+    assert len(files) > 100
+    assert advice == []

@@ -168,7 +168,7 @@ def test_a_store_that_has_moved_or_is_another(place: Workplace, tmp_path: Path) 
     moved.config.write_text(text.replace('"fps": "15"', '"fps": "25"'))
     error = error_of("evaluate", "--runs", tmp_path / "runs", "--store", place.root / "zstd.zarr")
     assert isinstance(error, SettingsError)
-    assert "decode.fps: trained on '25', store has '15'" in str(error)
+    assert "--fps: trained on '25', store has '15'" in str(error)
 
 
 def test_a_run_that_is_not_done_is_told(place: Workplace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

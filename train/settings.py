@@ -77,8 +77,13 @@ class Setting:
         ]
         return " ".join([noun, " and ".join(filter(None, bounds))]).strip()
 
-    def checked(self, name: str, value: Any) -> Any:
+    def checked(self, name: str, value: Any, *, written: str | None = None) -> Any:
         """The value as it is kept: `3` as `3.0` where a number is meant, a list as a tuple.
+
+        Args:
+            name: of the setting.
+            value: of any kind.
+            written: how an error begins where it was not an option, such as `recipe.toml: got width`.
 
         Raises:
             UsageError: it is of another kind, or out of bounds.
@@ -88,7 +93,7 @@ class Setting:
         if self.kind == "counts" and isinstance(value, list):
             value = tuple(value)
         if not self._fits(value):
-            refuse(name, value, self.range_text)
+            refuse(name, value, self.range_text, written=written)
         return float(value) if self.kind == "number" else value
 
     def _fits(self, value: Any) -> bool:
@@ -155,12 +160,12 @@ def option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def refuse(name: str, got: Any, expected: str) -> NoReturn:
-    """Say what is wrong with a setting.
+def refuse(name: str, got: Any, expected: str, *, written: str | None = None) -> NoReturn:
+    """Say what is wrong with a setting; `written` as for `Setting.checked`.
 
     Raises:
         UsageError: always.
     """
     huge = isinstance(got, int) and abs(got) > MOST_WHOLE  # Python does not print integers of any length
     words = f"a whole number of {got.bit_length()} bits" if huge else repr(got)
-    raise UsageError(f"got {option(name)} {words}, expected {expected}")
+    raise UsageError(f"{written or f'got {option(name)}'} {words}, expected {expected}")

@@ -193,7 +193,7 @@ def test_what_takes_part_is_checked_before_anything_runs(
     with pytest.raises(UsageError, match=r"holds 'v_Bikes_g01_c\d\d', of which there is no source"):
         bench_loader([stores["lz4"]], {}, competitors=[], **options)
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'decord is not installed: run `pip install "resact\[bench\]"`'):
+    with pytest.raises(UsageError, match=r'decord is not installed: run `pip install -c \S+ "\.\[bench\]"`'):
         bench_loader([stores["lz4"]], sources, competitors=["decord"], **options)
 
 

@@ -147,7 +147,7 @@ def test_torchvisions_networks_get_the_same_clips_in_rgb(tiny_store, monkeypatch
 def test_torchvision_that_is_missing_or_does_not_load_is_said(tiny_store, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     (row,) = bench_rows(tiny_store, "r3d_18").values()
-    assert "pip install 'resact[torchvision]'" in row["problem"]
+    assert "pip install -c constraints.txt '.[torchvision]'" in row["problem"]
     monkeypatch.delitem(sys.modules, "torchvision")
     (tmp_path / "torchvision").mkdir()
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")'  # built for CUDA, beside torch for CPUs

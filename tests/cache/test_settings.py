@@ -54,9 +54,9 @@ def test_other_settings_are_refused_with_both_values(make_settings) -> None:
         settings.require_same(wanted, "store.zarr")
     message = str(caught.value)
     assert "store.zarr was made with other settings" in message
-    assert "codec: store 'zstd', asked for 'lz4'" in message
-    assert "decode.fps: store '15', asked for '25'" in message
-    assert "decode.max_seconds: store None, asked for 3.0" in message
+    assert "--codec: store 'zstd', asked for 'lz4'" in message
+    assert "--fps: store '15', asked for '25'" in message
+    assert "--max-seconds: store None, asked for 3.0" in message
     assert "short_side" not in message
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 
 from resact.cache.grouping import note_on_tests
+from resact.cache.settings import setting_words
 from resact.errors import ResactError
 from resact.train.networks.architecture import Architecture
 from resact.train.networks.cost import Cost, count_cost
@@ -223,7 +224,8 @@ def _other_protocol(folder: RunFolder, predictions: Predictions) -> str | None:
     if made.membership != "test" or views != VIEWS:
         return f"evaluated with {views} views of {made.membership} videos, and the paper has {VIEWS} of test videos"
     if made.differs_from_training:
-        return f"evaluated on another store than it was trained on ({', '.join(made.differs_from_training)})"
+        differing = ", ".join(map(setting_words, made.differs_from_training))
+        return f"evaluated on another store than it was trained on ({differing})"
     return None
 
 

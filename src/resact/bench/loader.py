@@ -123,7 +123,8 @@ def _require_installed(competitors: Sequence[str]) -> None:
             raise UsageError(f"got competitor {name!r}, expected some of {', '.join(COMPETITORS)}")
         if find_spec(PACKAGES[name]) is None:
             raise UsageError(
-                f'{name} is not installed: run `pip install "resact[bench]"`, or name the others with --competitors'
+                f'{name} is not installed: run `pip install -c constraints.txt ".[bench]"` in the folder of resact\'s '
+                "source, or name the others with --competitors"
             )
 
 

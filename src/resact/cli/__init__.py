@@ -3,6 +3,7 @@
 Heavy packages are imported inside commands, so that `--help` stays quick.
 """
 
+import errno
 import os
 from typing import Annotated
 
@@ -33,6 +34,13 @@ for panel, modules in PANELS.items():
 app.add_typer(benchmarks.app, name="bench", rich_help_panel="Measurements")
 
 
+_REMEDIES = {
+    errno.EROFS: "choose a folder that can be written to",
+    errno.EACCES: "change its permissions, or name another",
+    errno.EPERM: "change its permissions, or name another",
+}
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one line on standard error, never a traceback."""
     wait_passively()
@@ -56,7 +64,8 @@ def _in_words(error: Exception) -> str:
     if error.filename is None:
         temporary = "; set TMPDIR to a folder that may be written to" if "temporary directory" in error.strerror else ""
         return error.strerror + temporary
-    return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{os.fsdecode(error.filename)}: {error.strerror}" + (f": {remedy}" if remedy else "")
 
 
 def _version(show: bool) -> None:

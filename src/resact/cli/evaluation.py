@@ -18,6 +18,7 @@ from resact.cli.common import (
     print_json,
 )
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
+from resact.cli.output import write_problem
 from resact.cli.training import RunsOption, ThreadsOption
 from resact.errors import UsageError
 
@@ -111,6 +112,8 @@ def evaluate(
             f"got --output {target}, expected a file in a folder that is there: make {target.parent} first"
         )
     set_compute_threads(compute_threads)
+    if problem := write_problem(target):
+        raise UsageError(f"{target} cannot be written ({problem}): name another file with --output")
     trained = load_trained(folder, weights=_which(weights))
     _introduce(trained, console)
     opened = _store_of(trained, store)

@@ -11,17 +11,21 @@ def require_writable(path: Path) -> None:
     Raises:
         UsageError: a folder has that name, or the folder it is in is missing or may not be written to.
     """
+    if problem := write_problem(path):
+        raise UsageError(f"got --output {path}, expected a file in a folder that may be written to ({problem})")
+
+
+def write_problem(path: Path) -> str | None:
+    """Why a file cannot be written, in words; None where it can, and nothing is written."""
     from tempfile import TemporaryFile
 
     if _is_special(path):
-        return
+        return None
     try:
         with TemporaryFile(dir=path.resolve().parent):
-            problem = "a folder has that name" if path.is_dir() else None
+            return "a folder has that name" if path.is_dir() else None
     except OSError as error:
-        problem = error.strerror
-    if problem:
-        raise UsageError(f"got --output {path}, expected a file in a folder that may be written to ({problem})")
+        return error.strerror
 
 
 def write_output(path: Path, data: bytes) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
+_SHOWN = 8  # of several ids that fit
 _MAX_COMPARED = 200_000  # ids that a wrong one is compared with: that takes a second or two
 
 
@@ -156,9 +157,26 @@ def _row_of(store: "ClipStore", video: str) -> int:
         raise UsageError(
             f"got video {video!r}, which is a class: show it with --classes {shlex.quote(as_option(video))}"
         )
+    fitting = _fitting(video, index.video_id)
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        shown = ", ".join(index.video_id[row] for row in fitting[:_SHOWN])
+        more = f" and {len(fitting) - _SHOWN:,} more" if len(fitting) > _SHOWN else ""
+        raise UsageError(
+            f"got video {video!r}, which is a part of {len(fitting):,} ids: {shown}{more}. Name one of them"
+        )
     raise UsageError(
         f"got video {video!r}, expected one of the {len(index):,} in {store.files}{_such_as(video, index.video_id)}"
     )
+
+
+def _fitting(part: str, ids: Sequence[str]) -> list[int]:
+    """Rows of the ids that end in it, the ending of a file apart; where there is none, of those that contain it."""
+    part = part.casefold()
+    held = [(row, name) for row, name in enumerate(map(str.casefold, ids)) if part in name]
+    ends = [row for row, name in held if part in (name.rpartition("/")[2], Path(name).stem)]
+    return ends or [row for row, _ in held]
 
 
 def _rows_of(store: "ClipStore", names: Sequence[str], per_class: int | None) -> list[int]:

@@ -38,7 +38,7 @@ from resact.cli.common import (
     print_json,
     worker_count,
 )
-from resact.errors import UsageError
+from resact.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -217,10 +217,12 @@ def verify(
             console.print(printable(f"repaired: {done.video_id or path}: {done.how}"))
         for problem in result["not_repaired"]:
             console.print(printable(f"not repaired: {problem.video_id or path}: {problem.problem}"))
-    elif problems and local is not None:
-        console.print(f"`resact verify {path} --repair` makes it good again from the source videos")
     elif problems:
-        console.print("`resact verify FOLDER --repair` makes a copy on this machine good again from the source videos")
+        folder = path if local is not None else "FOLDER"
+        copy = "" if local is not None else ", where FOLDER is a copy on this machine"
+        sources = any(problem.video_id for problem in problems)
+        how = " --root DIR` preps them again from the source videos in DIR" if sources else "` makes that good again"
+        console.print(f"`resact verify {folder} --repair{how}{copy}")
     if json_output:
         print_json({key: [asdict(p) for p in value] if key != "videos" else value for key, value in result.items()})
     if result["not_repaired"]:
@@ -249,7 +251,12 @@ def _repair(
     def find_sources(settings: "DatasetSettings") -> "Dataset":
         if settings.name not in DATASETS:  # a folder's own name
             return find_in_folder(root and root.absolute(), settings)
-        return load_videos(settings.name, root, settings.classes, True, None, console, executor)
+        try:
+            return load_videos(settings.name, root, settings.classes, True, None, console, executor)
+        except SourceError as error:
+            raise SourceError(
+                f"no source videos of {settings.name} to prep from: name their folder with --root DIR ({error})"
+            ) from None
 
     return repair(
         path,

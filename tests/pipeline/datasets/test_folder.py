@@ -499,11 +499,14 @@ def test_what_would_change_a_store_is_refused(tmp_path: Path, tiny: bytes) -> No
     make(root, store)
     before = tree_of(store)
     for options, words in (
-        ({"split_seed": 1}, "dataset.division: store 'test share 0.3, seed 0', asked for 'test share 0.3, seed 1'"),
-        ({"test_share": 0.4}, "dataset.division: store .* asked for 'test share 0.4, seed 0'"),
-        ({"splits": csv}, "dataset.division: store .* asked for None"),
-        ({"flip_safe": False}, "dataset.flip_safe: store True, asked for False"),
-        ({"name": "w"}, "dataset.name: store 'v', asked for 'w'"),
+        (
+            {"split_seed": 1},
+            "division: store 'test share 0.3, seed 0', asked for 'test share 0.3, seed 1'",
+        ),
+        ({"test_share": 0.4}, "division: store .* asked for 'test share 0.4, seed 0'"),
+        ({"splits": csv}, "division: store .* asked for None"),
+        ({"flip_safe": False}, "--flip-safe: store True, asked for False"),
+        ({"name": "w"}, "name of the data set: store 'v', asked for 'w'"),
         (
             {"group_pattern": "_([ab])"},
             r"holds 4 of these videos in another group .*'Run/1_a.mp4' \(store: group 'Run/1_a",
@@ -512,9 +515,7 @@ def test_what_would_change_a_store_is_refused(tmp_path: Path, tiny: bytes) -> No
         with pytest.raises(SettingsError, match=words):
             make(root, store, **options)
     fill(root, tiny, "Jump/1.mp4")
-    with pytest.raises(
-        SettingsError, match=r"dataset.classes: store \('Run', 'Walk'\), asked for \('Jump', 'Run', 'Walk'\)"
-    ):
+    with pytest.raises(SettingsError, match=r"classes: store \('Run', 'Walk'\), asked for \('Jump', 'Run', 'Walk'\)"):
         make(root, store)
     assert tree_of(store) == before
 

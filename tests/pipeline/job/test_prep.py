@@ -69,10 +69,10 @@ def test_a_video_whose_array_is_gone_is_done_again(ucf101: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("option", "value", "words"),
     [
-        ("--fps", "10", "decode.fps: store '15', asked for '10'"),
-        ("--codec", "lz4", "codec: store 'jpeg', asked for 'lz4'"),
-        ("--short-side", "128", "decode.short_side: store 256, asked for 128"),
-        ("--classes", "Biking", "dataset.classes: store ('Biking', 'Carphone'), asked for ('Biking',)"),
+        ("--fps", "10", "--fps: store '15', asked for '10'"),
+        ("--codec", "lz4", "--codec: store 'jpeg', asked for 'lz4'"),
+        ("--short-side", "128", "--short-side: store 256, asked for 128"),
+        ("--classes", "Biking", "classes: store ('Biking', 'Carphone'), asked for ('Biking',)"),
     ],
 )
 def test_other_settings_are_refused_side_by_side(

@@ -217,7 +217,7 @@ def test_looking_at_a_run_does_not_keep_a_training_from_it(tmp_path: Path) -> No
         ({"provenance": {"membership": "train"}}, "evaluated with 10 views of train videos"),
         ({"provenance": {"weights_sha256": "0" * 64}}, "its predictions are of other weights than it has now"),
         ({"provenance": {"weights": "best"}}, "evaluated with its best weights"),
-        ({"provenance": {"differs_from_training": {"codec": ["jpeg", "zstd"]}}}, r"on another store .*\(codec\)"),
+        ({"provenance": {"differs_from_training": {"codec": ["jpeg", "zstd"]}}}, r"on another store .*\(--codec\)"),
     ],
     ids=str,
 )

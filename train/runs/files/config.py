@@ -256,7 +256,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """Settings by name from a toml file without tables; dashes in names count as underscores.
 
     Raises:
-        UsageError: not such a file, or an unknown name.
+        UsageError: not such a file, an unknown name, or a wrong value.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -264,4 +264,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise UsageError(f"got --config {path}, which is not there") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"got --config {path}, expected toml: {error}") from None
-    return {canonical_name(key, f"{path}: "): value for key, value in found.items()}
+    settings = {}
+    for key, value in found.items():
+        name = canonical_name(key, f"{path}: ")
+        settings[name] = SETTINGS[name].checked(name, value, written=f"{path}: got {key}")
+    return settings

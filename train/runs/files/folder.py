@@ -111,7 +111,7 @@ class RunFolder:
             RunWriteError: the folder cannot be made or written to.
         """
         lock = self.path / "lock"
-        with write_failure_as_error(lock):
+        with write_failure_as_error(lock, what_next="or choose another --runs"):
             self.path.mkdir(parents=True, exist_ok=True)
             file = lock.open("a")  # for writing, because NFS grants exclusive locks only then
         with file:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resact.cache.settings import setting_words
 from resact.cache.store import ClipStore
 from resact.errors import SettingsError, UsageError
 from resact.train.clips.sampling import TestPlan
@@ -141,7 +142,8 @@ def _differences(trained: TrainedRun, store: ClipStore, *, other_codec: bool) ->
     ours, theirs = trained.record.store, StoreIdentity.of(store)
     differing = ours.settings.differences(theirs.settings)
     named = "; ".join(
-        f"{key}: trained on {_short(was)}, store has {_short(now)}" for key, (was, now) in differing.items()
+        f"{setting_words(key)}: trained on {_short(was)}, store has {_short(now)}"
+        for key, (was, now) in differing.items()
     )
     if "decode.rule" in differing:
         was, now = differing["decode.rule"]

@@ -1,7 +1,7 @@
 """What a reader of an evaluation's figures should know."""
 
 from resact.cache.grouping import note_on_tests
-from resact.cache.settings import DatasetSettings
+from resact.cache.settings import DatasetSettings, setting_words
 from resact.train.runs.testing.metrics import TOP
 from resact.train.runs.testing.predictions import Predictions
 
@@ -13,7 +13,7 @@ def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
         if key == "contents":
             notes.append("the store holds other videos than when the run was trained, or other bytes of them")
         else:
-            notes.append(f"{key}: trained on {was}, evaluated on {now}")
+            notes.append(f"{setting_words(key)}: trained on {was}, evaluated on {now}")
     if made.partial:
         notes.append(made.partial)
     ids, groups = predictions.video_id.tolist(), predictions.group.tolist()

@@ -147,7 +147,8 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     provenance = json.dumps(asdict(predictions.provenance), sort_keys=True)
     np.savez(buffer, **{name: getattr(predictions, name) for name in _KINDS}, provenance=np.array(provenance))
     attempt = path.with_name(f".{path.name}.{uuid4().hex}")  # evaluations may run side by side
-    write_whole(path, buffer.getvalue(), attempt=attempt)
+    elsewhere = "or write it elsewhere with `resact evaluate ... --output FILE`"
+    write_whole(path, buffer.getvalue(), attempt=attempt, what_next=elsewhere)
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -181,7 +181,7 @@ class _VideoResNet(nn.Module):
         try:
             from torchvision.models import video
         except ModuleNotFoundError as error:
-            raise ToolError(f"{error}: pip install 'resact[torchvision]'") from None
+            raise ToolError(f"{error}: pip install -c constraints.txt '.[torchvision]' in resact's source") from None
         except RuntimeError as error:  # its operators are built for CUDA, and torch is not, or the other way round
             raise ToolError(f"torchvision does not load beside torch {torch.__version__}: {error}") from None
         self.network = getattr(video, name)(num_classes=num_classes)

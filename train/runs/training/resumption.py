@@ -18,6 +18,7 @@ from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.record import RunRecord, StoreIdentity
 from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import learning_rate
+from resact.train.settings import option
 
 _NAMES_SHOWN = 8  # of the runs that are there, the nearest ones
 
@@ -121,7 +122,9 @@ def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder:
     before = saved.config.settings
     wanted = RunConfig.of(before | dict(settings)).settings
     differing = [
-        f"{name}: {value!r}, asked for {wanted[name]!r}" for name, value in before.items() if value != wanted[name]
+        f"{option(name)}: {value!r}, asked for {wanted[name]!r}"
+        for name, value in before.items()
+        if value != wanted[name]
     ]
     if differing:
         raise UsageError(

@@ -135,7 +135,7 @@ def test_it_can_go_on_for_more_again_and_for_no_fewer(train_tiny, tmp_path):
     record = RunFolder(tmp_path / "runs" / "a").read_record()
     assert record.epochs_in_words == "3 epochs (1, then 1 more, then 1 more)"
     assert type(record).from_text(record.to_text(), "") == record
-    with pytest.raises(UsageError, match="epochs: 3, asked for 2"):
+    with pytest.raises(UsageError, match="--epochs: 3, asked for 2"):
         train_tiny(resume=True, epochs=2)
 
 
