@@ -155,7 +155,7 @@ def test_another_codec_is_named(place: Workplace, tmp_path: Path) -> None:
         "--views", 1, "--json",
     )  # fmt: skip
     assert last_json(result)["differs_from_training"]["codec"] == ["zstd", "jpeg"]
-    assert "note: codec: trained on zstd, evaluated on jpeg" in result.stderr
+    assert "note: --codec: trained on zstd, evaluated on jpeg" in result.stderr
 
 
 def test_a_store_that_has_moved_or_is_another(place: Workplace, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_store_that_has_moved_or_is_another(place: Workplace, tmp_path: Path) 
     moved.config.write_text(text.replace(str(place.root / "zstd.zarr"), "/nowhere.zarr"))
     error = error_of("evaluate", "--runs", tmp_path / "runs")
     assert isinstance(error, StoreNotFoundError)
-    assert "the store of moved is not where it was; name it with --store" in str(error)
+    assert "the store of moved is not at /nowhere.zarr any more: say where it is now with --store" in str(error)
     moved.config.write_text(text.replace('"fps": "15"', '"fps": "25"'))
     error = error_of("evaluate", "--runs", tmp_path / "runs", "--store", place.root / "zstd.zarr")
     assert isinstance(error, SettingsError)

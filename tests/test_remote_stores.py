@@ -72,7 +72,10 @@ def test_verify(web: WebServer) -> None:
         shard.write_bytes(data)
     assert result.exit_code == 1
     assert json.loads(result.stdout)["bad"] == [{"video_id": "wide", "problem": "frame 0 does not match its checksum"}]
-    assert "`resact verify FOLDER --repair` makes a copy on this machine good again" in result.stderr
+    assert (
+        "`resact verify FOLDER --repair --root DIR` preps them again from the source videos in DIR, where FOLDER is a"
+        in result.stderr
+    )
 
 
 def test_info_and_show(web: WebServer) -> None:

@@ -229,7 +229,7 @@ def test_a_part_of_an_id_will_do_where_one_video_has_it(here: Path, tmp_path: Pa
     for part in ("n003", "N003", "g02"):
         assert payload(tmp_path / "parts.zarr", part, "-o", "a.png")["videos"][0]["video_id"] == ids[1]  # type: ignore[index]
     said = str(call(tmp_path / "parts.zarr", "g01", "-o", "a.png").exception)
-    assert said == f"got video 'g01', which is a part of 3 ids: {ids[0]}, {ids[2]}, {ids[3]}. Name one"
+    assert said == f"got video 'g01', which is a part of 3 ids: {ids[0]}, {ids[2]}, {ids[3]}. Name one of them"
 
 
 def test_the_end_of_an_id_wins_over_a_part_of_others() -> None:

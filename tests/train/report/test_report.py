@@ -93,7 +93,7 @@ APART = [
     {"contents": "d" * 64}, {"codec": "lz4"}, {"world_size": 2}, {"width": 0.125}, {"depths": (1, 1, 1, 2)},
     {"frames": 6}, {"size": 24}, {"short_clips": "loop"}, {"min_scale": 1.0}, {"epochs": 3}, {"lr": 0.1},
     {"batch_size": 8}, {"dropout": 0.2}, {"weight_decay": 0.0}, {"zero_init": False}, {"val_groups": 1},
-    {"flip": False}, {"amp": True}, {"conv": "dense"}, {"stem_channels": 8},
+    {"flip": False}, {"amp": True}, {"conv": "dense"}, {"stem_channels": 4},
 ]  # fmt: skip
 
 

@@ -71,7 +71,6 @@ def write_run(
     folder.path.mkdir(parents=True)
     record = RunRecord(
         config=config,
-        architecture=network.architecture,
         normalisation=Normalisation(
             **{f"{stream}_{what}": (9.0, 8.0, 7.0) for stream in streams for what in ("mean", "std")}
         ),
@@ -114,9 +113,9 @@ def write_run(
 
 @cache
 def _built(settings: tuple[tuple[str, Any], ...], device: str) -> tuple[RunConfig, ActionNetwork]:
-    config = RunConfig.of(dict(settings))
+    config = RunConfig.of(dict(settings)).for_classes(len(CLASSES))
     with torch.device(device):
-        return config, build_network(config, len(CLASSES))
+        return config, build_network(config)
 
 
 def predictions_of(

@@ -81,10 +81,10 @@ class RunRecord:
 
     @property
     def epochs_in_words(self) -> str:
-        """`30 epochs`, or `30 epochs (20, then 10 more)`."""
+        """`30`, or `30 (20, then 10 more)`."""
         ends = [*self.earlier_epochs, self.config.recipe.epochs]
         more = [f"then {end - before} more" for before, end in pairwise(ends)]
-        return f"{ends[-1]} epochs" + (f" ({', '.join([str(ends[0]), *more])})" if more else "")
+        return f"{ends[-1]}" + (f" ({', '.join([str(ends[0]), *more])})" if more else "")
 
     @property
     def architecture(self) -> Architecture:

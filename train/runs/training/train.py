@@ -347,7 +347,8 @@ def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ran
     console.print(
         f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
         f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
-        f"than a clip), {record.val_videos:,} held out; {record.epochs_in_words} of {epoch_steps:,} steps on {devices}"
+        f"than a clip), {record.val_videos:,} held out; "
+        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}"
     )
 
 

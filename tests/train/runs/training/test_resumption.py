@@ -113,7 +113,7 @@ def test_a_run_that_is_done_goes_on_for_more_epochs(train_tiny, train_cut, tmp_p
     train_tiny("a", epochs=2)
     said = output_of(train_tiny, tmp_path, name="a", resume=True, epochs=4)
     assert "goes on from epoch 2 to 4. Its learning rate had fallen to" in said
-    assert "4 epochs (2, then 2 more) of 3 steps" in said
+    assert "epochs: 4 (2, then 2 more), of 3 steps each" in said
     folder = RunFolder(tmp_path / "runs" / "a")
     record = folder.read_record()
     assert (record.earlier_epochs, record.config.recipe.epochs) == ((2,), 4)
@@ -133,7 +133,7 @@ def test_it_can_go_on_for_more_again_and_for_no_fewer(train_tiny, tmp_path):
     for epochs in (2, 3):
         assert train_tiny(resume=True, epochs=epochs).epochs == epochs
     record = RunFolder(tmp_path / "runs" / "a").read_record()
-    assert record.epochs_in_words == "3 epochs (1, then 1 more, then 1 more)"
+    assert record.epochs_in_words == "3 (1, then 1 more, then 1 more)"
     assert type(record).from_text(record.to_text(), "") == record
     with pytest.raises(UsageError, match="--epochs: 3, asked for 2"):
         train_tiny(resume=True, epochs=2)

@@ -212,7 +212,7 @@ def test_plain_lines_without_a_terminal(train_tiny, tmp_path):
     with (tmp_path / "out.txt").open("w") as file:
         train_tiny(epochs=2, console=Console(file=file, soft_wrap=True))
     text = (tmp_path / "out.txt").read_text()
-    assert "12 training videos (0.0% shorter than a clip), 6 held out; 2 epochs of 3 steps on cpu" in text
+    assert "12 training videos (0.0% shorter than a clip), 6 held out; epochs: 2, of 3 steps each, on cpu" in text
     assert text.count("validation top-1") == 2
     assert "\x1b" not in text
 
