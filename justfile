@@ -31,7 +31,7 @@ docs:
 bench *args:
     resact bench prep --output benchmarks/results/prep.json {{args}}
     resact bench loader --output benchmarks/results/loader.json {{args}}
-    python benchmarks/million_videos.py --output benchmarks/results/million_videos.json
+    resact bench index --output benchmarks/results/index.json
 
 # The long fault tests (200 kills, 200 flipped bytes), and all tests that draw their input, with new seeds
 gauntlet *args:

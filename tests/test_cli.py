@@ -39,6 +39,11 @@ OPTIONS = {
     "bench codecs": "dataset --root --classes --allow-partial --videos --frames --fps --short-side --qualities --size "
     "--rounds --seed --workers --ffmpeg --output --json",
     "bench train": f"--store {SETTINGS} --threads --compute-threads --rows --device --steps --rounds --output --json",
+    "bench roofline": f"{SETTINGS} --device --bandwidth --rate --variants --steps --output --json",
+    "bench decoding": "stores --clips --rounds --output --json",
+    "bench transform": "stores --device --rounds --stream-epochs --output --json",
+    "bench index": "--videos --output --json",
+    "bench help": "--rounds --output --json",
     "train": f"--store --runs --run {SETTINGS} --resume --threads --compute-threads --checkpoint-seconds --json",
     "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --compute-threads --output --fuse "
@@ -216,12 +221,18 @@ def test_bench_prep_prints_its_rows_and_the_competitors_command(
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert json.loads((tmp_path / "out" / "prep.json").read_text()) == result
-    assert [row["name"] for row in result["rows"]] == ["ffmpeg rgb24", "ffmpeg yuvj420p", "prep jpeg", "prep lz4"]
+    assert [row["name"] for row in result["rows"]] == [
+        "ffmpeg", "ffmpeg rgb24", "ffmpeg yuvj420p", "prep jpeg", "prep lz4",
+    ]  # fmt: skip
     for row in result["rows"]:
         assert set(row) >= {"name", "codec", "videos_per_second", "ratio_to_ffmpeg", "peak_worker_bytes"}
         assert row["videos_per_second"] > 0
     assert result["rows"][0]["ratio_to_ffmpeg"] == 1.0
-    assert result["rows"][2]["peak_worker_bytes"] < 400e6
+    assert result["rows"][3]["peak_worker_bytes"] < 400e6
+    commands = {name: " ".join(command) for name, command in result["commands"].items()}
+    assert "fps=15,scale=w='if(lte(iw,ih),256,-2)':h='if(lte(iw,ih),-2,256)':flags=bicubic" in commands["ffmpeg"]
+    assert "setpts" not in commands["ffmpeg"]
+    assert all("setpts" in commands[f"ffmpeg {pixels}"] for pixels in ("rgb24", "yuvj420p"))
     assert "/dev/null" in done.stderr
     assert set(folder.rglob("*.zarr")) == stores
 

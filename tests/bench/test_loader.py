@@ -1,4 +1,4 @@
-"""`bench loader`: every contestant shows the same clips, and the result says what was measured and what was not."""
+"""`bench loader`: every competitor shows the same clips, and the result says what was measured and what was not."""
 
 import json
 import multiprocessing
@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 
-from resact.bench import competitors as contestants
+from resact.bench import competitors
 from resact.bench import loader as bench
 from resact.bench.competitors import NORMALISATION, Task, Team, decord_frames, pyav_frames, scaled, zarr_frames
 from resact.bench.loader import bench_loader
@@ -128,7 +128,7 @@ def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path)
         "task, clips = pickle.loads(Path('asked').read_bytes()); frames = torchcodec_frames(task)\n"
         "np.savez('got.npz', *[frames(clip).numpy() for clip in clips])"
     )
-    with contestants.ffmpeg_of_pyav():
+    with competitors.ffmpeg_of_pyav():
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
     got = np.load(tmp_path / "got.npz")
     for number, clip in enumerate(clips):
@@ -207,7 +207,7 @@ def test_a_competitor_that_cannot_be_loaded_says_why(
     assert not multiprocessing.active_children()
 
 
-def test_a_contestant_that_fails_in_a_round_ends_the_benchmark_and_its_processes(task: Task) -> None:
+def test_a_competitor_that_fails_in_a_round_ends_the_benchmark_and_its_processes(task: Task) -> None:
     missing = replace(task, sources=dict.fromkeys(task.sources, "nowhere.avi"))
     team = Team("pyav", missing, [0])
     with pytest.raises(ToolError, match=r"pyav: FileNotFoundError: .*nowhere.avi"):
@@ -225,8 +225,8 @@ def test_the_command_measures_all_and_prints_what_scripts_read(
     words = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
     words += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
     words += ["--output", tmp_path / "loader.json"]
-    # Whose processes have imported everything: two seconds less for each contestant.
-    monkeypatch.setattr(contestants, "get_context", lambda method: multiprocessing.get_context("forkserver"))
+    # Whose processes have imported everything: two seconds less for each competitor.
+    monkeypatch.setattr(competitors, "get_context", lambda method: multiprocessing.get_context("forkserver"))
     monkeypatch.setattr(sys, "argv", ["resact", "bench", "loader", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -254,6 +254,6 @@ def test_the_command_measures_all_and_prints_what_scripts_read(
     assert uint8["ratio_to_decord"] is None
 
 
-def test_every_contestant_is_described() -> None:
-    assert set(contestants.CALLS) == set(contestants.CONTESTANTS)
-    assert set(contestants.PACKAGES) < set(contestants.CONTESTANTS)
+def test_every_competitor_is_described() -> None:
+    assert set(competitors.CALLS) == set(competitors.READERS)
+    assert set(competitors.PACKAGES) < set(competitors.READERS)

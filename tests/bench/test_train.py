@@ -12,16 +12,18 @@ from rich.console import Console
 from tests.train.runs.conftest import SMALL
 
 from resact.bench import train as bench
+from resact.bench.rates import Rates
+from resact.bench.roofline import list_work, roofline_seconds
 from resact.bench.train import bench_train
+from resact.bench.train_rows import NAMES
 from resact.cache.store import open_store
 from resact.cli import main
 from resact.errors import UsageError
-from resact.train.networks.floor import Rates, floor_seconds, list_work
 from resact.train.networks.models import ActionNetwork, build_model
 from resact.train.networks.modules import FactorisedConv3d
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.contestants import CONTESTANTS, EAGER, graph_of
 from resact.train.runs.training.step import TrainStep
+from resact.train.runs.training.step_variants import EAGER, StepVariant, graph_of
 
 
 def test_synthetic_clips_beside_the_stores(tiny_store):
@@ -74,7 +76,7 @@ def test_a_row_that_cannot_run_stays_with_its_reason(tiny_store, monkeypatch):
         "dense": "CUDA out of memory.",
     }
     assert {name: row["problem"] for name, row in rows.items() if row["problem"]} == reasons
-    assert len(taken) == 4, "a contestant that failed takes no more turns"
+    assert len(taken) == 4, "a row that failed takes no more turns"
     for name, row in rows.items():
         assert {row[figure] is None for figure in FIGURES - {"floor_share"}} == {name in reasons}
     fastest = max(("ncdhw", "folded"), key=lambda name: rows[name]["clips_per_second"])
@@ -109,7 +111,8 @@ def test_variants_are_of_the_fastest_and_take_turns_with_all(tiny_store, monkeyp
         ("folded", True, "p3d-resnet50", "dense"),
         ("folded", True, "3d-resnet50", "dense"),
     ]
-    assert turns == first + (first + others) * 2
+    second = [*first[1:], *others, first[0]]  # begins with the next one
+    assert turns == first + first + others + second
     assert len(compiled) == 1, "what was compiled is kept from round to round"
     assert kernels_used.count("fused") == 4, "in three rounds, and captured, which fails on a CPU, in one"
 
@@ -164,8 +167,8 @@ def test_rows_without_an_eager_form_go_with_fused_kernels(tiny_store, monkeypatc
     monkeypatch.setattr(bench, "with_kernels", lambda config, *_: replace(config, kernels="fused"))
     config, store = RunConfig.of(SMALL | {"amp": True}), open_store(tiny_store)
     wanted, console = ("synthetic", "store", "compiled", "dense"), Console(quiet=True)
-    entrants = bench._Bench(config, store, torch.device("cpu"), wanted, 1, 1, console)._entrants()
-    chosen = {entrant.contestant.name: entrant.contestant.config.kernels for entrant in entrants}
+    rows = bench._Bench(config, store, torch.device("cpu"), wanted, 1, 1, console)._rows()
+    chosen = {row.variant.name: row.variant.config.kernels for row in rows}
     assert chosen == {"compiled": "eager", "dense": "eager", "synthetic": "fused", "store": "fused"}
 
 
@@ -178,15 +181,15 @@ def test_no_compiler_is_said(tiny_store, monkeypatch):
     assert "InvalidCxxCompiler" in row["problem"]
 
 
-def test_the_floor_is_shared_where_the_devices_rates_are_known(tiny_store, monkeypatch):
+def test_the_roofline_is_shared_where_the_devices_rates_are_known(tiny_store, monkeypatch):
     rates = Rates(bytes_per_second=1e9, flops_per_second=1e12)
     monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None), raising=False)
     rows = bench_rows(tiny_store, "ncdhw", "dense", modality="rgb", amp=True)
     for name, conv in (("ncdhw", "separable"), ("dense", "dense")):
         network = build_model(modality="rgb", num_classes=3, conv=conv, width=1 / 16, depths=(1, 1, 1, 1))
-        floor = 1000 * sum(floor_seconds(list_work(network, batch=4, frames=4, size=16), rates))
-        assert rows[name]["floor_share"] == pytest.approx(floor / rows[name]["milliseconds"])
-    assert bench_rows(tiny_store, "ncdhw", amp=False)["ncdhw"]["floor_share"] is None, "the floor is of bfloat16"
+        least = 1000 * sum(roofline_seconds(list_work(network, batch=4, frames=4, size=16), rates))
+        assert rows[name]["floor_share"] == pytest.approx(least / rows[name]["milliseconds"])
+    assert bench_rows(tiny_store, "ncdhw", amp=False)["ncdhw"]["floor_share"] is None, "the roofline is of bfloat16"
 
 
 def test_wrong_rows_and_devices_are_refused(tiny_store):
@@ -198,7 +201,7 @@ def test_wrong_rows_and_devices_are_refused(tiny_store):
 
 def test_every_row_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
-    assert [name for name in CONTESTANTS if f"`{name}`" not in text] == []
+    assert [name for name in NAMES if f"`{name}`" not in text] == []
 
 
 @pytest.mark.gpu
@@ -208,9 +211,9 @@ def test_a_captured_step_trains_as_the_plain_one():
     config = RunConfig.of(SMALL | {"amp": True, "modality": "both", "dropout": 0.0})
     weights = []
     for captured in (False, True):
-        contestant = bench.Contestant("a", config)
-        network = contestant.network(3, device)
-        step, batch = contestant.step(network, device), contestant.batch(3, device)
+        variant = StepVariant("a", config)
+        network = variant.network(3, device)
+        step, batch = variant.step(network, device), variant.batch(3, device)
         options = {"clips": 4, "lr": 0.01, "seed": 0}
         if captured:  # which takes three steps first, and none as it is captured
             with graph_of(step, batch, device, **options) as replay:
@@ -323,7 +326,7 @@ def test_the_command_says_what_could_not_run(tiny_store, capsys, monkeypatch):
     assert "cpu, 4 clips a step" in text
     assert "ncdhw*" in text
     assert "graph could not run here: CUDA graphs need a CUDA device, not cpu" in text
-    assert "share of the floor: not measured" in text
+    assert "share of the roofline: not measured" in text
 
 
 def test_commands_end_with_their_json(tiny_store, tmp_path, capsys, monkeypatch, few_measured):

@@ -1,8 +1,8 @@
 """`resact bench codecs`: what each way to store a frame costs in bytes, in time and in truth, in one run.
 
 The right frames are the RGB frames that ffmpeg makes, as a lossless store holds them. JPEG is made of ffmpeg's own
-4:2:0 planes, as prep makes it, or of those RGB frames. Each variant encodes and decodes the same frames; in each round
-all of them are timed, in turn first, second ..., so that a machine whose speed drifts does so for all.
+4:2:0 planes, as prep makes it, or of those RGB frames. Each variant encodes and decodes the same frames, and all are
+timed in turns.
 
 Shapes: T frames, H height, W width, C = 3 (RGB); everything uint8.
 """
@@ -21,8 +21,10 @@ import numpy.typing as npt
 import simplejpeg
 from rich.console import Console
 
+from resact.bench.results import result_of
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
 from resact.cache.codecs import FrameCodec, JpegFrames, build_codec
-from resact.cache.provenance import provenance
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
 from resact.pipeline.datasets.dataset import SourceVideo
@@ -185,18 +187,43 @@ def bench_codecs(
         problems = f", such as {left_out[0]['video_id']}: {left_out[0]['problem']}" if left_out else ""
         raise UsageError(f"got {len(videos)} videos, expected some with {min_frames} frames or more{problems}")
     _time(timed, compared, found, rounds, console)
-    return {
-        "benchmark": "codecs",
-        "videos": len(videos) - len(left_out),
-        "frames": total,
-        "timed_frames": len(timed),
-        "rounds": rounds,
-        "frame_shapes": sorted({f"{sample.rgb.shape[1]}x{sample.rgb.shape[0]}" for sample in timed}),
-        "fps": decode.fps,
-        "left_out": left_out,
-        "rows": [_row(variant, one, total) for variant, one in zip(compared, found, strict=True)],
-        **provenance(),
+    return result_of(
+        "codecs",
+        videos=len(videos) - len(left_out),
+        frames=total,
+        timed_frames=len(timed),
+        rounds=rounds,
+        frame_shapes=sorted({f"{sample.rgb.shape[1]}x{sample.rgb.shape[0]}" for sample in timed}),
+        fps=decode.fps,
+        left_out=left_out,
+        rows=[_row(variant, one, total) for variant, one in zip(compared, found, strict=True)],
+    )
+
+
+def print_codecs(result: dict[str, Any], console: Console) -> None:
+    """What was left out, and a table."""
+    for video in result["left_out"]:
+        console.print(f"left out: {video['video_id']}: {video['problem']}")
+    rows = result["rows"]
+    losses = {
+        name: f"{name.removesuffix('_db').removeprefix('residual_').replace('_', ' ')}\ndB"
+        for name in rows[0]
+        if name.endswith("_db")
     }
+    headings = ["jpeg", "KB", *losses.values(), "encode\n/s", "decode\n/s"]
+    texts = [
+        (
+            row["name"].removeprefix("jpeg ") + "*" * row["is_default"],
+            f"{row['bytes_a_frame'] / 1e3:.1f}",
+            *("exact" if row["exact"] else f"{row[name]['median'] or math.inf:.1f}" for name in losses),
+            *(f"{row[f'{way}_frames_per_second']:,.0f}" for way in ("encode", "decode")),
+        )
+        for row in rows
+    ]
+    caption = f"{result['videos']:,} videos, {result['frames']:,} frames; medians of videos and of rounds"
+    print_table(console, headings, texts, caption=caption)
+    if any(row["is_default"] for row in rows):
+        console.print("* what prep and reads do unless told otherwise")
 
 
 def _samples(video: SourceVideo, decode: DecodeSettings, count: int, binary: str) -> list[Sample]:
@@ -252,17 +279,14 @@ def _evaluate(
 def _time(
     samples: Sequence[Sample], compared: Sequence[Variant], found: Sequence[_Found], rounds: int, console: Console
 ) -> None:
-    pairs = list(zip(compared, found, strict=True))
     # As the reader does, into one clip's worth of memory after another, which no cache holds all of.
     clips = {sample.rgb.shape: np.ones((_CLIP_FRAMES, *sample.rgb.shape), np.uint8) for sample in samples}
     outs = [clips[sample.rgb.shape][number % _CLIP_FRAMES] for number, sample in enumerate(samples)]
-    for number in range(rounds):
-        turn = number % len(pairs)
-        for variant, one in pairs[turn:] + pairs[:turn]:
-            one.encode_rates.append(_rate(variant.encode, [(sample,) for sample in samples]))
-            encoded = [variant.encode(sample) for sample in samples]
-            one.decode_rates.append(_rate(variant.decode, list(zip(encoded, outs, strict=True))))
-        console.print(f"round {number + 1} of {rounds} timed")
+    for number, (variant, one) in take_turns(list(zip(compared, found, strict=True)), rounds):
+        one.encode_rates.append(_rate(variant.encode, [(sample,) for sample in samples]))
+        encoded = [variant.encode(sample) for sample in samples]
+        one.decode_rates.append(_rate(variant.decode, list(zip(encoded, outs, strict=True))))
+        console.print(f"round {number + 1} of {rounds}: {variant.name}")
 
 
 def _rate(call: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float:

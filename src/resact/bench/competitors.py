@@ -1,6 +1,6 @@
 """Ways to get clips, ours and others', for `resact bench loader`: what each one does, in a process of its own.
 
-A contestant is a function of a `Task` that returns a function of an epoch, which makes every clip of it that is this
+A reader is a function of a `Task` that returns a function of an epoch, which makes every clip of it that is this
 process's share. Shapes: N frames of a clip, H height, W width.
 """
 
@@ -40,7 +40,7 @@ NORMALISATION = Normalisation(rgb_mean=_MEAN, rgb_std=_STD, residual_mean=_MEAN,
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all contestants are asked for; travels to their processes."""
+    """What all readers are asked for; travels to their processes."""
 
     store: str
     sources: dict[int, str]
@@ -55,7 +55,7 @@ class Task:
     """Which of how many processes this is."""
 
     def open(self) -> tuple[ClipStore, TrainPlan]:
-        """The store, and the plan that every contestant follows."""
+        """The store, and the plan that every reader follows."""
         store = open_store(self.store)
         return store, TrainPlan(store.index, np.array(self.rows), self.geometry, seed=self.seed, flip=True)
 
@@ -255,7 +255,7 @@ def scaled(clip: Clip, stored_height: int, height: int, width: int) -> Clip:
 
 # Processes --------------------------------------------------------------------------------------------------
 
-CONTESTANTS: dict[str, Callable[[Task], Epoch]] = {
+READERS: dict[str, Callable[[Task], Epoch]] = {
     "ours": stream,
     "ours uint8": read,
     "bare decode": bare,
@@ -287,13 +287,13 @@ _THREADED = ("ours", "ours uint8", "bare decode")
 
 
 class Team:
-    """A contestant's processes on some cores: one with threads, or one a core."""
+    """A reader's processes on some cores: one with threads, or one a core."""
 
     def __init__(self, name: str, task: Task, cores: Sequence[int]) -> None:
         """Start them, and wait until each can begin.
 
         Raises:
-            ToolError: the contestant cannot run here; says why.
+            ToolError: the reader cannot run here; says why.
         """
         self._pipes, self._processes = [], []
         context = get_context("spawn")
@@ -344,7 +344,7 @@ def _work(name: str, task: Task, cores: tuple[int, ...], pipe: Any) -> None:
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(1)
     try:
-        epoch = CONTESTANTS[name](task)
+        epoch = READERS[name](task)
     except Exception as error:  # noqa: BLE001 - an import of others' libraries may raise anything
         pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
         return

@@ -1,8 +1,7 @@
 """`resact bench loader`: clips from stores beside other ways to get the same clips, in one run.
 
-In each round every contestant makes the same clips, in turn first, second ..., so that a machine whose speed drifts
-does so for all of them. Ratios are taken round by round. A contestant's processes live through all rounds of one number
-of cores, pinned to them; the first round warms up and does not count.
+In each round every competitor makes the same clips in its turn. A competitor's processes live through all rounds of one
+number of cores, pinned to them; the first round warms up and does not count.
 """
 
 import os
@@ -18,9 +17,11 @@ import numpy as np
 from rich.console import Console
 
 from resact.bench.competitors import CALLS, PACKAGES, Task, Team
+from resact.bench.results import ratios, result_of
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
 from resact.cache.files import LocalFiles
 from resact.cache.layout import SHARD, array_name
-from resact.cache.provenance import provenance
 from resact.cache.store import ClipStore, open_store
 from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
@@ -30,8 +31,8 @@ _CACHES = ("warm", "cold")
 
 
 @dataclass(kw_only=True)
-class _Row:
-    """One contestant on some cores."""
+class _Competitor:
+    """One way to get clips, ours or another's, on some cores."""
 
     name: str
     codec: str | None
@@ -74,7 +75,7 @@ def bench_loader(
 
     Returns:
         `rows`, each `name, codec, cores, page_cache, clips_per_second`, its rounds, ratios with their spreads (None
-        where the contestant makes something else) and `problem` (None, or why it cannot run here); every contestant's
+        where the competitor makes something else) and `problem` (None, or why it cannot run here); every competitor's
         calls; machine, versions, commit.
 
     Raises:
@@ -92,29 +93,28 @@ def bench_loader(
         raise UsageError(f"got {', '.join(map(str, cores))} cores, expected 1 to {len(allowed)}")
     results = []
     for count in cores:
-        contestants = list(_contestants(opened, sources, rows, competitors, geometry, seed))
+        taking_part = list(_competitors(opened, sources, rows, competitors, geometry, seed))
         with ExitStack() as stack:
-            for row in contestants:
+            for one in taking_part:
                 try:
-                    row.team = Team(row.name, row.task, allowed[:count])
-                    stack.callback(row.team.close)
+                    one.team = Team(one.name, one.task, allowed[:count])
+                    stack.callback(one.team.close)
                 except ToolError as error:
-                    row.problem = str(error)
+                    one.problem = str(error)
                     console.print(f"cannot run here: {error}")
-            _run(contestants, rounds, count, console)
-        results += [_result(row, contestants, count, cache) for cache in _CACHES for row in contestants]
+            _run(taking_part, rounds, count, console)
+        results += [_result(one, taking_part, count, cache) for cache in _CACHES for one in taking_part]
     videos = [opened[0].index.num_frames[row] for row in rows]
-    return {
-        "benchmark": "loader",
-        "dataset": opened[0].settings.dataset.name,
-        "clips_a_round": len(rows),
-        "stored_frames_a_video": float(np.median(videos)),
-        "rounds": rounds,
-        "geometry": vars(geometry),
-        "calls": {row.name: CALLS[row.name] for row in contestants},
-        "rows": results,
-        **provenance(),
-    }
+    return result_of(
+        "loader",
+        dataset=opened[0].settings.dataset.name,
+        clips_a_round=len(rows),
+        stored_frames_a_video=float(np.median(videos)),
+        rounds=rounds,
+        geometry=vars(geometry),
+        calls={one.name: CALLS[one.name] for one in taking_part},
+        rows=results,
+    )
 
 
 def _require_installed(competitors: Sequence[str]) -> None:
@@ -143,14 +143,14 @@ def _same_videos(stores: Sequence[ClipStore], sources: dict[str, Path]) -> list[
     return order
 
 
-def _contestants(
+def _competitors(
     stores: Sequence[ClipStore],
     sources: dict[str, Path],
     rows: Sequence[int],
     competitors: Sequence[str],
     geometry: ClipGeometry,
     seed: int,
-) -> Iterator[_Row]:
+) -> Iterator[_Competitor]:
     for store in stores:
         ids = {row: store.index.video_id[row] for row in rows}
         videos = {row: str(sources[ids[row]]) for row in rows}
@@ -166,28 +166,26 @@ def _contestants(
         shards = [Path(str(store.files)) / array_name(video_id) / SHARD for video_id in ids.values()]
         codec = store.settings.codec
         names = ["ours", "zarr", "ours uint8", "zarr uint8"] + ["bare decode"] * (codec == "jpeg")
-        yield from (_Row(name=name, codec=codec, task=task, files=shards) for name in names)
+        yield from (_Competitor(name=name, codec=codec, task=task, files=shards) for name in names)
     for name in competitors:
-        yield _Row(name=name, codec=None, task=task, files=[Path(video) for video in videos.values()])
+        yield _Competitor(name=name, codec=None, task=task, files=[Path(video) for video in videos.values()])
 
 
-def _run(contestants: Sequence[_Row], rounds: int, cores: int, console: Console) -> None:
-    able = [row for row in contestants if row.team]
-    for number in range(rounds + 1):
-        turn = number % len(able)
-        for row in able[turn:] + able[:turn]:
-            for cache in _CACHES if number else ("warm",):
-                for file in row.files:
-                    _drop(file) if cache == "cold" else file.read_bytes()
-                seconds, busy = row.team.run(number)  # type: ignore[union-attr]
-                if number:
-                    row.rates[cache].append(len(row.task.rows) / seconds)
-                    row.busy[cache].append(busy / len(row.task.rows) * 1e3)
-                    what = f"{row.name} {row.codec or ''}".strip()
-                    console.print(
-                        f"{cores} cores, round {number}, {cache}: {what}: {row.rates[cache][-1]:.1f} clips/s, "
-                        f"{row.busy[cache][-1]:.1f} ms of processor time a clip"
-                    )
+def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: Console) -> None:
+    able = [one for one in competitors if one.team]
+    for number, one in take_turns(able, rounds + 1):
+        for cache in _CACHES if number else ("warm",):
+            for file in one.files:
+                _drop(file) if cache == "cold" else file.read_bytes()
+            seconds, busy = one.team.run(number)  # type: ignore[union-attr]
+            if number:
+                one.rates[cache].append(len(one.task.rows) / seconds)
+                one.busy[cache].append(busy / len(one.task.rows) * 1e3)
+                what = f"{one.name} {one.codec or ''}".strip()
+                console.print(
+                    f"{cores} cores, round {number}, {cache}: {what}: {one.rates[cache][-1]:.1f} clips/s, "
+                    f"{one.busy[cache][-1]:.1f} ms of processor time a clip"
+                )
 
 
 def _drop(file: Path) -> None:
@@ -200,32 +198,50 @@ def _drop(file: Path) -> None:
         os.close(descriptor)
 
 
-def _result(row: _Row, contestants: Sequence[_Row], cores: int, cache: str) -> dict[str, Any]:
-    rates = row.rates[cache]
-    whole = not row.name.endswith("uint8") and row.name != "bare decode"
-    rivals = {
-        "decord": ("decord", None) if whole else None,
-        "decord_resized": ("decord resized", None) if whole else None,
-        "torchcodec": ("torchcodec", None) if whole else None,
-        "pyav": ("pyav", None) if whole else None,
-        "zarr": ("zarr" if whole else "zarr uint8", row.codec),
-        "bare_decode": None if whole else ("bare decode", row.codec),
-    }
-    ratios: dict[str, float | None] = {}
-    for name, rival in rivals.items():
-        found = [other.rates[cache] for other in contestants if (other.name, other.codec) == rival]
-        pairs = [ours / theirs for ours, theirs in zip(rates, found[0] if found else [], strict=False)]
-        ratios[f"ratio_to_{name}"] = median(pairs) if pairs else None
-        if pairs:
-            ratios |= {f"ratio_to_{name}_min": min(pairs), f"ratio_to_{name}_max": max(pairs)}
+_RIVALS = ("decord", "decord_resized", "torchcodec", "pyav", "zarr", "bare_decode")
+
+
+def _result(one: _Competitor, competitors: Sequence[_Competitor], cores: int, cache: str) -> dict[str, Any]:
+    rates, figures = one.rates[cache], dict[str, float | None]()
+    uint8 = one.name.endswith("uint8") or one.name == "bare decode"
+    rates_of = {(other.name, other.codec): other.rates[cache] for other in competitors}
+    for rival in _RIVALS:
+        name, codec = rival.replace("_", " "), one.codec if rival in ("zarr", "bare_decode") else None
+        same_work = rival == "zarr" or (rival == "bare_decode") == uint8
+        theirs = rates_of.get((f"{name} uint8" if uint8 and rival == "zarr" else name, codec)) if same_work else None
+        found = ratios(f"ratio_to_{rival}", rates, theirs) if rates and theirs else {f"ratio_to_{rival}": None}
+        figures |= found
     return {
-        "name": row.name,
-        "codec": row.codec,
+        "name": one.name,
+        "codec": one.codec,
         "cores": cores,
         "page_cache": cache,
         "clips_per_second": median(rates) if rates else None,
         "clips_per_second_rounds": rates,
-        "processor_milliseconds_a_clip": median(row.busy[cache]) if rates else None,
-        **ratios,
-        "problem": row.problem,
+        "processor_milliseconds_a_clip": median(one.busy[cache]) if rates else None,
+        **figures,
+        "problem": one.problem,
     }
+
+
+def print_loader(result: dict[str, Any], console: Console) -> None:
+    """Every competitor's calls, and a table for each number of cores and each page cache."""
+    for name, calls in result["calls"].items():
+        console.print(f"{name}: {calls}")
+    headings = ["clips/s", "CPU ms", *(rival.replace("_", "\n") for rival in _RIVALS)]
+    able = [row for row in result["rows"] if not row["problem"]]
+    for cores, cache in dict.fromkeys((row["cores"], row["page_cache"]) for row in able):
+        rows = [
+            (
+                f"{row['name']} {row['codec'] or ''}",
+                f"{row['clips_per_second']:.1f}",
+                f"{row['processor_milliseconds_a_clip']:.1f}",
+                *("" if (ratio := row[f"ratio_to_{rival}"]) is None else f"{ratio:.2f}" for rival in _RIVALS),
+            )
+            for row in able
+            if (row["cores"], row["page_cache"]) == (cores, cache)
+        ]
+        title = f"cores: {cores}, page cache {cache}"
+        print_table(console, ["", *headings], rows, title=title, caption="ratios of clips/s, round by round")
+    for problem in sorted({row["problem"] for row in result["rows"] if row["problem"]}):
+        console.print(f"could not run here: {problem}")

@@ -1,16 +1,23 @@
 """`resact bench prep`: prep beside bare ffmpeg on the same videos, in one run.
 
-The videos are dealt into rounds; in each round every contestant does that round's videos, in turn first, second ...,
-so that a machine whose speed drifts does so for all of them. Ratios are taken round by round.
+The videos are dealt into rounds; in each round every competitor does that round's videos in its turn.
+
+Bare ffmpeg runs in three ways, always to nowhere. `ffmpeg` is the command that a user would type: `fps` and `scale`,
+RGB frames. `ffmpeg rgb24` and `ffmpeg yuvj420p` run the graphs that prep runs for the lossless codecs and for JPEG:
+these also set each frame's time before `fps` samples, and JPEG's spares the conversion to RGB. The target
+(`ratio_to_ffmpeg`) is against the first: it is what there is without resact, and does not change with our graph.
+`ratio_to_same_graph` says what prep adds to its own decoding.
 """
 
 import os
+import shlex
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -18,8 +25,11 @@ from typing import Any
 
 from rich.console import Console
 
+from resact.bench.results import ratios, result_of
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
 from resact.cache.codecs import build_codec
-from resact.cache.provenance import provenance
+from resact.cache.settings import DecodeSettings
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
@@ -27,13 +37,18 @@ from resact.pipeline.executor import Executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.task import PrepJob, pixels_of
 
+PIXELS: tuple[Pixels, ...] = ("rgb24", "yuvj420p")
+
 
 @dataclass(frozen=True)
-class _Contestant:
+class _Competitor:
     name: str
-    codec: str | None
-    """None for bare ffmpeg."""
-    pixels: Pixels
+    command: Callable[[str], list[str]] | None = None
+    """Of a video's path, for bare ffmpeg."""
+    codec: str | None = None
+    """Of prep."""
+    same_graph: str | None = None
+    """The competitor that runs the graph which prep runs for this codec."""
 
 
 def bench_prep(
@@ -58,63 +73,84 @@ def bench_prep(
         console: for people.
 
     Returns:
-        `rows`, each `name, codec, videos_per_second, ratio_to_ffmpeg` (to RGB frames, as any store of RGB frames has to
-        decode them), `ratio_to_same_graph` (to the very graph that prep ran), spreads, `peak_worker_bytes`; the
-        competitors' commands; machine, versions, commit.
+        `rows`, each `name, codec, videos_per_second, ratio_to_ffmpeg` (to `ffmpeg`, the command that a user would
+        type), `ratio_to_same_graph` (to the very graph that prep ran), spreads, `peak_worker_bytes`; the competitors'
+        commands; machine, versions, commit.
     """
     binary, _ = find_ffmpeg(job.ffmpeg)
-    contestants = [
-        _Contestant("ffmpeg rgb24", None, "rgb24"),
-        _Contestant("ffmpeg yuvj420p", None, "yuvj420p"),
+    decode = job.settings.decode
+    competitors = [
+        _Competitor("ffmpeg", partial(_plain_command, binary, decode=decode), same_graph="ffmpeg"),
+        *(
+            _Competitor(name := f"ffmpeg {pixels}", partial(_graph_command, binary, decode, pixels), same_graph=name)
+            for pixels in PIXELS
+        ),
+        *(
+            _Competitor(f"prep {codec}", codec=codec, same_graph=f"ffmpeg {pixels_of(build_codec(codec))}")
+            for codec in codecs
+        ),
     ]
-    contestants += [_Contestant(f"prep {codec}", codec, pixels_of(build_codec(codec))) for codec in codecs]
     for video in dataset.videos:
-        video.path.read_bytes()  # all contestants find the page cache warm
-    rates: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
+        video.path.read_bytes()  # all competitors find the page cache warm
+    rates: dict[str, list[float]] = {competitor.name: [] for competitor in competitors}
     memory: dict[str, int] = {}
-    bare: Callable[[SourceVideo, Pixels], None] = lambda video, pixels: _run_bare(binary, video, job, pixels)  # noqa: E731
-    for number in range(rounds):
+    for number, competitor in take_turns(competitors, rounds):
         part = replace(dataset, videos=dataset.videos[number::rounds])
-        for contestant in contestants[number % len(contestants) :] + contestants[: number % len(contestants)]:
-            if contestant.codec is None:
-                seconds = _seconds_of_bare(part, bare, contestant.pixels, workers)
-            else:
-                seconds = _seconds_of_prep(part, job, executor, contestant.codec)
-                memory[contestant.name] = executor.peak_bytes()
-            rates[contestant.name].append(len(part.videos) / seconds)
-            console.print(f"round {number + 1}: {contestant.name}: {rates[contestant.name][-1]:.2f} videos/s")
-    return {
-        "benchmark": "prep",
-        "dataset": dataset.settings.name,
-        "videos": len(dataset.videos),
-        "workers": workers,
-        "rounds": rounds,
-        "commands": {pixels: _command(Path(binary).name, "VIDEO", job, pixels) for pixels in ("rgb24", "yuvj420p")},
-        "rows": [
+        if competitor.command is not None:
+            seconds = _seconds_of_ffmpeg(part, competitor.command, workers)
+        elif competitor.codec is not None:
+            seconds = _seconds_of_prep(part, job, executor, competitor.codec)
+            memory[competitor.name] = executor.peak_bytes()
+        rates[competitor.name].append(len(part.videos) / seconds)
+        console.print(f"round {number + 1}: {competitor.name}: {rates[competitor.name][-1]:.2f} videos/s")
+    shown = Path(binary).name
+    return result_of(
+        "prep",
+        dataset=dataset.settings.name,
+        videos=len(dataset.videos),
+        workers=workers,
+        rounds=rounds,
+        commands={
+            "ffmpeg": _plain_command(shown, "VIDEO", decode=decode),
+            **{f"ffmpeg {pixels}": _graph_command(shown, decode, pixels, "VIDEO") for pixels in PIXELS},
+        },
+        rows=[
             {
-                "name": c.name,
-                "codec": c.codec,
-                "videos_per_second": median(rates[c.name]),
-                "videos_per_second_rounds": rates[c.name],
-                **_ratios("ratio_to_ffmpeg", rates[c.name], rates["ffmpeg rgb24"]),
-                **_ratios("ratio_to_same_graph", rates[c.name], rates[f"ffmpeg {c.pixels}"]),
-                "peak_worker_bytes": memory.get(c.name),
+                "name": one.name,
+                "codec": one.codec,
+                "videos_per_second": median(rates[one.name]),
+                "videos_per_second_rounds": rates[one.name],
+                **ratios("ratio_to_ffmpeg", rates[one.name], rates["ffmpeg"]),
+                **ratios("ratio_to_same_graph", rates[one.name], rates[one.same_graph or ""]),
+                "peak_worker_bytes": memory.get(one.name),
             }
-            for c in contestants
+            for one in competitors
         ],
-        **provenance(),
-    }
+    )
 
 
-def _ratios(name: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    ratios = [our / their for our, their in zip(ours, theirs, strict=True)]
-    return {name: median(ratios), f"{name}_min": min(ratios), f"{name}_max": max(ratios)}
+def print_prep(result: dict[str, Any], console: Console) -> None:
+    """The commands of ffmpeg, and a table."""
+    for name, command in result["commands"].items():
+        console.print(f"{name}: {shlex.join(command)}")
+    rows = []
+    for row in result["rows"]:
+        spreads = [
+            f"{row[ratio]:.2f} ({row[ratio + '_min']:.2f} to {row[ratio + '_max']:.2f})"
+            for ratio in ("ratio_to_ffmpeg", "ratio_to_same_graph")
+        ]
+        memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
+        rows.append((row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory))
+    print_table(console, ["", "videos/s", "to ffmpeg", "to ffmpeg,\nsame graph", "peak worker\nmemory"], rows)
 
 
-def _seconds_of_bare(part: Dataset, bare: Callable[[SourceVideo, Pixels], None], pixels: Pixels, workers: int) -> float:
+def _seconds_of_ffmpeg(part: Dataset, command: Callable[[str], list[str]], workers: int) -> float:
+    def run(video: SourceVideo) -> None:
+        subprocess.run(command(str(video.path)), check=True, stdin=subprocess.DEVNULL)
+
     start = time.perf_counter()
     with ThreadPoolExecutor(workers) as pool:
-        list(pool.map(bare, part.videos, [pixels] * len(part.videos)))
+        list(pool.map(run, part.videos))
     return time.perf_counter() - start
 
 
@@ -130,13 +166,24 @@ def _seconds_of_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str
     return seconds
 
 
-def _command(binary: str, source: str, job: PrepJob, pixels: Pixels) -> list[str]:
-    """The same graph as prep's, as raw frames to nowhere, and without its log."""
+def _plain_command(binary: str, source: str, *, decode: DecodeSettings) -> list[str]:
+    """Frame rate and size as a user would type them, with the settings of prep, as raw RGB frames to nowhere.
+
+    It decodes in one thread, as prep does: as many processes as there are workers then use the cores best.
+    """
+    rate = [] if decode.fps == "source" else [f"fps={decode.fps}"]
+    side = decode.short_side
+    scale = f"scale=w='if(lte(iw,ih),{side},-2)':h='if(lte(iw,ih),-2,{side})':flags={decode.scaler}"
+    length = [] if decode.max_seconds is None else ["-t", repr(decode.max_seconds)]
+    return [
+        binary, "-y", "-nostdin", "-loglevel", "error", "-threads", "1", *length, "-i", source,
+        "-vf", ",".join([*rate, scale]), "-pix_fmt", "rgb24", "-f", "rawvideo", "/dev/null",
+    ]  # fmt: skip
+
+
+def _graph_command(binary: str, decode: DecodeSettings, pixels: Pixels, source: str) -> list[str]:
+    """The very graph that prep runs, as raw frames to nowhere, and without its log."""
     swapped = {"image2pipe": "rawvideo", "ppm": "rawvideo", "yuv4mpegpipe": "rawvideo", "pipe:1": "/dev/null"}
     swapped["repeat+level+verbose"] = "error"
-    arguments = decode_arguments(source, job.settings.decode, pixels, strict=False)
+    arguments = decode_arguments(source, decode, pixels, strict=False)
     return [binary, "-y", *(swapped.get(argument, argument) for argument in arguments)]
-
-
-def _run_bare(binary: str, video: SourceVideo, job: PrepJob, pixels: Pixels) -> None:
-    subprocess.run(_command(binary, str(video.path), job, pixels), check=True, stdin=subprocess.DEVNULL)

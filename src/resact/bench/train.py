@@ -1,7 +1,5 @@
 """`resact bench train`: training steps in all their forms, beside other networks', in turns on the same machine.
 
-All contestants take turns in each round, so that a machine whose speed drifts does so for all.
-
 The wait for data is the time during which the device has nothing to do because the next clips are not there yet. On
 CUDA the host runs ahead: it may wait while the device is still busy with the steps before, and that costs nothing. So
 it is measured on the device there, by events, from the end of a step until the next clips are there.
@@ -20,30 +18,31 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from resact.cache.provenance import provenance
+from resact.bench.rates import Rates, measure_rates
+from resact.bench.results import result_of
+from resact.bench.roofline import list_work, roofline_seconds
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
+from resact.bench.train_rows import AS_TRAINED, NAMES, TorchvisionVariant, derived_variants
 from resact.cache.store import ClipStore
 from resact.errors import ResactError, ToolError, UsageError
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.networks.floor import Rates, floor_seconds, list_work
 from resact.train.networks.kernels import kernel_failures
-from resact.train.networks.timing import mark, measure_rates, seconds_between, synchronise, tuned_cudnn
+from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.contestants import (
-    AS_TRAINED,
-    CONTESTANTS,
-    EAGER,
-    Contestant,
-    Step,
-    eager_contestants,
-    fused_contestant,
-    graph_of,
-    other_contestants,
-)
 from resact.train.runs.training.device_checks import kernels_obstacle, with_kernels
 from resact.train.runs.training.distributed import Ranks
+from resact.train.runs.training.step_variants import (
+    EAGER,
+    Step,
+    StepVariant,
+    eager_variants,
+    fused_variant,
+    graph_of,
+)
 
 _BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
 _NORMALISATION_CLIPS = 16  # the figures do not depend on it
@@ -54,7 +53,7 @@ _MAX_PROBLEM = 300
 
 @dataclass
 class _Measured:
-    """One contestant, over all rounds."""
+    """One row, over all rounds."""
 
     clips_per_second: list[float] = field(default_factory=list)
     """Of each round."""
@@ -65,10 +64,12 @@ class _Measured:
 
 
 @dataclass
-class _Entrant:
-    """A contestant on one device."""
+class _Row:
+    """A way to take a step, on one device."""
 
-    contestant: Contestant
+    variant: StepVariant
+    of: str | None = None
+    """The row that this is a variant of."""
     measured: _Measured = field(default_factory=_Measured)
     problem: str | None = None
     """Why it cannot run here."""
@@ -94,19 +95,19 @@ def bench_train(
     Args:
         settings: as for `train`; without a batch size, one that fits.
         store: whose clips are read.
-        rows: names among `CONTESTANTS`; None: all on a GPU, `AS_TRAINED` on a CPU.
+        rows: names among `NAMES`; None: all on a GPU, `AS_TRAINED` on a CPU.
         devices: `cuda`, `cpu` or both; None: all that there are.
-        steps: of each contestant in a round.
+        steps: of each row in a round.
         rounds: of which the median is quoted.
         threads: that read clips; None: one a core, shared among ranks.
         console: for people.
 
     Returns:
-        `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the floor's
-        rate; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of the rate over
-        rounds, `of` (what it is a variant of), `baseline` (whether it is the fastest eager form) and `problem` (why
-        it could not run here; then the figures are None); `rates` of each device, None where there are none; settings;
-        threads that compute, machine, versions, commit.
+        `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the
+        roofline's rate; None: not measured), `peak_bytes`, `data_wait_share` (of the time; see above), spreads of the
+        rate over rounds, `of` (what it is a variant of), `baseline` (whether it is the fastest eager form) and
+        `problem` (why it could not run here; then the figures are None); `rates` of each device, None where there are
+        none; settings; threads that compute, machine, versions, commit.
 
     Raises:
         UsageError: settings are wrong, there is no such row or device, or `steps` or `rounds` is below 1.
@@ -114,8 +115,8 @@ def bench_train(
     if steps < 1 or rounds < 1:
         raise UsageError(f"got --steps {steps} and --rounds {rounds}, expected 1 or more")
     for name in rows or ():
-        if name not in CONTESTANTS:
-            raise UsageError(f"got --rows {name}, expected all, or some of {','.join(CONTESTANTS)}")
+        if name not in NAMES:
+            raise UsageError(f"got --rows {name}, expected all, or some of {','.join(NAMES)}")
     there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
     for name in devices or ():
         if name not in there:
@@ -125,14 +126,50 @@ def bench_train(
         config = replace(asked, amp=kind == "cuda" if asked.amp is None else asked.amp)
         if "batch_size" not in settings:
             config = replace(config, recipe=replace(config.recipe, batch_size=_BATCH_SIZE[kind]))
-        wanted = (CONTESTANTS if kind == "cuda" else AS_TRAINED) if rows is None else rows
+        wanted = (NAMES if kind == "cuda" else AS_TRAINED) if rows is None else rows
         bench = _Bench(config, store, torch.device(kind), wanted, steps, threads, console)
         found += bench.run(rounds)
         rates[kind] = None if bench.rates is None else asdict(bench.rates)
-    return {
-        "rows": found, "rates": rates, "settings": asked.settings, "steps": steps, "rounds": rounds,
-        "compute_threads": torch.get_num_threads(), **provenance(),
-    }  # fmt: skip
+    return result_of(
+        "train",
+        rows=found,
+        rates=rates,
+        settings=asked.settings,
+        steps=steps,
+        rounds=rounds,
+        compute_threads=torch.get_num_threads(),
+    )
+
+
+def print_train(result: dict[str, Any], console: Console) -> None:
+    """A table a device, and what could not run there."""
+    headings = ["", "clips/s", "lowest to highest", "ms a step", "of roofline", "waiting", "peak GB"]
+    for device in dict.fromkeys(row["device"] for row in result["rows"]):
+        rows = [row for row in result["rows"] if row["device"] == device]
+        able = [row for row in rows if row["problem"] is None]
+        texts = [
+            (
+                row["name"] + "*" * row["baseline"],
+                f"{row['clips_per_second']:,.1f}",
+                f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}",
+                f"{row['milliseconds']:,.1f}",
+                "" if row["floor_share"] is None else f"{row['floor_share']:.1%}",
+                f"{row['data_wait_share']:.1%}",
+                f"{row['peak_bytes'] / 1e9:.2f}",
+            )
+            for row in able
+        ]
+        print_table(console, headings, texts, title=f"{device}, {rows[0]['batch']} clips a step")
+        if any(row["baseline"] for row in able):
+            console.print("* the fastest eager form")
+        if all(row["floor_share"] is None for row in able):
+            console.print("share of the roofline: not measured")
+        for of in dict.fromkeys(row["of"] for row in able if row["of"] is not None):
+            variants = ", ".join(row["name"] for row in able if row["of"] == of)
+            console.print(f"{variants}: in the form and layout of {of}, the fastest in a first round")
+        for row in rows:
+            if row["problem"] is not None:
+                console.print(f"{row['name']} could not run here: {row['problem']}")
 
 
 class _Bench:
@@ -158,87 +195,86 @@ class _Bench:
 
     def run(self, rounds: int) -> list[dict[str, Any]]:
         """All rounds; the rows."""
-        entrants = self._entrants()
-        for number in range(rounds):
-            for entrant in entrants:
-                self._take_turn(entrant, f"round {number + 1} of {rounds}")
-        rows = [self._row(entrant) for entrant in entrants]
-        eager = [row for row in rows if row["name"] in EAGER and row["problem"] is None]
+        rows = self._rows()
+        for number, row in take_turns(rows, rounds):
+            self._take_turn(row, f"round {number + 1} of {rounds}")
+        results = [self._result(row) for row in rows]
+        eager = [result for result in results if result["name"] in EAGER and result["problem"] is None]
         if eager:
-            max(eager, key=lambda row: float(row["clips_per_second"]))["baseline"] = True
-        return rows
+            max(eager, key=lambda result: float(result["clips_per_second"]))["baseline"] = True
+        return results
 
-    def _entrants(self) -> list[_Entrant]:
+    def _rows(self) -> list[_Row]:
         """Those wanted. Variants of the fastest are of what is so in a first round, which does not count."""
-        first = {**eager_contestants(self.config), "fused": fused_contestant(self.config)}
-        entrants = {name: _Entrant(contestant) for name, contestant in first.items() if name in self.wanted}
+        first = {**eager_variants(self.config), "fused": fused_variant(self.config)}
+        rows = {name: _Row(variant) for name, variant in first.items() if name in self.wanted}
         if not set(self.wanted) <= {*first, *AS_TRAINED}:
-            for entrant in entrants.values():
-                self._take_turn(entrant, "first round")
-        as_trained = Contestant("synthetic", self.config)
-        fastest = _fastest(entrants.values(), as_trained)
+            for row in rows.values():
+                self._take_turn(row, "first round")
+        as_trained = StepVariant("synthetic", self.config)
+        fastest = _fastest(rows.values(), as_trained)
         eager = _fastest(
-            (entrant for name, entrant in entrants.items() if name in EAGER),
+            (row for name, row in rows.items() if name in EAGER),
             replace(as_trained, config=replace(self.config, kernels="eager")),  # `compiled` does not go with fused ones
         )
-        for entrant in entrants.values():
-            entrant.measured = _Measured()
-        others = other_contestants(self.config, eager, fastest)
-        entrants |= {name: _Entrant(contestant) for name, contestant in others.items() if name in self.wanted}
-        return [entrants[name] for name in CONTESTANTS if name in entrants]
+        for row in rows.values():
+            row.measured = _Measured()
+        others = derived_variants(self.config, eager, fastest)
+        rows |= {name: _Row(variant, of) for name, (variant, of) in others.items() if name in self.wanted}
+        return [rows[name] for name in NAMES if name in rows]
 
-    def _take_turn(self, entrant: _Entrant, when: str) -> None:
-        if entrant.problem is not None:
+    def _take_turn(self, row: _Row, when: str) -> None:
+        if row.problem is not None:
             return
-        name = self._name(entrant.contestant)
+        name = self._name(row.variant)
         self.console.print(f"{self.device.type}: {when}: {name}, {self.steps} steps of {self.batch} clips")
-        before = _allocated_bytes(self.device) - entrant.kept_bytes
+        before = _allocated_bytes(self.device) - row.kept_bytes
         failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # no compiler, no memory, no kernels
         try:
-            if entrant.contestant.config.kernels == "fused" and self.kernels_obstacle:
+            if row.variant.config.kernels == "fused" and self.kernels_obstacle:
                 raise ToolError(self.kernels_obstacle)
             with (
                 tuned_cudnn(),
-                self._step(entrant, before) as step,
-                closing(self._source(entrant.contestant)) as source,
+                self._step(row, before) as step,
+                closing(self._source(row.variant)) as source,
             ):
-                _measure(step, source, self.steps, self.device, entrant.measured, bytes_before=before)
+                _measure(step, source, self.steps, self.device, row.measured, bytes_before=before)
         except failures as error:  # the row says which
-            entrant.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_PROBLEM]
-            entrant.kept = None
-            self.console.print(f"{self.device.type}: {name} cannot run here: {entrant.problem}")
+            row.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_PROBLEM]
+            row.kept = None
+            self.console.print(f"{self.device.type}: {name} cannot run here: {row.problem}")
         _release(self.device)
-        entrant.kept_bytes = _allocated_bytes(self.device) - before
+        row.kept_bytes = _allocated_bytes(self.device) - before
 
     @contextmanager
-    def _step(self, entrant: _Entrant, bytes_before: int) -> Iterator[Step]:
-        """Made anew for each turn, so that only one contestant is in memory; but what was compiled is kept."""
-        contestant = entrant.contestant
-        step = entrant.kept or contestant.step(contestant.network(self.num_classes, self.device), self.device)
-        if contestant.config.compile:
-            entrant.kept = step
-        if not contestant.graphed:
+    def _step(self, row: _Row, bytes_before: int) -> Iterator[Step]:
+        """Made anew for each turn, so that only one network is in memory; but what was compiled is kept."""
+        variant = row.variant
+        step = row.kept or variant.step(variant.network(self.num_classes, self.device), self.device)
+        if variant.config.compile:
+            row.kept = step
+        if not variant.graphed:
             yield step
             return
         _reset_peak(self.device)
-        batch = contestant.batch(self.num_classes, self.device)
+        batch = variant.batch(self.num_classes, self.device)
         with graph_of(step, batch, self.device, clips=self.batch, **_STEP_OPTIONS) as replay:
             # All that it holds was allocated at its capture: replaying allocates nothing.
-            entrant.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
+            row.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
             yield replay
 
-    def _source(self, contestant: Contestant) -> Generator[dict[str, Any]]:
-        if contestant.name == "store":
+    def _source(self, variant: StepVariant) -> Generator[dict[str, Any]]:
+        if variant.name == "store":
             assert self.stream is not None
             return _from_store(self.stream)
-        return _synthetic(contestant.batch(self.num_classes, self.device))
+        return _synthetic(variant.batch(self.num_classes, self.device))
 
-    def _name(self, contestant: Contestant) -> str:
-        return f"store {self.store.settings.codec}" if contestant.name == "store" else contestant.name
+    def _name(self, variant: StepVariant) -> str:
+        return f"store {self.store.settings.codec}" if variant.name == "store" else variant.name
 
-    def _row(self, entrant: _Entrant) -> dict[str, Any]:
-        contestant, measured, figures = entrant.contestant, entrant.measured, dict.fromkeys(_FIGURES)
-        if entrant.problem is None:
+    def _result(self, row: _Row) -> dict[str, Any]:
+        variant, measured, figures = row.variant, row.measured, dict.fromkeys(_FIGURES)
+        if row.problem is None:
             rates = measured.clips_per_second
             milliseconds = 1000 * self.batch / median(rates)
             figures |= {
@@ -246,29 +282,29 @@ class _Bench:
                 "clips_per_second_min": min(rates),
                 "clips_per_second_max": max(rates),
                 "milliseconds": milliseconds,
-                "floor_share": self._floor_share(contestant, milliseconds),
+                "floor_share": self._roofline_share(variant, milliseconds),
                 "peak_bytes": measured.peak_bytes,
                 "data_wait_share": measured.wait_seconds / measured.seconds,
             }
         return {
-            "name": self._name(contestant),
+            "name": self._name(variant),
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "batch": self.batch,
             **figures,
-            "of": contestant.of,
+            "of": row.of,
             "baseline": False,
-            "problem": entrant.problem,
+            "problem": row.problem,
         }
 
-    def _floor_share(self, contestant: Contestant, milliseconds: float) -> float | None:
-        """None where the device has no rates, or the floor, which counts in bfloat16, is not the network's."""
-        if self.rates is None or contestant.video_resnet is not None or not contestant.config.amp:
+    def _roofline_share(self, variant: StepVariant, milliseconds: float) -> float | None:
+        """None where the device has no rates, or the roofline, which counts in bfloat16, is not the network's."""
+        if self.rates is None or isinstance(variant, TorchvisionVariant) or not variant.config.amp:
             return None
-        geometry = contestant.config.geometry
+        geometry = variant.config.geometry
         with torch.device("meta"):
-            network = build_network(contestant.config, self.num_classes)
+            network = build_network(variant.config, self.num_classes)
         work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
-        return 1000 * sum(floor_seconds(work, self.rates)) / milliseconds
+        return 1000 * sum(roofline_seconds(work, self.rates)) / milliseconds
 
 
 _FIGURES = (
@@ -282,10 +318,10 @@ _FIGURES = (
 )
 
 
-def _fastest(entrants: Iterable[_Entrant], otherwise: Contestant) -> Contestant:
+def _fastest(rows: Iterable[_Row], otherwise: StepVariant) -> StepVariant:
     """Of those that have run."""
-    ran = [entrant for entrant in entrants if entrant.measured.clips_per_second]
-    return max(ran, key=lambda entrant: entrant.measured.clips_per_second).contestant if ran else otherwise
+    ran = [row for row in rows if row.measured.clips_per_second]
+    return max(ran, key=lambda row: row.measured.clips_per_second).variant if ran else otherwise
 
 
 def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, threads: int | None) -> ClipStream:

@@ -1,7 +1,6 @@
 """`resact bench`: each command measures, prints and writes one result."""
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,8 +26,8 @@ from resact.cli.common import (
     worker_count,
 )
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
-from resact.cli.output import write_output
-from resact.cli.settings import with_settings
+from resact.cli.output import require_writable, write_output
+from resact.cli.settings import whole_numbers, with_settings
 from resact.cli.training import StoreOption, ThreadsOption
 from resact.errors import UsageError
 
@@ -41,6 +40,8 @@ app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competit
 OutputOption = Annotated[
     Path | None, typer.Option(help="Write the result as JSON too, such as to benchmarks/results/NAME.json.")
 ]
+StoresArgument = Annotated[list[Path], typer.Argument(metavar="STORE", help="Clip stores on this machine.")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Measured rounds.")]
 
 
 @app.command("prep")
@@ -63,13 +64,12 @@ def bench_prep(
     from functools import partial
     from tempfile import TemporaryDirectory
 
-    from rich.table import Table
-
     from resact.bench.prep import bench_prep as run_bench
+    from resact.bench.prep import print_prep
     from resact.cache.codecs import build_codec
     from resact.pipeline.executor import open_executor
 
-    console = open_console(json_output)
+    console = _open(output, json_output)
     names = codecs.split(",")
     decode, library = decode_settings(fps, short_side, None, ffmpeg), build_codec(names[0]).library()
     executor = partial(open_executor, workers=worker_count(workers))
@@ -79,20 +79,8 @@ def bench_prep(
         job = prep_job(videos, decode, names[0], library=library, store=store, ffmpeg=ffmpeg, timeout=600.0)
         processes = max(1, worker_count(workers))
         result = run_bench(videos, job, running, codecs=names, workers=processes, rounds=rounds, console=console)
-    for pixels, command in result["commands"].items():
-        console.print(
-            f"ffmpeg {pixels}: {shlex.join(command)}",
-        )
-    table = Table("", "videos/s", "to ffmpeg (RGB frames)", "to ffmpeg (same graph)", "peak worker memory")
-    for row in result["rows"]:
-        spreads = [
-            f"{row[r]:.2f} ({row[r + '_min']:.2f} to {row[r + '_max']:.2f})"
-            for r in ("ratio_to_ffmpeg", "ratio_to_same_graph")
-        ]
-        memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
-        table.add_row(row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory)
-    console.print(table, soft_wrap=False)
-    _finish_bench(result, output, json_output)
+    print_prep(result, console)
+    _finish(result, output, json_output)
 
 
 @app.command("loader")
@@ -130,12 +118,13 @@ def bench_loader(
     from tempfile import TemporaryDirectory
 
     from resact.bench.loader import bench_loader as run_bench
+    from resact.bench.loader import print_loader
     from resact.cache.codecs import build_codec
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.prep import prep as run_prep
     from resact.train.clips.geometry import ClipGeometry
 
-    console = open_console(json_output)
+    console = _open(output, json_output)
     geometry = ClipGeometry(modality="both", frames=frames, step=step, size=size)
     numbers = sorted({1, worker_count(None)})
     if cores is not None:
@@ -162,30 +151,8 @@ def bench_loader(
             seed=seed,
             console=console,
         )
-    for name, calls in result["calls"].items():
-        console.print(f"{name}: {calls}")
-    _print_loader_table(result, console)
-    _finish_bench(result, output, json_output)
-
-
-def _print_loader_table(result: dict[str, Any], console: "Console") -> None:
-    from rich.table import Table
-
-    rivals = ("decord", "decord_resized", "torchcodec", "pyav", "zarr", "bare_decode")
-    cores = sorted({row["cores"] for row in result["rows"]})
-    for count, cache in ((count, cache) for count in cores for cache in ("warm", "cold")):
-        headings = ["clips/s", "CPU ms", *(rival.replace("_", " ") for rival in rivals)]
-        table = Table(f"cores: {count}, page cache {cache}", *headings, caption="ratios of clips/s, round by round")
-        for row in (row for row in result["rows"] if (row["cores"], row["page_cache"]) == (count, cache)):
-            if row["problem"]:
-                continue
-            ratios = [f"{ratio:.2f}" if (ratio := row[f"ratio_to_{rival}"]) is not None else "" for rival in rivals]
-            busy = f"{row['processor_milliseconds_a_clip']:.1f}"
-            name = f"{row['name']} {row['codec'] or ''}"
-            table.add_row(name, f"{row['clips_per_second']:.1f}", busy, *ratios)
-        console.print(table, soft_wrap=False)
-    for problem in sorted({row["problem"] for row in result["rows"] if row["problem"]}):
-        console.print(f"could not run here: {problem}")
+    print_loader(result, console)
+    _finish(result, output, json_output)
 
 
 @app.command("codecs")
@@ -213,11 +180,11 @@ def bench_codecs(
     from functools import partial
 
     from resact.bench.codecs import bench_codecs as run_bench
-    from resact.bench.codecs import chosen, variants
+    from resact.bench.codecs import chosen, print_codecs, variants
     from resact.bench.loss import losses_against
     from resact.pipeline.executor import open_executor
 
-    console = open_console(json_output)
+    console = _open(output, json_output)
     asked = qualities.split(",")
     if not all(quality.isdecimal() and 1 <= int(quality) <= 100 for quality in asked):
         raise UsageError(f"got --qualities {qualities}, expected whole numbers from 1 to 100 such as 90,95")
@@ -234,28 +201,8 @@ def bench_codecs(
         ffmpeg=ffmpeg,
         console=console,
     )
-    for video in result["left_out"]:
-        console.print(f"left out: {video['video_id']}: {video['problem']}")
-    _print_codecs_table(result, console)
-    _finish_bench({**result, "dataset": found.settings.name, "seed": seed, "size": size}, output, json_output)
-
-
-def _print_codecs_table(result: dict[str, Any], console: "Console") -> None:
-    from rich.table import Column, Table
-
-    losses = {"frames_db": "frames\ndB"} | {f"residual_step_{s}_db": f"step {s}\ndB" for s in _RESIDUAL_STEPS}
-    caption = f"{result['videos']:,} videos, {result['frames']:,} frames; medians of videos and of rounds"
-    numbers = ["KB", *losses.values(), "encode\n/s", "decode\n/s"]
-    columns = [Column(number, justify="right", no_wrap=True) for number in numbers]
-    table = Table("jpeg", *columns, caption=caption, box=None, padding=(0, 1, 0, 0))
-    for row in result["rows"]:
-        decibels = ["exact" if row["exact"] else f"{row[name]['median'] or float('inf'):.1f}" for name in losses]
-        rates = [f"{row[f'{way}_frames_per_second']:,.0f}" for way in ("encode", "decode")]
-        name = row["name"].removeprefix("jpeg ") + "*" * row["is_default"]
-        table.add_row(name, f"{row['bytes_a_frame'] / 1e3:.1f}", *decibels, *rates)
-    console.print(table, soft_wrap=False)
-    if any(row["is_default"] for row in result["rows"]):
-        console.print("* what prep and reads do unless told otherwise")
+    print_codecs(result, console)
+    _finish({**result, "dataset": found.settings.name, "seed": seed, "size": size}, output, json_output)
 
 
 @app.command("train")
@@ -283,60 +230,150 @@ def bench_train(
 ) -> None:
     """Training steps in all forms, beside other networks and fed from the store: clips per second, memory."""
     from resact.bench.train import bench_train as run_bench
+    from resact.bench.train import print_train
+    from resact.bench.train_rows import NAMES
     from resact.cache.places import find_store
     from resact.cache.store import open_store
-    from resact.train.runs.training.contestants import CONTESTANTS
 
-    console = open_console(json_output)
+    console = _open(output, json_output)
     set_compute_threads(compute_threads)
     result = run_bench(
         settings,
         open_store(store or find_store()),
-        rows=CONTESTANTS if rows == "all" else None if rows is None else rows.split(","),
+        rows=NAMES if rows == "all" else None if rows is None else rows.split(","),
         devices=None if device is None else device.split(","),
         steps=steps,
         rounds=rounds,
         threads=threads,
         console=console,
     )
-    _print_train_table(result, console)
-    _finish_bench(result, output, json_output)
+    print_train(result, console)
+    _finish(result, output, json_output)
 
 
-def _print_train_table(result: dict[str, Any], console: "Console") -> None:
-    from rich.table import Table
+@app.command("roofline")
+@with_settings()
+def bench_roofline(
+    *,
+    settings: dict[str, Any],
+    device: Annotated[str | None, typer.Option(help="cuda or cpu: measures there. Default: the GPU, if any.")] = None,
+    bandwidth: Annotated[
+        float | None, typer.Option(metavar="GB/S", help="Copy bandwidth of the device. Default: measured.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(metavar="TFLOP/S", help="Matrix rate of the device in bfloat16. Default: measured.")
+    ] = None,
+    variants: Annotated[
+        str,
+        typer.Option(metavar="NAME,NAME", help="Variants to measure: ncdhw, channels-last, folded, shifted, fused."),
+    ] = "channels-last,fused",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each variant, whole and by layers.")] = 10,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Roofline of a training step, layer by layer, and how far its variants are from it."""
+    from resact.bench.rates import Rates
+    from resact.bench.step_roofline import bench_roofline as run_bench
 
-    for device in dict.fromkeys(row["device"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["device"] == device]
-        able = [row for row in rows if row["problem"] is None]
-        headings = ["clips/s", "lowest to highest", "ms a step", "of floor", "waiting", "peak GB"]
-        table = Table("", *headings, title=f"{device}, {rows[0]['batch']} clips a step", box=None, padding=(0, 1, 0, 0))
-        for row in able:
-            table.add_row(
-                row["name"] + "*" * row["baseline"],
-                f"{row['clips_per_second']:,.1f}",
-                f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}",
-                f"{row['milliseconds']:,.1f}",
-                "" if row["floor_share"] is None else f"{row['floor_share']:.1%}",
-                f"{row['data_wait_share']:.1%}",
-                f"{row['peak_bytes'] / 1e9:.2f}",
-            )
-        console.print(table, soft_wrap=False)
-        if any(row["baseline"] for row in able):
-            console.print("* the fastest eager form")
-        if all(row["floor_share"] is None for row in able):
-            console.print("share of the floor: not measured")
-        for of in dict.fromkeys(row["of"] for row in able if row["of"] is not None):
-            variants = ", ".join(row["name"] for row in able if row["of"] == of)
-            console.print(f"{variants}: in the form and layout of {of}, the fastest in a first round")
-        for row in rows:
-            if row["problem"] is not None:
-                console.print(f"{row['name']} could not run here: {row['problem']}")
+    if (bandwidth is None) != (rate is None):
+        raise UsageError("got one of --bandwidth and --rate, expected both or neither")
+    console = _open(output, json_output)
+    result = run_bench(
+        settings,
+        device=device,
+        rates=None if bandwidth is None or rate is None else Rates(bandwidth * 1e9, rate * 1e12),
+        variants=variants.split(","),
+        steps=steps,
+        console=console,
+    )
+    _finish(result, output, json_output)
 
 
-def _finish_bench(result: dict[str, Any], output: Path | None, json_output: bool) -> None:
+@app.command("decoding")
+def bench_decoding(
+    stores: StoresArgument,
+    clips: Annotated[int, typer.Option(min=1, help="Clips per store at most.")] = 100,
+    rounds: RoundsOption = 5,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Machine code that decodes clips beside the codec's library: time per frame."""
+    from resact.bench.decoding import bench_decoding as run_bench
+    from resact.bench.decoding import print_decoding
+
+    console = _open(output, json_output)
+    result = run_bench(stores, clips=clips, rounds=rounds, console=console)
+    print_decoding(result, console)
+    _finish(result, output, json_output)
+
+
+@app.command("transform")
+def bench_transform(
+    stores: Annotated[
+        list[Path] | None, typer.Argument(metavar="STORE", help="Clip stores to stream from as well.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    rounds: RoundsOption = 60,
+    stream_epochs: Annotated[int, typer.Option(min=1, help="Measured epochs of each stream.")] = 5,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Machine code or GPU kernel that makes clips beside PyTorch's operators: time per clip."""
+    from resact.bench.transform import bench_transform as run_bench
+    from resact.bench.transform import print_transform
+
+    console = _open(output, json_output)
+    result = run_bench(stores or [], device=device, rounds=rounds, epochs=stream_epochs, console=console)
+    print_transform(result, console)
+    _finish(result, output, json_output)
+
+
+@app.command("index")
+def bench_index(
+    videos: Annotated[
+        str, typer.Option(metavar="N,N", help="Numbers of videos. A million takes 0.5 GB of disk.")
+    ] = "1000,1000000",
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """The index of many videos: time and memory to open it and draw clips."""
+    from resact.bench.index import bench_index as run_bench
+    from resact.bench.index import print_index
+
+    console = _open(output, json_output)
+    result = run_bench(whole_numbers("--videos", videos), console=console)
+    print_index(result, console)
+    _finish(result, output, json_output)
+
+
+@app.command("help")
+def bench_help(
+    context: typer.Context,
+    rounds: RoundsOption = 11,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """How long the help of each command takes."""
+    from resact.bench.help import bench_help as run_bench
+    from resact.bench.help import print_help
+
+    console = _open(output, json_output)
+    commands = context.find_root().command.commands  # type: ignore[attr-defined]
+    result = run_bench(["", *commands], rounds=rounds)
+    print_help(result, console)
+    _finish(result, output, json_output)
+
+
+def _open(output: Path | None, json_output: bool) -> "Console":
+    """Refuse an --output that cannot be written, before the work; then where people's text goes."""
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
+        require_writable(output)
+    return open_console(json_output)
+
+
+def _finish(result: dict[str, Any], output: Path | None, json_output: bool) -> None:
+    if output is not None:
         write_output(output, f"{json.dumps(result, indent=1)}\n".encode())
     if json_output:
         print_json(result)

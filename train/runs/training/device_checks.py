@@ -14,8 +14,8 @@ from resact.train.networks.parity import probe_parity
 from resact.train.networks.timing import median_seconds
 from resact.train.runs.execution import build_network, memory_format
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.contestants import Contestant
 from resact.train.runs.training.distributed import Ranks
+from resact.train.runs.training.step_variants import StepVariant
 
 _TIMED_STEPS = 3
 
@@ -104,8 +104,8 @@ def step_seconds(config: RunConfig, device: torch.device) -> float:
 
 
 def _timed_step(config: RunConfig, device: torch.device) -> float:
-    contestant = Contestant("synthetic", config)
-    step, batch = contestant.step(contestant.network(2, device), device), contestant.batch(2, device)
+    variant = StepVariant("as trained", config)
+    step, batch = variant.step(variant.network(2, device), device), variant.batch(2, device)
     clips = config.recipe.batch_size
     return median_seconds(lambda: step(batch, clips=clips, lr=1e-4, seed=0), device, repeats=_TIMED_STEPS)
 

@@ -134,7 +134,7 @@ def test_a_steps_time_leaves_no_trace(monkeypatch):
     def fail(*_):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(device_checks.Contestant, "step", fail)
+    monkeypatch.setattr(device_checks.StepVariant, "step", fail)
     assert device_checks.step_seconds(config, CPU.device) == math.inf
 
 

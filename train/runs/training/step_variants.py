@@ -1,14 +1,14 @@
-"""What `resact bench train` compares: ways to compute the same training step, and other networks at the same input."""
+"""Ways to compute the same training step: eager forms, fused kernels, a CUDA graph.
+
+Training chooses between them by timing; `resact bench train` compares them all.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from resact.errors import ToolError
 from resact.train.networks.models import ActionNetwork
@@ -28,37 +28,18 @@ EAGER: dict[str, tuple[ConvolutionForm, bool]] = {
     "folded": ("folded", True),
     "shifted": ("shifted", True),
 }
-"""Eager contestant -> the form of its convolutions, and whether channels come last in memory."""
-
-AS_TRAINED = ("synthetic", "store")
-"""What `train` does with the same settings, on clips that are there already and on clips from the store."""
-
-CONTESTANTS = (
-    *EAGER,
-    "fused",
-    "compiled",
-    "graph",
-    "dense",
-    "3d-resnet50",
-    "r3d_18",
-    "r2plus1d_18",
-    *AS_TRAINED,
-)
-"""All of them; docs/performance.md says what each is."""
+"""Eager form -> the form of its convolutions, and whether channels come last in memory."""
 
 _WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
-class Contestant:
+class StepVariant:
     """How to make one training step."""
 
     name: str
     config: RunConfig
     """With nothing left to choose."""
-
-    of: str | None = None
-    """The contestant that this is a variant of."""
 
     form: ConvolutionForm | None = None
     """None: the network's own choice."""
@@ -66,30 +47,25 @@ class Contestant:
     graphed: bool = False
     """Whether a step is captured once as a CUDA graph, and replayed."""
 
-    video_resnet: str | None = None
-    """torchvision's network in place of ours, by its name there."""
-
     def network(self, num_classes: int, device: torch.device) -> ActionNetwork:
-        """Ours, with fresh weights, or what stands in for it.
+        """One with fresh weights.
 
         Raises:
-            ToolError: the installation lacks what this needs.
             UsageError: the fused kernels cannot compute it here.
 
         """
         torch.manual_seed(self.config.seed)
-        if self.video_resnet is not None:
-            # What a step asks of a network, this one has.
-            network = cast(ActionNetwork, _VideoResNet(self.video_resnet, num_classes))
-        else:
-            network = build_network(self.config, num_classes)
-        network.to(device)
+        network = self.build(num_classes).to(device)
         if self.config.channels_last:
             network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
         use_form(network, self.form)
         if self.config.kernels == "fused":
             network.use_kernels("fused")
         return network
+
+    def build(self, num_classes: int) -> ActionNetwork:
+        """The network, on the CPU and in its own form."""
+        return build_network(self.config, num_classes)
 
     def step(self, network: ActionNetwork, device: torch.device) -> TrainStep:
         """Steps of a network that is on the device; not captured."""
@@ -105,44 +81,18 @@ class Contestant:
         return batch | {"label": torch.arange(clips, device=device) % num_classes}
 
 
-def eager_contestants(config: RunConfig) -> dict[str, Contestant]:
+def eager_variants(config: RunConfig) -> dict[str, StepVariant]:
     """The eager forms of one network, by name."""
     config = replace(config, compile=False, kernels="eager")
     return {
-        name: Contestant(name, replace(config, channels_last=channels_last), form=form)
+        name: StepVariant(name, replace(config, channels_last=channels_last), form=form)
         for name, (form, channels_last) in EAGER.items()
     }
 
 
-def fused_contestant(config: RunConfig) -> Contestant:
+def fused_variant(config: RunConfig) -> StepVariant:
     """The fused kernels."""
-    return Contestant("fused", replace(config, compile=False, channels_last=True, kernels="fused"))
-
-
-def other_contestants(config: RunConfig, eager: Contestant, fastest: Contestant) -> dict[str, Contestant]:
-    """All that are neither an eager form nor fused, by name.
-
-    Args:
-        config: as asked for.
-        eager: the fastest eager form.
-        fastest: that, or the fused kernels where they are faster.
-    """
-    variant = partial(replace, eager, of=eager.name)
-
-    def with_network(**options: Any) -> RunConfig:
-        return RunConfig.of(eager.config.settings | options)
-
-    rgb = with_network(modality="rgb")
-    three_d = with_network(network="3d-resnet50", conv=None, attention=None, feature_residual=None)
-    found = [
-        variant(name="compiled", config=replace(eager.config, compile=True)),
-        replace(fastest, name="graph", of=fastest.name, graphed=True),
-        variant(name="dense", config=with_network(network="p3d-resnet50", conv="dense")),
-        variant(name="3d-resnet50", config=three_d),
-        *(variant(name=name, config=rgb, video_resnet=name) for name in ("r3d_18", "r2plus1d_18")),
-        *(Contestant(name, config) for name in AS_TRAINED),
-    ]
-    return {contestant.name: contestant for contestant in found}
+    return StepVariant("fused", replace(config, compile=False, channels_last=True, kernels="fused"))
 
 
 @contextmanager
@@ -169,24 +119,3 @@ def graph_of(step: Step, batch: Mapping[str, Any], device: torch.device, **optio
         yield lambda *_, **__: graph.replay()
     finally:
         graph.reset()
-
-
-class _VideoResNet(nn.Module):
-    """A network of torchvision's, called as ours are. It takes one stream: RGB."""
-
-    architecture = SimpleNamespace(streams=("rgb",))
-
-    def __init__(self, name: str, num_classes: int) -> None:
-        super().__init__()
-        try:
-            from torchvision.models import video
-        except ModuleNotFoundError as error:
-            raise ToolError(f"{error}: pip install -c constraints.txt '.[torchvision]' in resact's source") from None
-        except RuntimeError as error:  # its operators are built for CUDA, and torch is not, or the other way round
-            raise ToolError(f"torchvision does not load beside torch {torch.__version__}: {error}") from None
-        self.network = getattr(video, name)(num_classes=num_classes)
-
-    def forward(self, *, rgb: Tensor) -> Tensor:
-        """(B, 3, T, H, W) -> (B, num_classes)."""
-        logits: Tensor = self.network(rgb)
-        return logits

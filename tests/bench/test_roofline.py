@@ -1,9 +1,5 @@
 import io
-import json
 import math
-import runpy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from resact.bench.rates import Rates
+from resact.bench.roofline import Work, list_work, print_roofline, roofline_rows, roofline_seconds
 from resact.errors import UsageError
 from resact.train.networks.cost import count_cost
-from resact.train.networks.floor import Rates, Work, floor_rows, floor_seconds, floor_table, list_work
 from resact.train.networks.models import build_model
 
 
@@ -23,7 +20,7 @@ def meta_model(*args, **options):
 
 
 def rows_by_layer(model, **view):
-    return {row["layer"]: row for row in floor_rows(list_work(model, **view))}
+    return {row["layer"]: row for row in roofline_rows(list_work(model, **view))}
 
 
 # Two streams of 3 channels; res2 to res5 with 2, 4, 8, 16; one clip of 2x16x16, so 2x8x8 = 128 positions in res2, 32 in
@@ -172,7 +169,7 @@ def test_the_papers_network_moves_less_than_two_gigabytes_a_clip():
     work = list_work(meta_model(), batch=32)
     assert 1.80e9 < sum(piece.bytes for piece in work) / 32 < 1.87e9  # the issue's first estimate was "about 2 GB"
     # At 3 TB/s and 700 TFLOP/s, about what an H100 reaches.
-    assert 0.55e-3 < sum(floor_seconds(work, Rates(3e12, 700e12))) / 32 < 0.7e-3
+    assert 0.55e-3 < sum(roofline_seconds(work, Rates(3e12, 700e12))) / 32 < 0.7e-3
 
 
 def test_a_sweep_takes_as_long_as_its_bytes_or_its_arithmetic():
@@ -182,9 +179,9 @@ def test_a_sweep_takes_as_long_as_its_bytes_or_its_arithmetic():
         Work("c", "forward", "c", bytes=10, multiply_adds=30),
         Work("b", "backward", "out of", bytes=0, multiply_adds=0),
     ]
-    assert floor_seconds(work, Rates(bytes_per_second=10, flops_per_second=20)) == [10, 5, 3, 0]
-    assert floor_seconds(work, Rates(bytes_per_second=10, flops_per_second=10)) == [0, 20, 6, 0]
-    rows = floor_rows(work, Rates(bytes_per_second=10, flops_per_second=10))
+    assert roofline_seconds(work, Rates(bytes_per_second=10, flops_per_second=20)) == [10, 5, 3, 0]
+    assert roofline_seconds(work, Rates(bytes_per_second=10, flops_per_second=10)) == [0, 20, 6, 0]
+    rows = roofline_rows(work, Rates(bytes_per_second=10, flops_per_second=10))
     assert [(row["layer"], row["floor_milliseconds"]) for row in rows] == [("a", 0), ("b", 20_000), ("c", 6000)]
     assert (rows[1]["forward_bytes"], rows[1]["backward_bytes"], rows[1]["forward_multiply_adds"]) == (50, 0, 100)
 
@@ -192,7 +189,7 @@ def test_a_sweep_takes_as_long_as_its_bytes_or_its_arithmetic():
 def test_the_table_has_each_layer_and_the_totals_and_says_what_is_not_measured():
     console = Console(width=80, record=True, file=io.StringIO())
     work = list_work(meta_model(**TINY))
-    console.print(floor_table(floor_rows(work), title="least"))
+    print_roofline(console, roofline_rows(work), title="least")
     text = console.export_text()
     assert all(piece.layer in text for piece in work)
     assert "not measured" in text.splitlines()[-1]
@@ -204,58 +201,3 @@ def test_the_table_has_each_layer_and_the_totals_and_says_what_is_not_measured()
 def test_a_wrong_view_is_a_usage_error(view):
     with pytest.raises(UsageError, match=r"(batch|frames|size) got .*, expected a whole number above 0"):
         list_work(meta_model(**TINY), **view)
-
-
-def run_script(capsys, monkeypatch, *words):
-    """Its text, and the object that it ends with."""
-    script = Path(__file__).parents[3] / "benchmarks" / "floor.py"
-    small = ("width=0.0625", "depths=[1,1,1,1]", "frames=4", "size=16", "batch_size=2")
-    monkeypatch.setattr(sys, "argv", [str(script), *small, *words])
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    runpy.run_path(str(script), run_name="__main__")
-    text = capsys.readouterr().out
-    return text, json.loads(text.splitlines()[-1])
-
-
-def test_the_script_lists_the_floor_and_measures_nothing_without_a_gpu(capsys, monkeypatch):
-    text, result = run_script(capsys, monkeypatch)
-    model = meta_model(width=1 / 16, depths=(1, 1, 1, 1))
-    assert result["rows"] == floor_rows(list_work(model, batch=2, frames=4, size=16))
-    assert (result["rates"], result["measured"], result["device"]) == (None, None, None)
-    assert "copy bandwidth and matrix rate: not measured" in text
-    assert "time over the floor: not measured" in text
-    assert result.keys() >= {"machine", "versions", "commit", "settings"}
-
-
-def test_the_script_sets_layers_beside_the_floor(capsys, monkeypatch, tmp_path):
-    written = tmp_path / "out" / "floor.json"
-    given = ("--bandwidth", "10", "--rate", "0.1", "--device", "cpu", "--steps", "2", "--output", str(written))
-    text, result = run_script(capsys, monkeypatch, *given, "--contestants", "ncdhw,shifted", "modality=rgb")
-    assert json.loads(written.read_text()) == result
-    assert "10 GB/s, 0.1 TFLOP/s, given" in text
-    assert list(result["measured"]) == ["ncdhw", "shifted"]
-    total = sum(row["floor_milliseconds"] for row in result["rows"])
-    for found in result["measured"].values():
-        assert found["over_floor"] == pytest.approx(found["milliseconds"] / total)
-        layers = {row["layer"]: row for row in found["layers"]}
-        assert list(layers) == ["conv1", "res2.0", "res3.0", "res4.0", "res5.0", "fc1", "fc2"]
-        parts = [row["floor_milliseconds"] for row in result["rows"] if row["layer"].startswith("res3.0.")]
-        assert len(parts) == 6
-        assert layers["res3.0"]["floor_milliseconds"] == pytest.approx(sum(parts))
-        taken = layers["res3.0"]["forward_milliseconds"] + layers["res3.0"]["backward_milliseconds"]
-        assert layers["res3.0"]["over_floor"] == pytest.approx(taken / sum(parts))
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--rate", "700"], "--bandwidth and --rate go together"),
-        (["--contestants", "fast"], "got --contestants fast, expected some of ncdhw,"),
-        (["convv=dense"], "did you mean 'conv'"),
-        (["dense"], "got dense, expected NAME=VALUE"),
-    ],
-)
-def test_the_script_refuses_what_it_does_not_know(capsys, monkeypatch, words, said):
-    with pytest.raises(SystemExit):
-        run_script(capsys, monkeypatch, *words)
-    assert said in capsys.readouterr().err

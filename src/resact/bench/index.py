@@ -1,44 +1,82 @@
-"""What an index of a million videos costs: opening it, and drawing clips from it, beside one of a thousand.
+"""`resact bench index`: what an index of a million videos costs: opening it, and drawing clips from it.
 
 Only the index is made, with the store's own writer: random numbers of frames (UCF101's 30 to 196) and of bytes. Each
-store is opened in a fresh process, with the page cache cold and warm. From the repository's root:
-
-    python benchmarks/million_videos.py --output benchmarks/results/million_videos.json
-
-The last line is one JSON object.
+store is opened in a fresh process, with the page cache cold and warm.
 """
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
+from resact.bench.results import result_of
+from resact.bench.tables import print_table
 from resact.cache.codecs import build_codec
 from resact.cache.durable import create_store, store_lock
 from resact.cache.index import Index, TextColumn
 from resact.cache.index_files import write_index
 from resact.cache.layout import array_name, crc32c
-from resact.cache.provenance import provenance
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import open_store
 
-CLASSES = tuple(f"class{number:03d}" for number in range(400))
-DRAWN, REPEATS = 20_000, 5
+_CLASSES = tuple(f"class{number:03d}" for number in range(400))
+_DRAWN, _REPEATS = 20_000, 5
 
 
-def make_store(path: Path, videos: int) -> None:
+def bench_index(videos: Sequence[int], *, console: Console) -> dict[str, Any]:
+    """Measure indexes of so many videos each.
+
+    Returns:
+        `rows`, each `videos, frames, page_cache, open_seconds, open_peak_bytes, first_clip_milliseconds,
+        microseconds_a_clip`, its rounds, `peak_bytes`; machine, versions, commit.
+    """
+    rows = []
+    for count in videos:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "store.zarr"
+            _make_store(path, count)
+            console.print(f"made an index of {count:,} videos")
+            frames = len(open_store(path).index.frame_bytes)
+            for cache in ("cold", "warm"):
+                if cache == "cold":
+                    _drop_from_page_cache(path)
+                command = [sys.executable, "-m", "resact.bench.index", str(path)]
+                run = subprocess.run(command, check=True, capture_output=True, text=True)
+                rows.append({"videos": count, "frames": frames, "page_cache": cache, **json.loads(run.stdout)})
+    return result_of("index", rows=rows)
+
+
+def print_index(result: dict[str, Any], console: Console) -> None:
+    """A table."""
+    rows = [
+        (
+            f"{row['videos']:,} videos, page cache {row['page_cache']}",
+            f"{row['frames'] / 1e6:,.1f}",
+            f"{row['open_seconds']:.3f}",
+            f"{row['open_peak_bytes'] / 1e6:.0f}",
+            f"{row['microseconds_a_clip']:.0f}",
+            f"{row['peak_bytes'] / 1e6:.0f}",
+        )
+        for row in result["rows"]
+    ]
+    headings = ["", "million\nframes", "opening\ns", "memory\nMB", "a clip\nus", "memory\nthen, MB"]
+    print_table(console, headings, rows)
+
+
+def _make_store(path: Path, videos: int) -> None:
     """A store without shards, whose index lists so many videos."""
     decode = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="7.0.2")
     dataset = DatasetSettings(
-        name="synthetic", videos=videos, all_classes=len(CLASSES), classes=CLASSES, splits=("split1",), flip_safe=True
+        name="synthetic", videos=videos, all_classes=len(_CLASSES), classes=_CLASSES, splits=("split1",), flip_safe=True
     )
     create_store(
         path, StoreSettings(dataset=dataset, decode=decode, codec="jpeg", library=build_codec("jpeg").library())
@@ -49,10 +87,10 @@ def make_store(path: Path, videos: int) -> None:
     frame_bytes = random.integers(20_000, 30_000, int(ends[-1]), dtype=np.uint32)
     parts = (crc32c(part.tobytes()) for part in np.split(frame_bytes, ends[:-1].astype(np.intp)))
     index = Index(
-        video_id=TextColumn.of(f"v_{CLASSES[0]}_g{row // 7:06d}_c{row:07d}" for row in range(videos)),
+        video_id=TextColumn.of(f"v_{_CLASSES[0]}_g{row // 7:06d}_c{row:07d}" for row in range(videos)),
         group=TextColumn.of(f"g{row // 7:06d}" for row in range(videos)),
         problem=TextColumn.of("" for _ in range(videos)),
-        label=random.integers(len(CLASSES), size=videos, dtype=np.int32),
+        label=random.integers(len(_CLASSES), size=videos, dtype=np.int32),
         status_code=np.zeros(videos, np.uint8),
         num_frames=num_frames,
         height=np.full(videos, 256, np.uint32),
@@ -63,13 +101,13 @@ def make_store(path: Path, videos: int) -> None:
         frames_crc32c=np.fromiter(parts, np.uint32, videos),
         frame_bytes=frame_bytes,
         splits={"split1": random.integers(1, 3, videos, dtype=np.uint8)},
-        classes=CLASSES,
+        classes=_CLASSES,
     )
     with store_lock(path):
         write_index(path, index)
 
 
-def drop_from_page_cache(path: Path) -> None:
+def _drop_from_page_cache(path: Path) -> None:
     """So that the next reader finds the files on the disk only."""
     os.sync()
     for file in path.rglob("*"):
@@ -79,18 +117,18 @@ def drop_from_page_cache(path: Path) -> None:
             os.close(descriptor)
 
 
-def peak_bytes() -> int:
+def _peak_bytes() -> int:
     """VmHWM; not `ru_maxrss`, which a process inherits from the one that started it."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def measure(path: Path) -> dict[str, Any]:
+def _measure(path: Path) -> dict[str, Any]:
     """Open, then draw clips and find their byte ranges; to be run in a process of its own."""
     start = time.perf_counter()
     index = open_store(path).index
     opened = time.perf_counter() - start
-    open_peak = peak_bytes()
+    open_peak = _peak_bytes()
 
     from resact.train.clips.geometry import ClipGeometry
     from resact.train.clips.sampling import TrainPlan
@@ -100,53 +138,23 @@ def measure(path: Path) -> dict[str, Any]:
     plan.clip(0, 0)
     first = time.perf_counter() - start
     rounds = []
-    for repeat in range(REPEATS):
+    for repeat in range(_REPEATS):
         start = time.perf_counter()
-        for number in range(DRAWN // REPEATS):
-            position = repeat * (DRAWN // REPEATS) + number
+        for number in range(_DRAWN // _REPEATS):
+            position = repeat * (_DRAWN // _REPEATS) + number
             clip = plan.clip(0, position % len(plan))
             index.frame_offsets(clip.row, clip.stop)[clip.start :]
             array_name(index.video_id[clip.row])
-        rounds.append((time.perf_counter() - start) / (DRAWN // REPEATS) * 1e6)
+        rounds.append((time.perf_counter() - start) / (_DRAWN // _REPEATS) * 1e6)
     return {
         "open_seconds": opened,
         "open_peak_bytes": open_peak,
         "first_clip_milliseconds": first * 1e3,
         "microseconds_a_clip": median(rounds),
         "microseconds_a_clip_rounds": rounds,
-        "peak_bytes": peak_bytes(),
+        "peak_bytes": _peak_bytes(),
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--videos", type=int, nargs="+", default=[1_000, 1_000_000])
-    parser.add_argument("--output", type=Path, help="also write the JSON object there")
-    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.measure:
-        print(json.dumps(measure(arguments.measure)))
-        return
-    rows = []
-    for videos in arguments.videos:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "store.zarr"
-            make_store(path, videos)
-            frames = len(open_store(path).index.frame_bytes)
-            for cache in ("cold", "warm"):
-                if cache == "cold":
-                    drop_from_page_cache(path)
-                command = [sys.executable, __file__, "--measure", str(path)]
-                run = subprocess.run(command, check=True, capture_output=True, text=True)
-                row = {"videos": videos, "frames": frames, "page_cache": cache, **json.loads(run.stdout)}
-                rows.append(row)
-                print(row, flush=True)
-    result = {"benchmark": "million_videos", "rows": rows, **provenance()}
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(result, indent=1) + "\n")
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+if __name__ == "__main__":  # the fresh process
+    sys.stdout.write(json.dumps(_measure(Path(sys.argv[1]))))

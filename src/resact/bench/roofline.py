@@ -1,4 +1,4 @@
-"""The floor of a training step: the bytes that must move at the least, the multiply-adds, and the time they take.
+"""The roofline of a training step: the bytes that must move at the least, the multiply-adds, and the time they take.
 
 What must move, in one step of forward, backward and optimiser, with activations in bfloat16 and weights in float32:
 
@@ -18,10 +18,10 @@ What must move, in one step of forward, backward and optimiser, with activations
    not worked out from moments of what they were made of. Weights are read once forward and once backward, their
    gradients written once; the optimiser reads weight, momentum and gradient and writes the first two.
 
-Without rule 2 there would be no floor: every tensor could be recomputed from the clips, with arithmetic that grows with
+Without rule 2 there would be no least: every tensor could be recomputed from the clips, with arithmetic that grows with
 the square of the depth. With it the multiply-adds are the network's own, and bytes and multiply-adds are those of one
-and the same schedule. A sweep takes as long as the slower of the two at the device's own rates; the floor is the sum of
-the sweeps.
+and the same schedule. A sweep takes as long as the slower of the two at the device's own rates; the roofline is the sum
+of the sweeps.
 
 An identity module, C channels in and out, takes 20 tensors of its size: x the input, z, t the raw results of bottom and
 top, y the output, g its gradient through the last ReLU (whose mask the sweep that writes g has at hand), e the gradient
@@ -42,10 +42,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-from rich.box import SIMPLE
-from rich.table import Table
+from rich.console import Console
 from torch import nn
 
+from resact.bench.rates import Rates
+from resact.bench.tables import print_table
 from resact.errors import UsageError
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import Bottleneck, ChannelAttention, ConvNorm, Dense3D, Pseudo3D, Stem
@@ -58,17 +59,6 @@ _NORM = {"forward": 10, "backward": 9}
 and written. Backward: mean and variance read, two sums written and read, scale read, two gradients written."""
 _OPTIMISER = 5
 """float32 numbers a weight: itself, its momentum and its gradient read, the first two written."""
-
-
-@dataclass(frozen=True)
-class Rates:
-    """What a device does at most."""
-
-    bytes_per_second: float
-    """Read and written together, as a large copy does."""
-
-    flops_per_second: float
-    """Multiplications and additions of a large bfloat16 matrix product, two a multiply-add."""
 
 
 @dataclass(frozen=True)
@@ -372,8 +362,8 @@ def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: i
         ledger.add(layer, "backward", layer, parts=[linear], numbers=2 * read + made, multiply_adds=2 * products)
 
 
-def floor_seconds(work: list[Work], rates: Rates) -> list[float]:
-    """Of each piece of work, what it adds to the floor: its share of what its sweep takes the longest for."""
+def roofline_seconds(work: list[Work], rates: Rates) -> list[float]:
+    """Of each piece of work, what it adds to the roofline: its share of what its sweep takes the longest for."""
     sweeps: dict[str, list[Work]] = {}
     for piece in work:
         sweeps.setdefault(piece.sweep, []).append(piece)
@@ -390,18 +380,18 @@ _FIGURES = {
     "backward_bytes": ("backward\nMB", 1e6, ",.1f"),
     "forward_multiply_adds": ("forward\nG mult.-adds", 1e9, ",.2f"),
     "backward_multiply_adds": ("backward\nG mult.-adds", 1e9, ",.2f"),
-    "floor_milliseconds": ("floor\nms", 1.0, ",.3f"),
+    "floor_milliseconds": ("roofline\nms", 1.0, ",.3f"),
 }
 """Of a layer -> how a table has them: heading, unit, style."""
 
 
-def floor_rows(work: list[Work], rates: Rates | None = None) -> list[dict[str, Any]]:
+def roofline_rows(work: list[Work], rates: Rates | None = None) -> list[dict[str, Any]]:
     """A row a layer, in the network's order.
 
     Each has `layer, forward_bytes, backward_bytes, forward_multiply_adds, backward_multiply_adds` of the whole batch,
     and `floor_milliseconds`, None without `rates`.
     """
-    times = [None] * len(work) if rates is None else [1000 * seconds for seconds in floor_seconds(work, rates)]
+    times = [None] * len(work) if rates is None else [1000 * seconds for seconds in roofline_seconds(work, rates)]
     rows: dict[str, dict[str, Any]] = {}
     for piece, milliseconds in zip(work, times, strict=True):
         row = rows.setdefault(piece.layer, {"layer": piece.layer, **dict.fromkeys(_FIGURES, 0)})
@@ -411,15 +401,14 @@ def floor_rows(work: list[Work], rates: Rates | None = None) -> list[dict[str, A
     return list(rows.values())
 
 
-def floor_table(rows: list[dict[str, Any]], *, title: str) -> Table:
-    """`floor_rows` for people, with their totals."""
-    table = Table(title=title, box=SIMPLE, collapse_padding=True, pad_edge=False, show_edge=False, show_footer=True)
-    table.add_column("layer", "all")
-    for key, (heading, unit, style) in _FIGURES.items():
-        table.add_column(heading, _text((row[key] for row in rows), unit, style), justify="right")
-    for row in rows:
-        table.add_row(row["layer"], *(_text([row[key]], unit, style) for key, (_, unit, style) in _FIGURES.items()))
-    return table
+def print_roofline(console: Console, rows: list[dict[str, Any]], *, title: str) -> None:
+    """`roofline_rows` for people, with their totals."""
+    texts = [
+        (row["layer"], *(_text([row[key]], unit, style) for key, (_, unit, style) in _FIGURES.items())) for row in rows
+    ]
+    totals = [_text((row[key] for row in rows), unit, style) for key, (_, unit, style) in _FIGURES.items()]
+    headings = ["layer", *(heading for heading, _, _ in _FIGURES.values())]
+    print_table(console, headings, texts, title=title, footer=["all", *totals])
 
 
 def _text(values: Iterable[float | None], unit: float, style: str) -> str:

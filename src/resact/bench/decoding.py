@@ -1,0 +1,157 @@
+"""`resact bench decoding`: the codec's library frame by frame beside our machine code that is equal to it.
+
+One thread, clips of training in memory, in turns: whole frames by either, and the clip's crop alone, of all clips and
+by its size. Microseconds of processor time a frame; each round goes over all clips, and the first does not count.
+"""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+
+from resact.bench.results import result_of
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
+from resact.cache.box import Bounds, Box
+from resact.cache.codecs import FrameCodec
+from resact.cache.layout import CRC_BYTES, SHARD, array_name
+from resact.cache.store import open_store
+from resact.errors import ToolError
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.sampling import TrainPlan
+
+Frames = npt.NDArray[np.uint8]
+
+_GEOMETRY = ClipGeometry()
+
+_LIBRARY, _WHOLE, _CROP = "the library", "whole frames", "the clip's crop"
+
+
+class _Stored(NamedTuple):
+    """A clip's frames as they are stored."""
+
+    data: memoryview
+    bounds: Bounds
+    shape: tuple[int, int]
+    """Height and width."""
+    crop: Box
+
+
+def bench_decoding(stores: Sequence[Path], *, clips: int, rounds: int, console: Console) -> dict[str, Any]:
+    """Measure both on clips of each store.
+
+    Args:
+        stores: on this machine.
+        clips: of each, at most.
+        rounds: that count.
+        console: for people.
+
+    Returns:
+        `rows`, each `codec, name, microseconds_a_frame, times_the_library` (median, smallest and largest of rounds);
+        machine, versions, commit.
+
+    Raises:
+        ToolError: no machine code decodes a store here, or its pixels are not the library's.
+    """
+    rows = []
+    for path in stores:
+        codec = open_store(path).settings.frame_codec
+        rows += list(_measured(codec, _clips_of(path, clips), rounds))
+        console.print(f"{path}: {rounds} rounds measured")
+    return result_of("decoding", clips=clips, rounds=rounds, rows=rows)
+
+
+def print_decoding(result: dict[str, Any], console: Console) -> None:
+    """A table."""
+    rows = []
+    for row in result["rows"]:
+        middle, low, high = row["times_the_library"]
+        rows.append((f"{row['codec']}: {row['name']}", f"{row['microseconds_a_frame']:,.1f}",
+                     f"{middle:.2f} ({low:.2f} to {high:.2f})"))  # fmt: skip
+    print_table(console, ["", "us a frame", "times the library's speed"], rows)
+
+
+def _measured(codec: FrameCodec, clips: list[_Stored], rounds: int) -> Iterator[dict[str, Any]]:
+    """Rows, slowest first."""
+    seconds: dict[str, list[float]] = defaultdict(list)
+    means: dict[str, list[float]] = defaultdict(list)
+    for stored in clips:
+        _require_equal(codec, stored)
+    for number, way in take_turns((_LIBRARY, _WHOLE, _CROP), rounds + 1):
+        for stored in clips:
+            out = _empty(codec, stored, way)
+            start = time.thread_time()
+            _decode(codec, stored, way, out)
+            taken = (time.thread_time() - start) / len(stored.bounds)
+            means[way].append(taken)
+            if way == _CROP:
+                means[f"a crop of {stored.crop.bottom - stored.crop.top}"].append(taken)
+        for name, times in means.items():
+            if number:
+                seconds[name].append(sum(times) / len(times))
+        means.clear()
+    for name, times in sorted(seconds.items(), key=lambda item: -median(item[1])):
+        ratios = [library / one for library, one in zip(seconds[_LIBRARY], times, strict=True)]
+        yield {
+            "codec": codec.name,
+            "name": name,
+            "microseconds_a_frame": round(median(times) * 1e6, 1),
+            "times_the_library": [round(one(ratios), 2) for one in (median, min, max)],
+        }
+
+
+def _decode(codec: FrameCodec, stored: _Stored, way: str, out: Frames) -> None:
+    if way == _LIBRARY:
+        for (low, high), frame in zip(stored.bounds, out, strict=True):
+            codec.decode_into(stored.data[low:high], frame)
+    elif codec.decode_together(stored.data, stored.bounds, out, stored.shape, _wanted(stored, way)):
+        raise ToolError(
+            f"got a {codec.name} store, expected jpeg or lz4, and machine code that is on: `resact doctor` says "
+            "whether it is"
+        )
+
+
+def _wanted(stored: _Stored, way: str) -> Box:
+    return stored.crop if way == _CROP else Box(0, stored.shape[0], 0, stored.shape[1])
+
+
+def _empty(codec: FrameCodec, stored: _Stored, way: str) -> Frames:
+    # As streams on the CPU have it: a crop that would be copied out of whole frames stays there.
+    size = stored.shape if way != _CROP or codec.makes_whole_frames else stored.crop.size
+    return np.empty((len(stored.bounds), *size, 3), np.uint8)
+
+
+def _require_equal(codec: FrameCodec, stored: _Stored) -> None:
+    right = _empty(codec, stored, _LIBRARY)
+    _decode(codec, stored, _LIBRARY, right)
+    for way in (_WHOLE, _CROP):
+        out = _empty(codec, stored, way)
+        _decode(codec, stored, way, out)
+        top, bottom, left, stop = wanted = _wanted(stored, way)
+        made = out if out.shape[1:3] == wanted.size else out[:, top:bottom, left:stop]
+        if not np.array_equal(made, right[:, top:bottom, left:stop]):
+            raise ToolError(f"{codec.name}, {way}: other pixels than the library's")
+
+
+def _clips_of(path: Path, count: int) -> list[_Stored]:
+    """Clips of training."""
+    store = open_store(path)
+    plan = TrainPlan(
+        store.index, np.flatnonzero(store.index.num_frames >= _GEOMETRY.frames_read), _GEOMETRY, seed=0, flip=False
+    )
+    clips = []
+    for position in range(min(count, len(plan))):
+        clip = plan.clip(0, position)
+        edges = store.index.frame_offsets(clip.row, clip.stop)[clip.start :].tolist()
+        data = (path / array_name(store.index.video_id[clip.row]) / SHARD).read_bytes()[edges[0] : edges[-1]]
+        bounds = np.array([(low - edges[0], high - edges[0] - CRC_BYTES) for low, high in pairwise(edges)])
+        shape = int(store.index.height[clip.row]), int(store.index.width[clip.row])
+        clips.append(_Stored(memoryview(data), bounds, shape, clip.box))
+    return clips

@@ -1,0 +1,163 @@
+"""`resact bench roofline`: what must move and be multiplied in a training step at the least, layer by layer.
+
+The model of what must move is in the docstring of `bench/roofline.py`. Where there is a device to measure, its own copy
+bandwidth and matrix rate give the time that this takes at the least, and each layer's time in each variant of the step
+is set beside it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from statistics import median
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from resact.bench.layer_times import LayerTimes
+from resact.bench.rates import Rates, measure_rates
+from resact.bench.results import result_of
+from resact.bench.roofline import list_work, print_roofline, roofline_rows
+from resact.bench.tables import print_table
+from resact.errors import ResactError, UsageError
+from resact.train.networks.kernels import kernel_failures
+from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
+from resact.train.runs.execution import build_network
+from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training.step_variants import EAGER, StepVariant, eager_variants, fused_variant
+
+VARIANTS = (*EAGER, "fused")
+_NUM_CLASSES = 101
+_WARMUP = 3
+_OPTIONS: dict[str, Any] = {"lr": 1e-4, "seed": 0}
+
+
+def bench_roofline(
+    settings: Mapping[str, Any],
+    *,
+    device: str | None,
+    rates: Rates | None,
+    variants: Sequence[str],
+    steps: int,
+    console: Console,
+) -> dict[str, Any]:
+    """List the least work of a step, and measure variants of it beside that.
+
+    Args:
+        settings: as for `train`.
+        device: `cuda` or `cpu`; None: the GPU if there is one, and else nothing is measured.
+        rates: of the device, where they are not to be measured.
+        variants: of `VARIANTS`.
+        steps: of each variant, whole and by layers.
+        console: for people.
+
+    Returns:
+        `bytes_a_clip`, `rates`, `rows` (each layer, as `roofline_rows`), `measured` (by variant: `milliseconds`,
+        `floor_milliseconds`, `over_floor`, `layers`, or its `problem`); machine, versions, commit.
+
+    Raises:
+        UsageError: settings are wrong, or there is no such variant or device.
+    """
+    if wrong := {*variants} - {*VARIANTS}:
+        raise UsageError(f"got --variants {','.join(wrong)}, expected some of {','.join(VARIANTS)}")
+    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    if device not in (None, *there):
+        raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
+    config = replace(RunConfig.of(settings), amp=True)
+    geometry, batch = config.geometry, config.recipe.batch_size
+    kind = device or (there[0] if "cuda" in there else None)
+    measured_on, given = None if kind is None else torch.device(kind), rates is not None
+    if rates is None and measured_on is not None:
+        rates = measure_rates(measured_on)
+    with torch.device("meta"):
+        network = build_network(config, _NUM_CLASSES)
+    work = list_work(network, batch=batch, frames=geometry.frames, size=geometry.size)
+    rows = roofline_rows(work, rates)
+    title = f"a step of {batch} clips, {geometry.frames}x{geometry.size}x{geometry.size}"
+    print_roofline(console, rows, title=title)
+    bytes_a_clip = sum(piece.bytes for piece in work) / batch
+    console.print(f"{bytes_a_clip / 1e9:.3f} GB a clip, forward and backward")
+    how = "not measured"
+    if rates is not None:
+        how = f"{rates.bytes_per_second / 1e9:,.0f} GB/s, {rates.flops_per_second / 1e12:,.1f} TFLOP/s, "
+        how += "given" if given else f"measured on {kind}"
+    console.print(f"copy bandwidth and matrix rate: {how}")
+    measured = None
+    if measured_on is None:
+        console.print("time over the roofline: not measured")
+    else:
+        measured = _measured_beside(rows, config, measured_on, variants, steps, console)
+    return result_of(
+        "roofline",
+        device=torch.cuda.get_device_name() if kind == "cuda" else kind,
+        settings=config.settings,
+        bytes_a_clip=bytes_a_clip,
+        rates=None if rates is None else asdict(rates) | {"given": given},
+        rows=rows,
+        measured=measured,
+    )
+
+
+def _measured_beside(
+    rows: list[dict[str, Any]],
+    config: RunConfig,
+    device: torch.device,
+    names: Sequence[str],
+    steps: int,
+    console: Console,
+) -> dict[str, Any]:
+    """By variant; one that cannot run has its `problem`."""
+    variants = eager_variants(config) | {"fused": fused_variant(config)}
+    failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # out of memory is among them
+    measured: dict[str, Any] = {}
+    for name in names:
+        try:
+            with tuned_cudnn():
+                measured[name] = _beside_roofline(_time_step(variants[name], device, steps), rows)
+        except failures as error:
+            measured[name] = {"problem": str(error).splitlines()[0]}
+            console.print(f"{name} could not run here: {measured[name]['problem']}")
+        else:
+            _print_measured(name, measured[name], console)
+    return measured
+
+
+def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[str, Any]:
+    """Medians over steps, in milliseconds: of whole ones, and then of each layer."""
+    network = variant.network(_NUM_CLASSES, device)
+    step, batch = variant.step(network, device), variant.batch(_NUM_CLASSES, device)
+    clips, moments = variant.config.recipe.batch_size, []
+    for number in range(_WARMUP + steps):
+        begin = mark(device)
+        step(batch, clips=clips, **_OPTIONS)
+        if number >= _WARMUP:
+            moments.append((begin, mark(device)))
+    synchronise(device)
+    layers = LayerTimes(device)
+    with layers.watching(network):
+        for _ in range(steps):
+            step(batch, clips=clips, **_OPTIONS)
+    return {"milliseconds": 1000 * median(seconds_between(*ends) for ends in moments), "layers": layers.rows()}
+
+
+def _beside_roofline(measured: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """With the least time of each layer and of the whole, and how many times that they take."""
+    whole = sum(row["floor_milliseconds"] for row in rows)
+    layers = []
+    for row in measured["layers"]:
+        parts = [part for part in rows if f"{part['layer']}.".startswith(f"{row['layer']}.")]
+        least = sum(part["floor_milliseconds"] for part in parts)
+        taken = row["forward_milliseconds"] + row["backward_milliseconds"]
+        layers.append(row | {"floor_milliseconds": least, "over_floor": taken / least})
+    return {
+        "milliseconds": measured["milliseconds"],
+        "floor_milliseconds": whole,
+        "over_floor": measured["milliseconds"] / whole,
+        "layers": layers,
+    }
+
+
+def _print_measured(name: str, found: dict[str, Any], console: Console) -> None:
+    keys = ("forward_milliseconds", "backward_milliseconds", "floor_milliseconds", "over_floor")
+    rows = [(row["layer"], *(f"{row[key]:,.3f}" for key in keys)) for row in found["layers"]]
+    title = f"{name}: {found['milliseconds']:,.2f} ms a step, {found['over_floor']:.2f} times the roofline"
+    print_table(console, ["layer", "forward ms", "backward ms", "roofline ms", "times it"], rows, title=title)

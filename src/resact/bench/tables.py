@@ -1,0 +1,38 @@
+"""How every benchmark shows its rows to people."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Column, Table
+
+
+def print_table(
+    console: Console,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    footer: Sequence[str] | None = None,
+) -> None:
+    """A table of figures: the first column has names, the others have numbers.
+
+    Args:
+        console: where to.
+        headings: of the columns.
+        rows: a text a column.
+        title: above it.
+        caption: below it.
+        footer: a last row for totals.
+    """
+    foot = footer or [""] * len(headings)
+    columns = [
+        Column(heading, footer=total, justify="right" if number else "left", no_wrap=number > 0)
+        for number, (heading, total) in enumerate(zip(headings, foot, strict=True))
+    ]
+    table = Table(
+        *columns, title=title, caption=caption, show_footer=footer is not None, box=None, padding=(0, 1, 0, 0)
+    )
+    for row in rows:
+        table.add_row(*row)
+    console.print(table, soft_wrap=False)

@@ -1,0 +1,226 @@
+"""`resact bench transform`: PyTorch's operators beside the machine code, or on a GPU the kernel, that equals them.
+
+Clips of 33 frames of 342x256 into RGB and residual of 32x112x112, for each side of a training crop, the two ways in
+turns. Of each store, also whole epochs of a stream of training clips with one and with the other.
+
+On the CPU: one thread, each time other frames and another place, so that neither is in the cache; milliseconds of
+processor time a clip. On a GPU: batches of 32, far more than its cache holds; milliseconds a clip, and the share of
+the time that copying as many bytes takes: those of the crop once, and those of the result. Streams there are fed by a
+thread a core, each video many times over, and measured by the clock.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from resact.bench.competitors import NORMALISATION
+from resact.bench.rates import measure_rates
+from resact.bench.results import result_of
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
+from resact.cache.store import open_store
+from resact.errors import UsageError
+from resact.train.clips import stream as stream_module
+from resact.train.clips.geometry import SCALES, ClipGeometry
+from resact.train.clips.packed_clips import PackedClips
+from resact.train.clips.plain_transform import transform_clip
+from resact.train.clips.sampling import Clip, TrainPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.clips.transform import make_clip, transform_batch
+from resact.train.networks.timing import mark, seconds_between, synchronise
+
+_GEOMETRY = ClipGeometry(modality="both")
+_HEIGHT, _WIDTH = 256, 342
+_SIDES = tuple(round(_HEIGHT * scale) for scale in SCALES)
+_DTYPES = (torch.float32, torch.bfloat16)
+_WAYS: dict[str, Callable[..., Any]] = {"pytorch": transform_clip, "machine code": make_clip}
+_GPU = torch.device("cuda")
+_GPU_WAYS: dict[str, Callable[..., Any]] = {
+    "pytorch": partial(transform_batch, kernel="plain"),
+    "kernel": partial(transform_batch, kernel="triton"),
+}
+_GPU_BATCH, _GPU_CALLS, _GPU_CLIPS = 32, 5, 960
+
+
+def bench_transform(
+    stores: Sequence[Path], *, device: str, rounds: int, epochs: int, console: Console
+) -> dict[str, Any]:
+    """Measure the transform alone, and streams of stores with it.
+
+    Args:
+        stores: whose training clips are streamed; may be none.
+        device: `cpu` or `cuda`.
+        rounds: of the transform alone.
+        epochs: of each stream.
+        console: for people.
+
+    Returns:
+        `rows`, each `name` and for each way `median_ms, least_ms` a clip, on a GPU also `share_of_copying`; machine,
+        versions, commit.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    if device not in there:
+        raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
+    figures = _on_gpu(stores, rounds, epochs, console) if device == "cuda" else _on_cpu(stores, rounds, epochs, console)
+    return result_of("transform", rounds=rounds, **figures)
+
+
+def print_transform(result: dict[str, Any], console: Console) -> None:
+    """A table."""
+    ways = [key for key in result["rows"][0] if key != "name"]
+    rows = [
+        (
+            row["name"],
+            *(f"{row[way]['median_ms']:.2f} ({row[way]['least_ms']:.2f})" for way in ways),
+            f"{row[ways[0]]['median_ms'] / row[ways[1]]['median_ms']:.2f}",
+            *[f"{share:.3f}" if (share := row[ways[1]].get("share_of_copying")) else ""] * ("device" in result),
+        )
+        for row in result["rows"]
+    ]
+    headings = ["", *(f"{way}\nms (least)" for way in ways), "times as\nfast"]
+    headings += ["of copying's\nrate"] * ("device" in result)
+    print_table(console, headings, rows, caption="a clip of 33 frames; medians")
+
+
+def _on_cpu(stores: Sequence[Path], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
+    """One thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        rows = []
+        for dtype, side in product(_DTYPES, _SIDES):
+            rows.append(_row(_named(side, dtype), _transforms(side, dtype, rounds)))
+            console.print(f"{rows[-1]['name']}: measured")
+        rows += [_row(f"stream, {store.name}", _epochs(store, epochs)) for store in stores]
+    finally:
+        torch.set_num_threads(threads)
+    return {"rows": rows}
+
+
+def _on_gpu(stores: Sequence[Path], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
+    """Batches, and streams from all cores."""
+    rates, rows = measure_rates(_GPU), []
+    console.print(f"copies at {rates.bytes_per_second / 1e9:,.0f} GB/s")
+    for dtype, side in product(_DTYPES, _SIDES):
+        copying, seconds = _transforms_on_gpu(side, dtype, rounds, rates.bytes_per_second)
+        row = _row(_named(side, dtype), seconds)
+        for way in _GPU_WAYS:
+            row[way]["share_of_copying"] = round(copying * 1e3 / row[way]["median_ms"], 3)
+        rows.append(row)
+    for store, dtype in product(stores, _DTYPES):
+        rows.append(_row(f"stream, {store.name}, {_named(None, dtype)}", _streams(store, dtype, epochs)))
+    return {"device": torch.cuda.get_device_name(), **asdict(rates), "rows": rows}
+
+
+def _named(side: int | None, dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.") + (f", crop of {side}" if side else "")
+
+
+def _row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
+    """Medians and minima; the first of each warms up."""
+    row: dict[str, Any] = {"name": name}
+    for way, times in seconds.items():
+        row[way] = {"median_ms": round(median(times[1:]) * 1e3, 3), "least_ms": round(min(times[1:]) * 1e3, 3)}
+    return row
+
+
+def _transforms(side: int, dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each clip, by each way."""
+    read, size = _GEOMETRY.frames_read, _GEOMETRY.size
+    rng = np.random.default_rng(0)
+    sources = torch.from_numpy(rng.integers(0, 256, (5, read, _HEIGHT, _WIDTH, 3), dtype=np.uint8))
+    batch = {stream: torch.zeros(16, 3, _GEOMETRY.frames, size, size, dtype=dtype) for stream in _GEOMETRY.streams}
+    top, left = (_HEIGHT - side) // 2, (_WIDTH - side) // 2
+    clip = Clip(row=0, start=0, stop=read, order=np.arange(read), top=top, left=left, side=side, flip=False)
+    seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
+    for turn, (_, way) in enumerate(take_turns(list(_WAYS), rounds + 1)):
+        out = {stream: clips[turn % 16] for stream, clips in batch.items()}
+        start = time.thread_time()
+        _WAYS[way](sources[turn % 5], clip, _GEOMETRY, NORMALISATION, dtype=dtype, out=out)
+        seconds[way].append(time.thread_time() - start)
+    return seconds
+
+
+def _epochs(path: Path, count: int) -> dict[str, list[float]]:
+    """Seconds of a clip in each epoch, reading and decoding included, by each way."""
+    store = open_store(path)
+    plan = TrainPlan(store.index, np.flatnonzero(store.index.num_frames), _GEOMETRY, seed=0, flip=True)
+    clips = ClipStream(store, plan, batch_size=8, normalisation=NORMALISATION, threads=1)
+    seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
+    for number, way in take_turns(list(_WAYS), count + 1):
+        start = time.process_time()
+        with _in_place_of("make_clip", _WAYS[way]), clips.epoch(number) as reader:
+            for _ in reader:
+                pass
+        seconds[way].append((time.process_time() - start) / len(plan))
+    return seconds
+
+
+def _transforms_on_gpu(
+    side: int, dtype: torch.dtype, rounds: int, bytes_per_second: float
+) -> tuple[float, dict[str, list[float]]]:
+    """Seconds a clip: that copying takes, and by each way."""
+    top, left, count = (_HEIGHT - side) // 2, (_WIDTH - side) // 2, _GEOMETRY.frames_read
+    frame = _HEIGHT * _WIDTH * 3
+    clip = Clip(row=0, start=0, stop=count, order=np.arange(count), top=top, left=left, side=side, flip=False)
+    packed = PackedClips(
+        frames=torch.randint(0, 256, (_GPU_BATCH * count * frame,), dtype=torch.uint8, device=_GPU),
+        offsets=[place * count * frame for place in range(_GPU_BATCH)],
+        heights=[_HEIGHT] * _GPU_BATCH,
+        widths=[_WIDTH] * _GPU_BATCH,
+        clips=[clip] * _GPU_BATCH,
+        largest_side=max(_SIDES),
+    )
+    seconds: dict[str, list[float]] = {way: [] for way in _GPU_WAYS}
+    for _, way in take_turns(list(_GPU_WAYS), rounds + 1):
+        begin = mark(_GPU)
+        for _ in range(_GPU_CALLS):  # the host makes the next ones ready meanwhile
+            batch = _GPU_WAYS[way](packed, _GEOMETRY, NORMALISATION, dtype=dtype)
+        end = mark(_GPU)
+        synchronise(_GPU)
+        seconds[way].append(seconds_between(begin, end) / _GPU_CALLS / _GPU_BATCH)
+    moved = _GPU_BATCH * count * side * side * 3 + sum(tensor.nbytes for tensor in batch.values())
+    return moved / bytes_per_second / _GPU_BATCH, seconds
+
+
+def _streams(path: Path, dtype: torch.dtype, count: int) -> dict[str, list[float]]:
+    """Seconds of a clip in each epoch, until the GPU has it, by each way."""
+    store = open_store(path)
+    videos = np.flatnonzero(store.index.num_frames)
+    plan = TrainPlan(store.index, np.resize(videos, _GPU_CLIPS), _GEOMETRY, seed=0, flip=True)
+    clips = ClipStream(
+        store, plan, batch_size=_GPU_BATCH, normalisation=NORMALISATION, device=_GPU, dtype=dtype, batches_ahead=3
+    )
+    seconds: dict[str, list[float]] = {way: [] for way in _GPU_WAYS}
+    for number, way in take_turns(list(_GPU_WAYS), count + 1):
+        start = time.perf_counter()
+        with _in_place_of("transform_batch", _GPU_WAYS[way]), clips.epoch(number) as reader:
+            for _ in reader:
+                pass
+        synchronise(_GPU)
+        seconds[way].append((time.perf_counter() - start) / len(plan))
+    return seconds
+
+
+@contextmanager
+def _in_place_of(name: str, way: Callable[..., Any]) -> Iterator[None]:
+    """Streams inside make their clips this way."""
+    before = getattr(stream_module, name)
+    setattr(stream_module, name, way)
+    try:
+        yield
+    finally:
+        setattr(stream_module, name, before)
