@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resact.cache.names import names_in
 from resact.cli.common import (
     AllowPartialOption,
     ClassesOption,
@@ -17,11 +18,7 @@ from resact.cli.common import (
     RootOption,
     ShortSideOption,
     WorkersOption,
-    decode_settings,
-    load_videos,
-    names_in,
     open_console,
-    prep_job,
     print_json,
     worker_count,
 )
@@ -68,6 +65,7 @@ def bench_prep(
     from resact.bench.prep import print_prep
     from resact.cache.codecs import build_codec
     from resact.pipeline.executor import open_executor
+    from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
 
     console = _open(output, json_output)
     names = codecs.split(",")
@@ -121,6 +119,7 @@ def bench_loader(
     from resact.bench.loader import print_loader
     from resact.cache.codecs import build_codec
     from resact.pipeline.executor import open_executor
+    from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
     from resact.pipeline.job.prep import prep as run_prep
     from resact.train.clips.geometry import ClipGeometry
 
@@ -183,6 +182,7 @@ def bench_codecs(
     from resact.bench.codecs import chosen, print_codecs, variants
     from resact.bench.loss import losses_against
     from resact.pipeline.executor import open_executor
+    from resact.pipeline.job.plan import decode_settings, load_videos
 
     console = _open(output, json_output)
     asked = qualities.split(",")

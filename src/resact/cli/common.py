@@ -4,7 +4,6 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +15,6 @@ from resact.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resact.cache.settings import DecodeSettings
-    from resact.pipeline.datasets.dataset import Dataset
-    from resact.pipeline.job.task import PrepJob
 
 DONE_WITH_FAILURES = 3
 """Exit code: done, but some videos failed."""
@@ -141,84 +137,3 @@ def worker_count(asked: int | None) -> int:
     if asked is not None and asked < 0:
         raise UsageError(f"got --workers {asked}, expected 0 or more")
     return len(os.sched_getaffinity(0)) if asked is None else asked
-
-
-_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|\Z)')
-
-
-def names_in(texts: Sequence[str] | None) -> list[str] | None:
-    """The names in an option that takes several: repeated, or with commas between; None where it is not given.
-
-    A name in double quotes may have commas, and spaces at its ends; a double quote in it is written twice.
-    """
-    if texts is None:
-        return None
-    found = [match for text in texts for match in _NAME.finditer(text)]
-    names = [match[2] if match[1] is None else match[1].replace('""', '"') for match in found]
-    return [name for name in names if name]
-
-
-def as_option(name: str) -> str:
-    """A name as `names_in` reads it."""
-    plain = "," not in name and '"' not in name and name == name.strip()
-    return name if plain else '"' + name.replace('"', '""') + '"'
-
-
-def load_videos(
-    name: str,
-    root: Path | None,
-    classes: Sequence[str] | None,
-    allow_partial: bool,
-    limit: int | None,
-    console: "Console",
-    executor: Any,
-    options: Mapping[str, Any] | None = None,
-) -> "Dataset":
-    """The data set of that name, made first where it can be; says what is missing from it.
-
-    `classes` are names; see `names_in` for those of an option.
-    `options`, of which None is not given, are those that only some data sets take.
-    """
-    from resact.cache.layout import printable
-    from resact.pipeline.datasets.limit import limited
-    from resact.pipeline.datasets.registry import load_dataset, make_dataset, require_own_options
-
-    root = root and root.absolute()
-    given = {option: value for option, value in (options or {}).items() if value is not None}
-    require_own_options(name, given)
-    make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
-    dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
-    dataset = limited(dataset, limit)
-    for note in dataset.notes:
-        console.print(printable(f"note: {note}"))
-    if dataset.missing:
-        console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there")
-    return dataset
-
-
-def decode_settings(fps: str, short_side: int, max_seconds: float | None, ffmpeg: str | None) -> "DecodeSettings":
-    """From the options; asks ffmpeg for its version."""
-    from resact.cache.settings import DecodeSettings
-    from resact.pipeline.decoding.binary import find_ffmpeg
-    from resact.pipeline.decoding.filter_graph import parse_fps
-
-    rate, (_, version) = parse_fps(fps), find_ffmpeg(ffmpeg)
-    return DecodeSettings(fps=rate, short_side=short_side, max_seconds=max_seconds, ffmpeg=version)
-
-
-def prep_job(
-    dataset: "Dataset",
-    decode: "DecodeSettings",
-    codec: str,
-    *,
-    library: str,
-    store: Path,
-    ffmpeg: str | None,
-    timeout: float,
-) -> "PrepJob":
-    """What is the same for all videos of a prep."""
-    from resact.cache.settings import StoreSettings
-    from resact.pipeline.job.task import PrepJob
-
-    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=library)
-    return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resact.cache.names import names_in
 from resact.cli import complete
-from resact.cli.common import JsonOption, names_in, open_console, print_json
+from resact.cli.common import JsonOption, open_console, print_json
 from resact.cli.training import RunsOption
 from resact.errors import UsageError
 

@@ -8,16 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resact.cache.names import as_option, names_in
 from resact.cli import complete
-from resact.cli.common import (
-    ClassesOption,
-    JsonOption,
-    StoreArgument,
-    as_option,
-    names_in,
-    open_console,
-    print_json,
-)
+from resact.cli.common import ClassesOption, JsonOption, StoreArgument, open_console, print_json
 from resact.cli.output import require_writable, write_output
 from resact.errors import UsageError
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resact.cache.names import names_in
 from resact.cli import complete
 from resact.cli.common import (
     DONE_WITH_FAILURES,
@@ -29,12 +30,8 @@ from resact.cli.common import (
     TimeoutOption,
     WorkersOption,
     check_timeout,
-    decode_settings,
-    load_videos,
-    names_in,
     no_url,
     open_console,
-    prep_job,
     print_json,
     worker_count,
 )
@@ -103,6 +100,7 @@ def prep(
     from resact.cache.places import default_store
     from resact.pipeline.datasets.registry import plan_fetch, require_own_options
     from resact.pipeline.executor import open_executor
+    from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
     from resact.pipeline.job.prep import prep as run_prep
 
     console = open_console(json_output)
@@ -243,6 +241,7 @@ def _repair(
     from resact.pipeline.datasets.folder import find_sources as find_in_folder
     from resact.pipeline.datasets.registry import DATASETS
     from resact.pipeline.executor import open_executor
+    from resact.pipeline.job.plan import load_videos
     from resact.pipeline.job.repair import repair
 
     count = min(worker_count(workers), len(problems))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resact.cli.common import as_option, names_in
+from resact.cache.names import as_option, names_in
 from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import choose_classes
 

@@ -1,0 +1,24 @@
+"""Several names in one text, as options take them: with commas between, or in double quotes."""
+
+import re
+from collections.abc import Sequence
+
+_NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|\Z)')
+
+
+def names_in(texts: Sequence[str] | None) -> list[str] | None:
+    """The names in an option that takes several: repeated, or with commas between; None where it is not given.
+
+    A name in double quotes may have commas, and spaces at its ends; a double quote in it is written twice.
+    """
+    if texts is None:
+        return None
+    found = [match for text in texts for match in _NAME.finditer(text)]
+    names = [match[2] if match[1] is None else match[1].replace('""', '"') for match in found]
+    return [name for name in names if name]
+
+
+def as_option(name: str) -> str:
+    """A name as `names_in` reads it."""
+    plain = "," not in name and '"' not in name and name == name.strip()
+    return name if plain else '"' + name.replace('"', '""') + '"'

@@ -1,0 +1,65 @@
+"""What a prep is to do: which videos, decoded how, into which store."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from resact.cache.layout import printable
+from resact.cache.settings import DecodeSettings, StoreSettings
+from resact.pipeline.datasets.dataset import Dataset
+from resact.pipeline.datasets.limit import limited
+from resact.pipeline.datasets.registry import load_dataset, make_dataset, require_own_options
+from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.filter_graph import parse_fps
+from resact.pipeline.job.task import PrepJob
+
+
+def load_videos(
+    name: str,
+    root: Path | None,
+    classes: Sequence[str] | None,
+    allow_partial: bool,
+    limit: int | None,
+    console: Console,
+    executor: Any,
+    options: Mapping[str, Any] | None = None,
+) -> Dataset:
+    """The data set of that name, made first where it can be; says what is missing from it.
+
+    `classes` are names.
+    `options`, of which None is not given, are those that only some data sets take.
+    """
+    root = root and root.absolute()
+    given = {option: value for option, value in (options or {}).items() if value is not None}
+    require_own_options(name, given)
+    make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
+    dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
+    dataset = limited(dataset, limit)
+    for note in dataset.notes:
+        console.print(printable(f"note: {note}"))
+    if dataset.missing:
+        console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there")
+    return dataset
+
+
+def decode_settings(fps: str, short_side: int, max_seconds: float | None, ffmpeg: str | None) -> DecodeSettings:
+    """From the options; asks ffmpeg for its version."""
+    rate, (_, version) = parse_fps(fps), find_ffmpeg(ffmpeg)
+    return DecodeSettings(fps=rate, short_side=short_side, max_seconds=max_seconds, ffmpeg=version)
+
+
+def prep_job(
+    dataset: Dataset,
+    decode: DecodeSettings,
+    codec: str,
+    *,
+    library: str,
+    store: Path,
+    ffmpeg: str | None,
+    timeout: float,
+) -> PrepJob:
+    """What is the same for all videos of a prep."""
+    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=library)
+    return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)
