@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from resact.cache.layout import SHARD, array_name
 from resact.cache.store import open_store
 from resact.cli import app
-from resact.cli.show import _fitting
 from resact.errors import DamagedError, DiskFullError, ResactError, UsageError
 from resact.train.clips.figure import Look, contact_sheet, figure, read_excerpt, visible_gain
 
@@ -230,11 +229,3 @@ def test_a_part_of_an_id_will_do_where_one_video_has_it(here: Path, tmp_path: Pa
         assert payload(tmp_path / "parts.zarr", part, "-o", "a.png")["videos"][0]["video_id"] == ids[1]  # type: ignore[index]
     said = str(call(tmp_path / "parts.zarr", "g01", "-o", "a.png").exception)
     assert said == f"got video 'g01', which is a part of 3 ids: {ids[0]}, {ids[2]}, {ids[3]}. Name one of them"
-
-
-def test_the_end_of_an_id_wins_over_a_part_of_others() -> None:
-    ids = ["a/fi079.mp4", "a/fi0791.mp4", "b/fi079x.avi"]
-    assert _fitting("fi079", ids) == [0]
-    assert _fitting("fi079.mp4", ids) == [0]
-    assert _fitting("fi07", ids) == [0, 1, 2]
-    assert _fitting("nothing", ids) == []

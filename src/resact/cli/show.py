@@ -1,6 +1,5 @@
 """The command that draws what a store holds."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,20 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resact.cache.names import as_option, names_in
+from resact.cache.names import names_in
 from resact.cli import complete
 from resact.cli.common import ClassesOption, JsonOption, StoreArgument, open_console, print_json
 from resact.cli.output import require_writable, write_output
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
-    from resact.cache.store import ClipStore
     from resact.train.clips.figure import Excerpt, Look
 
 app = typer.Typer()
-
-_SHOWN = 8  # of several ids that fit
-_MAX_COMPARED = 200_000  # ids that a wrong one is compared with: that takes a second or two
 
 
 @app.command()
@@ -64,6 +59,7 @@ def show(
     json_output: JsonOption = False,
 ) -> None:
     """Draw a video as in the paper's figure 1, frames above residuals, or a contact sheet of classes."""
+    from resact.cache.choice import find_video, videos_of_classes
     from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.store import open_store
@@ -97,7 +93,7 @@ def show(
     _require_format(path)
     require_writable(path)
     opened = open_store(store or find_store())
-    rows = [_row_of(opened, video)] if video is not None else _rows_of(opened, names or [], per_class)
+    rows = [find_video(opened, video)] if video is not None else videos_of_classes(opened, names or [], per_class)
     require_drawable(opened, rows, look)
     excerpts = [read_excerpt(opened, row, look) for row in rows]
     if gain is None:
@@ -138,63 +134,6 @@ def _require_format(path: Path) -> None:
 
     if path.suffix.lower() not in FORMATS:
         raise UsageError(f"got --output {path}, expected a file that ends in {', '.join(FORMATS)}")
-
-
-def _row_of(store: "ClipStore", video: str) -> int:
-    index = store.index
-    try:
-        return index.row_of(video)
-    except UsageError:
-        pass
-    if video in index.classes:
-        raise UsageError(
-            f"got video {video!r}, which is a class: show it with --classes {shlex.quote(as_option(video))}"
-        )
-    fitting = _fitting(video, index.video_id)
-    if len(fitting) == 1:
-        return fitting[0]
-    if fitting:
-        shown = ", ".join(index.video_id[row] for row in fitting[:_SHOWN])
-        more = f" and {len(fitting) - _SHOWN:,} more" if len(fitting) > _SHOWN else ""
-        raise UsageError(
-            f"got video {video!r}, which is a part of {len(fitting):,} ids: {shown}{more}. Name one of them"
-        )
-    raise UsageError(
-        f"got video {video!r}, expected one of the {len(index):,} in {store.files}{_such_as(video, index.video_id)}"
-    )
-
-
-def _fitting(part: str, ids: Sequence[str]) -> list[int]:
-    """Rows of the ids that end in it, the ending of a file apart; where there is none, of those that contain it."""
-    part = part.casefold()
-    held = [(row, name) for row, name in enumerate(map(str.casefold, ids)) if part in name]
-    ends = [row for row, name in held if part in (name.rpartition("/")[2], Path(name).stem)]
-    return ends or [row for row, _ in held]
-
-
-def _rows_of(store: "ClipStore", names: Sequence[str], per_class: int | None) -> list[int]:
-    import numpy as np
-
-    index, rows = store.index, []
-    for name in dict.fromkeys(names):
-        if name not in index.classes:
-            known = f"one of the {len(index.classes)} in {store.files}"
-            raise UsageError(f"got class {name!r}, expected {known}{_such_as(name, index.classes)}")
-        members = np.flatnonzero(np.asarray(index.label) == index.classes.index(name))
-        if not len(members):
-            raise UsageError(f"got class {name!r}, of which {store.files} has no video yet: name another one")
-        count = len(members) if per_class is None else min(per_class, len(members))
-        rows += members[np.linspace(0, len(members) - 1, count).round().astype(int)].tolist()
-    return rows
-
-
-def _such_as(name: str, known: Sequence[str]) -> str:
-    """The names most like a wrong one, whatever its letters' case."""
-    from difflib import get_close_matches
-
-    names = {text.lower(): text for text in known[:_MAX_COMPARED]}
-    close = [names[match] for match in get_close_matches(name.lower(), names, cutoff=0.5)]
-    return f", such as {', '.join(close or list(known[:3]))}"
 
 
 def _contents(excerpts: Sequence["Excerpt"], look: "Look") -> str:
