@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from click.testing import Result
+from tests.conftest import fill
 from tests.train.report.written import write_run
 from typer.testing import CliRunner
 
 from resact.cli import app
-from resact.errors import ResactError
+from resact.errors import DiskFullError, ResactError, UsageError
 from resact.train.report.as_csv import FIELDS
 from resact.train.report.paper import CLAIMS, PAPER_ROWS, RowKey
 from resact.train.report.report import build_report
@@ -84,6 +85,8 @@ def test_csv_parses_back(runs: Path) -> None:
     assert all(None not in line and None not in line.values() for line in lines)
     kinds = [line["kind"] for line in lines]
     assert {kind: kinds.count(kind) for kind in kinds} == {
+        "run": 4,
+        "comparison": 3,
         "row": len(PAPER_ROWS),
         "difference": len(CLAIMS),
         "other": 1,
@@ -100,6 +103,12 @@ def test_csv_parses_back(runs: Path) -> None:
         assert (line["claim"], line["verdict"]) == (difference["claim"], difference["verdict"])
         assert (float(line["low"]) if line["low"] else None) == difference["low"]
     assert lines[-1]["runs"] == str(runs / "third")
+    side_by_side = plain["data_sets"][0]["rows"]
+    for line, row in zip([line for line in lines if line["kind"] == "run"], side_by_side, strict=True):
+        name = " ".join(row["name"].split())
+        assert (line["name"], line["modality"], line["status"]) == (name, row["modality"], row["state"])
+        assert (float(line["low"]) if line["low"] else None) == row["top1_low"]
+        assert (float(line["mean_class"]) if line["mean_class"] else None) == row["mean_class"]
 
 
 def markdown_tables(text: str) -> list[list[list[str]]]:
@@ -119,20 +128,22 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
 
 def test_markdown_parses_back(runs: Path, tmp_path: Path) -> None:
     write_run(tmp_path, "a|b\\|c\nd", modality="residual", step=3, correct=0.5)
-    [*_, others] = markdown_tables(text_of("--runs", tmp_path, "--format", "markdown"))
-    assert others[2][:2] == [f"{tmp_path}/a|b\\|c d", "P3D residual s=3"]
+    [*_, side_by_side] = markdown_tables(text_of("--runs", tmp_path, "--format", "markdown"))
+    assert side_by_side[2][:3] == ["a|b\\|c d", "P3D", "residual s=3"]
     text = text_of("--runs", runs, "--format", "markdown")
     tables = markdown_tables(text)
-    assert len(tables) == 3 * 2 + 1
+    assert len(tables) == 3 * 2 + 2
     for table in tables:
         assert {len(line) for line in table} == {len(table[0])}
         assert set(table[1]) == {"---"}
-    rows = [line for table in tables[:-1:2] for line in table[2:]]
+    rows = [line for table in tables[:6:2] for line in table[2:]]
     assert [line[:3] for line in rows] == [[r.key.label, f"{r.top1:.1f}", f"{r.top5:.1f}"] for r in PAPER_ROWS]
     assert rows[0][4] == "37.5 ±17.7"
     assert rows[3][4] == "stopped"
-    claims = [line[0] for table in tables[1:-1:2] for line in table[2:]]
+    claims = [line[0] for table in tables[1:6:2] for line in table[2:]]
     assert claims == [claim.words for claim in CLAIMS]
+    assert [line[0] for line in tables[6][2:]] == ["residual-s1-0", "third", "rgb|0 and 1 more", "both [red]"]
+    assert "- other runs, which fill no row of the paper: third" in text
     assert "## Folders that cannot be read" in text
 
 
@@ -157,7 +168,7 @@ def test_the_terminals_tables_fit_and_nothing_is_cut(runs: Path, width: int, mon
         "rgb 1",
     ):
         assert part in words or part in ("rgb 1",), part
-    assert "\nrgb" not in text
+    assert f"{runs}/both [red] (seed 0): stopped" in words, "names are on one line"
 
 
 def test_colours_on_a_terminal_but_not_with_no_color(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +198,119 @@ def test_a_file_has_what_would_be_printed(
 
 
 @pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("report.html", "<!doctype html>"),
+        ("REPORT.HTM", "<!doctype html>"),
+        ("report.md", "# Residual frames: the paper's tables, and ours"),
+        ("report.csv", "kind,name,table,"),
+        ("report.json", '{\n "runs": '),
+        ("report.txt", "ucf101, split1"),
+    ],
+)
+def test_the_suffix_says_the_format(runs: Path, tmp_path: Path, name: str, start: str) -> None:
+    text_of("--runs", runs, "-o", tmp_path / name)
+    assert (tmp_path / name).read_text(encoding="utf-8").lstrip().startswith(start)
+    assert [entry.name for entry in tmp_path.iterdir()] == [name], "nothing else is left behind"
+
+
+def test_another_suffix_needs_a_format(runs: Path, tmp_path: Path) -> None:
+    text_of("--runs", runs, "-o", tmp_path / "page.report", "--format", "html")
+    assert (tmp_path / "page.report").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(
+    runs: Path, tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = small_disk / "page.html"
+    file.write_text("old")
+    filler = fill(small_disk)
+    assert isinstance(call("--runs", runs, "-o", file).exception, DiskFullError)
+    assert file.read_text() == "old"
+    filler.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr("resact.train.report.as_html.html", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        call("--runs", runs, "-o", file)
+    assert file.read_text() == "old"
+    assert [entry.name for entry in small_disk.iterdir()] == ["page.html"]
+    (tmp_path / "link.html").symlink_to(file)
+    text_of("--runs", runs, "-o", tmp_path / "link.html")
+    assert (tmp_path / "link.html").is_symlink()
+    assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_report_can_be_written_to_a_device(runs: Path) -> None:
+    text_of("--runs", runs, "--format", "csv", "-o", "/dev/null")
+
+
+def test_for_a_users_own_data_all_formats_begin_with_the_users_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    write_run(tmp_path, "mine", modality="residual", correct=0.75, dataset="gestures")
+    write_run(tmp_path, "rgb-0", modality="rgb", correct=0.25, dataset="gestures")
+    write_run(tmp_path, "begun", modality="both", epoch=1, dataset="gestures")
+    text = text_of("--runs", tmp_path)
+    assert text.startswith("runs side by side; gestures, split1\n72 test videos of 6 classes, in 24 groups\n")
+    words = " ".join(text.split())
+    assert "mine P3D residual s=1 75.0 53.5-88.7 75.0" in words
+    assert "mine rgb-0 +50.0" in words
+    assert "worst classes: F 0.0 % of 12, E 50.0 % of 12 F is taken for A in 12 of 12 videos." in words
+    assert "wrong and surest: v0" in words
+    assert "resact train --runs" in text, "what the run that is not done needs"
+    for format_ in ("terminal", "markdown", "csv"):
+        text = text_of("--runs", tmp_path, "--format", format_)
+        for foreign in ("ucf101", "UCF101", "80.4", "not run"):
+            assert foreign not in text, (format_, foreign)
+    payload = json.loads(text_of("--runs", tmp_path, "--json"))
+    assert [table["dataset"] for table in payload["tables"]] == ["gestures"] * 3, "scripts find the tables as ever"
+    [data_set] = payload["data_sets"]
+    assert (data_set["dataset"], data_set["paper_applies"]) == ("gestures", False)
+    assert [(row["name"], row["state"]) for row in data_set["rows"]] == [
+        ("mine", "done"), ("rgb-0", "done"), ("begun", "stopped"),
+    ]  # fmt: skip
+    assert data_set["rows"][0]["classes"][5] == {"class_name": "F", "videos": 12, "top1": 0.0}
+
+
+def test_two_runs_are_compared_as_asked(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, f"rgb-{seed}", modality="rgb", seed=seed, correct=0.25, dataset="gestures")
+        write_run(tmp_path, f"both-{seed}", modality="both", seed=seed, correct=0.75 - seed / 4, dataset="gestures")
+    write_run(tmp_path, "begun", modality="rgb", seed=3, epoch=1, dataset="gestures")
+    write_run(tmp_path, "elsewhere", modality="rgb", dataset="other", correct=0.5)
+    asked = "--runs", tmp_path, "--compare"
+    text = " ".join(text_of(*asked, "both-0", "rgb-0").split())
+    assert "as asked for: two runs on the same test videos" in text
+    assert "both-0 is better at: C (+100.0 points), D (+100.0 points), B (+50.0 points), E (+50.0 points)." in text
+    comparison = json.loads(text_of(*asked, "both-0,both-1", tmp_path / "rgb-0", "--json"))["comparison"]
+    assert (comparison["first"], comparison["second"], comparison["points"]) == ("both-0, both-1", "rgb-0", 37.5)
+    assert comparison["verdict"] == "better"
+    assert comparison["p"] < 0.01
+    assert len(comparison["only_first"]) == 36
+    for side, words in (
+        ("nobody", "got --compare nobody, expected two names of runs in .*: .*both-0"),
+        ("begun", "got --compare begun, which is stopped, expected runs that are tested: `resact train .*--resume`"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            raise call(*asked, side, "rgb-0").exception or AssertionError("it was compared")
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--format", "html5"), "got --format 'html5', expected one of terminal, markdown, csv, json"),
-        (("-o", "nowhere/report"), "got --output nowhere/report, expected a file in a folder that is there"),
+        (("-o", "nowhere/report"), "got --output nowhere/report, expected a file in a folder that may be written to ("),
+        (
+            ("-o", "runs"),
+            "got --output runs, expected a file in a folder that may be written to (a folder has that name)",
+        ),
+        (
+            ("-o", "r.pdf"),
+            "got --output r.pdf, expected a file that ends in .html, .htm, .md, .markdown, .csv, .json, .txt",
+        ),
+        (("-o", "r.html", "--format", "csv"), "got --format csv and --output r.html, expected them to agree"),
+        (("-o", "r.json", "--format", "terminal"), "got --format terminal and --output r.json, expected them to agree"),
+        (("--compare", "a", "b"), "got --compare a, expected two names of runs in runs: (none)"),
         (("--runs", "file"), "got --runs file, expected a folder of runs: `resact train` makes one"),
         (("--without", "a"), "got --without a, expected names of folders in"),
     ],

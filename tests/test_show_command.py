@@ -60,7 +60,7 @@ def test_video_is_drawn_into_the_file(here: Path, path: Path) -> None:
     result = payload(path, video, "--step", "2", "-o", "fig.png")
     look = Look(steps=(2,))
     excerpt = read_excerpt(store, 0, look)
-    look = replace(look, gain=visible_gain([excerpt], (2,)))
+    look = replace(look, gain=visible_gain([(excerpt, (2,))]))
     np.testing.assert_array_equal(pixels(here / "fig.png"), figure(excerpt, look))
     height, width, _ = pixels(here / "fig.png").shape
     assert (result["output"], result["width"], result["height"]) == ("fig.png", width, height)
@@ -120,7 +120,7 @@ def test_contact_sheet_of_classes(here: Path, path: Path) -> None:
     rows = [row for name in classes[:2] for row in range(12) if store.index.class_name[row] == name]
     look = Look(steps=(2,), frames=1)
     excerpts = [read_excerpt(store, row, look) for row in rows]
-    picture = contact_sheet(excerpts, replace(look, gain=visible_gain(excerpts, (2,))))
+    picture = contact_sheet(excerpts, replace(look, gain=visible_gain((excerpt, (2,)) for excerpt in excerpts)))
     np.testing.assert_array_equal(pixels(here / "classes.png"), picture)
     assert [video["video_id"] for video in result["videos"]] == [store.index.video_id[row] for row in rows]  # type: ignore[attr-defined]
     fewer = payload(path, "--classes", classes[0], "--per-class", "2", "-o", "few.png")["videos"]

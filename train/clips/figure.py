@@ -168,21 +168,20 @@ def read_excerpt(store: ClipStore, row: int, look: Look) -> Excerpt:
     )
 
 
-def visible_gain(excerpts: Iterable[Excerpt], steps: Sequence[int]) -> float:
+def visible_gain(shown: Iterable[tuple[Excerpt, Sequence[int]]]) -> float:
     """One gain for all residuals of a figure, so bright that they can be seen and steps still be compared.
 
     Residuals of real videos are dark: half of their pixels are below 3, and 2 % above 10 to 70. The gain brings
     the brightest 2 % close to white.
 
     Args:
-        excerpts: what the figure shows.
-        steps: of its residuals.
+        shown: what the figure shows, each with the steps of its residuals.
 
     Returns:
         1 to 16, a round number.
     """
     counts = np.zeros(256, np.int64)
-    for excerpt in excerpts:
+    for excerpt, steps in shown:
         for time in excerpt.times:
             for step in steps:
                 brightest_HW = residual(excerpt.frames[time], excerpt.frames[time + step]).max(-1)

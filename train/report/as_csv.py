@@ -1,4 +1,8 @@
-"""The report as comma-separated values: one line a row of a table, a difference, or another run, told by `kind`."""
+"""The report as comma-separated values, each line of one `kind`.
+
+`run`: one of the runs side by side; `comparison`: of two of them; where the paper's tables apply, `row`, `difference`
+and `other`: a row of a table, a claim, and a run that fills no row.
+"""
 
 import csv
 import io
@@ -7,15 +11,16 @@ from typing import Any
 from resact.cache.layout import printable
 from resact.train.report.as_json import plain_report
 from resact.train.report.cells import one_line
+from resact.train.report.paper import DATASET
 from resact.train.report.report import Report
 
 FIELDS = (
-    "kind", "table", "dataset", "split", "partial", "settings", "store", "network", "modality", "step", "attention",
-    "feature_residual", "status", "paper_top1", "paper_top5", "paper_g", "top1", "top5", "top1_spread", "top5_spread",
-    "g", "parameters", "epochs", "clips_per_second", "padded_share", "seeds", "runs", "command", "notes", "claim",
-    "points", "paper_points", "low", "high", "groups", "verdict",
+    "kind", "name", "table", "dataset", "split", "partial", "settings", "store", "network", "modality", "step",
+    "attention", "feature_residual", "status", "paper_top1", "paper_top5", "paper_g", "top1", "top5", "top1_spread",
+    "top5_spread", "g", "parameters", "epochs", "clips_per_second", "padded_share", "seeds", "runs", "command", "notes",
+    "claim", "points", "paper_points", "low", "high", "groups", "verdict", "mean_class", "first", "second", "p",
 )  # fmt: skip
-"""The last seven are of differences, and empty in other lines, as the others' own are in those of differences."""
+"""What a kind lacks is empty. `low` and `high` are of top-1 in runs, of `points` elsewhere."""
 
 _SHARED = ("dataset", "split", "partial", "settings")
 _FIGURES = (
@@ -28,15 +33,34 @@ def comma_separated(report: Report) -> str:
     plain, text = plain_report(report), io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    for table in plain["tables"]:
+    if plain["comparison"] is not None:
+        writer.writerow({"kind": "comparison", **_comparison(plain["comparison"])})
+    for part in plain["data_sets"]:
+        shared = {name: part[name] and one_line(part[name]) for name in ("dataset", "split", "partial")}
+        shared["notes"] = one_line("; ".join(part["notes"]))
+        for entry in part["rows"]:
+            limits = {"low": entry["top1_low"], "high": entry["top1_high"]}
+            writer.writerow({"kind": "run", **shared, **_row(entry), **limits, "name": one_line(entry["name"])})
+        for comparison in part["comparisons"]:
+            writer.writerow({"kind": "comparison", **shared, **_comparison(comparison)})
+    # What people do not see is not here either: the paper's rows beside other data sets.
+    tables, others = (
+        [part for part in plain[name] if report.has_tables and part["dataset"] == DATASET]
+        for name in ("tables", "other_runs")
+    )
+    for table in tables:
         shared = {"table": table["number"], **_shared(table)}
         for row in table["rows"]:
             writer.writerow({"kind": "row", **shared, **_row(row)})
         for difference in table["differences"]:
             writer.writerow({"kind": "difference", **shared, **difference})
-    for other in plain["other_runs"]:
+    for other in others:
         writer.writerow({"kind": "other", **_row(other), **_shared(other)})
     return text.getvalue()
+
+
+def _comparison(comparison: dict[str, Any]) -> dict[str, Any]:
+    return {**comparison, **{side: one_line(comparison[side]) for side in ("first", "second")}}
 
 
 def _shared(part: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +72,7 @@ def _shared(part: dict[str, Any]) -> dict[str, Any]:
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     ours = row["ours"] or {}
-    figures = {name: ours.get(name) for name in _FIGURES}
+    figures = {name: ours[name] for name in _FIGURES if name in ours}
     paper = {f"paper_{name}": value for name, value in row.get("paper", {}).items()}
     runs = row.get("runs", [row])  # another run is one itself
     return {

@@ -2,39 +2,45 @@
 
 import base64
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from resact.cache.layout import printable
 from resact.train.report.cells import (
+    COMPARISON_HEADINGS,
     DIFFERENCE_HEADINGS,
     LEGEND,
-    OTHER_HEADINGS,
     ROW_HEADINGS,
+    RUN_HEADINGS,
+    SPEED_HEADINGS,
     broken_lines,
+    comparison_cells,
+    comparison_lines,
     difference_cells,
+    entry_cells,
     one_line,
-    other_cells,
-    other_line,
+    other_runs_line,
+    pair_hint,
+    remark_lines,
+    report_title,
     row_cells,
     state_lines,
+    worst_classes_line,
 )
-from resact.train.report.charts import COLOURS, Series, bars, confusion_matrix, curves, scatter
+from resact.train.report.charts import interval_bar
 from resact.train.report.commands import SETTINGS_FILE
-from resact.train.report.paper import PAPER_ROWS, RowKey
-from resact.train.report.report import GroupTables, Report, TableRow
+from resact.train.report.report import GroupTables, Report, Section
+from resact.train.report.side_by_side import DataSet, Entry
 
-if TYPE_CHECKING:
-    from resact.train.report.details import Detail
-
-_VERDICTS = {"confirmed": "✓", "refuted": "✗", "unresolved": "?"}
+_MARKS = {"confirmed": "✓", "refuted": "✗", "unresolved": "?", "better": "✓", "worse": "✗", "undecided": "?"}
 _NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
-_SHOWN_GAINS = 8  # classes at either end
+_NOTHING = Markup("")
+_INTERVAL = RUN_HEADINGS.index("95 % interval")
 
 
 @dataclass(frozen=True)
@@ -46,16 +52,8 @@ class Cell:
     """To sort by; None of what is no number."""
     mark: str = ""
     """A sign that says the same as the colour."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A picture and what it shows."""
-
-    svg: Markup
-    caption: str
-    legend: Sequence[Series] = ()
-    """Lines to name below it."""
+    svg: Markup = _NOTHING
+    """Drawn below the text."""
 
 
 def html(report: Report) -> str:
@@ -69,37 +67,95 @@ def html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    page.filters["coded"] = _coded
     css, js = _resource("page.css"), _resource("page.js")
     return page.get_template("page.html.jinja").render(
         css=Markup(css),  # noqa: S704 - our own file
         css_hash=_hash(css),
         js=Markup(js),  # noqa: S704 - our own file
         js_hash=_hash(js),
+        title=report_title(report),
+        has_tables=report.has_tables,
         legend=LEGEND,
         notes=[one_line(note) for note in report.notes],
-        groups=[_group(group, number) for number, group in enumerate(report.groups, start=1)],
+        comparison=_comparison(report),
+        sections=[_section(section, report, number) for number, section in enumerate(report.sections, start=1)],
         row_headings=ROW_HEADINGS,
         difference_headings=DIFFERENCE_HEADINGS,
-        other_headings=OTHER_HEADINGS,
-        other_rows=[_cells(other_cells(other)) for other in report.other_runs],
-        other_words=[other_line(other) for other in report.other_runs],
+        comparison_headings=COMPARISON_HEADINGS,
         broken=broken_lines(report),
         settings_name=SETTINGS_FILE,
         runs=one_line(str(report.runs)),
     )
 
 
-def _group(group: GroupTables, number: int) -> dict[str, Any]:
+def _comparison(report: Report) -> dict[str, Any] | None:
+    asked = report.comparison
+    if asked is None:
+        return None
+    from resact.train.report.pictures import gains_chart
+
+    title = f"{one_line(asked.first)} less {one_line(asked.second)}, points of top-1"
+    return {
+        "rows": [_cells(comparison_cells(asked))],
+        "lines": list(comparison_lines(asked)),
+        "chart": gains_chart(title, asked.classes),
+    }
+
+
+def _section(section: Section, report: Report, number: int) -> dict[str, Any]:
+    groups = [_group(section, group) for group in section.tables]
+    return {
+        "anchor": f"data-set-{number}",
+        "heading": one_line(section.heading),
+        "words": groups[0]["words"] if section.data_set is None else one_line(section.data_set.settings),
+        "begins_with_tables": section.begins_with_tables,
+        "groups": groups,
+        "runs": None if section.data_set is None else _runs(section, section.data_set, report),
+    }
+
+
+def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]:
+    """The runs side by side, and all that there is to see of them. Brings torch and the store."""
+    from resact.train.report.details import read_detail
+    from resact.train.report.gallery import gallery
+    from resact.train.report.pictures import confusion, cost_chart, curve_charts, step_chart
+
+    entries, with_paper = data_set.entries, bool(section.tables)
+    done = [entry for entry in entries if entry.done]
+    details = [read_detail(entry.done[0]) for entry in done]
+    steps = [chart for group in section.groups for chart in step_chart(group, with_paper=with_paper)]
+    apart = any(entry.apart for entry in entries)
+    hints = pair_hint(data_set, report.runs), other_runs_line(section)
+    return {
+        "videos": data_set.videos,
+        "settings": one_line(data_set.settings),
+        "notes": [one_line(note) for note in data_set.notes],
+        "headings": (*RUN_HEADINGS, *SPEED_HEADINGS, *(["settings"] if apart else [])),
+        "texts": (0, 1, 2, len(RUN_HEADINGS) + len(SPEED_HEADINGS)),
+        "rows": [_entry(entry, apart) for entry in entries],
+        "comparisons": [_cells(comparison_cells(comparison)) for comparison in data_set.comparisons],
+        "lines": [*state_lines(data_set), *(hint for hint in hints if hint)],
+        "charts": [*cost_chart(data_set, with_paper=with_paper), *steps, *curve_charts(data_set)],
+        "classes": _classes(done) if done else None,
+        "confusions": [confusion(entry, detail) for entry, detail in zip(done, details, strict=True)],
+        "gallery": gallery(details),
+    }
+
+
+def _entry(entry: Entry, apart: bool) -> list[Cell]:
+    cells, interval = _cells(entry_cells(entry, settings=apart)), entry.accuracy
+    if interval is not None:
+        drawn = interval_bar(interval.mean, interval.low, interval.high)
+        cells[_INTERVAL] = replace(cells[_INTERVAL], svg=drawn)
+    return cells
+
+
+def _group(section: Section, group: GroupTables) -> dict[str, Any]:
     filling = group.filling
-    told: dict[str, Any] = {"charts": [], "classes": None, "confusions": [], "gallery": None}
-    if not group.is_empty:
-        told |= _pictures(group)
-    return told | {
-        "anchor": f"group-{number}",
-        "heading": one_line(group.group.heading),
+    return {
         "words": one_line(group.words),
-        "notes": group.notes,
-        "states": list(state_lines(group)),
+        "remarks": remark_lines(section, group),
         "tables": [
             {
                 "number": table.number,
@@ -117,146 +173,34 @@ def _group(group: GroupTables, number: int) -> dict[str, Any]:
     }
 
 
-def _pictures(group: GroupTables) -> dict[str, Any]:
-    """Where there are runs; brings torch and the store."""
-    from resact.train.report.details import confusion_words, read_details
-    from resact.train.report.gallery import gallery
+def _classes(done: Sequence[Entry]) -> dict[str, Any]:
+    from resact.train.report.details import gain_words, residual_gains
+    from resact.train.report.pictures import gains_chart
 
-    details = read_details(group.runs)
-    first_seeds = list({detail.run.key: detail for detail in reversed(details)}.values())[::-1]
-    return {
-        "charts": [*_cost_chart(group), *_step_chart(group), *_curves(group)],
-        "classes": _classes(details) if details else None,
-        "confusions": [
-            {
-                "run": one_line(detail.run.path),
-                "label": detail.run.key.label,
-                "top1": f"{100 * detail.scores.video_top1:.1f}",
-                "words": [printable(words) for words in confusion_words(detail.scores)],
-                "svg": confusion_matrix(
-                    f"Confusion matrix of {one_line(detail.run.path)}", _names(detail), detail.scores.confusion
-                ),
-            }
-            for detail in first_seeds
-        ],
-        "gallery": gallery(details),
-    }
-
-
-def _rows(group: GroupTables) -> dict[RowKey, TableRow]:
-    """Those with figures; a row of two tables once."""
-    rows = [row for table in group.tables for row in table.rows if row.ours is not None]
-    return {row.paper.key: row for row in rows}
-
-
-def _cost_chart(group: GroupTables) -> Iterator[Chart]:
-    ours = [
-        Series(label=key.label, xs=[row.ours.g], ys=[row.ours.top1], spreads=[row.ours.top1_spread], colour=0)
-        for key, row in _rows(group).items()
-        if row.ours is not None
-    ]
-    if not ours:
-        return
-    published = {row.key: row for row in PAPER_ROWS if row.variant.paper_g is not None}
-    paper = [
-        Series(label=f"paper: {key.label}", xs=[row.variant.paper_g or 0], ys=[row.top1], colour=1, paper=True)
-        for key, row in published.items()
-    ]
-    caption = (
-        "Accuracy against cost. Circles: ours, of this group's videos and sizes. Diamonds: the paper's, of its own."
-    )
-    svg = scatter("Accuracy against cost", "G multiply-adds a clip", "top-1, %", [*ours, *paper], logarithmic=True)
-    yield Chart(
-        svg,
-        caption,
-    )
-
-
-def _step_chart(group: GroupTables) -> Iterator[Chart]:
-    rows = [row for table in group.tables if table.number == 3 for row in table.rows]
-    done = [row for row in rows if row.ours is not None]
-    if len(done) < 2:
-        return
-
-    def of(row: TableRow) -> int:
-        return row.paper.key.step or 0
-
-    ours = Series(
-        label="ours",
-        xs=[of(row) for row in done],
-        ys=[None if row.ours is None else row.ours.top1 for row in done],
-        spreads=[None if row.ours is None else row.ours.top1_spread for row in done],
-    )
-    paper = Series(
-        label="paper",
-        xs=[of(row) for row in rows],
-        ys=[row.paper.top1 for row in rows],
-        colour=1,
-        paper=True,
-        dashed=True,
-    )
-    svg = scatter("Accuracy against step", "step, frames", "top-1, %", [ours, paper], joined=True)
-    yield Chart(
-        svg, "The step of the residual (table 3). Bars: standard deviation over seeds, where there are several."
-    )
-
-
-def _curves(group: GroupTables) -> Iterator[Chart]:
-    from resact.train.report.details import epochs_of
-
-    keys = list(dict.fromkeys(run.key for run in group.runs))
-    seeds = {key: sorted(run.record.config.seed for run in group.runs if run.key == key) for key in keys}
-    histories = [(run, epochs_of(run)) for run in group.runs]
-    drawn = {
-        "loss": ("Training loss", "loss", 1, ["loss"]),
-        "accuracy": ("Top-1 of clips in training, and of held-out videos", "top-1, %", 100, ["top1", "val_video_top1"]),
-    }
-    for title, y_name, scale, names in drawn.values():
-        series = []
-        for run, lines in histories:
-            label = run.key.label if len(seeds[run.key]) == 1 else f"{run.key.label}, seed {run.record.config.seed}"
-            for name in names:
-                known = [(line["epoch"] + 1, line[name]) for line in lines if line.get(name) is not None]
-                if known:
-                    series.append(
-                        Series(
-                            label=f"{label}, held out" if name.startswith("val") else label,
-                            xs=[epoch for epoch, _ in known],
-                            ys=[round(scale * value, 3) for _, value in known],
-                            colour=keys.index(run.key) % COLOURS,
-                            dashed=name.startswith("val"),
-                        )
-                    )
-        if series:
-            caption = f"{title}. Dashed: held out. Point at a place to read it off."
-            yield Chart(curves(title, "epoch", y_name, series), caption, series)
-
-
-def _classes(details: Sequence["Detail"]) -> dict[str, Any]:
-    from resact.train.report.details import class_means, gain_words, residual_gains
-
-    names, means = _names(details[0]), class_means(details)
-    gains = residual_gains(means, names)
+    gains = residual_gains(done)
     gain_of = dict(gains)
     rows = []
-    for place, (name, score) in enumerate(zip(names, details[0].scores.per_class, strict=True)):
-        cells = [name, str(score.videos), *(_percent(values[place]) for values in means.values())]
+    for scores in zip(*(entry.per_class for entry in done), strict=True):
+        name, videos, _ = scores[0]
+        cells = [one_line(name), f"{videos:,}", *(_percent(score.top1) for score in scores)]
         if gains:
             cells.append(f"{gain_of[name]:+.1f}" if name in gain_of else "-")
         rows.append(_cells(cells))
-    ends = gains if len(gains) <= 2 * _SHOWN_GAINS else gains[:_SHOWN_GAINS] + gains[-_SHOWN_GAINS:]
-    title = "Residual at step 1 less RGB, points of top-1"
-    chart = Chart(bars(title, ends, "points"), f"{title}, by class.") if gains else None
+    worst = [(entry, worst_classes_line(entry)) for entry in done]
     return {
-        "headings": ["class", "videos", *(key.label for key in means), *(["residual less RGB"] if gains else [])],
+        "headings": [
+            "class",
+            "videos",
+            *(one_line(entry.name) for entry in done),
+            *(["residual less RGB"] if gains else []),
+        ],
         "rows": rows,
-        "words": list(gain_words(gains)),
-        "chart": chart,
+        "words": [
+            *(f"{one_line(entry.name)}: {line}" for entry, line in worst if line),
+            *map(one_line, gain_words(gains)),
+        ],
+        "chart": gains_chart("Residual at step 1 less RGB, points of top-1", gains) if gains else None,
     }
-
-
-def _names(detail: "Detail") -> list[str]:
-    return [one_line(name) for name in detail.classes]
 
 
 def _percent(value: float | None) -> str:
@@ -267,8 +211,18 @@ def _cells(texts: Iterable[str]) -> list[Cell]:
     cells = []
     for text in texts:
         match = _NUMBER.match(text)
-        cells.append(Cell(text, float(match[0]) if match else None, _VERDICTS.get(text, "")))
+        cells.append(Cell(text, float(match[0]) if match else None, _MARKS.get(text, "")))
     return cells
+
+
+def _coded(text: str) -> Markup:
+    """With what stands in backquotes as code."""
+    parts = text.split("`")
+    if len(parts) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
+    )
 
 
 def _resource(name: str) -> str:

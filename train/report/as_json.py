@@ -3,17 +3,24 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from resact.train.report.figures import Figures
 from resact.train.report.group import Group
-from resact.train.report.report import Difference, Figures, GroupTables, Report, Table, TableRow
+from resact.train.report.paired import Comparison
+from resact.train.report.report import Difference, GroupTables, Report, Section, Table, TableRow
+from resact.train.report.side_by_side import DataSet, Entry
 
 if TYPE_CHECKING:
     from resact.train.report.found import FoundRun
 
 
 def plain_report(report: Report) -> dict[str, Any]:
-    """`tables`, one a group and number; `other_runs`; `broken`; `notes`."""
+    """`data_sets`; `comparison`; `tables`, one a group and number; `other_runs`; `broken`; `notes`."""
     return {
         "runs": str(report.runs),
+        "data_sets": [
+            _data_set(section, section.data_set) for section in report.sections if section.data_set is not None
+        ],
+        "comparison": None if report.comparison is None else _comparison(report.comparison),
         "tables": [_table(group, table) for group in report.groups for table in group.tables],
         "other_runs": [
             {
@@ -26,6 +33,55 @@ def plain_report(report: Report) -> dict[str, Any]:
         ],
         "broken": [asdict(run) for run in report.broken],
         "notes": list(report.notes),
+    }
+
+
+def _data_set(section: Section, data_set: DataSet) -> dict[str, Any]:
+    return {
+        "dataset": data_set.name,
+        "split": data_set.split,
+        "partial": data_set.partial,
+        "settings": data_set.settings,
+        "notes": data_set.notes,
+        "paper_applies": bool(section.tables),
+        "rows": [_entry(entry) for entry in data_set.entries],
+        "comparisons": [_comparison(comparison) for comparison in data_set.comparisons],
+    }
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
+    interval, cost = entry.accuracy, entry.runs[0].cost
+    return {
+        "name": entry.name,
+        **entry.key._asdict(),
+        "settings": entry.apart,
+        "state": entry.state,
+        "top1_low": None if interval is None else interval.low,
+        "top1_high": None if interval is None else interval.high,
+        "groups": None if interval is None else interval.groups,
+        "mean_class": entry.mean_class,
+        "g": cost.multiply_adds / 1e9,
+        "parameters": cost.parameters,
+        "ours": _figures(entry.figures),
+        "classes": [score._asdict() for score in entry.per_class],
+        "runs": [_run(run) for run in entry.runs],
+    }
+
+
+def _comparison(comparison: Comparison) -> dict[str, Any]:
+    interval = comparison.interval
+    return {
+        "first": comparison.first,
+        "second": comparison.second,
+        "points": interval.mean,
+        "low": interval.low,
+        "high": interval.high,
+        "groups": interval.groups,
+        "p": comparison.p,
+        "verdict": comparison.verdict,
+        "only_first": list(comparison.only_first),
+        "only_second": list(comparison.only_second),
+        "classes": [{"class_name": name, "points": points} for name, points in comparison.classes],
     }
 
 

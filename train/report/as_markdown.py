@@ -4,52 +4,79 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from resact.cache.layout import printable
 from resact.train.report.cells import (
+    COMPARISON_HEADINGS,
     DIFFERENCE_HEADINGS,
     LEGEND,
-    OTHER_HEADINGS,
     ROW_HEADINGS,
+    RUN_HEADINGS,
+    SPEED_HEADINGS,
     broken_lines,
+    comparison_cells,
+    comparison_lines,
     difference_cells,
+    entry_cells,
     one_line,
-    other_cells,
-    other_line,
+    other_runs_line,
+    pair_hint,
+    remark_lines,
+    report_title,
     row_cells,
     state_lines,
 )
 from resact.train.report.commands import SETTINGS_FILE
-from resact.train.report.report import GroupTables, Report
+from resact.train.report.report import GroupTables, Report, Section
+from resact.train.report.side_by_side import DataSet
 
 
 def markdown(report: Report) -> str:
     """All of it."""
-    lines = ["# The paper's tables, and ours", "", LEGEND, ""]
+    lines = [f"# {_escaped(report_title(report))}", "", LEGEND, ""]
     lines += [f"- note: {_escaped(note)}" for note in report.notes]
-    for group in report.groups:
-        lines += _group_lines(group)
-    if report.other_runs:
-        lines += ["", "## Other runs, which fill no row of the paper", ""]
-        lines += _table_lines(OTHER_HEADINGS, map(other_cells, report.other_runs))
-        lines += [""]
-        lines += [f"- {_escaped(other_line(other))}" for other in report.other_runs]
+    if report.comparison is not None:
+        lines += ["", "## As asked for: two runs on the same test videos", ""]
+        lines += _table_lines(COMPARISON_HEADINGS, [comparison_cells(report.comparison)])
+        lines += ["", *_list_lines(comparison_lines(report.comparison))]
+    for section in report.sections:
+        lines += ["", f"## {_escaped(section.heading)}"]
+        parts = [line for group in section.tables for line in _group_lines(section, group)]
+        runs = [] if section.data_set is None else _run_lines(section, section.data_set, report)
+        lines += [*parts, *runs] if section.begins_with_tables else [*runs, *parts]
     if report.broken:
         lines += ["", "## Folders that cannot be read", ""]
-        lines += [f"- {_escaped(line)}" for line in broken_lines(report)]
+        lines += _list_lines(broken_lines(report))
     return "\n".join(lines) + "\n"
 
 
-def _group_lines(group: GroupTables) -> Iterator[str]:
-    heading = _escaped(group.group.heading)
-    yield from ("", f"## {heading}", "", _escaped(group.words))
-    for note in group.notes:
+def _run_lines(section: Section, data_set: DataSet, report: Report) -> Iterator[str]:
+    from resact.train.report.details import described  # brings torch, which takes seconds
+
+    yield from ("", "### Runs side by side", "")
+    yield ". ".join(_escaped(words) for words in (data_set.videos, data_set.settings) if words)
+    for note in data_set.notes:
         yield from ("", f"Note: {_escaped(note)}.")
+    yield ""
+    apart = any(entry.apart for entry in data_set.entries)
+    headings = (*RUN_HEADINGS, *SPEED_HEADINGS, *(["settings"] if apart else []))
+    yield from _table_lines(headings, (entry_cells(entry, settings=apart) for entry in data_set.entries))
+    if data_set.comparisons:
+        yield ""
+        yield from _table_lines(COMPARISON_HEADINGS, map(comparison_cells, data_set.comparisons))
+    hints = [hint for hint in (pair_hint(data_set, report.runs), other_runs_line(section)) if hint]
+    words = [f"{name}: {'; '.join(lines)}" for name, lines in described(data_set)]
+    if lines := list(_list_lines([*words, *state_lines(data_set), *hints])):
+        yield from ("", *lines)
+
+
+def _group_lines(section: Section, group: GroupTables) -> Iterator[str]:
+    heading = _escaped(group.group.heading)
+    yield from ("", _escaped(group.words))
     for table in group.tables:
         yield from ("", f"### {table.title[0].upper()}{table.title[1:]}; {heading}", "")
         yield from _table_lines(ROW_HEADINGS, map(row_cells, table.rows))
         yield ""
         yield from _table_lines(DIFFERENCE_HEADINGS, map(difference_cells, table.differences))
-    if states := list(state_lines(group)):
-        yield ""
-        yield from (f"- {_escaped(line)}" for line in states)
+    if remarks := remark_lines(section, group):
+        yield from ("", *_list_lines(remarks))
     if group.commands:
         filling = group.filling
         yield from ("", f"What fills a row that is not run, each followed by `{printable(filling.evaluate_command)}`:")
@@ -60,6 +87,10 @@ def _group_lines(group: GroupTables) -> Iterator[str]:
         for label, command in group.commands.items():
             yield from (f"# {label}", printable(command))
         yield "```"
+
+
+def _list_lines(lines: Iterable[str]) -> Iterator[str]:
+    yield from (f"- {_escaped(line)}" for line in lines)
 
 
 def _table_lines(headings: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

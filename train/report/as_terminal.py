@@ -1,6 +1,7 @@
 """The report on a terminal, 80 columns wide or more."""
 
 from collections.abc import Iterable, Sequence
+from textwrap import fill, indent
 
 from rich.box import SIMPLE
 from rich.console import Console, JustifyMethod
@@ -9,49 +10,100 @@ from rich.text import Text
 
 from resact.cache.layout import printable
 from resact.train.report.cells import (
+    COMPARISON_HEADINGS,
     DIFFERENCE_HEADINGS,
     LEGEND,
-    OTHER_HEADINGS,
     ROW_HEADINGS,
+    RUN_HEADINGS,
     broken_lines,
+    comparison_cells,
+    comparison_lines,
     difference_cells,
+    entry_cells,
     one_line,
-    other_cells,
-    other_line,
+    other_runs_line,
+    pair_hint,
+    remark_lines,
     row_cells,
     state_lines,
 )
-from resact.train.report.report import GroupTables, Report
+from resact.train.report.report import GroupTables, Report, Section
+from resact.train.report.side_by_side import DataSet
 
-_TALL = {*ROW_HEADINGS, *OTHER_HEADINGS}  # one word a line, for narrow columns
-_COLOURS = {"confirmed": "green", "refuted": "red"}
+_TALL = {*ROW_HEADINGS, *RUN_HEADINGS, *COMPARISON_HEADINGS} - {DIFFERENCE_HEADINGS[3]}
+"""One word a line, for narrow columns."""
+_COLOURS = {"confirmed": "green", "refuted": "red", "better": "green", "worse": "red"}
 
 
 def print_report(report: Report, console: Console) -> None:
     """All of it. Commands are never broken, so that they can be copied."""
     for note in report.notes:
         _say(console, f"note: {one_line(note)}")
-    for group in report.groups:
-        _print_group(group, console)
-    if report.other_runs:
-        _say(console, "other runs, which fill no row of the paper", style="bold")
-        console.print(_grid(OTHER_HEADINGS, map(other_cells, report.other_runs), texts=(0, 1)), soft_wrap=False)
-        for other in report.other_runs:
-            _say(console, other_line(other))
-        console.print()
+    for section in report.sections:
+        _print_section(section, report, console)
     if report.broken:
         _say(console, "folders that cannot be read", style="bold")
         for line in broken_lines(report):
             _say(console, line)
         console.print()
+    if report.comparison is not None:  # last, where one looks
+        _say(console, "as asked for: two runs on the same test videos", style="bold")
+        console.print(
+            _grid(COMPARISON_HEADINGS, [comparison_cells(report.comparison)], texts=(0, 1, 7)), soft_wrap=False
+        )
+        for line in comparison_lines(report.comparison):
+            _say(console, line)
+        console.print()
     _say(console, LEGEND)
 
 
-def _print_group(group: GroupTables, console: Console) -> None:
+def _print_section(section: Section, report: Report, console: Console) -> None:
+    if section.begins_with_tables:
+        for group in section.tables:
+            _print_group(section, group, console)
+    if section.data_set is not None:
+        _print_runs(section, section.data_set, report, console)
+    if not section.begins_with_tables:
+        for group in section.tables:
+            _print_group(section, group, console)
+
+
+def _print_runs(section: Section, data_set: DataSet, report: Report, console: Console) -> None:
+    _say(console, f"runs side by side; {one_line(data_set.heading)}", style="bold")
+    for line in (data_set.videos, data_set.settings):
+        if line:
+            _say(console, one_line(line))
+    for note in data_set.notes:
+        _say(console, f"note: {one_line(note)}")
+    console.print()
+    count = len(RUN_HEADINGS)
+    rows = [entry_cells(entry)[:count] for entry in data_set.entries]
+    console.print(_grid(RUN_HEADINGS, rows, texts=(0, 1, 2)), soft_wrap=False)
+    for entry in data_set.entries:
+        if entry.apart:
+            _say(console, f"{one_line(entry.name)}: {one_line(entry.apart)}")
+    if data_set.comparisons:
+        console.print()
+        rows = [comparison_cells(comparison) for comparison in data_set.comparisons]
+        console.print(_grid(COMPARISON_HEADINGS, rows, texts=(0, 1, 7)), soft_wrap=False)
+    console.print()
+    from resact.train.report.details import described  # brings torch, which takes seconds
+
+    for name, lines in described(data_set):
+        _say(console, name)
+        for line in lines:
+            _say(console, indent(fill(line, console.width - 2), "  "))
+    for line in state_lines(data_set):
+        console.print(line)
+    for hint in (pair_hint(data_set, report.runs), other_runs_line(section)):
+        if hint:
+            _say(console, hint)
+    console.print()
+
+
+def _print_group(section: Section, group: GroupTables, console: Console) -> None:
     _say(console, one_line(group.group.heading), style="bold")
     _say(console, one_line(group.words))
-    for note in group.notes:
-        _say(console, f"note: {note}")
     for table in group.tables:
         console.print()
         _say(console, f"{table.title}; {one_line(group.group.heading)}", style="bold")
@@ -60,7 +112,7 @@ def _print_group(group: GroupTables, console: Console) -> None:
         console.print(
             _grid(DIFFERENCE_HEADINGS, map(difference_cells, table.differences), texts=(0, 4)), soft_wrap=False
         )
-    for line in state_lines(group):
+    for line in remark_lines(section, group):
         console.print(line)
     _print_commands(group, console)
 

@@ -70,13 +70,15 @@ def clustered_interval(
 
 def _expanded_tail(tail: float, groups: int) -> float:
     """The share to cut off at each end, so that with few groups as much is left as Student's t leaves."""
-    degrees = groups - 1
-    z = -NormalDist().inv_cdf(tail)
-    # Student's quantile from the normal one, by Abramowitz and Stegun 26.7.5.
-    t = (
+    t = student_quantile(-NormalDist().inv_cdf(tail), groups - 1)
+    return NormalDist().cdf(-t * sqrt(groups / (groups - 1)))
+
+
+def student_quantile(z: float, degrees: int) -> float:
+    """Student's quantile from the normal one, by Abramowitz and Stegun 26.7.5."""
+    return (
         z
         + (z**3 + z) / (4 * degrees)
         + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
         + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * degrees**3)
     )
-    return NormalDist().cdf(-t * sqrt(groups / degrees))

@@ -1,10 +1,29 @@
 """What a report's cells and lines say, for the formats that people read."""
 
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 from resact.cache.layout import printable
-from resact.train.report.report import Difference, Figures, GroupTables, OtherRun, Report, TableRow
+from resact.train.report.figures import Figures
+from resact.train.report.paired import Comparison
+from resact.train.report.paper import DATASET
+from resact.train.report.report import Difference, GroupTables, Report, Section, TableRow
+from resact.train.report.side_by_side import MOST_PAIRED, DataSet, Entry
 
+RUN_HEADINGS = ("run", "network", "input", "top-1", "95 % interval", "mean class", "top-5", "G", "M par.", "ep.")
+"""Then, where there is room: `SPEED_HEADINGS`, and `settings` where they differ."""
+SPEED_HEADINGS = ("clips /s", "pad. %")
+COMPARISON_HEADINGS = (
+    "first",
+    "second",
+    "points",
+    "95 % interval",
+    "p",
+    "only 1st right",
+    "only 2nd right",
+    "first is",
+)
 ROW_HEADINGS = (
     "row",
     "top-1 paper",
@@ -18,14 +37,24 @@ ROW_HEADINGS = (
     "clips /s",
     "pad. %",
 )
-OTHER_HEADINGS = ("run", "is", *ROW_HEADINGS[4:])
 DIFFERENCE_HEADINGS = ("claim of the paper", "paper", "ours", "95 % interval", "verdict")
 
 LEGEND = (
     "top-1, top-5: percent of test videos, 10 clips each, last epoch's weights; mean ± standard deviation over seeds. "
-    "G: 10^9 multiply-adds a clip. ep.: epochs. pad.: training clips that are longer than their video. "
-    "Differences: points of top-1, by a paired bootstrap over the groups of test videos; of videos, not of trainings."
+    "95 % interval: of top-1 or of a difference in points, by groups of test videos; of videos, not of trainings. "
+    "mean class: mean of the classes' top-1. G: 10^9 multiply-adds a clip. M par.: million parameters. ep.: epochs. "
+    "pad.: training clips that are longer than their video. p: of a paired test of two runs on the same videos."
 )
+
+_NAMED = 5  # classes, confusions or videos in words
+
+
+def report_title(report: Report) -> str:
+    """What the report is of."""
+    if report.has_tables:
+        return "Residual frames: the paper's tables, and ours"
+    data_sets = dict.fromkeys(section.data_set.name for section in report.sections if section.data_set is not None)
+    return f"Runs on {', '.join(map(one_line, data_sets))}"
 
 
 def row_cells(row: TableRow) -> tuple[str, ...]:
@@ -36,9 +65,90 @@ def row_cells(row: TableRow) -> tuple[str, ...]:
     return paper.key.label, *published, *_figure_cells(row.ours, state)
 
 
-def other_cells(other: OtherRun) -> tuple[str, ...]:
-    """Under `OTHER_HEADINGS`."""
-    return one_line(other.run.path), other.run.key.label, *_figure_cells(other.ours, other.run.state)
+def entry_cells(entry: Entry, *, settings: bool = False) -> tuple[str, ...]:
+    """Under `RUN_HEADINGS` and `SPEED_HEADINGS`, and `settings` where it is asked for."""
+    figures, interval, key, cost = entry.figures, entry.accuracy, entry.key, entry.runs[0].cost
+    top1, top5, g, parameters, epochs, *speed = _figure_cells(figures, entry.state)
+    if figures is None:
+        g, parameters = _giga(cost.multiply_adds), f"{cost.parameters / 1e6:.2f}"
+        epochs = f"{entry.runs[0].epoch}"
+    known = interval is not None and interval.low is not None
+    limits = f"{interval.low:.1f}-{interval.high:.1f}" if known and interval is not None else "-"
+    mean_class = "-" if entry.mean_class is None else f"{entry.mean_class:.1f}"
+    apart = (one_line(entry.apart) or "-",) if settings else ()
+    names = one_line(entry.name), key.network_label, key.input_label
+    return *names, top1, limits, mean_class, top5, g, parameters, epochs, *speed, *apart
+
+
+def comparison_cells(comparison: Comparison) -> tuple[str, ...]:
+    """Under `COMPARISON_HEADINGS`."""
+    interval = comparison.interval
+    known = interval.low is not None
+    return (
+        one_line(comparison.first),
+        one_line(comparison.second),
+        f"{interval.mean:+.1f}",
+        f"{interval.low:+.1f} to {interval.high:+.1f}" if known else "-",
+        _probability(comparison.p),
+        f"{len(comparison.only_first):,}",
+        f"{len(comparison.only_second):,}",
+        comparison.verdict,
+    )
+
+
+def _probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def comparison_lines(comparison: Comparison) -> Iterator[str]:
+    """Which classes and videos make the difference."""
+    first, second = one_line(comparison.first), one_line(comparison.second)
+    classes = comparison.classes
+    for name, gained in (
+        (first, [entry for entry in classes if entry[1] > 0]),
+        (second, [(label, -points) for label, points in reversed(classes) if points < 0]),
+    ):
+        if gained:
+            named = ", ".join(f"{one_line(label)} (+{points:.1f} points)" for label, points in gained[:_NAMED])
+            yield f"{name} is better at: {named}{_more(len(gained), 'class', 'classes')}."
+    for name, videos in ((first, comparison.only_first), (second, comparison.only_second)):
+        if videos:
+            named = ", ".join(map(one_line, videos[:_NAMED]))
+            yield f"only {name} is right on: {named}{_more(len(videos), 'video', 'videos')}."
+
+
+def _more(count: int, one: str, several: str) -> str:
+    more = count - _NAMED
+    return f" and {more:,} more {one if more == 1 else several}" if more > 0 else ""
+
+
+def worst_classes_line(entry: Entry) -> str | None:
+    """The classes that it gets right least often; None where it is not tested, or has all of them right."""
+    known = [(score.top1, place, score) for place, score in enumerate(entry.per_class) if score.top1 is not None]
+    worst = [score for top1, _, score in sorted(known)[:_NAMED] if top1 < 100]
+    if not worst:
+        return None
+    named = ", ".join(f"{one_line(score.class_name)} {score.top1:.1f} % of {score.videos:,}" for score in worst)
+    return f"worst classes: {named}"
+
+
+def pair_hint(data_set: DataSet, runs: Path) -> str | None:
+    """How two of many runs are compared; None where all pairs are."""
+    done = [entry for entry in data_set.entries if entry.done]
+    if len(done) <= MOST_PAIRED:
+        return None
+    names = [",".join(run.folder.name for run in entry.done) for entry in done[:2]]
+    where = [] if str(runs) == "runs" else ["--runs", str(runs)]
+    return f"`{printable(shlex.join(['resact', 'report', *where, '--compare', *names]))}` tests the difference of two."
+
+
+def other_runs_line(section: Section) -> str | None:
+    """The runs on the paper's data set that fill no row of its tables."""
+    if section.data_set is None or section.data_set.name != DATASET:
+        return None
+    filling = {run.path for group in section.groups for run in group.runs}
+    others = [one_line(run.folder.name) for run in section.data_set.runs if run.path not in filling]
+    return f"other runs, which fill no row of the paper: {', '.join(others)}" if others else None
 
 
 def _figure_cells(ours: Figures | None, state: str) -> tuple[str, ...]:
@@ -48,12 +158,18 @@ def _figure_cells(ours: Figures | None, state: str) -> tuple[str, ...]:
     return (
         _mean(ours.top1, ours.top1_spread),
         "-" if ours.top5 is None else _mean(ours.top5, ours.top5_spread),
-        f"{ours.g:.2f}",
+        _giga(ours.multiply_adds),
         f"{ours.parameters / 1e6:.2f}",
         str(ours.epochs),
         "-" if rate is None else f"{rate:.0f}" if rate >= 100 else f"{rate:.1f}",
         f"{100 * ours.padded_share:.1f}",
     )
+
+
+def _giga(multiply_adds: int) -> str:
+    """In 10^9; two digits that count where a network is tiny."""
+    g = multiply_adds / 1e9
+    return f"{g:.2f}" if g >= 0.1 else f"{g:.2g}"
 
 
 def _mean(mean: float, spread: float | None) -> str:
@@ -69,22 +185,26 @@ def difference_cells(difference: Difference) -> tuple[str, ...]:
     return difference.claim.words, f"{difference.claim.points:+.1f}", ours, limits, difference.verdict
 
 
-def state_lines(group: GroupTables) -> Iterator[str]:
-    """What there is to say of single runs, and of intervals that could not be."""
-    for run in group.runs:
+def state_lines(data_set: DataSet) -> Iterator[str]:
+    """What there is to say of single runs."""
+    for run in data_set.runs:
         if run.state == "done" and run.problem is None:
             continue
         line = f"{one_line(run.path)} (seed {run.record.config.seed}): {run.state}"
         line += f", {one_line(run.problem)}" if run.problem else ""
         yield line + (f"; next: `{printable(run.next_command)}`" if run.next_command else "")
+
+
+def remark_lines(section: Section, group: GroupTables) -> list[str]:
+    """Of runs that a group's tables leave out though they are tested, and of intervals that could not be."""
+    there = set() if section.data_set is None else {run.path for run in section.data_set.runs}
+    otherwise = [
+        f"{one_line(run.path)}: {run.state}, {one_line(run.problem or '')}"
+        for run in group.runs
+        if run.path not in there
+    ]
     remarks = {difference.remark for table in group.tables for difference in table.differences}
-    yield from sorted(remark for remark in remarks if remark is not None)
-
-
-def other_line(other: OtherRun) -> str:
-    """What another run is of."""
-    words = filter(None, (other.run.group.heading, other.words, other.run.note))
-    return one_line(f"{other.run.path}: {'; '.join(words)}")
+    return [*otherwise, *sorted(remark for remark in remarks if remark is not None)]
 
 
 def broken_lines(report: Report) -> list[str]:

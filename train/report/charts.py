@@ -1,6 +1,7 @@
 """Charts of the page, as SVG that takes its colours from the page: light, dark and on paper.
 
-Points and lines differ in shape and dash as well as in colour, and say what they are when pointed at.
+Points and lines differ in shape and dash as well as in colour, and say what they are when pointed at. Each chart is
+drawn at the width it is asked for, because letters that shrink with a picture cannot be read on a phone.
 """
 
 import json
@@ -11,11 +12,17 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 COLOURS = 8
-_WIDTH, _HEIGHT = 640, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 626, 14, 296
+WIDE, NARROW = 640, 340
+"""Widths in pixels, for a screen and for a phone."""
+_HEIGHT, _NARROW_HEIGHT = 340, 280
+_LEFT, _TOP = 52, 14
+_AFTER, _BELOW = 14, 44  # pixels right of a plot and below it
 _STEPS = (1, 2, 2.5, 5, 10)
 _LABEL_HEIGHT = 14
-_NAMED_CLASSES, _COUNTED_CLASSES = 25, 15  # up to so many, a matrix has room for names, and for numbers
+MOST_NAMED = 25
+"""Classes of a confusion matrix that has room for names."""
+_MOST_NAMED_NARROW = 15
+_LEAST_COUNTED = 15  # pixels of a cell that has room for a number
 _NOTHING = Markup("")
 
 
@@ -45,6 +52,11 @@ class Axis:
     stop: float
     logarithmic: bool = False
 
+    @property
+    def step(self) -> float:
+        """From tick to tick."""
+        return self.ticks[1] - self.ticks[0]
+
     def at(self, value: float) -> float:
         """In pixels."""
         low, high, value = (math.log10(v) if self.logarithmic else v for v in (self.low, self.high, value))
@@ -72,40 +84,82 @@ def logarithmic_axis(values: Sequence[float], start: float, stop: float) -> Axis
     return Axis(ticks[0], ticks[-1], ticks, start, stop, logarithmic=True)
 
 
-def curves(title: str, x_name: str, y_name: str, series: Sequence[Series]) -> Markup:
-    """Lines over whole numbers, such as epochs; the page's script reads them off under a pointer."""
+@dataclass(frozen=True)
+class Plot:
+    """Where a chart's axes are, in pixels."""
+
+    width: int
+
+    @property
+    def height(self) -> int:
+        """Of the picture."""
+        return _HEIGHT if self.width >= WIDE else _NARROW_HEIGHT
+
+    @property
+    def right(self) -> int:
+        """End of the x axis."""
+        return self.width - _AFTER
+
+    @property
+    def bottom(self) -> int:
+        """Start of the y axis."""
+        return self.height - _BELOW
+
+
+def whole_axis(values: Sequence[float], start: float, stop: float) -> Axis:
+    """Of whole numbers such as epochs, from the first to the last; a single one stands in the middle."""
+    first, last = min(values), max(values)
+    low, high = (first - 1, last + 1) if first == last else (first, last)
+    step = max(1, round(linear_axis(values, start, stop).step))
+    ticks = tuple(tick for tick in range(0, int(last) + 1, step) if first <= tick) or (first,)
+    return Axis(low, high, (first,) if first == last else ticks, start, stop)
+
+
+def curves(title: str, x_name: str, y_name: str, series: Sequence[Series], width: int = WIDE) -> Markup:
+    """Lines over whole numbers, such as epochs; the page's script reads them off under a pointer.
+
+    A point without a neighbour is drawn as a dot: a line would not show it.
+    """
+    plot = Plot(width)
     xs = sorted({x for line in series for x in line.xs})
     ys = [y for line in series for y in line.ys if y is not None]
-    x_axis, y_axis = linear_axis(xs, _LEFT, _RIGHT), linear_axis(ys, _BOTTOM, _TOP)
-    # The plot spans the numbers themselves, so that the script needs no axis.
-    x_axis = Axis(xs[0], max(xs[-1], xs[0] + 1), x_axis.ticks, _LEFT, _RIGHT)
+    x_axis, y_axis = whole_axis(xs, _LEFT, plot.right), linear_axis(ys, plot.bottom, _TOP)
     lines = []
-    for line in series:
-        dash = " dashed" if line.dashed else ""
-        path = _path(
-            [(x_axis.at(x), None if y is None else y_axis.at(y)) for x, y in zip(line.xs, line.ys, strict=True)]
+    for number, line in enumerate(series):
+        points = [(x_axis.at(x), None if y is None else y_axis.at(y)) for x, y in zip(line.xs, line.ys, strict=True)]
+        dots = _NOTHING.join(
+            Markup('<circle class="f{}" cx="{:g}" cy="{:g}" r="4"/>').format(line.colour, x, y)
+            for x, y in _alone(points)
         )
         lines.append(
-            Markup('<path class="line k{}{}" d="{}"><title>{}</title></path>').format(
-                line.colour, dash, path, line.label
+            Markup('<g data-line="{}"><title>{}</title><path class="line k{}{}" d="{}"/>{}</g>').format(
+                number, line.label, line.colour, " dashed" if line.dashed else "", _path(points), dots
             )
         )
-    at = {line.label: dict(zip(line.xs, line.ys, strict=True)) for line in series}
     data = {
-        "left": _LEFT,
-        "right": _RIGHT,
-        "width": _WIDTH,
+        "places": [x_axis.at(x) for x in xs],
+        "width": width,
         "name": x_name,
         "xs": xs,
-        "lines": [{"label": label, "ys": [_maybe(known.get(x)) for x in xs]} for label, known in at.items()],
+        "lines": [
+            {"label": line.label, "ys": [_maybe(known.get(x)) for x in xs]}
+            for line, known in ((line, dict(zip(line.xs, line.ys, strict=True))) for line in series)
+        ],
     }
-    cursor = Markup('<line class="cursor" y1="{}" y2="{}" x1="-9" x2="-9"/>').format(_TOP, _BOTTOM)
-    body = _frame(x_axis, y_axis, x_name, y_name) + _NOTHING.join(lines) + cursor
-    return _svg(title, body, _HEIGHT, Markup(' tabindex="0" data-curves="{}"').format(json.dumps(data)))
+    cursor = Markup('<line class="cursor" y1="{}" y2="{}" x1="-9" x2="-9"/>').format(_TOP, plot.bottom)
+    body = _frame(plot, x_axis, y_axis, x_name, y_name) + cursor + _NOTHING.join(lines)
+    return _svg(title, body, width, plot.height, Markup(' tabindex="0" data-curves="{}"').format(json.dumps(data)))
 
 
 def scatter(
-    title: str, x_name: str, y_name: str, series: Sequence[Series], *, logarithmic: bool = False, joined: bool = False
+    title: str,
+    x_name: str,
+    y_name: str,
+    series: Sequence[Series],
+    width: int = WIDE,
+    *,
+    logarithmic: bool = False,
+    joined: bool = False,
 ) -> Markup:
     """Points with a label each; of a joined series the points are joined, and the last one alone is labelled."""
     points = [
@@ -114,10 +168,11 @@ def scatter(
         for place, (x, y) in enumerate(zip(line.xs, line.ys, strict=True))
         if y is not None
     ]
+    plot = Plot(width)
     ends = [y + sign * (spread or 0) for _, _, y, spread in points for sign in (-1, 1)]
     axis = logarithmic_axis if logarithmic else linear_axis
-    x_axis = axis([x for _, x, _, _ in points], _LEFT + 12, _RIGHT - 12)
-    y_axis = linear_axis(ends, _BOTTOM, _TOP)
+    x_axis = axis([x for _, x, _, _ in points], _LEFT + 12, plot.right - 12)
+    y_axis = linear_axis(ends, plot.bottom, _TOP)
     marks, labels = [], []
     for line, x, y, spread in points:
         words = f"{line.label}: {y_name} {_short(y)}{f' ±{_short(spread)}' if spread else ''}, {x_name} {_short(x)}"
@@ -128,14 +183,31 @@ def scatter(
             dash = " dashed" if line.dashed else ""
             marks.insert(0, Markup('<path class="line k{}{}" d="{}"/>').format(line.colour, dash, _path(known)))
         labels += [(x, y, line.label) for x, y in (known[-1:] if joined else known)]
-    body = _frame(x_axis, y_axis, x_name, y_name) + _NOTHING.join(marks) + _labels(labels)
-    return _svg(title, body, _HEIGHT)
+    body = _frame(plot, x_axis, y_axis, x_name, y_name) + _NOTHING.join(marks) + _labels(labels, plot)
+    return _svg(title, body, width, plot.height)
 
 
-def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> Markup:
+def interval_bar(middle: float, low: float | None, high: float | None) -> Markup:
+    """A share in percent and its interval on a line from 0 to 100, for a table's cell; the words are beside it."""
+    limits = (
+        Markup('<line class="limits" x1="{:.1f}" x2="{:.1f}" y1="7" y2="7"/>').format(low + 4, high + 4)
+        if low is not None and high is not None
+        else _NOTHING
+    )
+    return Markup(
+        '<svg class="interval" viewBox="0 0 108 14" aria-hidden="true">'
+        '<path class="rule" d="M4,7H104M4,3V11M54,4V10M104,3V11"/>'
+        '{}<circle class="f0" cx="{:.1f}" cy="7" r="4"/></svg>'
+    ).format(limits, middle + 4)
+
+
+def bars(title: str, values: Sequence[tuple[str, float]], unit: str, width: int = WIDE) -> Markup:
     """Horizontal bars to the right of 0 and to its left, each with its name and number."""
     row, top = 22, 8
-    height, middle, reach = top + row * len(values) + 8, 400, 150
+    letters = 30 if width >= WIDE else 17
+    names = 10 + 7 * min(letters, max((len(label) for label, _ in values), default=0))
+    reach = (width - names - 110) / 2
+    height, middle = top + row * len(values) + 8, names + 55 + reach
     most = max(abs(value) for _, value in values) or 1
     parts = []
     for place, (label, value) in enumerate(values):
@@ -144,26 +216,30 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str) -> Markup:
         number_x, anchor = (middle + length + 6, "start") if value >= 0 else (middle - length - 6, "end")
         parts.append(
             Markup(
-                '<text x="220" y="{:.0f}" text-anchor="end">{}</text>'
+                '<text x="{}" y="{:.0f}" text-anchor="end">{}</text>'
                 '<rect class="{}" x="{:.1f}" y="{:.0f}" width="{:.1f}" height="{}"><title>{}: {:+.1f} {}</title></rect>'
                 '<text x="{:.1f}" y="{:.0f}" text-anchor="{}">{:+.1f}</text>'
             ).format(
-                y + 15, _cut(label, 30), "up" if value >= 0 else "down", start, y + 4, max(length, 1), row - 8,
-                label, value, unit, number_x, y + 15, anchor, value,
+                names, y + 15, _cut(label, letters), "up" if value >= 0 else "down", start, y + 4, max(length, 1),
+                row - 8, label, value, unit, number_x, y + 15, anchor, value,
             )
         )  # fmt: skip
     axis = Markup('<line class="axis" x1="{0}" x2="{0}" y1="{1}" y2="{2}"/>').format(middle, top, height - 8)
-    return _svg(title, _NOTHING.join(parts) + axis, height)
+    return _svg(title, _NOTHING.join(parts) + axis, width, height)
 
 
-def confusion_matrix(title: str, classes: Sequence[str], counts: Sequence[Sequence[int]]) -> Markup:
+def confusion_matrix(title: str, classes: Sequence[str], counts: Sequence[Sequence[int]], width: int = WIDE) -> Markup:
     """Rows are true classes; numbers and names only where there is room for them."""
     number = len(classes)
-    cell = min(44.0, 460 / number)
-    named = number <= _NAMED_CLASSES
-    left, top = (150, 104) if named else (16, 16)
-    across = Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>')
-    slanted = Markup('<text x="{0:.1f}" y="{1}" transform="rotate(-40 {0:.1f} {1})">{2}</text>')
+    wide = width >= WIDE
+    named = number <= (MOST_NAMED if wide else _MOST_NAMED_NARROW)
+    longest = max(map(len, classes))
+    across, slanted = (20, 16) if wide else (13, 11)  # letters of a name, beside the rows and above the columns
+    left, top = (16 + 7 * min(longest, across), 28 + 5 * min(longest, slanted)) if named else (16, 16)
+    right = 60 if named and wide else 40 if named else 16  # slanted names hang over
+    cell = min(44.0, (460 if wide else width - left - right) / number)
+    row_name = Markup('<text x="{}" y="{:.1f}" text-anchor="end">{}</text>')
+    column_name = Markup('<text x="{0:.1f}" y="{1}" transform="rotate(-40 {0:.1f} {1})">{2}</text>')
     square = Markup('<rect class="heat" fill-opacity="{:.2f}" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/>')
     inside = Markup('<text class="count halo" x="{:.1f}" y="{:.1f}">{}</text>')
     side = number * cell
@@ -172,32 +248,32 @@ def confusion_matrix(title: str, classes: Sequence[str], counts: Sequence[Sequen
     for row, (name, line) in enumerate(zip(classes, counts, strict=True)):
         total, y = sum(line), top + row * cell
         if named:
-            parts.append(across.format(left - 6, y + cell / 2 + 4, _cut(name, 20)))
-            parts.append(slanted.format(left + (row + 0.5) * cell, top - 6, _cut(name, 16)))
+            parts.append(row_name.format(left - 6, y + cell / 2 + 4, _cut(name, across)))
+            parts.append(column_name.format(left + (row + 0.5) * cell, top - 6, _cut(name, slanted)))
         for column, count in enumerate(line):
             if count:
                 x = left + column * cell
                 said = "right" if row == column else f"taken for {classes[column]}"
                 drawn = square.format(0.12 + 0.78 * count / total, x, y, cell, cell)
-                if number <= _COUNTED_CLASSES:
+                if cell >= _LEAST_COUNTED:
                     drawn += inside.format(x + cell / 2, y + cell / 2, count)
                 words = f"{name}: {count} of {total} {said}"
                 parts.append(Markup("<g><title>{}</title>{}</g>").format(words, drawn))
-    return _svg(title, _NOTHING.join(parts), round(top + side + 12))
+    return _svg(title, _NOTHING.join(parts), width, round(top + side + 12))
 
 
-def _frame(x_axis: Axis, y_axis: Axis, x_name: str, y_name: str) -> Markup:
+def _frame(plot: Plot, x_axis: Axis, y_axis: Axis, x_name: str, y_name: str) -> Markup:
     rule = Markup('<line class="rule" x1="{}" x2="{}" y1="{}" y2="{}"/>')
     number = Markup('<text class="soft" x="{}" y="{}" text-anchor="{}">{}</text>')
     heights = {tick: y_axis.at(tick) for tick in y_axis.ticks}
-    parts = [rule.format(_LEFT, _RIGHT, y, y) for y in heights.values()]
+    parts = [rule.format(_LEFT, plot.right, y, y) for y in heights.values()]
     parts += [number.format(_LEFT - 6, y + 4, "end", _short(tick)) for tick, y in heights.items()]
     within = [tick for tick in x_axis.ticks if x_axis.low <= tick <= x_axis.high]
-    parts += [number.format(x_axis.at(tick), _BOTTOM + 16, "middle", _short(tick)) for tick in within]
+    parts += [number.format(x_axis.at(tick), plot.bottom + 16, "middle", _short(tick)) for tick in within]
     return _NOTHING.join(parts) + Markup(
         '<path class="axis" d="M{0},{1}V{2}H{3}"/>'
         '<text class="soft" x="{3}" y="{4}" text-anchor="end">{5}</text><text class="soft" x="{0}" y="11">{6}</text>'
-    ).format(_LEFT, _TOP, _BOTTOM, _RIGHT, _BOTTOM + 34, x_name, y_name)
+    ).format(_LEFT, _TOP, plot.bottom, plot.right, plot.bottom + 34, x_name, y_name)
 
 
 def _mark(line: Series, x: float, y: float, words: str, bar: Markup) -> Markup:
@@ -217,14 +293,14 @@ def _bar(axis: Axis, x: float, y: float, spread: float | None) -> Markup:
     )
 
 
-def _labels(points: Sequence[tuple[float, float, str]]) -> Markup:
+def _labels(points: Sequence[tuple[float, float, str]], plot: Plot) -> Markup:
     """Beside their points, moved down where two would meet."""
     taken: list[tuple[float, float, float]] = []
     parts = []
     for x, y, label in sorted(points, key=lambda point: point[1]):
-        text = _cut(label, 36)
+        text = _cut(label, 36 if plot.width >= WIDE else 26)
         width = 6.4 * len(text)
-        left = x + 9 if x + 9 + width < _WIDTH else x - 9 - width
+        left = x + 9 if x + 9 + width < plot.width else max(2, x - 9 - width)
         place = y + 4
         while any(
             left < end and start < left + width and abs(place - other) < _LABEL_HEIGHT for start, end, other in taken
@@ -233,6 +309,14 @@ def _labels(points: Sequence[tuple[float, float, str]]) -> Markup:
         taken.append((left, left + width, place))
         parts.append(Markup('<text class="halo" x="{:.1f}" y="{:.1f}">{}</text>').format(left, place, text))
     return _NOTHING.join(parts)
+
+
+def _alone(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
+    """Points without a neighbour on either side, of which a line shows nothing."""
+    ys = [None, *(y for _, y in points), None]
+    return [
+        (x, y) for place, (x, y) in enumerate(points) if y is not None and ys[place] is None and ys[place + 2] is None
+    ]
 
 
 def _path(points: Sequence[tuple[float, float | None]]) -> str:
@@ -247,9 +331,9 @@ def _path(points: Sequence[tuple[float, float | None]]) -> str:
     return "".join(words)
 
 
-def _svg(title: str, body: Markup, height: int, attributes: Markup = _NOTHING) -> Markup:
+def _svg(title: str, body: Markup, width: int, height: int, attributes: Markup = _NOTHING) -> Markup:
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}"{}>{}</svg>').format(
-        _WIDTH, height, title, attributes, body
+        width, height, title, attributes, body
     )
 
 

@@ -1,17 +1,20 @@
-"""What the page says of single runs and classes: figures of classes, what is taken for what, curves.
+"""What there is to say of single runs and classes: what is taken for what, the surest mistakes, curves.
 
 Shapes: V videos, C classes.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from resact.errors import ResactError
-from resact.train.report.paper import PAPER_ROWS, RowKey
+from resact.train.report.cells import one_line, worst_classes_line
+from resact.train.report.paper import RowKey
+from resact.train.report.side_by_side import DataSet, Entry
 from resact.train.runs.files.history import read_metrics
-from resact.train.runs.testing.metrics import Scores, measure
+from resact.train.runs.testing.metrics import Scores, measure, ranking
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions
 
 if TYPE_CHECKING:
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
 
 RGB = RowKey("p3d-resnet50", "rgb", None, attention=True, feature_residual=True)
 RESIDUAL = RGB._replace(modality="residual", step=1)
-_NAMED = 5
+MOST_DESCRIBED = 6
+"""Entries that text formats describe; the page has all of them."""
+_NAMED, _NAMED_IN_TEXT = 5, 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,45 +41,25 @@ class Detail:
         names: list[str] = self.predictions.classes.tolist()
         return names
 
-    @property
-    def per_class(self) -> list[float | None]:
-        """(C,) video top-1 in percent; None where a class has no video."""
-        return [None if score.video_top1 is None else 100 * score.video_top1 for score in self.scores.per_class]
+
+def read_detail(run: "FoundRun") -> Detail:
+    """Of a run that is done."""
+    predictions = read_predictions(run.folder.path / PREDICTIONS)
+    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
+    return Detail(run=run, predictions=predictions, scores=scores)
 
 
-def read_details(runs: Sequence["FoundRun"]) -> list[Detail]:
-    """Of the runs that are done, by row and seed."""
-    order = {key: place for place, key in enumerate(dict.fromkeys(row.key for row in PAPER_ROWS))}
-    details = []
-    for run in sorted(runs, key=lambda run: (order.get(run.key, len(order)), run.record.config.seed)):
-        if run.evaluation is None:
-            continue
-        predictions = read_predictions(run.folder.path / PREDICTIONS)
-        scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
-        details.append(Detail(run=run, predictions=predictions, scores=scores))
-    return details
-
-
-def class_means(details: Sequence[Detail]) -> dict[RowKey, list[float | None]]:
-    """Row -> (C,) video top-1 of each class in percent, the mean over its seeds."""
-    rows: dict[RowKey, list[Detail]] = {}
-    for detail in details:
-        rows.setdefault(detail.run.key, []).append(detail)
-    return {
-        key: [
-            None if None in seeds else fmean(value for value in seeds if value is not None)
-            for seeds in zip(*(detail.per_class for detail in of_row), strict=True)
-        ]
-        for key, of_row in rows.items()
-    }
-
-
-def residual_gains(means: Mapping[RowKey, Sequence[float | None]], classes: Sequence[str]) -> list[tuple[str, float]]:
+def residual_gains(entries: Sequence[Entry]) -> list[tuple[str, float]]:
     """Class -> points that the residual at step 1 has over RGB, the largest first; empty where one was not run."""
-    if RGB not in means or RESIDUAL not in means:
+    by_key = {entry.key: entry for entry in reversed(entries) if entry.done}
+    if RGB not in by_key or RESIDUAL not in by_key:
         return []
-    both = zip(classes, means[RESIDUAL], means[RGB], strict=True)
-    gains = [(name, residual - rgb) for name, residual, rgb in both if residual is not None and rgb is not None]
+    both = zip(by_key[RESIDUAL].per_class, by_key[RGB].per_class, strict=True)
+    gains = [
+        (residual.class_name, residual.top1 - rgb.top1)
+        for residual, rgb in both
+        if residual.top1 is not None and rgb.top1 is not None
+    ]
     return sorted(gains, key=lambda gain: -gain[1])
 
 
@@ -100,6 +85,35 @@ def confusion_words(scores: Scores) -> Iterator[str]:
     ]
     for count, true, said, total in sorted(wrong, key=lambda entry: (-entry[0], entry[1:]))[:_NAMED]:
         yield f"{true} is taken for {said} in {count} of {total} videos."
+
+
+def mistake_words(detail: Detail) -> list[str]:
+    """The videos that a run gets wrong and is surest of."""
+    scores_VC = detail.predictions.scores
+    said_V, label_V = ranking(scores_VC)[:, 0], detail.predictions.label
+    wrong = np.flatnonzero(said_V != label_V)
+    surest = wrong[np.argsort(-scores_VC[wrong, said_V[wrong]], kind="stable")][:_NAMED]
+    return [
+        f"{detail.predictions.video_id[video]} ({detail.classes[label_V[video]]} taken for "
+        f"{detail.classes[said_V[video]]}, {100 * scores_VC[video, said_V[video]]:.0f} %)"
+        for video in surest
+    ]
+
+
+def described(data_set: DataSet) -> Iterator[tuple[str, list[str]]]:
+    """Name of each tested entry, and its worst classes; of its first seed, the confusions and surest mistakes."""
+    done = [entry for entry in data_set.entries if entry.done]
+    for entry in done[:MOST_DESCRIBED]:
+        detail = read_detail(entry.done[0])
+        confusions, mistakes = list(confusion_words(detail.scores)), mistake_words(detail)
+        lines = [
+            worst_classes_line(entry) or "all test videos are right",
+            " ".join(confusions[:_NAMED_IN_TEXT]),
+            f"wrong and surest: {', '.join(mistakes[:_NAMED_IN_TEXT])}" if mistakes else "",
+        ]
+        yield one_line(entry.name), [one_line(line) for line in lines if line]
+    if len(done) > MOST_DESCRIBED:
+        yield f"{len(done) - MOST_DESCRIBED} more", ["`resact report -o report.html` describes them likewise"]
 
 
 def epochs_of(run: "FoundRun") -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import base64
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,13 +11,13 @@ import simplejpeg
 from resact.cache.layout import printable
 from resact.cache.store import ClipStore, open_store
 from resact.errors import ResactError
-from resact.train.clips.figure import Look, read_excerpt, strip_of
+from resact.train.clips.figure import Excerpt, Look, read_excerpt, strip_of, visible_gain
 from resact.train.report.details import RESIDUAL, RGB, Detail
 from resact.train.runs.files.record import StoreIdentity
 from resact.train.runs.testing.metrics import ranking
 
 _EACH = 4  # videos right, and as many wrong, of a run
-_GAIN = 4.0
+_SHOWN_RUNS = 2
 _QUALITY = 82
 
 
@@ -43,12 +43,13 @@ class Gallery:
 
 
 def gallery(details: Sequence[Detail]) -> Gallery | None:
-    """Of the first seed with RGB and with the residual at step 1, or of the first run where there is neither.
+    """Of the first seed with RGB and with the residual at step 1; where one is missing, of the first two runs.
 
     The videos are drawn with a fixed seed, so that the same runs give the same page.
     """
     chosen = [next((d for d in details if d.run.key == key), None) for key in (RGB, RESIDUAL)]
-    shown = [detail for detail in chosen if detail is not None] or list(details[:1])
+    both = [detail for detail in chosen if detail is not None]
+    shown = both if len(both) == len(chosen) else list(details[:_SHOWN_RUNS])
     if not shown:
         return None
     identity = shown[0].run.record.store
@@ -56,39 +57,44 @@ def gallery(details: Sequence[Detail]) -> Gallery | None:
         store = open_store(identity.path)
         if not StoreIdentity.of(store).same_as(identity):
             return Gallery(notes=(f"No pictures: {identity.path} is no longer the store of these runs.",), items=())
-        items = [item for detail in shown for item in _items(detail, store)]
+        drawn = [(detail, video, excerpt) for detail in shown for video, excerpt in _excerpts(detail, store)]
     except (ResactError, OSError) as error:
         return Gallery(notes=(f"No pictures: {printable(str(error))}",), items=())
-    note = f"RGB above, residuals below, {_GAIN:g} times as bright as they are. Drawn at random, the same each time."
-    return Gallery(notes=(note,), items=tuple(items))
+    gain = visible_gain((excerpt, _look(detail).steps) for detail, _, excerpt in drawn)
+    note = f"RGB above, residuals below, {gain:g} times as bright as they are. Drawn at random, the same each time."
+    return Gallery(notes=(note,), items=tuple(_item(*one, gain) for one in drawn))
 
 
-def _items(detail: Detail, store: ClipStore) -> list[Item]:
-    predictions = detail.predictions
-    scores_VC = predictions.scores
-    said_V = ranking(scores_VC)[:, 0]
-    drawn = random.Random(0)
-    videos = list(range(len(said_V)))
-    drawn.shuffle(videos)
-    look = Look(steps=(detail.run.key.step or 1,), frames=6, height=72, gain=_GAIN)
-    items = []
+def _look(detail: Detail, gain: float = 1) -> Look:
+    return Look(steps=(detail.run.key.step or 1,), frames=6, height=72, gain=gain)
+
+
+def _excerpts(detail: Detail, store: ClipStore) -> Iterator[tuple[int, Excerpt]]:
+    """Place of each video that is shown, and its frames; those that are right come first."""
+    right_V = ranking(detail.predictions.scores)[:, 0] == detail.predictions.label
+    videos = list(range(len(right_V)))
+    random.Random(0).shuffle(videos)
     for right in (True, False):
-        for video in [v for v in videos if (said_V[v] == predictions.label[v]) == right][:_EACH]:
-            video_id, said = str(predictions.video_id[video]), int(said_V[video])
-            excerpt = read_excerpt(store, store.index.row_of(video_id), look)
-            if not excerpt.times:
-                continue  # too short for one residual
-            picture = np.ascontiguousarray(strip_of(excerpt, look))
-            true, score = detail.classes[predictions.label[video]], 100 * scores_VC[video, said]
-            verdict = f"({score:.0f} %)" if right else f"taken for {detail.classes[said]} ({score:.0f} %)"
-            items.append(
-                Item(
-                    video_id=printable(video_id),
-                    words=printable(f"by {detail.run.key.label}: {video_id}, {true} {verdict}"),
-                    right=right,
-                    jpeg=base64.b64encode(simplejpeg.encode_jpeg(picture, _QUALITY, "RGB", "444")).decode(),
-                    width=picture.shape[1],
-                    height=picture.shape[0],
-                )
-            )
-    return items
+        for video in [v for v in videos if right_V[v] == right][:_EACH]:
+            row = store.index.row_of(str(detail.predictions.video_id[video]))
+            excerpt = read_excerpt(store, row, _look(detail))
+            if excerpt.times:  # otherwise too short for one residual
+                yield video, excerpt
+
+
+def _item(detail: Detail, video: int, excerpt: Excerpt, gain: float) -> Item:
+    predictions = detail.predictions
+    scores_C = predictions.scores[video]
+    said = int(ranking(scores_C[None])[0, 0])
+    right = said == predictions.label[video]
+    true, score = detail.classes[predictions.label[video]], 100 * scores_C[said]
+    verdict = f"({score:.0f} %)" if right else f"taken for {detail.classes[said]} ({score:.0f} %)"
+    picture = np.ascontiguousarray(strip_of(excerpt, _look(detail, gain)))
+    return Item(
+        video_id=printable(excerpt.video_id),
+        words=printable(f"by {detail.run.folder.name}: {excerpt.video_id}, {true} {verdict}"),
+        right=right,
+        jpeg=base64.b64encode(simplejpeg.encode_jpeg(picture, _QUALITY, "RGB", "444")).decode(),
+        width=picture.shape[1],
+        height=picture.shape[0],
+    )

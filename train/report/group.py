@@ -36,7 +36,7 @@ class Group:
     @property
     def heading(self) -> str:
         """Data set and split; what it lacks."""
-        return f"{self.dataset}, {self.split}" + (f" ({self.partial})" if self.partial else "")
+        return heading_of(self.dataset, self.split, self.partial)
 
     def words(self, defaults: dict[str, Any]) -> str:
         """The settings that are not the default, for people.
@@ -44,10 +44,19 @@ class Group:
         Args:
             defaults: settings by name.
         """
+        plain = "the paper's sizes, the default recipe"
         if not self.settings:
-            return "the paper's sizes, the default recipe"
-        said = dict(self.settings)
-        amp = said.pop("amp")
+            return plain
+        words = self.changed_words(defaults) or [plain]
+        return "; ".join([*words, *self.execution_words, f"store {self.store}"])
+
+    def changed_words(self, defaults: dict[str, Any]) -> list[str]:
+        """Each setting that is not the default, in words; of a group with runs.
+
+        Args:
+            defaults: settings by name.
+        """
+        said = {name: value for name, value in self.settings if name != "amp"}
         words = [] if said.pop("flip") else ["no flip"]
         for name, value in said.items():
             if value not in (defaults[name], "separable"):
@@ -55,8 +64,15 @@ class Group:
                 words.append(f"{name.replace('_', ' ')} {text}")
         if self.earlier_epochs:
             words.append(f"went on after epoch {', '.join(map(str, self.earlier_epochs))} (--resume --epochs)")
-        words = words or ["the paper's sizes, the default recipe"]
-        words.append("bfloat16" if amp else "float32")
-        if self.world_size > 1:
-            words.append(f"{self.world_size} devices")
-        return "; ".join([*words, f"store {self.store}"])
+        return words
+
+    @property
+    def execution_words(self) -> list[str]:
+        """Precision and number of devices, in words; of a group with runs."""
+        devices = [f"{self.world_size} devices"] if self.world_size > 1 else []
+        return ["bfloat16" if dict(self.settings)["amp"] else "float32", *devices]
+
+
+def heading_of(dataset: str, split: str, partial: str | None) -> str:
+    """Data set and split; what it lacks."""
+    return f"{dataset}, {split}" + (f" ({partial})" if partial else "")

@@ -5,6 +5,9 @@ from typing import Any, NamedTuple
 
 from resact.train.networks.variants import PAPER_VARIANTS, Variant
 
+DATASET = "ucf101"
+"""What it tested on."""
+
 TABLES = {
     2: "modalities and networks",
     3: "step of the residual",
@@ -26,12 +29,27 @@ class RowKey(NamedTuple):
     @property
     def label(self) -> str:
         """For people: `P3D both s=1, no attention`."""
-        words = [_NETWORKS.get(self.network, self.network), "RGB" if self.modality == "rgb" else self.modality]
-        if self.step is not None:
-            words.append(f"s={self.step}")
+        return ", ".join([f"{self._network} {self.input_label}", *self._without])
+
+    @property
+    def network_label(self) -> str:
+        """For people: `P3D, no attention`."""
+        return ", ".join([self._network, *self._without])
+
+    @property
+    def input_label(self) -> str:
+        """For people: `both s=1`."""
+        modality = "RGB" if self.modality == "rgb" else self.modality
+        return modality if self.step is None else f"{modality} s={self.step}"
+
+    @property
+    def _network(self) -> str:
+        return _NETWORKS.get(self.network, self.network)
+
+    @property
+    def _without(self) -> list[str]:
         parts = {"attention": self.attention, "fmres": self.feature_residual}
-        without = [f"no {name}" for name, on in parts.items() if not on] if self.network == "p3d-resnet50" else []
-        return ", ".join([" ".join(words), *without])
+        return [f"no {name}" for name, on in parts.items() if not on] if self.network == "p3d-resnet50" else []
 
 
 _NETWORKS = {"p3d-resnet50": "P3D", "3d-resnet50": "3D-R50"}

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,40 +11,17 @@ import numpy as np
 from resact.errors import UsageError
 from resact.train.report.bootstrap import FEWEST_GROUPS, Interval, clustered_interval
 from resact.train.report.commands import Filling, default_settings, filling
+from resact.train.report.figures import Figures, figures_of
 from resact.train.report.group import Group
-from resact.train.report.paper import CLAIMS, PAPER_ROWS, TABLES, Claim, PaperRow, RowKey
+from resact.train.report.paired import Comparison
+from resact.train.report.paper import CLAIMS, DATASET, PAPER_ROWS, TABLES, Claim, PaperRow, RowKey
+from resact.train.report.side_by_side import DataSet, asked_comparison, find_data_sets
 
 if TYPE_CHECKING:
     from resact.train.report.found import BrokenRun, FoundRun
 
 Status = Literal["done", "running", "not run"]
 Verdict = Literal["confirmed", "refuted", "unresolved", "not run"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figures:
-    """Of one or more runs that differ in their seed alone; accuracies in percent of videos, means over the seeds."""
-
-    top1: float
-    top5: float | None
-    """None with fewer than five classes."""
-    top1_spread: float | None
-    """Sample standard deviation over the seeds; None with one seed."""
-    top5_spread: float | None
-    multiply_adds: int
-    """Of one clip of the run's own size through its own network."""
-    parameters: int
-    epochs: int
-    clips_per_second: float | None
-    """Of training; None where no history says it."""
-    padded_share: float
-    """Of the training clips, those that are longer than their video."""
-    seeds: tuple[int, ...]
-
-    @property
-    def g(self) -> float:
-        """Multiply-adds in 10^9, as the paper gives them."""
-        return self.multiply_adds / 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +118,31 @@ class GroupTables:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Section:
+    """What a page says under one heading: runs with the same test videos, and the paper's tables where they apply."""
+
+    data_set: DataSet | None
+    """None where there is no run: then the tables are all."""
+    groups: tuple[GroupTables, ...]
+    """With runs of the data set; or the paper's own, without any."""
+
+    @property
+    def heading(self) -> str:
+        """Data set and split; what it lacks."""
+        return self.data_set.heading if self.data_set is not None else self.groups[0].group.heading
+
+    @property
+    def tables(self) -> tuple[GroupTables, ...]:
+        """The paper's, beside which runs on its data set stand; none for a data set of the user's own."""
+        return self.groups if self.data_set is None or self.data_set.name == DATASET else ()
+
+    @property
+    def begins_with_tables(self) -> bool:
+        """Whether it is of the paper's data set, whole: otherwise the runs come first."""
+        return self.data_set is None or (self.data_set.name == DATASET and self.data_set.partial is None)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OtherRun:
     """A run that fills no row of the paper."""
 
@@ -159,43 +160,58 @@ class Report:
     groups: tuple[GroupTables, ...]
     """At least one: with no run that fills a row, the paper's own, all of it not run."""
     other_runs: tuple[OtherRun, ...]
+    sections: tuple[Section, ...]
+    """At least one; what people read. `groups` and `other_runs` say the same to scripts."""
+    comparison: Comparison | None
+    """The one that was asked for."""
     broken: tuple["BrokenRun", ...]
     notes: tuple[str, ...]
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether the paper's tables are shown: not where all runs are of other data sets."""
+        return any(section.tables for section in self.sections)
 
-def build_report(runs: Path, *, without: Collection[str] = ()) -> Report:
-    """Read the runs and set them beside the paper's rows.
+
+def build_report(
+    runs: Path, *, without: Collection[str] = (), compare: Sequence[Sequence[str]] | None = None
+) -> Report:
+    """Read the runs, and set them side by side and beside the paper's rows.
 
     Args:
         runs: folder of runs; where there is none, all rows are not run, and a note says so.
         without: names of folders in it to leave out.
+        compare: two sides whose difference is tested, each the names of a run or of several seeds.
 
     Raises:
-        UsageError: `runs` is no folder, a name to leave out is not in it, or two runs fill one row with one seed.
+        UsageError: `runs` is no folder, a name to leave out is not in it, two runs on the paper's data set fill one
+            row with one seed, or two runs cannot be compared.
     """
     if not runs.is_dir():
-        if runs.exists() or without:
+        if runs.exists() or without or compare:
             raise UsageError(f"got --runs {runs}, expected a folder of runs: `resact train` makes one")
-        return _arranged(runs, [], [], (), (f"there is no folder {runs} yet",))
+        return _arranged(runs, [], [], taken=(), notes=(f"there is no folder {runs} yet",), compare=None)
     names = {entry.name for entry in runs.iterdir() if entry.is_dir()}
     if unknown := sorted(set(without) - names):
         raise UsageError(
             f"got --without {unknown[0]}, expected names of folders in {runs}: {', '.join(sorted(names)) or '(none)'}"
         )
-    if not names:
-        return _arranged(runs, [], [], (), (f"there is no run in {runs} yet",))
+    if not names and compare is None:
+        return _arranged(runs, [], [], taken=(), notes=(f"there is no run in {runs} yet",), compare=None)
     from resact.train.report.found import find_runs  # brings torch, which takes seconds
 
     found, broken = find_runs(runs, without=without)
-    return _arranged(runs, found, broken, names, ())
+    return _arranged(runs, found, broken, taken=names, notes=(), compare=compare)
 
 
 def _arranged(
     runs: Path,
     found: Sequence["FoundRun"],
     broken: Sequence["BrokenRun"],
+    *,
     taken: Collection[str],
     notes: tuple[str, ...],
+    compare: Sequence[Sequence[str]] | None,
 ) -> Report:
     defaults = default_settings() | {"val_groups": 0} if found else {}  # 0 as in the paper
     keys = {row.key for row in PAPER_ROWS}
@@ -209,17 +225,32 @@ def _arranged(
             GroupTables(
                 group=group,
                 words=group.words(defaults),
-                tables=tuple(_table(number, compared, fill) for number in TABLES),
+                tables=tuple(_table(number, compared, fill, strict=group.dataset == DATASET) for number in TABLES),
                 filling=fill,
             )
         )
     return Report(
         runs=runs,
         groups=tuple(groups),
-        other_runs=tuple(OtherRun(run=run, words=run.group.words(defaults), ours=_figures([run])) for run in others),
+        sections=_sections(found, groups),
+        comparison=None if compare is None else asked_comparison(found, compare, runs),
+        other_runs=tuple(OtherRun(run=run, words=run.group.words(defaults), ours=figures_of([run])) for run in others),
         broken=tuple(broken),
         notes=notes,
     )
+
+
+def _sections(found: Sequence["FoundRun"], groups: Sequence[GroupTables]) -> tuple[Section, ...]:
+    if not found:
+        return (Section(data_set=None, groups=tuple(groups)),)
+    sections = []
+    for data_set in find_data_sets(found, default_settings()):
+        paths = {run.path for run in data_set.runs}
+        own = [group for group in groups if group.runs and group.runs[0].path in paths]
+        if data_set.name == DATASET and not own:
+            own = [group for group in groups if group.is_empty]  # there are rows to fill
+        sections.append(Section(data_set=data_set, groups=tuple(own)))
+    return tuple(sections)
 
 
 def _grouped(found: Iterable["FoundRun"]) -> dict[Group, list["FoundRun"]]:
@@ -259,16 +290,16 @@ def _on_the_same_videos(members: Sequence["FoundRun"]) -> list["FoundRun"]:
     ]
 
 
-def _table(number: int, members: Sequence["FoundRun"], fill: Filling) -> Table:
+def _table(number: int, members: Sequence["FoundRun"], fill: Filling, *, strict: bool) -> Table:
     rows = [row for row in PAPER_ROWS if row.table == number]
-    filled = {row.key: _runs_of(row.key, members) for row in rows}
+    filled = {row.key: _runs_of(row.key, members, strict=strict) for row in rows}
     return Table(
         number=number,
         rows=tuple(
             TableRow(
                 paper=row,
                 runs=tuple(filled[row.key]),
-                ours=_figures(filled[row.key]),
+                ours=figures_of(filled[row.key]),
                 command=None if filled[row.key] else fill.command(row.variant),
             )
             for row in rows
@@ -281,13 +312,15 @@ def _table(number: int, members: Sequence["FoundRun"], fill: Filling) -> Table:
     )
 
 
-def _runs_of(key: RowKey, members: Sequence["FoundRun"]) -> list["FoundRun"]:
+def _runs_of(key: RowKey, members: Sequence["FoundRun"], *, strict: bool) -> list["FoundRun"]:
     """The runs of a row, by seed.
 
     Raises:
-        UsageError: two of them have figures for one seed.
+        UsageError: it is strict, and two of them have figures for one seed.
     """
     runs = sorted((run for run in members if run.key == key), key=lambda run: run.record.config.seed)
+    if not strict:
+        return runs
     seeds = Counter(run.record.config.seed for run in runs if run.evaluation is not None)
     for seed, count in seeds.items():
         if count > 1:
@@ -298,28 +331,6 @@ def _runs_of(key: RowKey, members: Sequence["FoundRun"]) -> list["FoundRun"]:
                 f"leave one out, such as with --without {same[-1].folder.name}"
             )
     return runs
-
-
-def _figures(runs: Sequence["FoundRun"]) -> Figures | None:
-    done = [(run, run.evaluation) for run in runs if run.evaluation is not None]
-    if not done:
-        return None
-    first = done[0][0]
-    top1 = [evaluation.top1 for _, evaluation in done]
-    top5 = [evaluation.top5 for _, evaluation in done if evaluation.top5 is not None]
-    rates = [run.clips_per_second for run, _ in done if run.clips_per_second is not None]
-    return Figures(
-        top1=fmean(top1),
-        top5=fmean(top5) if top5 else None,
-        top1_spread=stdev(top1) if len(top1) > 1 else None,
-        top5_spread=stdev(top5) if len(top5) > 1 else None,
-        multiply_adds=first.cost.multiply_adds,
-        parameters=first.cost.parameters,
-        epochs=first.epoch,
-        clips_per_second=fmean(rates) if rates else None,
-        padded_share=fmean(run.record.padded_share for run, _ in done),
-        seeds=tuple(run.record.config.seed for run, _ in done),
-    )
 
 
 def _interval(better: Sequence["FoundRun"], worse: Sequence["FoundRun"]) -> Interval | None:

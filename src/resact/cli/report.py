@@ -1,5 +1,6 @@
-"""The command that sets our runs beside the paper's tables."""
+"""The command that sets runs side by side, and beside the paper's tables."""
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from resact.cache.names import names_in
 from resact.cli import complete
 from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.output import require_writable, write_output
 from resact.cli.training import RunsOption
 from resact.errors import UsageError
 
@@ -20,6 +22,10 @@ app = typer.Typer()
 
 FORMATS = ("terminal", "markdown", "csv", "json", "html")
 
+_SUFFIXES = {
+    ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json",
+    ".txt": "terminal", "": "terminal",
+}  # fmt: skip
 _FILE_WIDTH = 100  # columns of a terminal's tables in a file
 
 
@@ -27,46 +33,81 @@ _FILE_WIDTH = 100  # columns of a terminal's tables in a file
 def report(
     runs: RunsOption = Path("runs"),
     format_: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
             metavar="F",
-            help="terminal, markdown, csv, json or html (one file that works offline).",
+            help="terminal, markdown, csv, json or html (one file that works offline). Default: by the suffix of "
+            "--output, or terminal.",
             autocompletion=complete.among("resact.cli.report:FORMATS"),
         ),
-    ] = "terminal",
+    ] = None,
+    compare: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="A B", help="Test the difference of two runs, by name. With commas, a side is several seeds."
+        ),
+    ] = None,
     without: Annotated[
         str | None,
         typer.Option(metavar="NAME,NAME", help="Runs to leave out, such as one of two with the same row and seed."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="FILE", help="Write the report to FILE instead of printing it."),
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Write the report to FILE: .html, .md, .csv, .json or .txt. The old file stays until the new one is whole.",
+        ),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Show the paper's tables 2, 3 and 4 with our runs beside them, and a verdict on each claim."""
+    """Show your runs side by side, and for UCF101 the paper's tables with yours beside them."""
     from resact.train.report.report import build_report
 
-    if format_ not in FORMATS:
-        raise UsageError(f"got --format {format_!r}, expected one of {', '.join(FORMATS)}")
-    if output is not None and (output.is_dir() or not output.parent.is_dir()):
-        raise UsageError(f"got --output {output}, expected a file in a folder that is there")
+    chosen = _format(format_, output)
+    if output is not None:
+        require_writable(output)
     names = names_in(None if without is None else [without])
-    built, console = build_report(runs, without=names or []), open_console(json_output)
+    sides = None if compare is None else tuple(names_in([side]) or [side] for side in compare)
+    built, console = build_report(runs, without=names or [], compare=sides), open_console(json_output)
     if output is not None:
         from rich.console import Console
 
+        text = io.StringIO()
         plain = {"force_terminal": False, "highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
-        with output.open("w", encoding="utf-8", newline="") as file:
-            _write(built, format_, Console(file=file, width=_FILE_WIDTH, **plain))  # type: ignore[arg-type]
+        _write(built, chosen, Console(file=text, width=_FILE_WIDTH, **plain))  # type: ignore[arg-type]
+        write_output(output, text.getvalue().encode())
         console.print(f"report: {output}")
     else:
-        _write(built, format_, console)
+        _write(built, chosen, console)
     if json_output:
         from resact.train.report.as_json import plain_report
 
         print_json(plain_report(built))
+
+
+def _format(asked: str | None, output: Path | None) -> str:
+    """As asked, or as the file's suffix says; the two must not differ.
+
+    Raises:
+        UsageError: they do, or neither says it.
+    """
+    if asked is not None and asked not in FORMATS:
+        raise UsageError(f"got --format {asked!r}, expected one of {', '.join(FORMATS)}")
+    if output is None:
+        return asked or "terminal"
+    suffix = output.suffix.lower()
+    by_suffix = _SUFFIXES.get(suffix)
+    if asked is None:
+        if by_suffix is None:
+            known = ", ".join(name for name in _SUFFIXES if name)
+            raise UsageError(f"got --output {output}, expected a file that ends in {known}, or --format to say which")
+        return by_suffix
+    if suffix and by_suffix not in (None, asked):
+        raise UsageError(f"got --format {asked} and --output {output}, expected them to agree: leave --format out")
+    return asked
 
 
 def _write(built: "Report", format_: str, console: "Console") -> None:

@@ -97,7 +97,7 @@ def show(
     require_drawable(opened, rows, look)
     excerpts = [read_excerpt(opened, row, look) for row in rows]
     if gain is None:
-        look = replace(look, gain=visible_gain(excerpts, look.steps))
+        look = replace(look, gain=visible_gain((excerpt, look.steps) for excerpt in excerpts))
     picture = figure(excerpts[0], look) if video is not None else contact_sheet(excerpts, look)
     write_output(path, encoded(picture, path.suffix.lower()))
     console = open_console(json_output)

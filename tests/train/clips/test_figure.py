@@ -183,13 +183,13 @@ def still_but_for(*values):
     ],
 )
 def test_one_gain_brings_the_brightest_residuals_of_a_figure_close_to_white(excerpts, steps, gain):
-    assert visible_gain(excerpts, steps) == gain
+    assert visible_gain((excerpt, steps) for excerpt in excerpts) == gain
 
 
 def test_a_few_pixels_do_not_decide_the_gain():
     excerpt = still_but_for(10)
     excerpt.frames[1][1, :7] = 255  # 1.75 % of the pixels
-    assert visible_gain([excerpt], (1,)) == 16
+    assert visible_gain([(excerpt, (1,))]) == 16
 
 
 @pytest.mark.parametrize("size", [(12, 16), (20, 9), (30, 100)])

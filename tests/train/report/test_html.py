@@ -12,20 +12,36 @@ from tests.train.conftest import make_clip_store
 from tests.train.report.written import CLASSES, write_run
 
 from resact.cache.store import open_store
+from resact.train.clips.figure import Look, read_excerpt, visible_gain
 from resact.train.report.as_html import html
-from resact.train.report.charts import Series, confusion_matrix, curves, linear_axis, logarithmic_axis, scatter
-from resact.train.report.details import confusion_words, gain_words, read_details, residual_gains
+from resact.train.report.charts import (
+    Series,
+    confusion_matrix,
+    curves,
+    linear_axis,
+    logarithmic_axis,
+    scatter,
+    whole_axis,
+)
+from resact.train.report.details import Detail, confusion_words, gain_words, mistake_words, read_detail, residual_gains
 from resact.train.report.gallery import gallery
 from resact.train.report.paper import PAPER_ROWS
-from resact.train.report.report import build_report
+from resact.train.report.report import Report, build_report
+
+
+def details_of(report: Report) -> list[Detail]:
+    """Of the first data set's runs that are done, the most accurate first."""
+    data_set = report.sections[0].data_set
+    assert data_set is not None
+    return [read_detail(run) for entry in data_set.entries for run in entry.done]
 
 
 def test_with_no_run_every_row_and_its_command_is_there(tmp_path: Path) -> None:
     page = html(build_report(tmp_path / "none"))
     for row in PAPER_ROWS:
-        assert f'<th scope="row">{row.key.label}</th>' in page
+        assert f'<th role="rowheader" scope="row">{row.key.label}</th>' in page
         assert f'data-value="{row.top1}"' in page
-    assert page.count(">not run</td>") == len(PAPER_ROWS) + 10
+    assert page.count(">not run</span></td>") == len(PAPER_ROWS) + 10
     assert "resact reproduce" in page
     assert page.count("<pre>resact train ") == 9
 
@@ -69,17 +85,16 @@ def test_classes_that_the_residual_helps_and_harms(tmp_path: Path) -> None:
     write_run(tmp_path, "residual", modality="residual", correct=residual)
     report = build_report(tmp_path)
     page = html(report)
-    details = read_details(report.groups[0].runs)
-    assert [detail.run.folder.name for detail in details] == ["rgb", "residual"]
+    assert [detail.run.folder.name for detail in details_of(report)] == ["residual", "rgb"]
     assert "The residual helps most: A (+100.0 points)" in page
     assert "It harms most: B (-100.0 points)" in page
     assert "<td" in page
-    assert 'data-value="-100.0">-100.0</td>' in page
+    assert 'data-value="-100.0"><span class="value">-100.0</span></td>' in page
     assert "A is taken for B in 12 of 12 videos." in page
 
 
 def test_gains_and_confusions_in_words() -> None:
-    assert residual_gains({}, ["A"]) == []
+    assert residual_gains([]) == []
     assert list(gain_words([("A", 3.0), ("B", 0.0), ("C", -2.5)])) == [
         "The residual helps most: A (+3.0 points).",
         "It harms most: C (-2.5 points).",
@@ -89,16 +104,27 @@ def test_gains_and_confusions_in_words() -> None:
 
 def test_the_worst_confusions_come_first(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", correct=0.5)
-    [detail] = read_details(build_report(tmp_path).groups[0].runs)
+    [detail] = details_of(build_report(tmp_path))
     words = list(confusion_words(detail.scores))
     assert words == [f"{a} is taken for {b} in 12 of 12 videos." for a, b in ("DE", "EF", "FA")]
+
+
+def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", modality="rgb", correct=0.5)
+    [detail] = details_of(build_report(tmp_path))
+    words = mistake_words(detail)
+    assert len(words) == 5
+    scores = detail.predictions.scores.max(1)[36:]
+    assert words[0].startswith(f"v{36 + int(scores.argmax()):03} (")
+    shares = [int(re.findall(r"(\d+) %\)$", line)[0]) for line in words]
+    assert shares == sorted(shares, reverse=True)
 
 
 def test_the_gallery_shows_videos_of_the_run_right_and_wrong(tmp_path: Path) -> None:
     make_clip_store(tmp_path / "clips.zarr", [12] * 6)
     store = open_store(tmp_path / "clips.zarr")
     write_run(tmp_path / "runs", "a", modality="residual", correct=0.5, clips=store)
-    [detail] = read_details(build_report(tmp_path / "runs").groups[0].runs)
+    [detail] = details_of(build_report(tmp_path / "runs"))
     shown = gallery([detail])
     assert shown is not None
     assert [item.right for item in shown.items] == [True] * 4 + [False] * 4
@@ -108,6 +134,17 @@ def test_the_gallery_shows_videos_of_the_run_right_and_wrong(tmp_path: Path) -> 
         assert item.video_id in item.words
         assert ("taken for" in item.words) != item.right
     assert shown == gallery([detail]), "the same videos each time"
+
+
+def test_the_gallery_has_one_gain_that_makes_residuals_visible(tmp_path: Path) -> None:
+    make_clip_store(tmp_path / "clips.zarr", [12] * 6)
+    store = open_store(tmp_path / "clips.zarr")
+    write_run(tmp_path / "runs", "a", modality="residual", step=2, clips=store)
+    [detail] = details_of(build_report(tmp_path / "runs"))
+    look = Look(steps=(2,), frames=6, height=72)
+    shown = {item.video_id for item in gallery([detail]).items}
+    excerpts = [read_excerpt(store, store.index.row_of(video_id), look) for video_id in shown]
+    assert f"{visible_gain((excerpt, (2,)) for excerpt in excerpts):g} times as bright" in gallery([detail]).notes[0]
 
 
 def test_a_store_that_is_gone_or_another_leaves_a_note(tmp_path: Path) -> None:
@@ -134,6 +171,72 @@ def test_axes_hold_their_values_between_round_ticks(values: list[float]) -> None
         axis = logarithmic_axis(values, 10, 110)
         assert axis.low <= min(values) <= max(values) <= axis.high
         assert all(10 <= axis.at(value) <= 110 for value in values)
+
+
+def test_a_data_set_of_the_users_own_has_its_runs_and_none_of_the_papers_rows(tmp_path: Path) -> None:
+    write_run(tmp_path, "mine", modality="residual", correct=0.75, dataset="gestures")
+    write_run(tmp_path, "other|<b>", modality="rgb", correct=0.5, dataset="gestures", epochs=3, epoch=2)
+    page = html(build_report(tmp_path))
+    assert "<title>Runs on gestures</title>" in page
+    for foreign in ("ucf101", "UCF101", "arxiv", "not run", "paper's", "80.4"):
+        assert foreign not in page, foreign
+    for shown in (
+        "75.0",
+        "95 % interval",
+        "mean class",
+        "worst classes: F 0.0 % of 12",
+        "stopped",
+        "Confusion matrix of",
+    ):
+        assert shown in page, shown
+    assert page.index("gestures, split1") < page.index(">mine<") < page.index("Costs and curves")
+
+
+@pytest.mark.parametrize(
+    ("partial", "first"), [(None, "tables"), ("not the whole of ucf101: 6 of 101 classes", "runs")]
+)
+def test_on_a_part_of_the_papers_data_set_the_runs_come_before_its_tables(
+    tmp_path: Path, partial: str | None, first: str
+) -> None:
+    write_run(tmp_path, "mine", modality="residual", partial=partial)
+    page = html(build_report(tmp_path))
+    places = {"tables": page.index('aria-label="Table 2'), "runs": page.index('aria-label="Runs side by side"')}
+    assert min(places, key=lambda name: places[name]) == first
+    assert "arxiv" in page
+
+
+def test_a_comparison_that_was_asked_for_comes_first(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", modality="rgb", correct=0.25, dataset="gestures")
+    write_run(tmp_path, "b", modality="residual", correct=0.75, dataset="gestures")
+    page = html(build_report(tmp_path, compare=(["b"], ["a"])))
+    assert page.index("b less a, points of top-1") < page.index("gestures, split1")
+    assert "b is better at: C (+100.0 points)" in page
+
+
+def test_a_point_without_neighbours_is_drawn_as_a_dot() -> None:
+    """Such as the only epoch so far; a line through one point is nothing."""
+    drawn = curves("t", "epoch", "loss", [Series(label="a", xs=[1], ys=[2.0])])
+    assert drawn.count("<circle") == 1
+    [x] = re.findall(r'<circle class="f0" cx="([\d.]+)"', drawn)
+    assert 250 < float(x) < 400, "in the middle"
+    assert re.findall(r'text-anchor="middle">([^<]*)<', drawn) == ["1"], "its epoch is the only tick"
+    broken = curves("t", "epoch", "loss", [Series(label="a", xs=[1, 2, 3, 4, 5], ys=[1.0, None, 3.0, 4.0, 5.0])])
+    assert broken.count("<circle") == 1
+
+
+@pytest.mark.parametrize("last", [2, 3, 7, 20, 100, 101])
+def test_epochs_have_whole_ticks(last: int) -> None:
+    axis = whole_axis([1, last], 10, 110)
+    assert 2 <= len(axis.ticks) <= 8
+    assert all(tick == int(tick) and 1 <= tick <= last for tick in axis.ticks)
+    assert (axis.at(1), axis.at(last)) == (10, 110)
+
+
+def test_what_the_confusion_matrix_says_of_its_colours_is_true_in_the_dark(tmp_path: Path) -> None:
+    write_run(tmp_path, "a", modality="rgb", dataset="gestures")
+    page = html(build_report(tmp_path))
+    assert "The stronger a field&#39;s colour, the larger its share" in page
+    assert "darker" not in page
 
 
 def test_charts_leave_out_what_is_no_number_and_escape_words() -> None:

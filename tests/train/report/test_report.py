@@ -339,7 +339,7 @@ def test_figures_of_videos_without_groups_are_said_to_be_so_in_every_format(tmp_
     text = io.StringIO()
     print_report(report, Console(file=text, width=2000))
     for shown in (text.getvalue(), markdown(report), html(report)):
-        assert shown.count(words) == 2, "once for the tables, once for the other run"
+        assert shown.count(words) == 1, "once for the runs of a data set"
     plain = plain_report(report)
     assert [bool(table["notes"]) for table in plain["tables"]] == [t["dataset"] == "mine" for t in plain["tables"]]
     assert plain["other_runs"][0]["notes"][0].startswith(words)

@@ -28,23 +28,24 @@ for (const table of document.querySelectorAll("table.sortable")) {
 
 // Curves: a pointer over the plot, or the arrow keys, read off every line at one place.
 for (const svg of document.querySelectorAll("svg[data-curves]")) {
-  const { left, right, width, xs, lines, name } = JSON.parse(svg.dataset.curves);
+  const { places, width, xs, lines, name } = JSON.parse(svg.dataset.curves);
   const readout = document.createElement("output");
   readout.className = "readout";
-  svg.closest("figure").append(readout);
+  svg.after(readout);
   const cursor = svg.querySelector(".cursor");
-  const at = (x) => left + ((x - xs[0]) / (xs[xs.length - 1] - xs[0] || 1)) * (right - left);
   let place = xs.length - 1;
   const show = () => {
-    const said = lines.filter((line) => line.ys[place] != null).map((line) => `${line.label}: ${line.ys[place]}`);
-    readout.textContent = `${name} ${xs[place]} — ${said.join("; ")}`;
-    cursor.setAttribute("x1", at(xs[place]));
-    cursor.setAttribute("x2", at(xs[place]));
+    const there = lines.filter((line) => line.ys[place] != null);
+    const said = there.slice(0, 8).map((line) => `${line.label}: ${line.ys[place]}`);
+    const more = there.length > 8 ? `; and ${there.length - 8} more` : "";
+    readout.textContent = `${name} ${xs[place]} — ${said.join("; ")}${more}`;
+    cursor.setAttribute("x1", places[place]);
+    cursor.setAttribute("x2", places[place]);
   };
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const x = ((event.clientX - box.left) / box.width) * width;
-    place = xs.reduce((best, value, i) => (Math.abs(at(value) - x) < Math.abs(at(xs[best]) - x) ? i : best), 0);
+    place = places.reduce((best, at, i) => (Math.abs(at - x) < Math.abs(places[best] - x) ? i : best), 0);
     show();
   });
   svg.addEventListener("keydown", (event) => {
@@ -55,6 +56,20 @@ for (const svg of document.querySelectorAll("svg[data-curves]")) {
     show();
   });
   show();
+}
+
+// A name in a legend shows its line alone, for as long as it is pointed at or touched.
+for (const item of document.querySelectorAll(".legend li")) {
+  const light = (on) => {
+    for (const svg of item.closest("figure").querySelectorAll("svg[data-curves]")) {
+      svg.classList.toggle("dimmed", on);
+      for (const line of svg.querySelectorAll("g[data-line]")) {
+        line.classList.toggle("lit", on && line.dataset.line === item.dataset.line);
+      }
+    }
+  };
+  item.addEventListener("pointerenter", () => light(true));
+  item.addEventListener("pointerleave", () => light(false));
 }
 
 // On paper nothing can be opened.

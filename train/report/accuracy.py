@@ -1,0 +1,41 @@
+"""How sure one accuracy is. Shapes: V videos, G groups."""
+
+from collections.abc import Hashable, Sequence
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.train.report.bootstrap import FEWEST_GROUPS, Interval, student_quantile
+
+
+def accuracy_interval(hit_V: npt.NDArray[np.float64], group_V: Sequence[Hashable], *, level: float = 0.95) -> Interval:
+    """Accuracy in percent, with Wilson's score interval for as many videos as the groups are worth.
+
+    Videos of one group are alike, so that their number says too much. The effective number is that whose simple
+    variance equals the one between groups, never above V, and scaled by Student's t for so few groups (Korn and
+    Graubard, Survey Methodology 24, 1998). Unlike a bootstrap it also says something where all videos are right.
+
+    Args:
+        hit_V: 1 where the video is right, 0 where not; between them, the share of seeds that got it right.
+        group_V: which videos belong together: those of equal value.
+        level: how often such an interval is to hold the truth.
+
+    Returns:
+        Without limits where there are fewer groups than `FEWEST_GROUPS`.
+    """
+    places: dict[Hashable, int] = {}
+    group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])
+    videos, groups, share = len(hit_V), len(places), float(hit_V.mean())
+    if groups < FEWEST_GROUPS:
+        return Interval(mean=100 * share, low=None, high=None, groups=groups)
+    excess_G = np.bincount(group_index_V, hit_V - share, groups)
+    variance = groups / (groups - 1) * float((excess_G**2).sum()) / videos**2
+    worth = min(videos, share * (1 - share) / variance) if variance > 0 else videos
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    worth *= (z / student_quantile(z, groups - 1)) ** 2
+    middle = (share + z * z / (2 * worth)) / (1 + z * z / worth)
+    half = z / (1 + z * z / worth) * sqrt(share * (1 - share) / worth + (z / (2 * worth)) ** 2)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return Interval(mean=100 * share, low=100 * low, high=100 * high, groups=groups)

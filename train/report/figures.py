@@ -1,0 +1,58 @@
+"""Figures of runs that differ in their seed alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resact.train.report.found import FoundRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """Of one or more runs that differ in their seed alone; accuracies in percent of videos, means over the seeds."""
+
+    top1: float
+    top5: float | None
+    """None with fewer than five classes."""
+    top1_spread: float | None
+    """Sample standard deviation over the seeds; None with one seed."""
+    top5_spread: float | None
+    multiply_adds: int
+    """Of one clip of the run's own size through its own network."""
+    parameters: int
+    epochs: int
+    clips_per_second: float | None
+    """Of training; None where no history says it."""
+    padded_share: float
+    """Of the training clips, those that are longer than their video."""
+    seeds: tuple[int, ...]
+
+    @property
+    def g(self) -> float:
+        """Multiply-adds in 10^9, as the paper gives them."""
+        return self.multiply_adds / 1e9
+
+
+def figures_of(runs: Sequence["FoundRun"]) -> Figures | None:
+    """Of those that are done; None where none is."""
+    done = [(run, run.evaluation) for run in runs if run.evaluation is not None]
+    if not done:
+        return None
+    first = done[0][0]
+    top1 = [evaluation.top1 for _, evaluation in done]
+    top5 = [evaluation.top5 for _, evaluation in done if evaluation.top5 is not None]
+    rates = [run.clips_per_second for run, _ in done if run.clips_per_second is not None]
+    return Figures(
+        top1=fmean(top1),
+        top5=fmean(top5) if top5 else None,
+        top1_spread=stdev(top1) if len(top1) > 1 else None,
+        top5_spread=stdev(top5) if len(top5) > 1 else None,
+        multiply_adds=first.cost.multiply_adds,
+        parameters=first.cost.parameters,
+        epochs=first.epoch,
+        clips_per_second=fmean(rates) if rates else None,
+        padded_share=fmean(run.record.padded_share for run, _ in done),
+        seeds=tuple(run.record.config.seed for run, _ in done),
+    )

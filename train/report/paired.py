@@ -1,0 +1,139 @@
+"""A paired test of two runs on the same test videos: by how much the one is better, and how sure that is.
+
+Shapes: V videos, C classes, G groups, R drawn resamples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.errors import UsageError
+from resact.train.report.bootstrap import Interval, clustered_interval
+
+if TYPE_CHECKING:
+    from resact.train.report.found import Evaluation, FoundRun
+
+SIGNIFICANT = 0.05
+_EXACT_GROUPS = 14
+"""Up to so many groups with a difference, all their signs are gone through; beyond, signs are drawn."""
+_DRAWN = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """A side is one run, or several seeds; of each video, a side has the share of its seeds that got it right."""
+
+    first: str
+    """Name of the one side."""
+    second: str
+    interval: Interval
+    """Of the first's top-1 less the second's, in points."""
+    p: float
+    """How often chance alone would give such a difference, or a larger one."""
+    only_first: tuple[str, ...]
+    """Videos that more of the first's seeds got right, by id."""
+    only_second: tuple[str, ...]
+    classes: tuple[tuple[str, float], ...]
+    """Classes with test videos, and the first's points over the second; the largest first."""
+
+    @property
+    def verdict(self) -> Literal["better", "worse", "undecided"]:
+        """What the first is. Decided only where the test and the interval agree."""
+        low, high = self.interval.low, self.interval.high
+        if self.p >= SIGNIFICANT or low is None or high is None or low <= 0 <= high:
+            return "undecided"
+        return "better" if low > 0 else "worse"
+
+
+def compare(
+    first: Sequence["FoundRun"], second: Sequence["FoundRun"], *, names: tuple[str, str] | None = None
+) -> Comparison:
+    """Test the difference of two sides.
+
+    Args:
+        first: runs that are done, one a seed.
+        second: likewise.
+        names: of the sides; left out, those of their runs.
+
+    Raises:
+        UsageError: they were not tested on the same videos.
+    """
+    base = _evaluation(first[0])
+    sides_V = [np.mean([_hits_like(base, run, first[0]) for run in side], axis=0) for side in (first, second)]
+    difference_V = sides_V[0] - sides_V[1]
+    label_V = np.array([label for label, _ in base.cluster])
+    classes = [
+        (name, 100 * float(difference_V[label_V == label].mean()))
+        for label, name in enumerate(first[0].record.classes)
+        if (label_V == label).any()
+    ]
+    ids = np.array(base.video_id)
+    given = names or (_names(first), _names(second))
+    return Comparison(
+        first=given[0],
+        second=given[1],
+        interval=clustered_interval(100 * difference_V, base.cluster),
+        p=sign_flip_p(difference_V, base.cluster),
+        only_first=tuple(ids[difference_V > 0].tolist()),
+        only_second=tuple(ids[difference_V < 0].tolist()),
+        classes=tuple(sorted(classes, key=lambda entry: -entry[1])),
+    )
+
+
+def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object], *, seed: int = 0) -> float:
+    """Two-sided p of no difference: were there none, each group's difference could as well have the other sign.
+
+    Groups are turned as a whole, because their videos are alike; with groups of one video each and one seed a side
+    this is McNemar's exact test.
+
+    Args:
+        difference_V: of one video's score on the one side and on the other.
+        group_V: which videos belong together: those of equal value.
+        seed: of the signs that are drawn, where there are too many to go through.
+    """
+    places: dict[object, int] = {}
+    group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])
+    sums_G = np.bincount(group_index_V, difference_V, len(places))
+    sums_G = sums_G[np.abs(sums_G) > 1e-9]
+    groups = len(sums_G)
+    least = abs(sums_G.sum()) - 1e-9  # sums of thirds and the like are not exact
+    if groups <= _EXACT_GROUPS:
+        signs_RG = 1 - 2 * (np.arange(2**groups)[:, None] >> np.arange(groups) & 1)
+        return float((np.abs(signs_RG @ sums_G) >= least).mean())
+    signs_RG = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(_DRAWN, groups))
+    return float((1 + (np.abs(signs_RG @ sums_G) >= least).sum()) / (1 + _DRAWN))
+
+
+def _evaluation(run: "FoundRun") -> "Evaluation":
+    assert run.evaluation is not None
+    return run.evaluation
+
+
+def _hits_like(base: "Evaluation", run: "FoundRun", other: "FoundRun") -> npt.NDArray[np.float64]:
+    """(V,) what a run got right, in the order of another's videos."""
+    evaluation = _evaluation(run)
+    place = {video_id: number for number, video_id in enumerate(evaluation.video_id)}
+    ours, theirs = _truths(other), _truths(run)
+    if ours != theirs:
+        same = sum(theirs.get(video_id) == truth for video_id, truth in ours.items())
+        raise UsageError(
+            f"got {other.path} and {run.path}, which were tested on {len(ours):,} and {len(theirs):,} videos, "
+            f"{same:,} of them the same, expected two runs with the same test videos: "
+            "`resact report` has the runs that can be compared under one heading"
+        )
+    return evaluation.hits1[[place[video_id] for video_id in base.video_id]].astype(np.float64)
+
+
+def _truths(run: "FoundRun") -> dict[str, str]:
+    """Video -> its class."""
+    evaluation, classes = _evaluation(run), run.record.classes
+    return {
+        video_id: classes[label] for video_id, (label, _) in zip(evaluation.video_id, evaluation.cluster, strict=True)
+    }
+
+
+def _names(side: Sequence["FoundRun"]) -> str:
+    return ", ".join(run.folder.name for run in side)

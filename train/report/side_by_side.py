@@ -1,0 +1,259 @@
+"""The runs side by side: those with the same test videos stand together, whatever their networks and settings are.
+
+Shapes: V videos.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from resact.errors import UsageError
+from resact.train.report.accuracy import accuracy_interval
+from resact.train.report.bootstrap import Interval
+from resact.train.report.figures import Figures, figures_of
+from resact.train.report.group import heading_of
+from resact.train.report.paired import Comparison, compare
+from resact.train.report.paper import RowKey
+
+if TYPE_CHECKING:
+    from resact.train.report.found import Evaluation, FoundRun
+
+MOST_PAIRED = 4
+"""Of so many entries, all pairs are tested; of more, those that `--compare` names."""
+
+
+class ClassAccuracy(NamedTuple):
+    """Of one class's test videos."""
+
+    class_name: str
+    videos: int
+    top1: float | None
+    """In percent, the mean over the seeds; None where it has no test video."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Entry:
+    """One run, or several that differ in their seed alone."""
+
+    name: str
+    """Of its run; of several, what their names have in common."""
+    runs: tuple["FoundRun", ...]
+    """By seed, whatever their state."""
+    apart: str
+    """Its settings that not all entries beside it have; empty where there are none."""
+
+    @property
+    def key(self) -> RowKey:
+        """Its network and input."""
+        return self.runs[0].key
+
+    @property
+    def done(self) -> tuple["FoundRun", ...]:
+        """Those that are tested."""
+        return tuple(run for run in self.runs if run.evaluation is not None)
+
+    @property
+    def state(self) -> str:
+        """`done` where one of its runs is."""
+        return "done" if self.done else self.runs[0].state
+
+    @cached_property
+    def figures(self) -> Figures | None:
+        """Of its runs that are done; None where none is."""
+        return figures_of(self.runs)
+
+    @cached_property
+    def accuracy(self) -> Interval | None:
+        """Top-1 in percent of videos, with its 95 % interval; None where no run is done."""
+        return accuracy_interval(self._hits, _evaluation(self.done[0]).cluster) if self.done else None
+
+    @cached_property
+    def per_class(self) -> tuple[ClassAccuracy, ...]:
+        """In the order of the labels; empty where no run is done."""
+        if not self.done:
+            return ()
+        label_V = np.array([label for label, _ in _evaluation(self.done[0]).cluster])
+        hits = [self._hits[label_V == label] for label in range(len(self.runs[0].record.classes))]
+        return tuple(
+            ClassAccuracy(name, len(of_class), 100 * float(of_class.mean()) if len(of_class) else None)
+            for name, of_class in zip(self.runs[0].record.classes, hits, strict=True)
+        )
+
+    @property
+    def mean_class(self) -> float | None:
+        """Mean of the classes' accuracies, in percent: each class counts alike, however many videos it has."""
+        known = [score.top1 for score in self.per_class if score.top1 is not None]
+        return float(np.mean(known)) if known else None
+
+    @property
+    def _hits(self) -> npt.NDArray[np.float64]:
+        """(V,) share of the seeds that got each video right."""
+        hits: npt.NDArray[np.float64] = np.mean([_evaluation(run).hits1 for run in self.done], axis=0)
+        return hits
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DataSet:
+    """The runs of one data set and split, with the same test videos."""
+
+    name: str
+    split: str
+    partial: str | None
+    """What its store lacks of the data set, in words."""
+    entries: tuple[Entry, ...]
+    """The most accurate first; those that are not tested last."""
+    settings: str
+    """What all entries have in common and is not the default, in words."""
+    comparisons: tuple[Comparison, ...]
+    """Of all pairs, the more accurate first, where they are few."""
+
+    @property
+    def heading(self) -> str:
+        """Data set and split; what it lacks."""
+        return heading_of(self.name, self.split, self.partial)
+
+    @property
+    def runs(self) -> list["FoundRun"]:
+        """All of them."""
+        return [run for entry in self.entries for run in entry.runs]
+
+    @property
+    def notes(self) -> list[str]:
+        """What its figures may owe to recordings that stand on both sides."""
+        return sorted({run.note for run in self.runs if run.note is not None})
+
+    @property
+    def videos(self) -> str:
+        """Of the test, in words; empty where no run is tested."""
+        entry = next((entry for entry in self.entries if entry.done), None)
+        if entry is None:
+            return ""
+        evaluation = _evaluation(entry.done[0])
+        groups, classes = len(set(evaluation.cluster)), len(entry.per_class)
+        return f"{len(evaluation.hits1):,} test videos of {classes:,} classes, in {groups:,} groups"
+
+
+def find_data_sets(found: Sequence["FoundRun"], defaults: dict[str, Any]) -> tuple[DataSet, ...]:
+    """Put the runs side by side that have the same test videos; one that is not tested goes with its store.
+
+    Args:
+        found: runs, in any state.
+        defaults: settings by name, which need not be said.
+    """
+    store_of: dict[tuple[Any, ...], list[FoundRun]] = {}
+    for run in found:
+        group = run.group
+        store = (group.dataset, group.split, group.partial, group.fingerprint, group.contents)
+        store_of.setdefault(store, []).append(run)
+    together: dict[tuple[Any, ...], list[FoundRun]] = {}
+    for store, runs in store_of.items():
+        tested = [run for run in runs if run.evaluation is not None]
+        keys = {run.path: (*store[:3], _test_videos(run)) for run in tested}
+        other = keys[tested[0].path] if tested else store
+        for run in runs:
+            together.setdefault(keys.get(run.path, other), []).append(run)
+    data_sets = [_data_set(runs, defaults) for runs in together.values()]
+    return tuple(sorted(data_sets, key=lambda data_set: not data_set.videos))  # those with figures first
+
+
+def asked_comparison(found: Sequence["FoundRun"], asked: Sequence[Sequence[str]], runs: Path) -> Comparison:
+    """Of two sides that a user names.
+
+    Args:
+        found: the runs there are.
+        asked: for each of two sides the name of a run, or of several, such as seeds.
+        runs: the folder they are in.
+
+    Raises:
+        UsageError: there is no such run, it is not tested, or the two were not tested on the same videos.
+    """
+    first, second = (_side(found, names, runs) for names in asked)
+    return compare(first, second)
+
+
+def _side(found: Sequence["FoundRun"], names: Sequence[str], runs: Path) -> list["FoundRun"]:
+    known = {run.folder.name: run for run in found}
+    side = []
+    for name in names:
+        run = known.get(name) or next((run for run in found if Path(run.path) == Path(name)), None)
+        if run is None:
+            there = ", ".join(known) or "(none)"
+            raise UsageError(f"got --compare {name}, expected two names of runs in {runs}: {there}")
+        if run.evaluation is None:
+            next_step = f": `{run.next_command}`" if run.next_command else ""
+            raise UsageError(f"got --compare {name}, which is {run.state}, expected runs that are tested{next_step}")
+        side.append(run)
+    return side
+
+
+def _data_set(runs: Sequence["FoundRun"], defaults: dict[str, Any]) -> DataSet:
+    alike: dict[tuple[Any, ...], list[FoundRun]] = {}
+    for run in sorted(runs, key=lambda run: (run.record.config.seed, run.path)):
+        alike.setdefault((run.key, run.group), []).append(run)
+    seeds = [entry for same in alike.values() for entry in _apart_where_a_seed_is_twice(same)]
+    said = [_words(entry[0], defaults) for entry in seeds]
+    common = [word for word in said[0] if all(word in other for other in said)]
+    entries = [
+        Entry(name=name, runs=tuple(entry), apart="; ".join(word for word in words if word not in common))
+        for name, entry, words in zip(_names(seeds), seeds, said, strict=True)
+    ]
+    entries.sort(key=_most_accurate_first)
+    done = [entry for entry in entries if entry.done]
+    pairs = combinations(done, 2) if len(done) <= MOST_PAIRED else ()
+    group = runs[0].group
+    return DataSet(
+        name=group.dataset,
+        split=group.split,
+        partial=group.partial,
+        entries=tuple(entries),
+        settings="; ".join(common),
+        comparisons=tuple(compare(a.done, b.done, names=(a.name, b.name)) for a, b in pairs),
+    )
+
+
+def _apart_where_a_seed_is_twice(runs: Sequence["FoundRun"]) -> Iterable[Sequence["FoundRun"]]:
+    """Two trainings of one seed are no two seeds: each run of these stands alone."""
+    seeds = {run.record.config.seed for run in runs}
+    return [runs] if len(seeds) == len(runs) else [[run] for run in runs]
+
+
+def _names(entries: Sequence[Sequence["FoundRun"]]) -> list[str]:
+    """Of several seeds: their names without the number at the end, where that names them alone."""
+    names = []
+    for entry in entries:
+        first, count = entry[0].folder.name, len(entry)
+        stems = {re.sub(r"[-_ ]*\d+$", "", run.folder.name) for run in entry}
+        short = f"{stems.pop()} ({count} seeds)" if len(stems) == 1 else f"{first} and {count - 1} more"
+        names.append(first if count == 1 else short)
+    return [
+        f"{entry[0].folder.name} and {len(entry) - 1} more" if names.count(name) > 1 and len(entry) > 1 else name
+        for name, entry in zip(names, entries, strict=True)
+    ]
+
+
+def _most_accurate_first(entry: Entry) -> tuple[float, str]:
+    return -entry.figures.top1 if entry.figures else 1.0, entry.name
+
+
+def _words(run: "FoundRun", defaults: dict[str, Any]) -> list[str]:
+    """Settings that are not the default, and its store."""
+    group = run.group
+    words = group.changed_words(defaults) + group.execution_words
+    return [*words, f"store {Path(run.record.store.path).name} ({group.store})"]
+
+
+def _test_videos(run: "FoundRun") -> tuple[Any, ...]:
+    evaluation = _evaluation(run)
+    return run.record.classes, evaluation.video_id, evaluation.cluster
+
+
+def _evaluation(run: "FoundRun") -> "Evaluation":
+    assert run.evaluation is not None
+    return run.evaluation
