@@ -50,7 +50,7 @@ OPTIONS = {
     "--weight --json",
     "predict": "videos --run --runs --top --views --weights --compute-threads --ffmpeg --timeout --json",
     "demo": "folder --json",
-    "report": "--runs --format --without --output --json",
+    "report": "--runs --format --compare --without --output --json",
     "cost": "--frames --size --json",
 }
 """Frozen: a change here is a change that breaks somebody's script, or a new option to document."""

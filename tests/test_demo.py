@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,13 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_page(tmp_path: Path) -> None:
     page = (folder / PAGE).read_text()
     assert "not the whole of sample" in page
     assert page.count("not evaluated") == 0
+    assert "not run" not in page, "the paper's rows have no place beside the sample"
+    top1 = {run["run"]: run["video_top1"] for run in result["accuracies"]}
+    assert set(top1) == {"rgb-0", "residual-s1-0"}
+    [*_, ending] = errors.split("Accuracy on the test videos")
+    for run, share in top1.items():
+        assert re.search(rf"{run} +{100 * share:.1f} % of \d+ ", ending)
+    assert f"The page, for a browser: {(folder / PAGE).absolute()}" in ending
 
 
 def test_a_file_in_its_way_is_left_alone(tmp_path: Path) -> None:

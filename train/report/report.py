@@ -173,15 +173,13 @@ class Report:
         return any(section.tables for section in self.sections)
 
 
-def build_report(
-    runs: Path, *, without: Collection[str] = (), compare: Sequence[Sequence[str]] | None = None
-) -> Report:
+def build_report(runs: Path, *, without: Collection[str] = (), compare: Sequence[Sequence[str]] = ()) -> Report:
     """Read the runs, and set them side by side and beside the paper's rows.
 
     Args:
         runs: folder of runs; where there is none, all rows are not run, and a note says so.
         without: names of folders in it to leave out.
-        compare: two sides whose difference is tested, each the names of a run or of several seeds.
+        compare: two sides whose difference is tested, each the names of a run or of several seeds; empty for none.
 
     Raises:
         UsageError: `runs` is no folder, a name to leave out is not in it, two runs on the paper's data set fill one
@@ -190,14 +188,14 @@ def build_report(
     if not runs.is_dir():
         if runs.exists() or without or compare:
             raise UsageError(f"got --runs {runs}, expected a folder of runs: `resact train` makes one")
-        return _arranged(runs, [], [], taken=(), notes=(f"there is no folder {runs} yet",), compare=None)
+        return _arranged(runs, [], [], taken=(), notes=(f"there is no folder {runs} yet",), compare=())
     names = {entry.name for entry in runs.iterdir() if entry.is_dir()}
     if unknown := sorted(set(without) - names):
         raise UsageError(
             f"got --without {unknown[0]}, expected names of folders in {runs}: {', '.join(sorted(names)) or '(none)'}"
         )
-    if not names and compare is None:
-        return _arranged(runs, [], [], taken=(), notes=(f"there is no run in {runs} yet",), compare=None)
+    if not names and not compare:
+        return _arranged(runs, [], [], taken=(), notes=(f"there is no run in {runs} yet",), compare=())
     from resact.train.report.found import find_runs  # brings torch, which takes seconds
 
     found, broken = find_runs(runs, without=without)
@@ -211,7 +209,7 @@ def _arranged(
     *,
     taken: Collection[str],
     notes: tuple[str, ...],
-    compare: Sequence[Sequence[str]] | None,
+    compare: Sequence[Sequence[str]],
 ) -> Report:
     defaults = default_settings() | {"val_groups": 0} if found else {}  # 0 as in the paper
     keys = {row.key for row in PAPER_ROWS}
@@ -233,7 +231,7 @@ def _arranged(
         runs=runs,
         groups=tuple(groups),
         sections=_sections(found, groups),
-        comparison=None if compare is None else asked_comparison(found, compare, runs),
+        comparison=asked_comparison(found, compare, runs) if compare else None,
         other_runs=tuple(OtherRun(run=run, words=run.group.words(defaults), ours=figures_of([run])) for run in others),
         broken=tuple(broken),
         notes=notes,

@@ -17,6 +17,8 @@ from resact.errors import Interrupted, ResactError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resact.train.report.bootstrap import Interval
+
 app = typer.Typer()
 
 PAGE = "report.html"
@@ -70,8 +72,8 @@ def stages(folder: Path) -> list[Stage]:
         Stage(train("residual-s1-0"), "the same network sees residuals: how each frame differs from the next"),
         Stage(("evaluate", "rgb-0"), "the test videos, which no training saw: 10 clips each, scores averaged"),
         Stage(("evaluate", "residual-s1-0"), "the same for the other"),
-        Stage(("report",), "the paper's tables, and where these two runs stand in them"),
-        Stage(("report", "--format", "html", "--output", PAGE), "the same as a page"),
+        Stage(("report",), "the two runs side by side, and a paired test of which is better"),
+        Stage(("report", "--output", PAGE), "the same as a page, with curves, confusions and videos"),
     ]
 
 
@@ -93,10 +95,34 @@ def demo(
     done = [_run(stage, folder, console, quiet_stdout=json_output) for stage in stages(folder)]
     seconds = time.monotonic() - start
     page = folder / PAGE
-    console.print(f"\nAll of it took {seconds:.0f} s. The page: {page}")
+    console.print(f"\nAll of it took {seconds:.0f} s. Accuracy on the test videos, with 95 % intervals:")
+    accuracies = _accuracies(folder / "runs")
+    for run, interval, videos in accuracies:
+        limits = "" if interval.low is None else f" ({interval.low:.1f} to {interval.high:.1f})"
+        console.print(
+            f"  {run:<{max(len(name) for name, *_ in accuracies)}}  {interval.mean:.1f} % of {videos}{limits}"
+        )
+    console.print(f"The page, for a browser: {page.absolute()}")
     console.print("Next, for real videos: `resact prep ucf101`, or `resact prep folder --root YOUR_VIDEOS`")
     if json_output:
-        print_json({"folder": str(folder), "page": str(page), "seconds": round(seconds, 1), "stages": done})
+        found = [
+            {"run": run, "video_top1": interval.mean / 100, "videos": videos} for run, interval, videos in accuracies
+        ]
+        result = {"folder": str(folder), "page": str(page), "seconds": round(seconds, 1), "stages": done}
+        print_json({**result, "accuracies": found})
+
+
+def _accuracies(runs: Path) -> list[tuple[str, "Interval", int]]:
+    """Name of each tested run, its top-1 in percent, and of how many videos; the most accurate first."""
+    from resact.train.report.report import build_report
+
+    data_sets = [section.data_set for section in build_report(runs).sections if section.data_set is not None]
+    return [
+        (entry.name, entry.accuracy, sum(score.videos for score in entry.per_class))
+        for data_set in data_sets
+        for entry in data_set.entries
+        if entry.accuracy is not None
+    ]
 
 
 def _run(stage: Stage, folder: Path, console: "Console", *, quiet_stdout: bool) -> dict[str, object]:

@@ -70,7 +70,7 @@ def report(
     if output is not None:
         require_writable(output)
     names = names_in(None if without is None else [without])
-    sides = None if compare is None else tuple(names_in([side]) or [side] for side in compare)
+    sides = [names_in([side]) or [side] for side in compare or ()]
     built, console = build_report(runs, without=names or [], compare=sides), open_console(json_output)
     if output is not None:
         from rich.console import Console
