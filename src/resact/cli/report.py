@@ -58,7 +58,7 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write the report to FILE: .html, .md, .csv, .json or .txt. The old file stays until the new one is whole.",
+            help="Write to FILE: .html, .md, .csv, .json or .txt. The old file stays until the new one is whole.",
         ),
     ] = None,
     json_output: JsonOption = False,
