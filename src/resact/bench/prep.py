@@ -169,14 +169,14 @@ def _seconds_of_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str
 def _plain_command(binary: str, source: str, *, decode: DecodeSettings) -> list[str]:
     """Frame rate and size as a user would type them, with the settings of prep, as raw RGB frames to nowhere.
 
-    It decodes in one thread, as prep does: as many processes as there are workers then use the cores best.
+    It decodes and filters in one thread, as prep does: as many processes as there are workers then use the cores best.
     """
     rate = [] if decode.fps == "source" else [f"fps={decode.fps}"]
     side = decode.short_side
     scale = f"scale=w='if(lte(iw,ih),{side},-2)':h='if(lte(iw,ih),-2,{side})':flags={decode.scaler}"
     length = [] if decode.max_seconds is None else ["-t", repr(decode.max_seconds)]
     return [
-        binary, "-y", "-nostdin", "-loglevel", "error", "-threads", "1", *length, "-i", source,
+        binary, "-y", "-nostdin", "-loglevel", "error", "-threads", "1", "-filter_threads", "1", *length, "-i", source,
         "-vf", ",".join([*rate, scale]), "-pix_fmt", "rgb24", "-f", "rawvideo", "/dev/null",
     ]  # fmt: skip
 
