@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import random
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -35,6 +36,11 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("resact")
+
+
+# In the background a shell lets pytest ignore ctrl-C, and all that it starts would, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
