@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -15,7 +16,7 @@ from resact.cache.layout import fps_value
 from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted
 from resact.pipeline.datasets.download import PATIENCE, Patience, RemoteFile, bytes_there, download
-from resact.pipeline.datasets.ucf101 import missing_parts
+from resact.pipeline.datasets.ucf101 import CLASSES, VIDEOS, missing_parts
 from resact.pipeline.datasets.unpack import require_rar, unpack
 
 ADDRESS = "https://www.crcv.ucf.edu/data/UCF101"
@@ -25,8 +26,49 @@ _PLAIN_LINE_SECONDS = 15.0
 _FRAMES = 1_450_000
 """Of all of UCF101 at 15 frames a second."""
 _FPS_OF_MOST_VIDEOS = 25.0
-_FRAME_BYTES = {"jpeg": 25_200, "zstd": 150_600, "lz4": 167_800}
-"""Of a frame of short side 256, measured on six classes (docs/performance.md)."""
+_FRAME_BYTES = {"jpeg": 25_200, "zstd": 150_600, "lz4": 188_400}
+"""Of a frame of short side 256: the stores of six complete classes, 47,455 frames (docs/performance.md)."""
+_OTHER_CLASSES = 1.1
+"""Those six differ: their mean, taken for that of all 101, has a standard error of 5 % (lz4) to 8 % (jpeg, zstd)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStore:
+    """The store that is to be made of what is fetched."""
+
+    path: Path
+    codec: str
+    frames_per_second: float
+    short_side: int
+    max_seconds: float | None
+    videos: int
+    """At most so many."""
+
+    @classmethod
+    def of(cls, path: Path, codec: str, decode: DecodeSettings, *, classes: int | None, limit: int | None) -> Self:
+        """From what prep was asked for; `classes` says of how many, None: of all."""
+        return cls(
+            path=path,
+            codec=codec,
+            frames_per_second=_FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps),
+            short_side=decode.short_side,
+            max_seconds=decode.max_seconds,
+            videos=videos_of(classes, limit),
+        )
+
+    @property
+    def bytes(self) -> int:
+        """About as large as it will be."""
+        frames = _FRAMES / VIDEOS * self.frames_per_second / 15
+        if self.max_seconds is not None:
+            frames = min(frames, self.max_seconds * self.frames_per_second)
+        return round(min(self.videos, VIDEOS) * frames * _FRAME_BYTES[self.codec] * (self.short_side / 256) ** 2)
+
+
+def videos_of(classes: int | None, limit: int | None) -> int:
+    """About how many videos so many classes have, and no more than the limit; None: all."""
+    videos = VIDEOS if classes is None else min(VIDEOS, round(VIDEOS / CLASSES * classes))
+    return videos if limit is None else min(videos, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,16 +129,14 @@ class Fetch:
     def run(
         self,
         *,
-        codec: str,
-        decode: DecodeSettings,
+        store: PlannedStore,
         console: Console,
         patience: Patience = PATIENCE,
     ) -> None:
         """Fetch and unpack it. Stopped at any moment, the same call goes on from there.
 
         Args:
-            codec: of the store that is to be made: its room is looked at before the first byte, too.
-            decode: likewise.
+            store: its room is looked at before the first byte, too.
             console: for people.
             patience: with the server.
 
@@ -108,7 +148,7 @@ class Fetch:
         """
         self.home.mkdir(parents=True, exist_ok=True)
         require_rar()
-        self._require_room(_store_bytes(codec, decode), console)
+        self._require_room(store, console)
         try:
             with disk_full_as_error(self.home):
                 for part in self.parts:
@@ -136,20 +176,25 @@ class Fetch:
         archive.unlink()
         console.print(f"{self.home / part.folder}: {files:,} files, each checked")
 
-    def _require_room(self, store_bytes: int, console: Console) -> None:
+    def _require_room(self, store: PlannedStore, console: Console) -> None:
         """Raises DiskFullError."""
         unpacked = sum(part.unpacked_bytes for part in self.parts)
-        needed, free = round((self.bytes + unpacked + store_bytes) * _MARGIN), shutil.disk_usage(self.home).free
-        words = (
-            f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos and about "
-            f"{store_bytes / 1e9:.0f} GB of store"
-        )
-        console.print(f"{self.home}: {words}; {free / 1e9:.1f} GB free")
-        if needed > free:
-            raise DiskFullError(
-                f"{self.home} needs {words}, {needed:,} bytes in all, and {free:,} are free: make room, choose another "
-                "--root, or a smaller --codec, --short-side or --fps"
-            )
+        own = f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos"
+        its = f"about {store.bytes / 1e9:.0f} GB of store, give or take a tenth"
+        fetched, stored = (self.bytes + unpacked) * _MARGIN, store.bytes * _OTHER_CLASSES
+        place = next(folder for folder in (store.path.absolute(), *store.path.absolute().parents) if folder.exists())
+        if self.home.stat().st_dev == place.stat().st_dev:
+            needs = [(self.home, f"{own} and {its}", fetched + stored)]
+        else:
+            needs = [(self.home, own, fetched), (place, its, stored)]
+        for folder, words, needed in needs:
+            free = shutil.disk_usage(folder).free
+            console.print(f"{folder}: {words}; {free / 1e9:.1f} GB free")
+            if needed > free:
+                raise DiskFullError(
+                    f"{folder} needs {words}, {round(needed):,} bytes at most, and {free:,} are free: make room, "
+                    "choose another --root or --store, or a smaller --codec, --short-side or --fps"
+                )
 
 
 def plan_fetch(root: Path | None, *, address: str = ADDRESS) -> Fetch | None:
@@ -162,11 +207,6 @@ def plan_fetch(root: Path | None, *, address: str = ADDRESS) -> Fetch | None:
     home, missing = missing_parts(root)
     wanted = tuple(part for part in parts(address) if part.what in missing)
     return Fetch(home=home, parts=wanted) if wanted else None
-
-
-def _store_bytes(codec: str, decode: DecodeSettings) -> int:
-    rate = _FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps)
-    return round(_FRAMES * _FRAME_BYTES[codec] * rate / 15 * (decode.short_side / 256) ** 2)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) 
     Returns:
         None where none of those could be decoded.
     """
-    sample = videos[:: max(1, len(videos) // _SAMPLE_VIDEOS)][:_SAMPLE_VIDEOS]
+    sample = _evenly(videos, _SAMPLE_VIDEOS)
     with ThreadPoolExecutor(2) as pool:
         measured = [m for m in pool.map(lambda video: _measure(job, video, binary), sample) if m is not None]
     if not measured:
@@ -37,6 +37,12 @@ def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) 
     measured = [(stored, source) for stored, source in measured if stored / source <= _UNUSUAL * usual]
     ratio = sum(stored for stored, _ in measured) / sum(source for _, source in measured)
     return round(ratio * sum(_size(video.path) for video in videos))
+
+
+def _evenly(videos: Sequence[SourceVideo], count: int) -> list[SourceVideo]:
+    """The middle one of each of as many equal parts: classes stand one behind the other."""
+    count = min(count, len(videos))
+    return [videos[(2 * part + 1) * len(videos) // (2 * count)] for part in range(count)]
 
 
 def _measure(

@@ -118,7 +118,12 @@ def prep(
     require_own_options(dataset, [option for option, value in own.items() if value is not None])
     if fetch := plan_fetch(dataset, root and root.absolute()):
         if download or (console.is_terminal and sys.stdin.isatty() and typer.confirm(fetch.question, err=json_output)):
-            fetch.run(codec=codec, decode=decode, console=console)
+            from resact.pipeline.datasets.ucf101_download import PlannedStore
+
+            asked = names_in(classes)
+            target = store or default_store(dataset)
+            planned = PlannedStore.of(target, codec, decode, classes=len(asked) if asked else None, limit=limit)
+            fetch.run(store=planned, console=console)
     elif download:
         console.print(f"note: nothing of {dataset} has to be downloaded")
     videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own)

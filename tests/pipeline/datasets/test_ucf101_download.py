@@ -8,8 +8,10 @@ import shutil
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from statistics import mean
 
 import pytest
 from rich.console import Console
@@ -17,16 +19,21 @@ from tests.conftest import PATIENCE_SECONDS
 from tests.pipeline.datasets.test_unpack import tree, write_rar, write_zip
 from tests.pipeline.file_server import Files, serve
 
+from resact.cache.codecs import CODEC_NAMES, build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
 from resact.pipeline.datasets import ucf101_download
 from resact.pipeline.datasets.download import Patience, RemoteFile
 from resact.pipeline.datasets.registry import DATASETS, load_dataset, plan_fetch
-from resact.pipeline.datasets.ucf101_download import Part, parts
+from resact.pipeline.datasets.ucf101_download import Part, PlannedStore, parts, videos_of
+from resact.pipeline.decoding.decode import VideoDecoder, find_ffmpeg
+from resact.pipeline.job.task import encode_frame, pixels_of
 
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
 VIDEOS = {f"UCF-101/A/v_A_g01_c0{number}.avi": bytes([number]) * 50_000 for number in range(1, 5)}
-STORE = {"codec": "jpeg", "decode": DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="any")}
+STORE = PlannedStore(
+    path=Path("ucf101.zarr"), codec="jpeg", frames_per_second=15.0, short_side=256, max_seconds=None, videos=13_320
+)
 QUICK = Patience(tries=2, wait_seconds=0.01, stall_seconds=PATIENCE_SECONDS)
 
 
@@ -66,7 +73,7 @@ def test_both_archives_become_folders_and_go(tmp_path: Path, server: Files, cons
     server.answers = ["break 10", "well", "break 100000"]
     fetch = plan_fetch("ucf101", root)
     assert fetch is not None
-    fetch.run(**STORE, console=console, patience=QUICK)
+    fetch.run(store=STORE, console=console, patience=QUICK)
     assert tree(root) == LISTS | VIDEOS
     assert sorted(p.name for p in root.iterdir()) == ["UCF-101", "ucfTrainTestlist"]
     assert plan_fetch("ucf101", root) is None
@@ -83,7 +90,7 @@ def test_archives_fetched_by_hand_are_checked_and_unpacked(tmp_path: Path, serve
         (root / name).write_bytes(data)
     fetch = plan_fetch("ucf101", root)
     assert fetch is not None
-    fetch.run(**STORE, console=console)
+    fetch.run(store=STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
     assert server.sent == []
 
@@ -93,7 +100,7 @@ def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Files, console:
     fetch = plan_fetch("ucf101", tmp_path / "data")
     assert fetch is not None
     assert [part.what for part in fetch.parts] == ["lists"]
-    fetch.run(**STORE, console=console)
+    fetch.run(store=STORE, console=console)
     assert tree(tmp_path / "data") == LISTS
     assert len(server.sent) == 1
 
@@ -113,13 +120,13 @@ def test_a_stopped_one_keeps_what_came(
     fetch = plan_fetch("ucf101", root)
     assert fetch is not None
     with pytest.raises(Interrupted, match="the same command goes on from here"):
-        fetch.run(**STORE, console=console)
+        fetch.run(store=STORE, console=console)
     assert not (root / "UCF-101").exists(), "what is not whole must not look as if it were"
     monkeypatch.setattr(ucf101_download, "unpack", unpack)
     again = plan_fetch("ucf101", root)
     assert again is not None
     assert again.bytes == 0, "the archive is there"
-    again.run(**STORE, console=console)
+    again.run(store=STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
     assert len(server.sent) == 2
 
@@ -131,13 +138,66 @@ def test_room_for_archives_videos_and_store_is_looked_at_before_the_first_byte(
     assert fetch is not None
     usage = namedtuple("usage", "total used free")
     needed = 2 * sum(part.file.bytes for part in fetch.parts) + 1000 * 25_200
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, needed))
-    with pytest.raises(DiskFullError, match=r"needs 0\.0 GB of archives, 0\.0 GB of videos and about 0 GB of store"):
-        fetch.run(**STORE, console=console)
-    assert server.sent == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.05)))
-    fetch.run(**STORE, console=console)
+    with pytest.raises(
+        DiskFullError, match=r"needs 0\.0 GB of archives, 0\.0 GB of videos and about 0 GB of store, give"
+    ):
+        fetch.run(store=STORE, console=console)
+    assert server.sent == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.15)))
+    fetch.run(store=STORE, console=console)
     assert tree(tmp_path / "data") == LISTS | VIDEOS
+
+
+def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Files, console: Console) -> None:
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("one file system only")
+    fetch = plan_fetch("ucf101", tmp_path)
+    assert fetch is not None
+    huge = replace(STORE, path=memory / "not" / "there.zarr", codec="lz4", frames_per_second=1e9)
+    with pytest.raises(DiskFullError, match=r"^/dev/shm needs about [\d,]+ GB of store, give or take a tenth, "):
+        fetch.run(store=huge, console=console)
+    assert f"{tmp_path}: 0.0 GB of archives, 0.0 GB of videos; " in console.export_text()
+    assert server.sent == []
+
+
+@pytest.mark.parametrize(("codec", "gigabytes"), [("jpeg", 36.5), ("zstd", 218.4), ("lz4", 273.2)])
+def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -> None:
+    """As in docs/performance.md, of the stores of six classes."""
+    whole = replace(STORE, codec=codec)
+    assert whole.bytes / 1e9 == pytest.approx(gigabytes, abs=0.1)
+    assert replace(whole, short_side=128, frames_per_second=7.5).bytes == pytest.approx(whole.bytes / 8, abs=1)
+    assert replace(whole, videos=videos_of(2, None)).bytes == pytest.approx(whole.bytes * 2 / 101, rel=0.01)
+    assert replace(whole, videos=videos_of(None, 1332)).bytes == pytest.approx(whole.bytes / 10, abs=1)
+    assert replace(whole, max_seconds=1e9).bytes == whole.bytes
+    second = replace(whole, max_seconds=1.0).bytes
+    assert second == pytest.approx(whole.bytes * 15 * 13_320 / 1_450_000, abs=1)
+
+
+def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
+    """A second of one video of each of six classes: nearer to each other than to what 673 videos have."""
+    counted, codecs = ucf101_download._FRAME_BYTES, {name: build_codec(name) for name in CODEC_NAMES}
+    binary, version = find_ffmpeg()
+    settings = DecodeSettings(fps="15", short_side=256, max_seconds=1.0, ffmpeg=version)
+    sizes: dict[str, list[int]] = {name: [] for name in codecs}
+    for folder in sorted((genuine / "UCF-101").iterdir()):
+        video = sorted(folder.glob("*.avi"))[10]
+        for kind in ("yuvj420p", "rgb24"):
+            with VideoDecoder(video, settings, kind, strict=False, binary=binary, timeout_seconds=100) as decoder:
+                for frame in decoder:
+                    for name in (name for name, codec in codecs.items() if pixels_of(codec) == kind):
+                        sizes[name].append(len(encode_frame(codecs[name], frame, decoder)))
+    means = {name: mean(found) for name, found in sizes.items()}
+    assert set(counted) == set(means)
+    for name, found in means.items():
+        assert found == pytest.approx(counted[name], rel=0.25)
+
+
+def test_what_is_counted_with_is_what_was_measured() -> None:
+    text = " ".join((Path(__file__).parents[3] / "docs" / "performance.md").read_text().split())
+    counted = {name: f"{size / 1000:.1f}" for name, size in ucf101_download._FRAME_BYTES.items()}
+    assert "frames the stores have {jpeg} (jpeg), {zstd} (zstd) and {lz4} KB a frame (lz4)".format(**counted) in text
 
 
 def test_the_official_files_and_their_sizes() -> None:
