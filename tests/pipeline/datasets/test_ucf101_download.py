@@ -26,7 +26,8 @@ from resact.pipeline.datasets import ucf101_download
 from resact.pipeline.datasets.download import Patience, RemoteFile
 from resact.pipeline.datasets.registry import DATASETS, load_dataset, plan_fetch
 from resact.pipeline.datasets.ucf101_download import Part, PlannedStore, parts, videos_of
-from resact.pipeline.decoding.decode import VideoDecoder, find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.job.task import encode_frame, pixels_of
 
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
@@ -197,7 +198,7 @@ def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
 def test_what_is_counted_with_is_what_was_measured() -> None:
     text = " ".join((Path(__file__).parents[3] / "docs" / "performance.md").read_text().split())
     counted = {name: f"{size / 1000:.1f}" for name, size in ucf101_download._FRAME_BYTES.items()}
-    assert "frames the stores have {jpeg} (jpeg), {zstd} (zstd) and {lz4} KB a frame (lz4)".format(**counted) in text
+    assert "frames, the stores have {jpeg} (jpeg), {zstd} (zstd) and {lz4} KB per frame (lz4)".format(**counted) in text
 
 
 def test_the_official_files_and_their_sizes() -> None:
