@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resact.cache.layout import printable
+from resact.cache.names import as_option
 from resact.train.report.figures import Figures
 from resact.train.report.paired import Comparison
 from resact.train.report.paper import DATASET
@@ -137,7 +138,7 @@ def pair_hint(data_set: DataSet, runs: Path) -> str | None:
     done = [entry for entry in data_set.entries if entry.done]
     if len(done) <= MOST_PAIRED:
         return None
-    names = [",".join(run.folder.name for run in entry.done) for entry in done[:2]]
+    names = [",".join(as_option(run.folder.name) for run in entry.done) for entry in done[:2]]
     where = [] if str(runs) == "runs" else ["--runs", str(runs)]
     return f"`{printable(shlex.join(['resact', 'report', *where, '--compare', *names]))}` tests the difference of two."
 
