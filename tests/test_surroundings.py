@@ -175,7 +175,11 @@ def test_no_home_and_no_folder_for_temporary_files_of_ones_own(here: Path) -> No
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (PermissionError(errno.EACCES, "Permission denied", "runs/a"), "resact: runs/a: Permission denied"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "runs/a"),
+            "resact: runs/a: Permission denied: change its permissions, or name another",
+        ),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", "a.toml"), "resact: a.toml: Is a directory"),
         (
             FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
             "resact: No usable temporary directory found in ['/tmp']; set TMPDIR to a folder that may be written to",
