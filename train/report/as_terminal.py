@@ -92,7 +92,7 @@ def _print_runs(section: Section, data_set: DataSet, report: Report, console: Co
     for name, lines in described(data_set):
         _say(console, name)
         for line in lines:
-            _say(console, indent(fill(line, console.width - 2), "  "))
+            _say(console, indent(fill(line, max(1, console.width - 2)), "  "))
     for line in state_lines(data_set):
         console.print(line)
     for hint in (pair_hint(data_set, report.runs), other_runs_line(section)):
