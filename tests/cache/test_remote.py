@@ -14,6 +14,7 @@ import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
 from tests.cache.conftest import VIDEOS
+from tests.conftest import PATIENCE_SECONDS
 
 from resact.cache.layout import array_name
 from resact.cache.store import open_store
@@ -63,6 +64,8 @@ def server(requests: Requests) -> Iterator[str]:
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], s3fs.S3FileSystem]]:
     """Point S3 at a server as users do: through the environment."""
+    for limit in ("connect_timeout", "read_timeout"):  # of 5 and 15 s, which a busy machine may take
+        monkeypatch.setattr(s3fs.S3FileSystem, limit, PATIENCE_SECONDS)
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     systems = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from tests.conftest import PATIENCE_SECONDS
 
 from resact.cache.layout import READ_ME, array_name, unseal
 
@@ -29,7 +30,7 @@ metadata.entry_points = lambda **kind: Others.select(**kind) if kind else Others
 
 def run(*parts: str) -> str:
     program = "\n".join((WITHOUT, *parts))
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -115,7 +115,7 @@ PAIRS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(PAIRS, st.integers(0, 3), st.none() | st.floats(0.01, 0.5), st.integers(0, 9))
 def test_no_group_is_divided_and_no_class_left_without(
     pairs: list[tuple[str, str]], val_groups: int, share: float | None, seed: int
