@@ -100,7 +100,7 @@ def demo(
     for run, interval, videos in accuracies:
         limits = "" if interval.low is None else f" ({interval.low:.1f} to {interval.high:.1f})"
         console.print(
-            f"  {run:<{max(len(name) for name, *_ in accuracies)}}  {interval.mean:.1f} % of {videos}{limits}"
+            f"  {run:<{max(len(name) for name, *_ in accuracies)}}  {interval.mean:.1f} % of {videos} videos{limits}"
         )
     console.print(f"The page, for a browser: {page.absolute()}")
     console.print("Next, for real videos: `resact prep ucf101`, or `resact prep folder --root YOUR_VIDEOS`")
