@@ -9,6 +9,7 @@ from pathlib import Path
 import dask.system
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from resact.cli import app
@@ -67,7 +68,7 @@ def test_one_per_core_unless_told_otherwise(
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(dask.system, "cpu_count", lambda: cores)
     torch.set_num_threads(torchs)
-    set_compute_threads(asked)
+    set_compute_threads(asked, Console(quiet=True))
     assert torch.get_num_threads() == expected
 
 

@@ -37,6 +37,7 @@ from resact.pipeline.datasets.sample_scene import (
     render_frames_THWC,
 )
 from resact.pipeline.datasets.ucf101 import load_layout
+from resact.progress import ProgressLine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -163,14 +164,13 @@ def _make_missing(
     missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
     if not missing:
         return
-    from rich.progress import track
-
-    with open_executor() as executor:
+    with open_executor() as executor, ProgressLine(console, "sample", len(missing), unit="videos") as line:
         console.print(f"making {len(missing)} videos of the sample in {root}")
         made = executor.map_unordered(
             partial(_write_below, root), missing, name=lambda video: video.video_id, tell=console.print
         )
-        for _, outcome in track(made, "sample", len(missing), console=console, disable=not console.is_terminal):
+        for done, (_, outcome) in enumerate(made, start=1):
+            line.update(done)
             if outcome is not None:
                 raise SourceError(str(outcome))
 

@@ -1,7 +1,6 @@
 """UCF101 from its makers: two archives, fetched, checked, unpacked and removed again."""
 
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from resact.cache.durable import disk_full_as_error, sync_folder
 from resact.cache.layout import fps_value
@@ -18,6 +16,7 @@ from resact.errors import DiskFullError, Interrupted
 from resact.pipeline.datasets.download import PATIENCE, Patience, RemoteFile, bytes_there, download
 from resact.pipeline.datasets.ucf101 import CLASSES, VIDEOS, missing_parts
 from resact.pipeline.datasets.unpack import require_rar, unpack
+from resact.progress import PlainLines, ProgressLine
 
 ADDRESS = "https://www.crcv.ucf.edu/data/UCF101"
 
@@ -212,21 +211,12 @@ def plan_fetch(root: Path | None, *, address: str = ADDRESS) -> Fetch | None:
 @contextmanager
 def _shown(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal, a plain line now and then elsewhere."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task, last = bar.add_task(what, total=total), time.monotonic()
+    plain = PlainLines(_PLAIN_LINE_SECONDS)
+    with ProgressLine(console, what, total / 1e6, unit="MB") as line:
 
         def show(done: int) -> None:
-            nonlocal last
-            bar.update(task, completed=min(done, total))
-            if bar.disable and time.monotonic() - last >= _PLAIN_LINE_SECONDS:
-                last = time.monotonic()
+            line.update(min(done, total) / 1e6)
+            if not line.live and plain.due():
                 console.print(f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
 
         yield show

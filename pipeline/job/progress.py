@@ -5,9 +5,9 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resact.cache.layout import VideoRecord, printable
+from resact.progress import Figure, PlainLines, ProgressLine, duration
 
 _PLAIN_LINE_SECONDS = 5.0
 _NOTES_SHOWN = 5  # of a data set from cameras with two lenses each video may have one
@@ -24,16 +24,9 @@ class PrepProgress:
     def __init__(self, console: Console, total: int) -> None:
         self._console, self._total = console, total
         self.videos = self.frames = self.bytes = self.failed = self._notes = 0
-        self._start = self._last_line = time.monotonic()
-        columns = (
-            TextColumn("prep"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rates]}"),
-            TimeRemainingColumn(),
-        )
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task("prep", total=total, rates="")
+        self._start = time.monotonic()
+        self._line = ProgressLine(console, "prep", total)
+        self._plain = PlainLines(_PLAIN_LINE_SECONDS)
 
     @property
     def seconds(self) -> float:
@@ -52,29 +45,37 @@ class PrepProgress:
             self._notes += 1
             if self._notes <= _NOTES_SHOWN:
                 self._console.print(printable(f"note: {record.video_id}: {record.note}"))
-        self._bar.update(self._task, completed=self.videos, rates=self._rates())
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line >= _PLAIN_LINE_SECONDS:
-            self._last_line = now
-            left = (self._total - self.videos) * self.seconds / self.videos
-            self._console.print(f"prep: {self.videos:,} of {self._total:,} videos, {self._rates()}, {left:,.0f} s left")
+        rate, size, failed = self._rates()
+        left = (self._total - self.videos) * self.seconds / self.videos
+        if self._line.live:
+            figures = [
+                Figure(f"{self.videos:,}/{self._total:,}", 1),
+                Figure(rate),
+                Figure(size, 3),
+                Figure(failed, 2),
+                Figure(f"{duration(left)} left"),
+            ]
+            self._line.update(self.videos, figures=figures)
+        elif self._plain.due():
+            done = f"{self.videos:,} of {self._total:,} videos"
+            self._console.print(f"prep: {done}, {rate}, {size}, {failed}, {left:,.0f} s left")
 
     def tell(self, line: str) -> None:
         """Show a line for people."""
         self._console.print(printable(line))
 
-    def _rates(self) -> str:
+    def _rates(self) -> tuple[str, str, str]:
         rate = self.frames / max(self.seconds, 1e-9)
-        return f"{rate:,.0f} frames/s, {self.bytes / 1e9:.2f} GB, {self.failed} failed"
+        return f"{rate:,.0f} frames/s", f"{self.bytes / 1e9:.2f} GB", f"{self.failed} failed"
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._line.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        self._line.__exit__()
         more = self._notes - _NOTES_SHOWN
         if more > 0:
             self._console.print(f"note: likewise {more:,} more videos (`note` in their attributes)")

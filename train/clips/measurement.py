@@ -1,5 +1,7 @@
 """Mean and spread of the clips that a network is trained on: measured, not borrowed."""
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -21,6 +23,7 @@ def measure_normalisation(
     seed: int,
     clips: int = 512,
     threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Normalisation:
     """Mean and standard deviation of each colour over seeded training clips, for RGB and for the residual at its step.
 
@@ -31,6 +34,7 @@ def measure_normalisation(
         seed: as for `TrainPlan`; clips are drawn as in training.
         clips: how many.
         threads: that read; the result does not depend on it.
+        progress: is told of clips done and in all.
 
     Returns:
         In 8-bit pixel values. A colour that never changes is given a spread of 1.
@@ -51,6 +55,7 @@ def measure_normalisation(
                     colours_CN = batch[name][:count].transpose(0, 1).flatten(1).double()
                     total += torch.stack([colours_CN.sum(1), colours_CN.square().sum(1)])
                 taken += count
+                progress(taken, clips)
                 if taken == clips:
                     break
         epoch += 1

@@ -229,14 +229,14 @@ def bench_train(
     json_output: JsonOption = False,
 ) -> None:
     """Training steps in all forms, beside other networks and fed from the store: clips per second, memory."""
+    console = _open(output, json_output)
+    set_compute_threads(compute_threads, console)
     from resact.bench.train import bench_train as run_bench
     from resact.bench.train import print_train
     from resact.bench.train_rows import NAMES
     from resact.cache.places import find_store
     from resact.cache.store import open_store
 
-    console = _open(output, json_output)
-    set_compute_threads(compute_threads)
     result = run_bench(
         settings,
         open_store(store or find_store()),

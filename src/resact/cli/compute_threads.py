@@ -6,9 +6,12 @@ go to sleep instead cost networks of some size nothing (docs/performance.md).
 """
 
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 ComputeThreadsOption = Annotated[
     int | None,
@@ -30,14 +33,17 @@ def wait_passively() -> None:
         os.environ |= _ENVIRONMENT
 
 
-def set_compute_threads(asked: int | None) -> None:
-    """Compute with as many threads as asked for, or one per core.
+def set_compute_threads(asked: int | None, console: "Console") -> None:
+    """Load torch, which takes seconds, and compute with as many threads as asked for, or one per core.
 
     Cores are those that affinity and the control group's quota leave to this process, shared among torchrun's. Threads
     of one core count once, as for torch. `OMP_NUM_THREADS` wins over that. The load of the machine plays no part: the
     last bits of results depend on the number, and beside other load fewer threads are no quicker.
     """
-    import torch
+    from resact.progress import working
+
+    with working(console, "loading PyTorch"):
+        import torch
 
     threads = asked
     if threads is None and "OMP_NUM_THREADS" not in os.environ:

@@ -79,6 +79,8 @@ def evaluate(
     json_output: JsonOption = False,
 ) -> None:
     """Test a run by the paper's protocol: 10 clips per test video, scores averaged."""
+    console = open_console(json_output)
+    set_compute_threads(compute_threads, console)
     from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
     from resact.train.runs.testing.fusion import fuse_runs
     from resact.train.runs.testing.metrics import measure
@@ -87,7 +89,6 @@ def evaluate(
     from resact.train.runs.testing.score_tables import classes_table, figures_table
     from resact.train.runs.testing.trained import find_run, load_trained
 
-    console = open_console(json_output)
     folder = find_run(run, runs)
     if fuse is not None:
         said: dict[str, object] = {"--store": store, "--views": views, "--weights": weights, "--output": output}
@@ -111,7 +112,6 @@ def evaluate(
         raise UsageError(
             f"got --output {target}, expected a file in a folder that is there: make {target.parent} first"
         )
-    set_compute_threads(compute_threads)
     if problem := write_problem(target):
         raise UsageError(f"{target} cannot be written ({problem}): name another file with --output")
     trained = load_trained(folder, weights=_which(weights))
@@ -161,6 +161,8 @@ def predict(
     json_output: JsonOption = False,
 ) -> None:
     """Predict the classes of video files with a trained run. Exit code 3 if some files failed, 1 if all did."""
+    console = open_console(json_output)
+    set_compute_threads(compute_threads, console)
     from resact.errors import DecodeError, DiskFullError
     from resact.pipeline.decoding.binary import find_ffmpeg
     from resact.pipeline.job.single_video import single_video_store
@@ -168,9 +170,7 @@ def predict(
     from resact.train.runs.testing.predict import predict_video
     from resact.train.runs.testing.trained import find_run, load_trained
 
-    console = open_console(json_output)
     check_timeout(timeout)
-    set_compute_threads(compute_threads)
     trained = load_trained(find_run(run, runs), weights=_which(weights))
     settings = trained.record.store.settings
     decode, codec = settings.decode, settings.codec
@@ -257,20 +257,15 @@ def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
     """A bar on a terminal, a plain line every few seconds elsewhere."""
     from time import monotonic
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from resact.progress import PlainLines, ProgressLine
 
-    columns = TextColumn("clips"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}")
-    start = last_line = monotonic()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+    start, plain = monotonic(), PlainLines(_PLAIN_LINE_SECONDS)
+    with ProgressLine(console, "evaluate", unit="clips") as line:
 
         def tell(done: int, total: int) -> None:
-            nonlocal last_line
-            now = monotonic()
-            rate = done / max(now - start, 1e-9)
-            bar.update(task, completed=done, total=total, description=f"{rate:,.1f} clips/s")
-            if bar.disable and now - last_line >= _PLAIN_LINE_SECONDS:
-                last_line = now
+            line.update(done, total=total)
+            if not line.live and plain.due():
+                rate = done / max(monotonic() - start, 1e-9)
                 left = (total - done) / rate
                 console.print(f"{done:,} of {total:,} clips, {rate:,.1f} clips/s, {left:,.0f} s left")
 

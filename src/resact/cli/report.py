@@ -64,6 +64,7 @@ def report(
     json_output: JsonOption = False,
 ) -> None:
     """Show your runs side by side, and for UCF101 the paper's tables with yours beside them."""
+    from resact.progress import working
     from resact.train.report.report import build_report
 
     chosen = _format(format_, output)
@@ -71,7 +72,9 @@ def report(
         require_writable(output)
     names = names_in(None if without is None else [without])
     sides = [names_in([side]) or [side] for side in compare or ()]
-    built, console = build_report(runs, without=names or [], compare=sides), open_console(json_output)
+    console = open_console(json_output)
+    with working(console, "reading the runs"):
+        built = build_report(runs, without=names or [], compare=sides)
     if output is not None:
         from rich.console import Console
 

@@ -173,13 +173,12 @@ def verify(
     json_output: JsonOption = False,
 ) -> None:
     """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 if something is bad."""
-    from rich.progress import Progress
-
     from resact.cache.address import local_path, open_files
     from resact.cache.layout import printable
     from resact.cache.places import find_store
     from resact.cache.verify import rebuild_index as run_rebuild
     from resact.cache.verify import verify_store
+    from resact.progress import ProgressLine
 
     if repair and rebuild_index:
         raise UsageError("got --repair and --rebuild-index, expected one: --repair makes the index good as well")
@@ -199,12 +198,11 @@ def verify(
         console.print(f"{path}: index of {listed:,} videos made again from the arrays")
         for problem in left_out:
             console.print(printable(f"left out: {problem.video_id or path}: {problem.problem}"))
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("verify", total=None)
+    with ProgressLine(console, "verify", unit="videos") as line:
         videos, problems = verify_store(
             named,
             threads=worker_count(None),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=lambda done, total: line.update(done, total=total),
         )
     for problem in problems:
         console.print(printable(f"bad: {problem.video_id or path}: {problem.problem}"))

@@ -51,12 +51,12 @@ def train(
     json_output: JsonOption = False,
 ) -> None:
     """Train a network from a clip store. After any stop, `--resume` goes on to the same result."""
-    from resact.train.runs.training.train import train as run_training
-
     if not checkpoint_seconds > 0:
         raise UsageError(f"got --checkpoint-seconds {checkpoint_seconds:g}, expected a number above 0")
     console = open_console(json_output)
-    set_compute_threads(compute_threads)
+    set_compute_threads(compute_threads, console)
+    from resact.train.runs.training.train import train as run_training
+
     result = run_training(
         settings,
         runs=runs,
@@ -89,11 +89,12 @@ def reproduce(
     json_output: JsonOption = False,
 ) -> None:
     """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. After a stop, the same command goes on."""
+    console = open_console(json_output)
+    set_compute_threads(compute_threads, console)
     from resact.cache.places import find_store
     from resact.cache.store import open_store
     from resact.train.runs.reproduce import reproduce as run_all
 
-    set_compute_threads(compute_threads)
     result = run_all(
         settings,
         open_store(store or find_store()),
@@ -103,7 +104,7 @@ def reproduce(
         threads=threads,
         compute_threads=compute_threads,
         dry_run=dry_run,
-        console=open_console(json_output),
+        console=console,
     )
     if json_output:
         print_json(result)

@@ -1,40 +1,61 @@
 """What training shows while it works: a live line on a terminal, a plain line every few seconds elsewhere."""
 
-import time
+from collections.abc import Callable
 from typing import Self
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+
+from resact.progress import Figure, PlainLines, ProgressLine, duration
 
 _PLAIN_LINE_SECONDS = 10.0
 _SMOOTHING = 0.05  # share of the newest step in the rates shown
 
 
 class TrainDisplay:
-    """Steps as they come. A context manager.
+    """First the pieces of work before the first step, then the steps as they come. A context manager.
 
     Args:
         console: where to show it.
         name: of the run.
-        epochs: in all.
-        epoch_steps: steps an epoch.
-        step: steps done already.
-        device: whose memory is shown.
     """
 
-    def __init__(
-        self, console: Console, *, name: str, epochs: int, epoch_steps: int, step: int, device: torch.device
-    ) -> None:
+    def __init__(self, console: Console, name: str) -> None:
         self.console = console
-        self._name, self._epochs, self._epoch_steps = name, epochs, epoch_steps
-        self._steps = epochs * epoch_steps
-        self._device = device
+        self._name = name
+        self._line, self._plain = ProgressLine(console, name), PlainLines(_PLAIN_LINE_SECONDS)
         self._recent: tuple[float, float, float] | None = None  # seconds, seconds waited and clips of a step
-        self._last_line = time.monotonic()
-        columns = TextColumn("{task.description}"), BarColumn(bar_width=20), TextColumn("{task.fields[line]}")
-        self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._task = self._bar.add_task(name, total=self._steps, completed=step, line="")
+        self._epochs = self._epoch_steps = self._steps = 0
+        self._device = torch.device("cpu")
+        self._preparing = True
+
+    def prepare(self, what: str) -> Callable[[int, int], None]:
+        """Another piece of work before the first step is begun.
+
+        Returns:
+            What may be told how much of it is done, and how much there is in all.
+        """
+        self._line.restart(f"{self._name}: {what}")
+
+        def tell(done: int, total: int) -> None:
+            self._line.update(done, total=total, figures=[Figure(f"{done:,}/{total:,}")])
+
+        return tell
+
+    def begin(self, *, epochs: int, epoch_steps: int, step: int, device: torch.device, compiles: bool) -> None:
+        """The first step is next.
+
+        Args:
+            epochs: in all.
+            epoch_steps: steps an epoch.
+            step: steps done already.
+            device: whose memory is shown.
+            compiles: whether the first step compiles the network, which takes minutes.
+        """
+        self._epochs, self._epoch_steps, self._steps = epochs, epoch_steps, epochs * epoch_steps
+        self._device = device
+        if step < self._steps:
+            self.prepare("compiling the network, and the first step" if compiles else "the first step")
 
     def step(
         self, *, epoch: int, step: int, loss: float, top1: float, clips: int, seconds: float, wait_seconds: float
@@ -53,36 +74,34 @@ class TrainDisplay:
         newest = seconds, wait_seconds, float(clips)
         smooth = [old + _SMOOTHING * (new - old) for old, new in zip(self._recent or newest, newest, strict=True)]
         self._recent = smooth[0], smooth[1], smooth[2]
-        now = time.monotonic()
-        plain = self._bar.disable and now - self._last_line >= _PLAIN_LINE_SECONDS
-        if self._bar.disable and not plain:
-            return
-        line = (
-            f"epoch {epoch + 1}/{self._epochs} step {(step - 1) % self._epoch_steps + 1}/{self._epoch_steps} "
-            f"loss {loss:.3f} top-1 {top1:.1%} {smooth[2] / smooth[0]:,.1f} clips/s waiting {smooth[1] / smooth[0]:.0%}"
-        )
+        figures = [
+            Figure(f"epoch {epoch + 1}/{self._epochs}", 1),
+            Figure(f"step {(step - 1) % self._epoch_steps + 1}/{self._epoch_steps}", 4),
+            Figure(f"loss {loss:.3f}", 2),
+            Figure(f"top-1 {top1:.1%}", 3),
+            Figure(f"{smooth[2] / smooth[0]:,.1f} clips/s"),
+            Figure(f"waiting {smooth[1] / smooth[0]:.0%}", 5),
+            Figure(f"{duration((self._steps - step) * smooth[0])} left"),
+        ]
         if self._device.type == "cuda":
-            line += f" {torch.cuda.max_memory_allocated(self._device) / 1e9:.1f} GB"
-        line += f" {_duration((self._steps - step) * smooth[0])} left"
-        if plain:
-            self._last_line = now
-            self.say(f"{self._name}: {line}")
-        else:
-            self._bar.update(self._task, completed=step, line=line)
+            figures.insert(-1, Figure(f"{torch.cuda.max_memory_allocated(self._device) / 1e9:.1f} GB", 6))
+        if self._preparing:
+            self._preparing = False
+            self._line.restart(self._name, self._steps)
+        if self._line.live:
+            self._line.update(step, figures=figures)
+        elif self._plain.due():
+            self.say(f"{self._name}: {' '.join(figure.text for figure in figures)}")
 
     def say(self, text: str) -> None:
         """One line that stays."""
         self.console.print(text)
 
     def __enter__(self) -> Self:
-        self._bar.start()
+        self._line.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"
+        if self._preparing:
+            self._line.hide()
+        self._line.__exit__()

@@ -102,11 +102,12 @@ def train(
     asked = RunConfig.of(settings)
     folder = RunFolder(runs / _checked_name(asked.default_name if name is None else name))
     with open_ranks() as ranks, compute_threads_restored():
-        quiet = console if ranks.leads else Console(quiet=True)
+        display = TrainDisplay(console if ranks.leads else Console(quiet=True), folder.name)
         try:
-            result = _train(
-                settings, asked, folder, store, ranks, quiet, resume, threads, compute_threads, checkpoint_seconds
-            )
+            with display:
+                result = _train(
+                    settings, asked, folder, store, ranks, display, resume, threads, compute_threads, checkpoint_seconds
+                )
         except KeyboardInterrupt:
             if not folder.exists:
                 raise Interrupted("stopped before the first step: the same command begins again") from None
@@ -122,12 +123,14 @@ def _train(
     folder: RunFolder,
     store: str | os.PathLike[str] | None,
     ranks: Ranks,
-    console: Console,
+    display: TrainDisplay,
     resume: bool,
     threads: int | None,
     compute_threads: int | None,
     checkpoint_seconds: float,
 ) -> TrainResult:
+    console = display.console
+    display.prepare("opening the store")
     # Only rank 0 looks: a moment later it may have begun the run that the others would then find.
     saved = ranks.from_first(lambda: saved_record(folder, resume=resume))
     if resume and saved is None:
@@ -142,6 +145,7 @@ def _train(
         require_same(planned, settings, opened, ranks, folder)
     set_compute_threads(compute_threads, saved, ranks, folder, console)
     config = _resolved(asked, opened, ranks) if planned is None else as_begun(planned.config)
+    display.prepare("trying the kernels" if ranks.device.type == "cuda" else "building the network")
     config = with_kernels(config, ranks, console)
     config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     if saved is None:
@@ -158,8 +162,9 @@ def _train(
         console.print(f"note: of the training list, {slower.note}")
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
-        record = planned or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, console))
+        record = planned or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, display))
         held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
+        display.prepare("building the network")
         network, optimiser, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
         if saved is not None and record != saved:
@@ -167,18 +172,17 @@ def _train(
             said = ranks.from_first(lambda: extend(folder, saved, record, progress, epoch_steps=steps))
             console.print(said)
         _announce(record, folder, len(training), ranks, console)
-        display = TrainDisplay(
-            console,
-            name=folder.name,
+        display.begin(
             epochs=config.recipe.epochs,
             epoch_steps=len(training),
             step=progress.step,
             device=ranks.device,
+            compiles=config.compile,
         )
         history = History(folder.metrics, progress) if ranks.leads else None
         if not has_tensorboard():
             console.print(f"no TensorBoard events, only {folder.metrics}: `pip install tensorboard` adds them")
-        with history or nullcontext(), display:
+        with history or nullcontext():
             loop = Loop(
                 config=config,
                 folder=folder,
@@ -265,16 +269,19 @@ def _begin(
     videos: RunVideos,
     ranks: Ranks,
     threads: int | None,
-    console: Console,
+    display: TrainDisplay,
 ) -> RunRecord:
     """Measure what has to be measured, and write `config.json`."""
     saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
     plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
-    console.print(f"{folder}: measuring mean and spread of the training clips")
+    display.say(f"{folder}: measuring mean and spread of the training clips")
+    tell = display.prepare("measuring the training clips")
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
     record = RunRecord(
         config=config,
-        normalisation=measure_normalisation(store, videos.train, config.geometry, seed=config.seed, threads=threads),
+        normalisation=measure_normalisation(
+            store, videos.train, config.geometry, seed=config.seed, threads=threads, progress=tell
+        ),
         classes=store.index.classes,
         store=StoreIdentity.of(store),
         world_size=ranks.world_size,

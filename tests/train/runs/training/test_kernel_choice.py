@@ -86,7 +86,7 @@ def test_in_float32_only_as_asked(probe):
         (WRONG, {}, "fused kernels wrong in bfloat16: conv1's output 9.0e-01 from float64"),
         (ToolError("the fused kernels fail: OutOfResources: shared memory"), {}, "OutOfResources: shared memory"),
         (RIGHT, {"conv": "dense"}, "the network's are dense"),
-        (RIGHT, {"checkpoint_activations": True}, "do not go with checkpoint_activations"),
+        (RIGHT, {"checkpoint_activations": True}, "do not go with --checkpoint-activations"),
     ],
 )
 def test_eager_where_they_are_not(probe, found, settings, why):
