@@ -73,7 +73,7 @@ def report(
     names = names_in(None if without is None else [without])
     sides = [names_in([side]) or [side] for side in compare or ()]
     console = open_console(json_output)
-    with working(console, "reading the runs"):
+    with working(open_console(json_output=True), "reading the runs"):  # standard output is the report alone
         built = build_report(runs, without=names or [], compare=sides)
     if output is not None:
         from rich.console import Console
