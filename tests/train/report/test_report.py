@@ -108,6 +108,17 @@ def test_what_decides_a_result_sets_runs_apart_and_is_said_in_the_title(tmp_path
     assert "6 of 101 classes" in report.groups[3].group.heading
 
 
+def test_a_run_that_went_on_for_more_epochs_stands_apart_and_no_command_repeats_it(tmp_path: Path) -> None:
+    write_run(tmp_path, "straight", modality="rgb")
+    longer = write_run(tmp_path, "longer", modality="rgb")
+    longer.write_record(replace(longer.read_record(), earlier_epochs=(1,)))
+    apart = {group.runs[0].folder.name: group for group in build_report(tmp_path).groups}
+    assert "went on after epoch 1 (--resume --epochs)" in apart["longer"].words
+    assert "went on" not in apart["straight"].words
+    assert apart["straight"].commands
+    assert not apart["longer"].commands
+
+
 def test_how_a_run_is_computed_sets_none_apart(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", epoch=0)
     for seed, name in enumerate(("compile", "channels_last", "checkpoint_activations")):

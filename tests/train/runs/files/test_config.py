@@ -1,4 +1,5 @@
 import json
+import re
 from dataclasses import asdict
 
 import pytest
@@ -132,3 +133,10 @@ def test_wrong_files_are_told(tmp_path, text, words):
         read_settings(path)
     with pytest.raises(UsageError, match="which is not there"):
         read_settings(tmp_path / "none.toml")
+
+
+def test_a_wrong_value_in_a_file_is_called_by_its_key(tmp_path):
+    path = tmp_path / "recipe.toml"
+    path.write_text("epochs = 3\nstem-channels = 0\n")
+    with pytest.raises(UsageError, match=f"^{re.escape(str(path))}: got stem-channels 0, expected a whole number"):
+        read_settings(path)

@@ -2,14 +2,17 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
 from tests.train.runs.conftest import SMALL, assert_same_weights
+from typer.testing import CliRunner
 
-from resact.errors import StoreNotFoundError, UsageError
+from resact.cli import app
+from resact.errors import RunWriteError, StoreNotFoundError, UsageError
 from resact.train.runs.files.checkpoint import Checkpoints
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import read_metrics
@@ -155,3 +158,14 @@ def test_a_store_that_has_moved_is_asked_for(train_tiny, tmp_path, tiny_store: P
     with pytest.raises(StoreNotFoundError, match=r"is not at .*moved\.zarr any more: say where it is now with --store"):
         train_tiny(resume=True, store=None)
     assert train_tiny(resume=True, store=tmp_path / "there.zarr").epochs == 1
+
+
+def test_a_folder_that_is_read_only_is_named_with_what_helps_there(train_tiny, small_disk, tiny_store):
+    runs = small_disk / "runs"
+    folder = train_tiny(epochs=1, runs=runs).run
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    for name, resume in (("new", False), ("a", True)):
+        with pytest.raises(RunWriteError, match=r"\(Read-only file system\).* writable, or choose another --runs"):
+            train_tiny(name, runs=runs, resume=resume)
+    said = CliRunner().invoke(app, ["evaluate", folder, "--views", "1"])
+    assert "(Read-only file system): name another file with --output" in str(said.exception)
