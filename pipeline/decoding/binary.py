@@ -1,12 +1,15 @@
 """Which ffmpeg runs."""
 
 import re
+import signal
 import subprocess
 from functools import lru_cache
 
 import imageio_ffmpeg
 
 from resact.errors import ToolError
+
+_TRIES_WHEN_KILLED = 5
 
 
 @lru_cache
@@ -20,10 +23,16 @@ def find_ffmpeg(binary: str | None = None) -> tuple[str, str]:
         ToolError: it is not there or does not run.
     """
     path = binary or imageio_ffmpeg.get_ffmpeg_exe()
-    try:
-        first = subprocess.run([path, "-version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        raise ToolError(f"ffmpeg does not run ({error}): pass --ffmpeg PATH, or reinstall imageio-ffmpeg") from None
+    for left in reversed(range(_TRIES_WHEN_KILLED)):
+        try:
+            first = subprocess.run([path, "-version"], capture_output=True, text=True, check=True, timeout=30).stdout
+            break
+        except (OSError, subprocess.SubprocessError) as error:
+            # Killed from outside, by the kernel out of memory, say: nothing that ffmpeg is to blame for.
+            killed = isinstance(error, subprocess.CalledProcessError) and error.returncode == -signal.SIGKILL
+            if not killed or not left:
+                advice = "pass --ffmpeg PATH, or reinstall imageio-ffmpeg"
+                raise ToolError(f"ffmpeg does not run ({error}): {advice}") from None
     match = re.match(r"ffmpeg version (\S+)", first)
     if match is None:
         raise ToolError(f"{path} is not ffmpeg (it says {first[:60]!r}): pass --ffmpeg PATH")

@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import fill
 
 import click
 import typer
@@ -17,15 +18,17 @@ _HEAD = """\
 
 Made from the command line by `just docs`; `resact COMMAND --help` says the same.
 
-Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 done but some videos failed (they are listed), 130 interrupted
-and resumable. With `--json` the last line of standard output is one JSON object, and all else goes to standard error.
+Exit codes: 0 done, 1 the work failed, 2 wrong usage, 3 done but some videos failed (they are
+listed), 130 interrupted and resumable. With `--json` the last line of standard output is one JSON
+object, and all else goes to standard error.
 """
 
 _SETTINGS_HEAD = """\
 ## Settings of a run
 
-Options of `train`, and where they apply of `reproduce` and `bench train`. In a file for `--config` (toml,
-without tables) they have the same names: `batch_size = 16` or `batch-size = 16`. Options win over the file.
+Options of `train`, and where they apply of `reproduce` and `bench train`. In a file for `--config`
+(toml, without tables) they have the same names: `batch_size = 16` or `batch-size = 16`. Options
+win over the file.
 """
 
 
@@ -49,7 +52,7 @@ def _section(name: str, command: click.Command) -> str:
     usage = " ".join(["resact", name, *(_argument(argument) for argument in arguments), "[OPTIONS]"])
     rows = [f"| {' '.join(row)} |" for row in _rows(command)]
     return "\n".join(
-        [f"## `{usage}`", "", (command.help or "").strip(), "", "| | |", "|---|---|", *rows, ""],
+        [f"## `{usage}`", "", _paragraph(command.help or ""), "", "| | |", "|---|---|", *rows, ""],
     )
 
 
@@ -105,6 +108,10 @@ def _settings() -> str:
     return "\n".join([_SETTINGS_HEAD, *rows[1:], ""])
 
 
+def _paragraph(words: str) -> str:
+    return "\n\n".join(fill(" ".join(part.split()), 99) for part in words.strip().split("\n\n"))
+
+
 def _text(words: str) -> str:
     return re.sub(r"\s+", " ", words).replace("|", "\\|").strip()
 
@@ -112,10 +119,10 @@ def _text(words: str) -> str:
 _CODE_HEAD = """\
 # A map of the code
 
-Made from the first sentence of each file by `just docs`. Imports point one way, which import contracts check:
-`cli`, then `bench`, then `pipeline` or `train`, then `cache`, then `errors.py`. The folders `pipeline`, `cache` and
-`train` lie at the root and are installed as `resact.pipeline`, `resact.cache` and `resact.train`, through links in
-`src/resact`. `tests/` mirrors them.
+Made from the first sentence of each file by `just docs`. Imports point one way, which import
+contracts check: `cli`, then `bench`, then `pipeline` or `train`, then `cache`, then `errors.py`.
+The folders `pipeline`, `cache` and `train` lie at the root. Links in `src/resact` install them as
+`resact.pipeline`, `resact.cache` and `resact.train`. `tests/` mirrors them.
 """
 _ROOMS = ("src/resact", "pipeline", "cache", "train")
 
@@ -127,7 +134,13 @@ def code_map(root: Path) -> str:
         for folder in (root / room, *sorted(path for path in (root / room).rglob("*") if path.is_dir())):
             files = [] if _is_linked(folder, root) else sorted(folder.glob("*.py"))
             if files:
-                lines += [f"## {folder.relative_to(root)}", "", _first_sentence(folder / "__init__.py"), "", "| | |"]
+                lines += [
+                    f"## {folder.relative_to(root)}",
+                    "",
+                    _paragraph(_first_sentence(folder / "__init__.py")),
+                    "",
+                    "| | |",
+                ]
                 lines.append("|---|---|")
                 lines += [f"| `{file.name}` | {_first_sentence(file)} |" for file in files if file.stem != "__init__"]
                 lines.append("")
