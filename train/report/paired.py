@@ -20,6 +20,7 @@ SIGNIFICANT = 0.05
 _EXACT_GROUPS = 14
 """Up to so many groups with a difference, all their signs are gone through; beyond, signs are drawn."""
 _DRAWN = 10_000
+_SIGNS_AT_ONCE = 2_000_000  # 16 MB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +104,12 @@ def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object]
     if groups <= _EXACT_GROUPS:
         signs_RG = 1 - 2 * (np.arange(2**groups)[:, None] >> np.arange(groups) & 1)
         return float((np.abs(signs_RG @ sums_G) >= least).mean())
-    signs_RG = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), size=(_DRAWN, groups))
-    return float((1 + (np.abs(signs_RG @ sums_G) >= least).sum()) / (1 + _DRAWN))
+    random, as_large = np.random.default_rng(seed), 0
+    rows = max(1, _SIGNS_AT_ONCE // groups)
+    for start in range(0, _DRAWN, rows):
+        signs_RG = 2.0 * random.integers(0, 2, size=(min(rows, _DRAWN - start), groups), dtype=np.int8) - 1
+        as_large += int((np.abs(signs_RG @ sums_G) >= least).sum())
+    return (1 + as_large) / (1 + _DRAWN)
 
 
 def _evaluation(run: "FoundRun") -> "Evaluation":
