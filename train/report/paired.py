@@ -107,8 +107,8 @@ def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object]
     random, as_large = np.random.default_rng(seed), 0
     rows = max(1, _SIGNS_AT_ONCE // groups)
     for start in range(0, _DRAWN, rows):
-        signs_RG = 2.0 * random.integers(0, 2, size=(min(rows, _DRAWN - start), groups), dtype=np.int8) - 1
-        as_large += int((np.abs(signs_RG @ sums_G) >= least).sum())
+        turned_RG = random.integers(0, 2, size=(min(rows, _DRAWN - start), groups), dtype=np.int8)
+        as_large += int((np.abs(sums_G.sum() - 2 * (turned_RG @ sums_G)) >= least).sum())
     return (1 + as_large) / (1 + _DRAWN)
 
 
