@@ -66,6 +66,7 @@ def test_before_the_first_step(width: int) -> None:
         text = shown(console, display._line)
         require_bar(text)
         assert "120/512" in text
+        assert "measuring the training clips"[: width - 45] in text
         display.begin(epochs=2, epoch_steps=3, step=0, device=torch.device("cpu"), compiles=True)
         assert "compiling"[: width - 50] in shown(console, display._line)
 

@@ -78,8 +78,10 @@ class ProgressLine:
 
     def what_of(self, task: Task) -> str:
         """As much of it as there is room for."""
-        room = self._console.width - self._bar_width - 2 - _length(_kept(self.figures_of(task)))
-        if task.total is not None:  # beside a bar that says how far it is, other figures matter more
+        figures = self.figures_of(task)
+        kept = _kept(figures)
+        room = self._console.width - self._bar_width - 2 - _length(kept)
+        if len(kept) < len(figures):  # the others matter more than the last words of it
             room = min(room, self._console.width // _WHAT_SHARE)
         return task.description if len(task.description) <= room else f"{task.description[: max(0, room - 1)]}…"
 

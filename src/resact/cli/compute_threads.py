@@ -38,7 +38,7 @@ def set_compute_threads(asked: int | None, console: "Console") -> None:
 
     Cores are those that affinity and the control group's quota leave to this process, shared among torchrun's. Threads
     of one core count once, as for torch. `OMP_NUM_THREADS` wins over that. The load of the machine plays no part: the
-    last bits of results depend on the number, and beside other load fewer threads are no quicker.
+    last bits of results depend on the number, and beside other load fewer threads are hardly quicker.
     """
     from resact.progress import working
 
