@@ -152,7 +152,7 @@ def test_no_crop_below_the_smallest_scale(min_scale, sides):
 
 @pytest.mark.parametrize("wrong", [0.49, 1.01, 0, "1", True, float("nan")])
 def test_a_wrong_smallest_scale_is_a_usage_error(wrong):
-    with pytest.raises(UsageError, match=r"got min_scale .*, expected a number from 0\.5 to 1"):
+    with pytest.raises(UsageError, match=r"got --min-scale .*, expected a number from 0\.5 to 1"):
         ClipGeometry(min_scale=wrong)
 
 
