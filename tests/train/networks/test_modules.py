@@ -25,6 +25,7 @@ from resact.train.networks.modules import (
 )
 
 seeds = st.integers(0, 2**32 - 1)
+PLAIN = {"dropout": 0.0, "zero_init": False}
 few = settings(max_examples=8)
 
 
@@ -207,7 +208,7 @@ NETWORKS = [
 @settings(max_examples=2)
 def test_whole_network(options, seed):
     depths = (2, 1, 1, 1)
-    model = shuffled(build_model(**options, num_classes=3, width=1 / 32, depths=depths), seed)
+    model = shuffled(build_model(**options, **PLAIN, num_classes=3, width=1 / 32, depths=depths), seed)
     streams = ("rgb", "residual") if model.architecture.modality == "both" else (model.architecture.modality,)
     clips = {name: randn(2, 3, 3, 9, 12, seed=seed + i) for i, name in enumerate(streams)}
     # Wide tolerance: small variances at this size magnify the last bits.
@@ -216,7 +217,7 @@ def test_whole_network(options, seed):
 
 
 def test_streams_are_concatenated_rgb_first():
-    model = build_model(width=1 / 16, depths=(1, 1, 1, 1)).eval()
+    model = build_model(width=1 / 16, depths=(1, 1, 1, 1), **PLAIN).eval()
     seen = []
     model.res2[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     rgb, residual_clip = torch.randn(2, 1, 3, 4, 16, 16)
@@ -238,7 +239,7 @@ def test_module_gradients_agree_with_finite_differences():
 @pytest.mark.parametrize("options", NETWORKS, ids=str)
 def test_network_gradients_agree_with_finite_differences(options):
     torch.manual_seed(8)
-    model = build_model(**options, num_classes=3, width=1 / 32, depths=(1, 1, 1, 1)).double()
+    model = build_model(**options, **PLAIN, num_classes=3, width=1 / 32, depths=(1, 1, 1, 1)).double()
     names, weights = zip(*model.named_parameters(), strict=True)
     clips = {name: randn(3, 3, 3, 12, 12, seed=9 + i) for i, name in enumerate(model.architecture.streams)}
 
