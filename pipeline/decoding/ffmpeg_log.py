@@ -146,12 +146,17 @@ class FfmpegLog:
             return None
         container, decoded = _CONTAINER.search(self._text), _DECODED.search(self._text)
         single = container and container[1] in _PICTURES_TOO and decoded and decoded[1] == "1"
-        if single or self.tracks.are_pictures:
+        # A video of which memory let no second frame through looks like a picture; `refusal` says what is wrong.
+        if (single and not self._lacks_memory) or self.tracks.are_pictures:
             return "it is a still picture, not a video"
         matrix = self.tracks.chosen and _UNCONVERTED.search(self.tracks.chosen.words)
         if matrix:
             return f"its colours are coded as {matrix[1]}, which ffmpeg does not convert: re-encode it as BT.709"
         return None
+
+    @property
+    def _lacks_memory(self) -> bool:
+        return any(words.endswith("Cannot allocate memory") for words in self.complaints)
 
     @cached_property
     def _resampled(self) -> list[tuple[str, str]]:

@@ -7,6 +7,8 @@ import pytest
 from tests.pipeline.decoding.test_tracks import AV1, frames_of, needs_field, prepped
 from tests.pipeline.videos import EACH_FFMPEG, FIELD, H264, quadrants, write_video
 
+from resact.pipeline.decoding.ffmpeg_log import FfmpegLog
+
 STILL = "failed: it is a still picture, not a video"
 
 
@@ -84,3 +86,15 @@ def test_the_pictures_from_the_field(tmp_path: Path, binary: str) -> None:
     assert prep.store.index.status[0] == "ok"
     frames = prep.store.read("v000", 0, 15)
     assert len({frame.tobytes() for frame in frames}) == prep.store.index.num_frames[0] == 15
+
+
+@pytest.mark.parametrize(
+    ("complaint", "unfit"),
+    [("", "it is a still picture, not a video"), ("[vist#0:0 @ 0x1] [error] Decoder: Cannot allocate memory\n", None)],
+)
+def test_a_gif_that_memory_let_one_frame_through_of_is_no_picture(complaint: str, unfit: str | None) -> None:
+    decoded = "[verbose]   Input stream #0:0 (video): 2 packets read; 1 frames decoded\n"
+    text = f"[info] Input #0, gif, from 'v.gif':\n{complaint}{decoded}"
+    log = FfmpegLog(text, Path("v.gif"))
+    assert log.unfit == unfit
+    assert log.refusal is None or "more memory" in log.refusal

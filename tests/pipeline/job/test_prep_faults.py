@@ -148,8 +148,8 @@ def test_every_kind_of_broken_video_is_listed_and_the_others_are_unharmed(
     assert (summary["videos"], summary["failed"], summary["damaged"]) == (34, 9, 3)
     frames = dict(zip(index.video_id, index.num_frames, strict=True))
     assert frames["v_Biking_g01_c01"] == 24
-    assert 8 < frames["v_Biking_g02_c01"] < 24
-    assert 8 < frames["v_Biking_g02_c02"] < 24
+    assert 16 < frames["v_Biking_g02_c01"] < 22  # half the bytes hold 19 frames: the first is the largest
+    assert 16 < frames["v_Biking_g02_c02"] < 22
     unharmed = [v for v, (kind, _) in status.items() if kind == "ok"]
     for name in unharmed:
         assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
