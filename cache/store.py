@@ -80,7 +80,7 @@ class ClipStore:
             start: first frame.
             stop: one past the last frame.
             out: as for `read`; of the box's size.
-            box: left out, whole frames.
+            box: default: whole frames.
             memory: in place of `out`, writable uint8 (bytes,) that as many whole frames fit into. The result is a view
                 of it, whose rows may lie as far apart as whole frames' do: so a codec that makes whole frames need not
                 copy the box out of them.

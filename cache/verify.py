@@ -145,7 +145,7 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
 
 
 def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
-    """Make the index again from the arrays; what is damaged is left out, so that prep does it again.
+    """Make the index again from the arrays; it lacks what is damaged, so that prep does it again.
 
     Returns:
         How many videos the new index lists, and what was left out.

@@ -1,12 +1,12 @@
 """How a setting of a run is declared: once, as a dataclass field, with its default, bounds, help and source.
 
-The command line's options, the toml keys, `--help`, the table in docs/settings.md and the checks all come from these
+The command line's options, the toml keys, `--help`, the tables in docs/commands.md and the checks all come from these
 declarations. Nothing here loads torch, so that `--help` stays quick.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NoReturn
 
 from resact.errors import UsageError
@@ -133,16 +133,9 @@ def setting(default: Any, **said: Any) -> Any:
     return field(default=default, metadata={_KEY: Setting(default=default, **said)})
 
 
-def setting_of(declared: Field[Any]) -> Setting | None:
-    """What a dataclass field says of itself; None where it is no setting."""
-    found: Setting | None = declared.metadata.get(_KEY)
-    return found
-
-
 def declared(*kinds: type) -> dict[str, Setting]:
     """Name -> setting, of dataclasses, in their order."""
-    found = ((f.name, setting_of(f)) for kind in kinds for f in fields(kind))
-    return {name: one for name, one in found if one is not None}
+    return {f.name: f.metadata[_KEY] for kind in kinds for f in fields(kind) if _KEY in f.metadata}
 
 
 def check(instance: Any) -> None:

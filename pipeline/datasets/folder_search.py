@@ -111,7 +111,7 @@ class FolderSearch:
         return os.path.realpath(self.root / name) != os.path.join(os.path.realpath(self.root), name)  # noqa: PTH118
 
     def notes(self) -> list[str]:
-        """What was left out, and why."""
+        """What was skipped, and why."""
         beside = [
             name for name in self._beside if self.csv is None or (self.root / name).resolve() != self.csv.resolve()
         ]

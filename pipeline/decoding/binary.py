@@ -9,7 +9,8 @@ import imageio_ffmpeg
 
 from resact.errors import ToolError
 
-_TRIES_WHEN_KILLED = 5
+TRIES_WHEN_KILLED = 5
+"""Of an ffmpeg that is killed from outside, by the kernel out of memory, say."""
 
 
 @lru_cache
@@ -23,12 +24,11 @@ def find_ffmpeg(binary: str | None = None) -> tuple[str, str]:
         ToolError: it is not there or does not run.
     """
     path = binary or imageio_ffmpeg.get_ffmpeg_exe()
-    for left in reversed(range(_TRIES_WHEN_KILLED)):
+    for left in reversed(range(TRIES_WHEN_KILLED)):
         try:
             first = subprocess.run([path, "-version"], capture_output=True, text=True, check=True, timeout=30).stdout
             break
         except (OSError, subprocess.SubprocessError) as error:
-            # Killed from outside, by the kernel out of memory, say: nothing that ffmpeg is to blame for.
             killed = isinstance(error, subprocess.CalledProcessError) and error.returncode == -signal.SIGKILL
             if not killed or not left:
                 advice = "pass --ffmpeg PATH, or reinstall imageio-ffmpeg"

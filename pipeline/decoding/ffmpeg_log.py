@@ -147,16 +147,12 @@ class FfmpegLog:
         container, decoded = _CONTAINER.search(self._text), _DECODED.search(self._text)
         single = container and container[1] in _PICTURES_TOO and decoded and decoded[1] == "1"
         # A video of which memory let no second frame through looks like a picture; `refusal` says what is wrong.
-        if (single and not self._lacks_memory) or self.tracks.are_pictures:
+        if (single and not any(map(_lacks_memory, self.complaints))) or self.tracks.are_pictures:
             return "it is a still picture, not a video"
         matrix = self.tracks.chosen and _UNCONVERTED.search(self.tracks.chosen.words)
         if matrix:
             return f"its colours are coded as {matrix[1]}, which ffmpeg does not convert: re-encode it as BT.709"
         return None
-
-    @property
-    def _lacks_memory(self) -> bool:
-        return any(words.endswith("Cannot allocate memory") for words in self.complaints)
 
     @cached_property
     def _resampled(self) -> list[tuple[str, str]]:
@@ -199,10 +195,14 @@ class FfmpegLog:
             size = _PICTURE_SIZE.search(words)
             if size and int(size[1]) * int(size[2]) > MAX_PIXELS:
                 return f"its frames have {size[1]}x{size[2]} pixels, over the limit of {MAX_PIXELS:,}: scale it down"
-            if words.endswith("Cannot allocate memory"):
+            if _lacks_memory(words):
                 return "ffmpeg needs more memory for it than it may have (4 GiB at most): scale it down"
         general = [words for words in self.complaints if words.startswith("Error opening input")]
         if general:  # three lines that say one thing, and perhaps one that says why
             others = [words for words in self.complaints if words not in general]
             return "; ".join([f"ffmpeg cannot open it: {general[-1].partition(': ')[2]}", *others[:2]])
         return None
+
+
+def _lacks_memory(complaint: str) -> bool:
+    return complaint.endswith("Cannot allocate memory")

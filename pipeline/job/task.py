@@ -18,14 +18,13 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
 from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
 from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.decoding.binary import find_ffmpeg
+from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
 
 _MAX_COMPLAINTS = 3
 _NUMBERS = re.compile(r"\d+")
-_TRIES_WHEN_KILLED = 5  # of a video whose ffmpeg is killed from outside, by the kernel out of memory, say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +167,7 @@ def _decode_and_commit(
                 treatment = other.treatment
             except FfmpegKilledError as killed:
                 tries += 1
-                if tries == _TRIES_WHEN_KILLED:
+                if tries == TRIES_WHEN_KILLED:
                     raise DecodeError(f"ffmpeg was killed by {killed} each of {tries} times") from None
     raise DecodeError("ffmpeg gives no frames")
 

@@ -112,7 +112,7 @@ class Filling:
 def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
     from resact.train.runs.files.config import RunConfig
 
-    return RunConfig.of({**dict(settings), "depths": (1, 1, 1, 1)}).default_name  # few modules are sooner built
+    return RunConfig.of(dict(settings)).default_name
 
 
 @cache

@@ -4,22 +4,22 @@ The values stay where they are defined, and are imported only when they are aske
 """
 
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from resact.errors import ResactError
 
 
-def among(values: str) -> Callable[[str], list[str]]:
+def among(values: str | Sequence[str]) -> Callable[[str], list[str]]:
     """Offer the names in a collection.
 
     Args:
-        values: where it is, as `module:name`.
+        values: these, or where they are, as `module:name`.
     """
 
     def offer(incomplete: str) -> list[str]:
-        return _beginning_with(incomplete, pkgutil.resolve_name(values))
+        return _beginning_with(incomplete, pkgutil.resolve_name(values) if isinstance(values, str) else values)
 
     return offer
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from resact.cli import complete
 from resact.errors import UsageError
 from resact.train.runs.files.config import SETTINGS, read_settings
-from resact.train.settings import Setting, option
+from resact.train.settings import option
 
 _TYPES: dict[str, type] = {"whole": int, "number": float, "flag": bool, "choice": str, "counts": str, "text": str}
 
@@ -88,16 +89,9 @@ def _parameter(name: str, default_words: str | None) -> inspect.Parameter:
         metavar=declared.metavar,
         help=words,
         rich_help_panel=declared.panel,
-        autocompletion=_beginnings(declared) if declared.choices else None,
+        autocompletion=complete.among(declared.choices) if declared.choices else None,
     )
     return _keyword(name, Annotated[_TYPES[declared.kind] | None, chosen])
-
-
-def _beginnings(declared: Setting) -> Callable[[str], list[str]]:
-    def offer(incomplete: str) -> list[str]:
-        return [choice for choice in declared.choices if choice.startswith(incomplete)]
-
-    return offer
 
 
 def _keyword(name: str, annotation: Any) -> inspect.Parameter:

@@ -250,7 +250,15 @@ def test_not_a_number_is_wrong():
 def behaviours(_case: None, _dtype: torch.dtype, device: str, seed: int) -> dict[str, object]:
     """What a network with fused kernels does besides being right."""
     torch.manual_seed(seed)
-    network = build_model(modality="rgb", num_classes=3, width=1 / 16, depths=(1, 1, 1, 1), stem_channels=5)
+    network = build_model(
+        modality="rgb",
+        num_classes=3,
+        width=1 / 16,
+        depths=(1, 1, 1, 1),
+        stem_channels=5,
+        dropout=0,
+        zero_init=False,
+    )
     network.to(device, memory_format=torch.channels_last_3d)
     eager = copy.deepcopy(network)
     network.use_kernels("fused")
@@ -308,7 +316,7 @@ def test_where_they_cannot_run(monkeypatch):
     cuda = torch.device("cuda")
     assert fused_obstacle(separable.architecture, cuda) is None
     assert "dense" in fused_obstacle(dense.architecture, cuda)
-    assert "checkpoint_activations" in fused_obstacle(separable.architecture, cuda, checkpointed=True)
+    assert "--checkpoint-activations" in fused_obstacle(separable.architecture, cuda, checkpointed=True)
     with pytest.raises(UsageError, match="they run on CUDA, and the network is on cpu; choose eager ones"):
         separable.use_kernels("fused")
     assert separable.kernels == "eager"

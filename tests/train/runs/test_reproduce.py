@@ -86,7 +86,7 @@ def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, few_meas
 
     again = reproduce(TINY, store, runs, threads=1, console=quiet)
     assert (again["hours"], again["clips"], again["runs"]) == (None, 0, result["runs"])
-    with pytest.raises(UsageError, match=r"other settings \(epochs: 1, asked for 2\)"):
+    with pytest.raises(UsageError, match=r"other settings \(--epochs: 1, asked for 2\)"):
         reproduce(TINY | {"epochs": 2}, store, runs, console=quiet)
 
 

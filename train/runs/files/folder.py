@@ -173,7 +173,7 @@ class RunFolder:
         """
         record, path = self.read_record(), self.weights(which)
         network = ActionNetwork(record.architecture)
-        if which == "best" and not (record.choose_best and record.val_videos):
+        if which == "best" and not (path.exists() or (record.choose_best and record.val_videos)):
             raise CheckpointError(f"{self} has no best weights, as too few videos were held out: use --weights last")
         with self._what_next(which):
             tensors, header = read_tensors(path)
