@@ -16,14 +16,14 @@ _MAX_COMPARED = 200_000  # ids that a wrong one is compared with: that takes a s
 
 
 def find_video(store: ClipStore, video: str) -> int:
-    """The row of a video, by its id or a part that only it has.
+    """Index of a video, by its id or a part that only it has.
 
     Raises:
         UsageError: no video, or several; or it is a class.
     """
     index = store.index
     try:
-        return index.row_of(video)
+        return index.video_index(video)
     except UsageError:
         pass
     if video in index.classes:
@@ -34,7 +34,7 @@ def find_video(store: ClipStore, video: str) -> int:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        shown = ", ".join(index.video_id[row] for row in fitting[:_SHOWN])
+        shown = ", ".join(index.video_id[video_index] for video_index in fitting[:_SHOWN])
         more = f" and {len(fitting) - _SHOWN:,} more" if len(fitting) > _SHOWN else ""
         raise UsageError(
             f"got video {video!r}, which is a part of {len(fitting):,} ids: {shown}{more}. Name one of them"
@@ -47,13 +47,13 @@ def find_video(store: ClipStore, video: str) -> int:
 def _fitting(part: str, ids: Sequence[str]) -> list[int]:
     """Rows of the ids that end in it, the ending of a file apart; where there is none, of those that contain it."""
     part = part.casefold()
-    held = [(row, name) for row, name in enumerate(map(str.casefold, ids)) if part in name]
-    ends = [row for row, name in held if part in (name.rpartition("/")[2], Path(name).stem)]
-    return ends or [row for row, _ in held]
+    held = [(video_index, name) for video_index, name in enumerate(map(str.casefold, ids)) if part in name]
+    ends = [video_index for video_index, name in held if part in (name.rpartition("/")[2], Path(name).stem)]
+    return ends or [video_index for video_index, _ in held]
 
 
 def videos_of_classes(store: ClipStore, names: Sequence[str], per_class: int | None) -> list[int]:
-    """Rows of the videos of some classes, class by class.
+    """Indices of the videos of some classes, class by class.
 
     Args:
         store: an open store.
@@ -63,7 +63,7 @@ def videos_of_classes(store: ClipStore, names: Sequence[str], per_class: int | N
     Raises:
         UsageError: no such class, or none of its videos is there.
     """
-    index, rows = store.index, []
+    index, video_indices = store.index, []
     for name in dict.fromkeys(names):
         if name not in index.classes:
             known = f"one of the {len(index.classes)} in {store.files}"
@@ -72,8 +72,8 @@ def videos_of_classes(store: ClipStore, names: Sequence[str], per_class: int | N
         if not len(members):
             raise UsageError(f"got class {name!r}, of which {store.files} has no video yet: name another one")
         count = len(members) if per_class is None else min(per_class, len(members))
-        rows += members[np.linspace(0, len(members) - 1, count).round().astype(int)].tolist()
-    return rows
+        video_indices += members[np.linspace(0, len(members) - 1, count).round().astype(int)].tolist()
+    return video_indices
 
 
 def _such_as(name: str, known: Sequence[str]) -> str:

@@ -22,7 +22,7 @@ import simplejpeg
 from numcodecs import blosc, zstd
 
 from resact.cache import machine_code
-from resact.cache.box import Bounds, Box
+from resact.cache.crop import Bounds, Crop
 from resact.errors import DamagedError, UsageError
 
 # Called on the main thread, Blosc would otherwise hand each frame to threads of its own, behind one global lock: 139
@@ -46,7 +46,7 @@ class FrameCodec(Protocol):
 
     @property
     def makes_whole_frames(self) -> bool:
-        """Whether a box of a frame is copied out of the whole one."""
+        """Whether a crop of a frame is copied out of the whole one."""
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """The codec as Zarr v3 metadata, array-to-bytes codec first."""
@@ -65,19 +65,19 @@ class FrameCodec(Protocol):
         """
 
     def decode_together(
-        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
+        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
     ) -> Sequence[int]:
-        """Fill in a box of each of those frames for which there is a quicker way than one by one.
+        """Fill in a crop of each of those frames for which there is a quicker way than one by one.
 
         Args:
             data: the frames' bytes.
             bounds: of each frame, N >= 1.
-            out_NHWC: N boxes, or N frames of which no more than the box is wanted; contiguous.
+            out_NHWC: N crops, or N frames of which no more than the crop is wanted; contiguous.
             size: height and width of the frames.
-            box: within them.
+            crop: within them.
 
         Returns:
-            Which frames are left for `decode_into`; anything may have been written to their boxes.
+            Which frames are left for `decode_into`; anything may have been written to their crops.
         """
 
 
@@ -117,14 +117,14 @@ class JpegFrames:
             raise DamagedError(f"not a JPEG: {error}") from None
 
     def decode_together(
-        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
+        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
     ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
         if len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
         from resact.cache.machine_code.jpeg import decode_jpegs
 
-        return decode_jpegs(data, bounds, out_NHWC, size, box)
+        return decode_jpegs(data, bounds, out_NHWC, size, crop)
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class ZstdFrames:
         bounds: Bounds,
         out_NHWC: Frame,  # noqa: ARG002
         size: tuple[int, int],  # noqa: ARG002
-        box: Box,  # noqa: ARG002
+        crop: Crop,  # noqa: ARG002
     ) -> Sequence[int]:
         """There is no quicker way."""
         return range(len(bounds))
@@ -215,14 +215,14 @@ class Lz4Frames:
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
 
     def decode_together(
-        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], box: Box
+        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
     ) -> Sequence[int]:
         """By machine code, where there are enough frames."""
         if len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
         from resact.cache.machine_code.lz4 import decode_lz4
 
-        return decode_lz4(data, bounds, out_NHWC, size, box)
+        return decode_lz4(data, bounds, out_NHWC, size, crop)
 
 
 def _blosc_sizes(data: bytes | memoryview) -> tuple[int, int]:

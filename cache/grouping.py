@@ -63,18 +63,18 @@ def grouping(index: Index, dataset: DatasetSettings, *, partial: str | None) -> 
         partial: what it lacks; one video of each group may then be all that was asked for.
     """
     listed = np.any([codes > 0 for codes in index.splits.values()], axis=0)
-    rows = np.flatnonzero(listed & (index.num_frames > 0)).tolist()
-    group_of = {row: index.group[row] for row in rows}
+    video_indices = np.flatnonzero(listed & (index.num_frames > 0)).tolist()
+    group_of = {video_index: index.group[video_index] for video_index in video_indices}
     divided = {}
     for split, codes in index.splits.items():
-        sides = {(group, int(codes[row])) for row, group in group_of.items() if codes[row]}
+        sides = {(group, int(codes[video_index])) for video_index, group in group_of.items() if codes[video_index]}
         count = sum(number > 1 for number in Counter(group for group, _ in sides).values())
         if count:
             divided[split] = count
     return Grouping(
-        videos=len(rows),
+        videos=len(video_indices),
         groups=len(set(group_of.values())),
-        ungrouped=sum(index.video_id[row] == group for row, group in group_of.items()),
+        ungrouped=sum(index.video_id[video_index] == group for video_index, group in group_of.items()),
         divided=divided,
         by_chance=dataset.division is not None,
         whole=partial is None and dataset.videos is None,

@@ -93,8 +93,8 @@ class Index:
         tails = np.where(self.num_frames > 0, shard_index_bytes(0) + SLOT_BYTES * self.num_frames.astype(np.uint64), 0)
         return np.asarray(frames + tails, np.uint64)
 
-    def rows(self, split: str, membership: str) -> npt.NDArray[np.intp]:
-        """Rows with frames that a split calls `train` or `test`.
+    def video_indices(self, split: str, membership: str) -> npt.NDArray[np.intp]:
+        """Indices of the videos with frames that a split calls `train` or `test`.
 
         Raises:
             UsageError: no such split or membership.
@@ -106,8 +106,8 @@ class Index:
         member = self.splits[split] == MEMBERSHIPS.index(membership)
         return np.flatnonzero(member & (self.num_frames > 0))
 
-    def row_of(self, video_id: str) -> int:
-        """The row of a video, by bisection.
+    def video_index(self, video_id: str) -> int:
+        """Where a video stands among the columns, by bisection.
 
         Raises:
             UsageError: no such video.
@@ -124,26 +124,26 @@ class Index:
             raise UsageError(f"no video {video_id!r} in the store: `store.index.video_id` lists what it holds")
         return low
 
-    def frame_bytes_of(self, row: int) -> npt.NDArray[np.uint32]:
+    def frame_bytes_of(self, video_index: int) -> npt.NDArray[np.uint32]:
         """(T,) stored bytes of one video's frames.
 
         Raises:
             DamagedError: this part of the index has changed since it was written.
         """
-        first = int(self.first_frame[row])
-        part = self.frame_bytes[first : first + int(self.num_frames[row])]
-        if crc32c(part.tobytes()) != self.frames_crc32c[row]:
-            raise DamagedError(f"the index is damaged at {self.video_id[row]!r}: {REBUILD}")
+        first = int(self.first_frame[video_index])
+        part = self.frame_bytes[first : first + int(self.num_frames[video_index])]
+        if crc32c(part.tobytes()) != self.frames_crc32c[video_index]:
+            raise DamagedError(f"the index is damaged at {self.video_id[video_index]!r}: {REBUILD}")
         return part
 
-    def frame_offsets(self, row: int, stop: int) -> npt.NDArray[np.int64]:
+    def frame_offsets(self, video_index: int, stop: int) -> npt.NDArray[np.int64]:
         """(stop + 1,) where in the shard frame 0, 1, ... `stop` of a video begins; the last one may be where all end.
 
         Raises:
             DamagedError: this part of the index has changed since it was written.
         """
         offsets = np.zeros(stop + 1, np.int64)
-        np.cumsum(self.frame_bytes_of(row)[:stop], out=offsets[1:])
+        np.cumsum(self.frame_bytes_of(video_index)[:stop], out=offsets[1:])
         return offsets
 
     @classmethod
@@ -195,9 +195,9 @@ class Index:
             classes=self.classes,
         )
 
-    def _part(self, row: int) -> npt.NDArray[np.uint32]:
-        first = int(self.first_frame[row])
-        return self.frame_bytes[first : first + int(self.num_frames[row])]
+    def _part(self, video_index: int) -> npt.NDArray[np.uint32]:
+        first = int(self.first_frame[video_index])
+        return self.frame_bytes[first : first + int(self.num_frames[video_index])]
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns as they lie on the disk."""

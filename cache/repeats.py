@@ -44,18 +44,20 @@ class Repeats:
         )
 
 
-def repeats(index: Index, fps: str, rows: Sequence[int] | npt.NDArray[np.intp] | None = None) -> Repeats | None:
+def repeats(
+    index: Index, fps: str, video_indices: Sequence[int] | npt.NDArray[np.intp] | None = None
+) -> Repeats | None:
     """Of a store's videos; None where no frame is repeated.
 
     Args:
         index: of the store.
         fps: its rate, as in `DecodeSettings.fps`.
-        rows: of the videos in question; all of them where not given.
+        video_indices: which videos to count; default: all.
     """
     if fps == "source":
         return None
     rate, frames, source = fps_value(fps), np.asarray(index.num_frames), np.asarray(index.source_fps)
-    chosen = np.arange(len(index)) if rows is None else np.asarray(rows, np.int64)
+    chosen = np.arange(len(index)) if video_indices is None else np.asarray(video_indices, np.int64)
     chosen = chosen[frames[chosen] > 0]
     slow = chosen[(source[chosen] > 0) & (source[chosen] < _SLOWER * rate)]
     if not len(slow):

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.address import open_files
-from resact.cache.box import Box
 from resact.cache.codecs import CODEC_NAMES
+from resact.cache.crop import Crop
 from resact.cache.files import Files, LocalFiles
 from resact.cache.index import Index
 from resact.cache.index_files import read_index
@@ -59,54 +59,54 @@ class ClipStore:
             DamagedError: bytes are missing or are not those that were written.
             StoreError: the file system or server does not answer, or refuses.
         """
-        return self.read_frames(self.index.row_of(video_id), start, stop, out=out)
+        return self.read_frames(self.index.video_index(video_id), start, stop, out=out)
 
     def read_frames(
         self,
-        row: int,
+        video_index: int,
         start: int,
         stop: int,
         *,
         out: npt.NDArray[np.uint8] | None = None,
-        box: Box | None = None,
+        crop: Crop | None = None,
         memory: npt.NDArray[np.uint8] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """As `read`, for a video that is known by its row of the index, and of its frames only a box.
+        """As `read`, for a video that is known by its index, and only a crop of its frames.
 
         Other threads go on meanwhile: reading, checking and decoding all let go of the GIL.
 
         Args:
-            row: of the index.
+            video_index: its place in the index, such as `index.video_index(video_id)` gives.
             start: first frame.
             stop: one past the last frame.
-            out: as for `read`; of the box's size.
-            box: default: whole frames.
+            out: as for `read`; of the crop's size.
+            crop: default: whole frames.
             memory: in place of `out`, writable uint8 (bytes,) that as many whole frames fit into. The result is a view
                 of it, whose rows may lie as far apart as whole frames' do: so a codec that makes whole frames need not
-                copy the box out of them.
+                copy the crop out of them.
 
         Returns:
-            uint8 (stop - start, box's height, box's width, 3), RGB.
+            uint8 (stop - start, crop's height, crop's width, 3), RGB.
         """
-        if not 0 <= row < len(self.index):
-            raise UsageError(f"got row {row}, expected 0 <= row < {len(self.index)}")
-        video_id = self.index.video_id[row]
-        num_frames = int(self.index.num_frames[row])
+        if not 0 <= video_index < len(self.index):
+            raise UsageError(f"got video_index {video_index}, expected 0 <= video_index < {len(self.index)}")
+        video_id = self.index.video_id[video_index]
+        num_frames = int(self.index.num_frames[video_index])
         if not 0 <= start < stop <= num_frames:
             raise UsageError(
                 f"got frames [{start}, {stop}) of {video_id!r}, expected 0 <= start < stop <= {num_frames}"
-                + (f" (it failed: {self.index.problem[row]})" if not num_frames else "")
+                + (f" (it failed: {self.index.problem[video_index]})" if not num_frames else "")
             )
-        height, width = size = int(self.index.height[row]), int(self.index.width[row])
-        box = box or Box(0, height, 0, width)
-        if not (0 <= box.top < box.bottom <= height and 0 <= box.left < box.right <= width):
-            raise UsageError(f"got {box}, expected it within the frames of {height}x{width} of {video_id!r}")
-        out = self._place(stop - start, size, box, out, memory)
+        height, width = size = int(self.index.height[video_index]), int(self.index.width[video_index])
+        crop = crop or Crop(0, height, 0, width)
+        if not (0 <= crop.top < crop.bottom <= height and 0 <= crop.left < crop.right <= width):
+            raise UsageError(f"got {crop}, expected it within the frames of {height}x{width} of {video_id!r}")
+        out = self._place(stop - start, size, crop, out, memory)
         if self._codec is None:
-            self._read_with_zarr(video_id, start, stop, out, size, box)
+            self._read_with_zarr(video_id, start, stop, out, size, crop)
         else:
-            self._read_chunks(row, video_id, start, stop, out, size, box)
-        return out if out.shape[1:3] == box.size else out[:, box.top : box.bottom, box.left : box.right]
+            self._read_chunks(video_index, video_id, start, stop, out, size, crop)
+        return out if out.shape[1:3] == crop.size else out[:, crop.top : crop.bottom, crop.left : crop.right]
 
     def note(self, video_id: str) -> str | None:
         """What prep noted of a video though nothing is wrong with it, such as which of several tracks it took.
@@ -116,7 +116,7 @@ class ClipStore:
             DamagedError: its document is not what was written.
         """
         path = f"{array_name(video_id)}/{DOCUMENT}"
-        if not self.index.num_frames[self.index.row_of(video_id)]:
+        if not self.index.num_frames[self.index.video_index(video_id)]:
             path = f"{FAILED}/{path}"
         try:
             document = unseal(self.files.read(path), f"{self.files}/{path}")
@@ -128,12 +128,12 @@ class ClipStore:
         self,
         count: int,
         size: tuple[int, int],
-        box: Box,
+        crop: Crop,
         out: npt.NDArray[np.uint8] | None,
         memory: npt.NDArray[np.uint8] | None,
     ) -> npt.NDArray[np.uint8]:
-        """Where boxes are to be read to, or the whole frames that they are a part of."""
-        shape, whole = (count, *box.size, 3), (count, *size, 3)
+        """Where crops are to be read to, or the whole frames that they are a part of."""
+        shape, whole = (count, *crop.size, 3), (count, *size, 3)
         if memory is not None:
             if out is not None or memory.ndim != 1 or memory.dtype != np.uint8 or len(memory) < math.prod(whole):
                 raise UsageError(
@@ -151,16 +151,16 @@ class ClipStore:
 
     def _read_chunks(
         self,
-        row: int,
+        video_index: int,
         video_id: str,
         start: int,
         stop: int,
         out: npt.NDArray[np.uint8],
         size: tuple[int, int],
-        box: Box,
+        crop: Crop,
     ) -> None:
-        """Fill `out`, N boxes or N frames, of which no more than the box is wanted."""
-        edges = self.index.frame_offsets(row, stop)[start:]
+        """Fill `out`, N crops or N frames, of which no more than the crop is wanted."""
+        edges = self.index.frame_offsets(video_index, stop)[start:]
         begin, end = int(edges[0]), int(edges[-1])
         data = self._read_shard(video_id, begin, end)
         if len(data) < end - begin:
@@ -171,14 +171,14 @@ class ClipStore:
             raise self._damaged(f"{video_id}: frame {start + wrong} does not match its checksum")
         bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
         whole_HWC = None if out.shape[1:3] == size else np.empty((*size, 3), np.uint8)
-        for place in self._codec.decode_together(data, bounds, out, size, box):
+        for place in self._codec.decode_together(data, bounds, out, size, crop):
             frame_HWC = out[place] if whole_HWC is None else whole_HWC
             try:
                 self._codec.decode_into(data[slice(*bounds[place])], frame_HWC)
             except DamagedError as error:
                 raise self._damaged(f"{video_id}: frame {start + place} is {error}") from None
             if whole_HWC is not None:
-                out[place] = frame_HWC[box.top : box.bottom, box.left : box.right]
+                out[place] = frame_HWC[crop.top : crop.bottom, crop.left : crop.right]
 
     def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:
         """Bytes [start, stop) of a video's shard, fewer where it ends earlier; every failure names the video."""
@@ -208,7 +208,7 @@ class ClipStore:
         return open_store, (self.files.address,)
 
     def _read_with_zarr(
-        self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
+        self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
     ) -> None:
         """For codecs that this version does not know but the installed zarr does.
 
@@ -229,7 +229,7 @@ class ClipStore:
             raise self._damaged(f"{video_id}: zarr cannot read it ({error})") from error
         if frames.shape != (stop - start, *size, 3):
             raise self._damaged(f"{video_id}: its array has not the shape in the index")
-        out[:] = frames[:, box.top : box.bottom, box.left : box.right]
+        out[:] = frames[:, crop.top : crop.bottom, crop.left : crop.right]
 
     def _zarr_store(self, name: str) -> Any:
         """Where zarr finds an array: its folder here, or all of it fetched, as zarr cannot tell what a server lacks."""

@@ -52,7 +52,8 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         "short_side": settings.decode.short_side,
         "classes": len(settings.dataset.classes),
         "splits": {
-            name: {side: len(index.rows(name, side)) for side in ("train", "test")} for name in settings.dataset.splits
+            name: {side: len(index.video_indices(name, side)) for side in ("train", "test")}
+            for name in settings.dataset.splits
         },
         "groups": groups.groups,
         "ungrouped": groups.ungrouped,

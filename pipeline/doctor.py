@@ -135,8 +135,8 @@ def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> 
     """What machine code makes of so many equal frames that it is used."""
     import numpy as np
 
-    from resact.cache.box import Box
     from resact.cache.codecs import WORTH_CODE
+    from resact.cache.crop import Crop
     from resact.cache.layout import CRC_BYTES, crc32c, first_wrong_chunk
 
     height, width, _ = right_HWC.shape
@@ -144,13 +144,13 @@ def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> 
     clip, edges = bytearray(chunk * WORTH_CODE), np.arange(WORTH_CODE + 1) * len(chunk)
     bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
 
-    def is_right(box: Box) -> bool:
-        made = np.zeros((WORTH_CODE, *box.size, 3), np.uint8)
-        left = codec.decode_together(memoryview(clip), bounds, made, (height, width), box)
-        wanted = right_HWC[box.top : box.bottom, box.left : box.right]
+    def is_right(crop: Crop) -> bool:
+        made = np.zeros((WORTH_CODE, *crop.size, 3), np.uint8)
+        left = codec.decode_together(memoryview(clip), bounds, made, (height, width), crop)
+        wanted = right_HWC[crop.top : crop.bottom, crop.left : crop.right]
         return all(number in left or np.array_equal(one, wanted) for number, one in enumerate(made))
 
-    if not (is_right(Box(0, height, 0, width)) and is_right(Box(8, height - 8, 8, width - 8))):
+    if not (is_right(Crop(0, height, 0, width)) and is_right(Crop(8, height - 8, 8, width - 8))):
         yield "frames together are not what they are one by one"
     if first_wrong_chunk(memoryview(clip), edges) is not None:
         yield "right checksums are taken for wrong"

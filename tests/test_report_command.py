@@ -62,11 +62,11 @@ def test_json_has_the_keys_that_scripts_rely_on(runs: Path) -> None:
         for row in table["rows"]:
             assert set(row) >= ROW_KEYS
             assert set(row["paper"]) == {"top1", "top5", "g"}
-            assert row["status"] in ("done", "running", "not run")
+            assert row["status"] in ("done", "begun", "not run")
             assert row["ours"] is None or set(row["ours"]) >= {"top1", "top5", "g", "parameters", "seeds"}
             assert (row["ours"] is not None) == (row["status"] == "done")
     rgb, residual, resnet, both = payload["tables"][0]["rows"]
-    assert [row["status"] for row in (rgb, residual, resnet, both)] == ["done", "done", "not run", "running"]
+    assert [row["status"] for row in (rgb, residual, resnet, both)] == ["done", "done", "not run", "begun"]
     assert (rgb["ours"]["top1"], rgb["ours"]["seeds"], rgb["paper"]) == (
         37.5, [0, 1], {"top1": 80.4, "top5": 95.0, "g": 28},
     )  # fmt: skip

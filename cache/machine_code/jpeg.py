@@ -1,6 +1,6 @@
 """JPEG frames in machine code: libjpeg-turbo, through `codecs.JpegFrames`, is what it has to equal, bit for bit.
 
-One call decodes the frames of a clip, without the GIL, and of each frame one box: what lies below it is not decoded,
+One call decodes the frames of a clip, without the GIL, and of each frame one crop: what lies below it is not decoded,
 of the rest no more is done than the entropy code asks for.
 
 It knows baseline JPEG with 4:2:0 subsampling, as stores hold it, and leaves everything else to libjpeg-turbo: other
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import int32, int64, types, uint8, void
 
-from resact.cache.box import Bounds, Box
+from resact.cache.crop import Bounds, Crop
 from resact.cache.machine_code.compiled import called, compiled, inlined
 from resact.cache.machine_code.jpeg_entropy import SPARE, UNITS, Stream, read_row, read_two_rows, unstuff
 from resact.cache.machine_code.jpeg_header import BLOCK, Header, header_bytes, parse_header
@@ -59,10 +59,10 @@ class Arguments(NamedTuple):
 
 
 def decode_jpegs(
-    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
+    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
 ) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for JPEG."""
-    height, width = box.size
+    height, width = crop.size
     setup = _setup(data[slice(*bounds[0])], size)
     if setup is None or width < LANES:
         return range(len(bounds))
@@ -76,9 +76,9 @@ def decode_jpegs(
             failed=failed.ctypes.data,
             out=out_NHWC.ctypes.data,
             out_apart=height * width * 3,
-            first_mcu=box.left // 16,
-            last_mcu=-(-box.right // 16),
-            **box._asdict(),
+            first_mcu=crop.left // 16,
+            last_mcu=-(-crop.right // 16),
+            **crop._asdict(),
         )
     )
     return np.flatnonzero(failed).tolist()

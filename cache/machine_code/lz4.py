@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import int64, uint8, uint16, uint32, uint64, void
 
-from resact.cache.box import Bounds, Box
+from resact.cache.crop import Bounds, Crop
 from resact.cache.machine_code.compiled import called, compiled, inlined
 from resact.cache.machine_code.vectors import Vector, read, write, zeros_below
 
@@ -53,18 +53,18 @@ def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
 
 
 def decode_lz4(
-    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], box: Box
+    data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
 ) -> Sequence[int]:
     """As `FrameCodec.decode_together`, for LZ4."""
     chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
     row_bytes, frame_bytes = size[1] * 3, size[0] * size[1] * 3
     memory = None if out_NHWC.shape[1:3] == size else _memory.of(frame_bytes)
-    rows, columns = box.size
+    rows, columns = crop.size
     _decode(
         *(chunks.ctypes.data, len(chunks), failed.ctypes.data, out_NHWC.ctypes.data),
-        *(frame_bytes, box.bottom * row_bytes, 0 if memory is None else memory.ctypes.data),
-        *(box.top * row_bytes + box.left * 3, row_bytes, rows, columns * 3),
+        *(frame_bytes, crop.bottom * row_bytes, 0 if memory is None else memory.ctypes.data),
+        *(crop.top * row_bytes + crop.left * 3, row_bytes, rows, columns * 3),
     )
     return np.flatnonzero(failed).tolist()
 
@@ -283,20 +283,20 @@ def _decode(
     rows: int,
     columns: int,
 ) -> None:
-    """Of each frame the `wanted` first bytes; by way of `memory`, unless that is 0, to a box of it.
+    """Of each frame the `wanted` first bytes; by way of `memory`, unless that is 0, to a crop of it.
 
     Args:
         chunks: address of where each begins and ends, int64.
         count: of chunks.
         failed: address of an int64 for each chunk: 1 where it is left to Blosc.
-        out: address of whole frames or boxes.
+        out: address of whole frames or crops.
         frame_bytes: of each.
         wanted: of these.
         memory: address of a frame, or 0.
-        first: where in a frame the box begins.
+        first: where in a frame the crop begins.
         row_bytes: of a frame.
-        rows: of the box.
-        columns: bytes of the box's row.
+        rows: of the crop.
+        columns: bytes of the crop's row.
     """
     for number in range(count):
         start, stop = read(int64, chunks + 16 * number), read(int64, chunks + 16 * number + 8)

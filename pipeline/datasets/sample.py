@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.places import data_folder
+from resact.cache.default_paths import data_folder
 from resact.errors import Interrupted, SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.datasets.sample_scene import (

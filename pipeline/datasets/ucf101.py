@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from resact.cache.places import data_folder
+from resact.cache.default_paths import data_folder
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id

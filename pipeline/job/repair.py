@@ -210,7 +210,7 @@ def _examine(
         video_id: of the video.
     """
     try:
-        row = row_values(listed, listed.row_of(video_id))
+        row = row_values(listed, listed.video_index(video_id))
     except UsageError:
         row = None
     # A note of failure beside a row that has frames: the array is what is lost.

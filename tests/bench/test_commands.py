@@ -37,7 +37,7 @@ def test_decoding_to_other_pixels_is_told(monkeypatch):
     shape = (64, 64)
     codec = JpegFrames()
     data = codec.encode(np.zeros((*shape, 3), np.uint8))
-    stored = decoding._Stored(memoryview(data), np.array([(0, len(data))] * 8), shape, decoding.Box(0, 64, 0, 64))
+    stored = decoding._Stored(memoryview(data), np.array([(0, len(data))] * 8), shape, decoding.Crop(0, 64, 0, 64))
     decoding._require_equal(codec, stored)
     monkeypatch.setattr(JpegFrames, "decode_into", lambda self, data, out: out.fill(7))
     with pytest.raises(ToolError, match="jpeg, whole frames: other pixels than the library's"):

@@ -77,7 +77,13 @@ def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
     index = open_store(stores["lz4"]).index
     files = {row: str(sources[index.video_id[row]]) for row in range(4)}
     return Task(
-        store=stores["lz4"], sources=files, rows=(0, 1, 2, 3), geometry=GEOMETRY, seed=3, threads=1, share=(0, 1)
+        store=stores["lz4"],
+        sources=files,
+        video_indices=(0, 1, 2, 3),
+        geometry=GEOMETRY,
+        seed=3,
+        threads=1,
+        share=(0, 1),
     )
 
 
@@ -90,7 +96,7 @@ def decoded(path: str, **size: int) -> np.ndarray:
 
 
 def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray, **size: int) -> None:
-    video = decoded(task.sources[clip.row], **size)
+    video = decoded(task.sources[clip.video_index], **size)
     wanted = [min(round(at * 25 / 15 + 1e-9), len(video) - 1) for at in range(clip.start, clip.stop)]
     assert got.shape == (len(wanted), *video.shape[1:])
     some = np.s_[:, ::3, ::5]  # of the pixels
@@ -138,7 +144,7 @@ def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path)
 def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(task: Task) -> None:
     _, plan = task.open()
     clip = plan.clip(0, 0)
-    video = decoded(task.sources[clip.row])
+    video = decoded(task.sources[clip.video_index])
     last = len(video) * 15 // 25
     got = pyav_frames(task)(replace(clip, start=last - 3, stop=last + 5)).numpy()
     assert len(got) == 8
@@ -148,7 +154,7 @@ def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(tas
 def test_zarr_gives_the_stored_frames(task: Task) -> None:
     store, plan = task.open()
     clip = plan.clip(0, 1)
-    expected = store.read_frames(clip.row, clip.start, clip.stop)
+    expected = store.read_frames(clip.video_index, clip.start, clip.stop)
     assert np.array_equal(zarr_frames(task)(clip).numpy(), expected)
 
 
@@ -156,7 +162,7 @@ def test_a_competitors_finished_clip_is_the_same_picture_as_ours(task: Task) -> 
     store, plan = task.open()
     for position in range(len(plan)):
         clip = plan.clip(1, position)
-        stored = torch.from_numpy(store.read_frames(clip.row, clip.start, clip.stop))
+        stored = torch.from_numpy(store.read_frames(clip.video_index, clip.start, clip.stop))
         ours = transform_clip(stored, clip, GEOMETRY, NORMALISATION)["rgb"]
         others = []
         for shift in (0, 8):  # as it should be, and a little beside

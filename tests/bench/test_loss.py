@@ -19,7 +19,7 @@ def noise(seed, *shape):
 
 
 def centre_residual(frames_NHWC, step, size):
-    """The middle square, resized as in training, and the public residual of it."""
+    """The centre crop, resized as in training, and the public residual of it."""
     _, height, width, _ = frames_NHWC.shape
     side = min(height, width)
     crop = frames_NHWC[:, (height - side) // 2 :, (width - side) // 2 :][:, :side, :side]

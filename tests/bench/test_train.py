@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.train.runs.conftest import SMALL
 
 from resact.bench import train as bench
-from resact.bench.rates import Rates
+from resact.bench.rates import DeviceRates
 from resact.bench.roofline import list_work, roofline_seconds
 from resact.bench.train import bench_train
 from resact.bench.train_rows import NAMES
@@ -182,7 +182,7 @@ def test_no_compiler_is_said(tiny_store, monkeypatch):
 
 
 def test_the_roofline_is_shared_where_the_devices_rates_are_known(tiny_store, monkeypatch):
-    rates = Rates(bytes_per_second=1e9, flops_per_second=1e12)
+    rates = DeviceRates(bytes_per_second=1e9, flops_per_second=1e12)
     monkeypatch.setattr(bench._Bench, "rates", property(lambda self: rates, lambda self, value: None), raising=False)
     rows = bench_rows(tiny_store, "ncdhw", "dense", modality="rgb", amp=True)
     for name, conv in (("ncdhw", "separable"), ("dense", "dense")):

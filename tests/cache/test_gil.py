@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from tests.conftest import PATIENCE_SECONDS
 
-from resact.cache.box import Box
 from resact.cache.codecs import CODEC_NAMES, WORTH_CODE, build_codec
+from resact.cache.crop import Crop
 from resact.cache.layout import crc32c, first_wrong_chunk
 from resact.cache.machine_code.jpeg import decode_jpegs
 from resact.cache.machine_code.lz4 import decode_lz4
@@ -95,7 +95,7 @@ def test_decoding_a_clip_lets_go_of_the_gil(name: str, decode: Callable[..., Any
     blocks = np.random.default_rng(seed).integers(100, 256, (270, 480, 3), dtype=np.uint8)
     codec, out = build_codec(name), np.empty((1, 2160, 3840, 3), np.uint8)
     data = memoryview(codec.encode(blocks.repeat(8, 0).repeat(8, 1)))
-    frames = data, np.array([(0, len(data))]), out, (2160, 3840), Box(0, 2160, 0, 3840)
+    frames = data, np.array([(0, len(data))]), out, (2160, 3840), Crop(0, 2160, 0, 3840)
     assert not decode(*frames)
     assert sooner_or_later(lambda seconds: is_filled_while_another_thread_counts(lambda: decode(*frames), out, seconds))
 

@@ -35,19 +35,19 @@ def test_columns_say_what_the_records_say(records: list[VideoRecord]) -> None:
     assert encoded == sorted(encoded)
     assert len(index.frame_bytes) == sum(r.num_frames for r in records)
     for record in records:
-        row = index.row_of(record.video_id)
-        assert index.video_id[row] == record.video_id
-        assert np.array_equal(index.frame_bytes_of(row), record.frame_bytes)
-        assert index.status[row] == record.status
-        assert index.class_name[row] == record.class_name
-        assert index.problem[row] == (record.problem or "")
-        assert index.group[row] == record.group
+        video_index = index.video_index(record.video_id)
+        assert index.video_id[video_index] == record.video_id
+        assert np.array_equal(index.frame_bytes_of(video_index), record.frame_bytes)
+        assert index.status[video_index] == record.status
+        assert index.class_name[video_index] == record.class_name
+        assert index.problem[video_index] == (record.problem or "")
+        assert index.group[video_index] == record.group
         tail = 16 * record.num_frames + 4 if record.num_frames else 0
-        assert index.shard_bytes[row] == int(record.frame_bytes.sum(dtype=np.uint64)) + tail
+        assert index.shard_bytes[video_index] == int(record.frame_bytes.sum(dtype=np.uint64)) + tail
         for split in SPLITS:
             for side in ("train", "test"):
                 member = record.splits.get(split) == side and record.num_frames > 0
-                assert (row in index.rows(split, side)) == member
+                assert (video_index in index.video_indices(split, side)) == member
 
 
 @settings(max_examples=50)
@@ -84,10 +84,10 @@ def test_drawing_a_clip_touches_one_videos_sizes_and_few_names(make_record, monk
     for i in (0, 1, 2_500, count - 1):
         asked.clear()
         frames.touched = 0
-        row = index.row_of(f"v{i:05d}")
-        assert row == i
+        video_index = index.video_index(f"v{i:05d}")
+        assert video_index == i
         assert len(asked) <= 15
-        assert index.frame_bytes_of(row).tolist() == [7, 8, 9]
+        assert index.frame_bytes_of(video_index).tolist() == [7, 8, 9]
         assert frames.touched == 3
 
 
@@ -97,4 +97,4 @@ def test_rows_of_an_unknown_split_are_refused(built) -> None:
         with pytest.raises(
             UsageError, match=f"got split '{split}' and '{side}', expected one of 1, 2 and train or test"
         ):
-            index.rows(split, side)
+            index.video_indices(split, side)

@@ -86,9 +86,9 @@ def test_frame_sizes_are_mapped_and_checked_video_by_video(scratch) -> None:
     index = open_store(scratch.path).index
     assert isinstance(index.frame_bytes.base, np.memmap)
     (column,) = (scratch.path / "index").glob("*/frame_bytes/0")
-    row = index.row_of("wide")
+    video_index = index.video_index("wide")
     damaged = bytearray(column.read_bytes())
-    damaged[4 * int(index.first_frame[row])] ^= 1
+    damaged[4 * int(index.first_frame[video_index])] ^= 1
     column.write_bytes(damaged)
     store = open_store(scratch.path)
     with pytest.raises(DamagedError, match="the index is damaged at 'wide': run `resact verify"):

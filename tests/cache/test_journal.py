@@ -45,8 +45,8 @@ def journal_store(scratch, make_record):
 def test_the_journal_counts_more_than_the_index(journal_store) -> None:
     index = open_store(journal_store.path).index
     assert len(index) == len(journal_store.records) + 1
-    assert index.status[index.row_of("wide")] == "failed"
-    assert index.frame_bytes_of(index.row_of("new")).tolist() == [9, 8]
+    assert index.status[index.video_index("wide")] == "failed"
+    assert index.frame_bytes_of(index.video_index("new")).tolist() == [9, 8]
 
 
 def test_a_journal_replayed_twice_changes_nothing(journal_store) -> None:
@@ -86,7 +86,7 @@ def test_a_torn_line_is_no_record_and_the_next_append_cuts_it(journal_store, mak
         path.write_bytes(data[:cut])
         index = open_store(journal_store.path).index
         assert "new" in list(index.video_id)
-        assert index.status[index.row_of("wide")] == "ok"
+        assert index.status[index.video_index("wide")] == "ok"
         journal = Journal(journal_store.path)
         journal.append([make_record("later")])
         journal.close()

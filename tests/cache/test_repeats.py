@@ -30,7 +30,7 @@ def test_slower_sources_are_counted_with_the_rate_that_avoids_it(make_record) ->
         "2 of 5 videos have fewer than 15 frames a second: 23 % of their frames repeat the one before, and step-1 "
         "residuals there are nearly zero; a store made with --fps 10 has none"
     )
-    only = repeats(index_of(make_record, *videos), "15", rows=[1, 2])
+    only = repeats(index_of(make_record, *videos), "15", video_indices=[1, 2])
     assert only is not None
     assert (only.videos, only.of_videos, only.avoiding_fps) == (1, 2, 12)
 

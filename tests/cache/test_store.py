@@ -17,7 +17,7 @@ from zarr.registry import register_codec
 import resact.cache.codecs as codecs_module
 import resact.cache.store as store_module
 from resact.cache import machine_code
-from resact.cache.box import Bounds, Box
+from resact.cache.crop import Bounds, Crop
 from resact.cache.layout import DOCUMENT, array_name, seal, unseal
 from resact.cache.store import open_store
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
@@ -96,8 +96,8 @@ def test_a_box_of_the_frames_is_read(built, seed: int) -> None:
         for _ in range(10):
             top, bottom = sorted(random.choice(height + 1, 2, replace=False).tolist())
             left, right = sorted(random.choice(width + 1, 2, replace=False).tolist())
-            box = Box(top, bottom, left, right)
-            got = store.read_frames(store.index.row_of(video_id), 0, num_frames, box=box)
+            crop = Crop(top, bottom, left, right)
+            got = store.read_frames(store.index.video_index(video_id), 0, num_frames, crop=crop)
             assert np.array_equal(got, pixels[:, top:bottom, left:right])
 
 
@@ -106,16 +106,16 @@ def test_a_box_is_read_into_memory_that_is_there(built, seed: int) -> None:
     store, random = open_store(built.path), np.random.default_rng(seed)
     for video_id, pixels in built.pixels.items():
         num_frames, height, width, _ = pixels.shape
-        row = store.index.row_of(video_id)
+        video_index = store.index.video_index(video_id)
         for whole in (True, False, False, False, False):
             start, stop = sorted(random.choice(num_frames + 1, 2, replace=False).tolist())
             top, bottom = sorted(random.choice(height + 1, 2, replace=False).tolist())
             left, right = sorted(random.choice(width + 1, 2, replace=False).tolist())
-            box = None if whole else Box(top, bottom, left, right)
+            crop = None if whole else Crop(top, bottom, left, right)
             needed = (stop - start) * height * width * 3
             memory = np.full(needed + 5000, 77, np.uint8)
-            got = store.read_frames(row, start, stop, box=box, memory=memory)
-            place = (slice(start, stop), *((slice(top, bottom), slice(left, right)) if box else ()))
+            got = store.read_frames(video_index, start, stop, crop=crop, memory=memory)
+            place = (slice(start, stop), *((slice(top, bottom), slice(left, right)) if crop else ()))
             assert np.array_equal(got, pixels[place])
             assert np.shares_memory(got, memory)
             assert (memory[needed:] == 77).all()
@@ -123,9 +123,9 @@ def test_a_box_is_read_into_memory_that_is_there(built, seed: int) -> None:
 
 def test_memory_that_does_not_fit_is_refused(built) -> None:
     store = open_store(built.path)
-    row, needed = store.index.row_of("wide"), 3 * 16 * 50 * 3
+    video_index, needed = store.index.video_index("wide"), 3 * 16 * 50 * 3
     fitting = np.empty(needed, np.uint8)
-    assert store.read_frames(row, 0, 3, memory=fitting).shape == (3, 16, 50, 3)
+    assert store.read_frames(video_index, 0, 3, memory=fitting).shape == (3, 16, 50, 3)
     out = np.empty((3, 16, 50, 3), np.uint8)
     for memory, others in (
         (fitting[1:], {}),
@@ -134,19 +134,19 @@ def test_memory_that_does_not_fit_is_refused(built) -> None:
         (fitting, {"out": out}),
     ):
         with pytest.raises(UsageError, match=r"expected uint8 \(7200,\) or more, and no `out` beside it"):
-            store.read_frames(row, 0, 3, memory=memory, **others)
+            store.read_frames(video_index, 0, 3, memory=memory, **others)
     locked = fitting.copy()
     locked.flags.writeable = False
     for memory in (locked, np.empty(2 * needed, np.uint8)[::2]):
         with pytest.raises(UsageError, match="expected writable"):
-            store.read_frames(row, 0, 3, memory=memory)
+            store.read_frames(video_index, 0, 3, memory=memory)
 
 
-@pytest.mark.parametrize("box", [(-1, 9, 0, 9), (0, 17, 0, 9), (9, 9, 0, 9), (0, 9, 5, 51), (0, 9, 8, 2)])
-def test_a_box_that_leaves_the_frames_is_refused(box: tuple[int, int, int, int], built) -> None:
+@pytest.mark.parametrize("crop", [(-1, 9, 0, 9), (0, 17, 0, 9), (9, 9, 0, 9), (0, 9, 5, 51), (0, 9, 8, 2)])
+def test_a_crop_that_leaves_the_frames_is_refused(crop: tuple[int, int, int, int], built) -> None:
     store = open_store(built.path)
-    with pytest.raises(UsageError, match=r"got Box\(.*\), expected it within the frames of 16x50 of 'wide'"):
-        store.read_frames(store.index.row_of("wide"), 0, 3, box=Box(*box))
+    with pytest.raises(UsageError, match=r"got Crop\(.*\), expected it within the frames of 16x50 of 'wide'"):
+        store.read_frames(store.index.video_index("wide"), 0, 3, crop=Crop(*crop))
 
 
 @pytest.mark.skipif(not machine_code.is_on(), reason="machine code is off")
@@ -157,9 +157,9 @@ def test_a_clip_goes_through_the_machine_code(codec: str, place: str, stores, mo
     module, name = place.split(".")
     decode = getattr(import_module(f"resact.cache.machine_code.{module}"), name)
 
-    def some(data: memoryview, bounds: Bounds, out: np.ndarray, size: tuple[int, int], box: Box) -> list[int]:
+    def some(data: memoryview, bounds: Bounds, out: np.ndarray, size: tuple[int, int], crop: Crop) -> list[int]:
         calls.append(len(bounds))
-        assert not decode(data, bounds, out, size, box)
+        assert not decode(data, bounds, out, size, crop)
         out[[2, 5]] = 0
         return [2, 5]
 

@@ -213,4 +213,4 @@ def test_of_a_success_and_its_earlier_failure_the_array_counts(scratch, make_rec
     assert verify_store(scratch.path, threads=1) == (5, [])
     assert rebuild_index(scratch.path) == (5, [])
     index = open_store(scratch.path).index
-    assert index.status[index.row_of("wide")] == "ok"
+    assert index.status[index.video_index("wide")] == "ok"

@@ -42,7 +42,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
 
     def __getitem__(self, position: int) -> dict[str, Any]:
         clip = self.plan.clip(self.epoch, position)
-        frames = torch.from_numpy(self.store.read_frames(clip.row, clip.start, clip.stop, box=clip.box))
+        frames = torch.from_numpy(self.store.read_frames(clip.video_index, clip.start, clip.stop, crop=clip.crop))
         tensors = make_clip(frames, clip.cropped, self.plan.geometry, self.normalisation, dtype=self.dtype)
         index = self.store.index
-        return {**tensors, "label": int(index.label[clip.row]), "video_id": index.video_id[clip.row]}
+        return {**tensors, "label": int(index.label[clip.video_index]), "video_id": index.video_id[clip.video_index]}

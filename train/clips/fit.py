@@ -29,7 +29,7 @@ def check_fit(height: int, width: int, clip: Clip, geometry: ClipGeometry) -> No
     """What does not fit would be read from outside the frames."""
     top, left, side, count = clip.top, clip.left, clip.side, clip.stop - clip.start
     if not (side >= 1 and 0 <= top <= height - side and 0 <= left <= width - side):
-        raise UsageError(f"got a square of {side} at ({top}, {left}), expected it within frames of {height}x{width}")
+        raise UsageError(f"got a crop of {side} at ({top}, {left}), expected it within frames of {height}x{width}")
     if len(clip.order) != geometry.frames_read:
         raise UsageError(f"got a clip of {len(clip.order)} frames, expected the geometry's {geometry.frames_read}")
     if clip.order.min() < 0 or clip.order.max() >= count:

@@ -17,7 +17,7 @@ _CLIPS_A_BATCH = 8
 
 def measure_normalisation(
     store: ClipStore,
-    rows: npt.NDArray[np.intp],
+    video_indices: npt.NDArray[np.intp],
     geometry: ClipGeometry,
     *,
     seed: int,
@@ -29,7 +29,7 @@ def measure_normalisation(
 
     Args:
         store: an open store.
-        rows: the training videos; passed over again with other clips where they are fewer than `clips`.
+        video_indices: the training videos; passed over again with other clips where they are fewer than `clips`.
         geometry: of the clips.
         seed: as for `TrainPlan`; clips are drawn as in training.
         clips: how many.
@@ -40,7 +40,7 @@ def measure_normalisation(
         In 8-bit pixel values. A colour that never changes is given a spread of 1.
 
     """
-    plan = TrainPlan(store.index, rows, geometry, seed=seed, flip=False)
+    plan = TrainPlan(store.index, video_indices, geometry, seed=seed, flip=False)
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     as_they_are = Normalisation(rgb_mean=zeros, rgb_std=ones, residual_mean=zeros, residual_std=ones)
     stream = ClipStream(store, plan, batch_size=_CLIPS_A_BATCH, normalisation=as_they_are, threads=threads)

@@ -14,7 +14,7 @@ from resact.train.clips.sampling import Clip
 
 @dataclass(frozen=True, kw_only=True)
 class PackedClips:
-    """Frames of a batch of clips, as stored or the clips' squares alone, one clip after another in one buffer."""
+    """Frames of a batch of clips, as stored or the clips' crops alone, one clip after another in one buffer."""
 
     frames: Tensor
     """(bytes,) uint8, on any device."""
@@ -38,7 +38,7 @@ class PackedClips:
                 "widths, expected equally many"
             )
         if self.largest_side is not None and any(clip.side > self.largest_side for clip in self.clips):
-            raise UsageError(f"got a square larger than the largest side, {self.largest_side}")
+            raise UsageError(f"got a crop larger than the largest side, {self.largest_side}")
         for clip, offset, height, width in zip(self.clips, self.offsets, self.heights, self.widths, strict=True):
             stop = offset + (clip.stop - clip.start) * height * width * 3
             if not 0 <= offset < stop <= self.frames.numel():

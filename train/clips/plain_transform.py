@@ -17,11 +17,11 @@ from resact.train.clips.sampling import Clip
 
 
 def resize_clip(frames_NHWC: Tensor, *, top: int, left: int, side: int, size: int) -> Tensor:
-    """A square of each frame, resized.
+    """A crop of each frame, resized.
 
     Each output pixel is a mean of the pixels around its centre, weighted by a triangle that reaches as far to each side
-    as neighbouring output pixels are apart, in input pixels, but at least 1: bilinear interpolation where the square is
-    enlarged, antialiased where it is reduced. Centres lie at half pixels; the weights of what lies in the square add up
+    as neighbouring output pixels are apart, in input pixels, but at least 1: bilinear interpolation where the crop is
+    enlarged, antialiased where it is reduced. Centres lie at half pixels; the weights of what lies in the crop add up
     to 1. The result is rounded to 8 bits, a tie to the even value. It is what `interpolate(mode="bilinear",
     antialias=True)` computes.
 
@@ -30,9 +30,9 @@ def resize_clip(frames_NHWC: Tensor, *, top: int, left: int, side: int, size: in
 
     Args:
         frames_NHWC: (N, H, W, 3) uint8, on any device.
-        top: of the square, in pixels.
-        left: of the square.
-        side: height and width of the square.
+        top: of the crop, in pixels.
+        left: of the crop.
+        side: height and width of the crop.
         size: D, height and width of the result.
 
     Returns:
@@ -55,7 +55,7 @@ def transform_clip(
 
     Args:
         frames_NHWC: (N, H, W, 3) uint8, the stored frames [clip.start, clip.stop), on any device.
-        clip: which square of them, in which order, flipped or not.
+        clip: which crop of them, in which order, flipped or not.
         geometry: of the clip.
         normalisation: of each of `geometry.streams`, calculated in float32.
         dtype: of the result.

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.box import Box
+from resact.cache.crop import Crop
 from resact.cache.index import Index
 from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry
@@ -24,9 +24,9 @@ _64_BITS = 2**64 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip: which frames of which video, which square of them, mirrored or not."""
+    """One clip: which frames of which video, which crop of them, mirrored or not."""
 
-    row: int
+    video_index: int
     """Of the store's index."""
     start: int
     """Stored frames [start, stop) are read."""
@@ -34,7 +34,7 @@ class Clip:
     order: npt.NDArray[np.int64]
     """(frames_read,) which of the frames read each frame of the clip is, counted from `start`."""
     top: int
-    """The square's upper edge, in pixels of the stored frame."""
+    """The crop's upper edge, in pixels of the stored frame."""
     left: int
     side: int
     """Its height and width."""
@@ -42,13 +42,13 @@ class Clip:
     """Mirrored, left to right."""
 
     @property
-    def box(self) -> Box:
-        """The square."""
-        return Box(self.top, self.top + self.side, self.left, self.left + self.side)
+    def crop(self) -> Crop:
+        """As a part of the frame."""
+        return Crop(self.top, self.top + self.side, self.left, self.left + self.side)
 
     @property
     def cropped(self) -> "Clip":
-        """The same clip, of frames that hold nothing but its square."""
+        """The same clip, of frames that hold nothing but its crop."""
         return replace(self, top=0, left=0)
 
 
@@ -56,7 +56,7 @@ class ClipPlan(Protocol):
     """An epoch's clips by position; see `TrainPlan` and `TestPlan`."""
 
     geometry: ClipGeometry
-    rows: npt.NDArray[np.intp]
+    video_indices: npt.NDArray[np.intp]
     """Of the store's index: the videos."""
 
     def __len__(self) -> int:
@@ -74,25 +74,25 @@ class TrainPlan:
     """One clip a video and epoch: random start, corner or centre crop at a random scale, flip (paper, sec. 3)."""
 
     def __init__(
-        self, index: Index, rows: npt.NDArray[np.intp], geometry: ClipGeometry, *, seed: int, flip: bool
+        self, index: Index, video_indices: npt.NDArray[np.intp], geometry: ClipGeometry, *, seed: int, flip: bool
     ) -> None:
         """Args:
         index: of the store.
-        rows: the videos to draw from, such as `index.rows("split1", "train")`.
+        video_indices: the videos to draw from, such as `index.video_indices("split1", "train")`.
         geometry: of the clips.
         seed: 0 to 2^63 - 1.
         flip: mirror every other clip, at random; for data sets whose classes survive it.
 
         """
         self.geometry = geometry
-        self.rows, self._sizes = rows, _sizes(index, rows)
+        self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)
         if not 0 <= seed < 2**63:
             raise UsageError(f"got seed {seed}, expected 0 <= seed < 2^63")
         self._seed, self._flip = seed, flip
         self._last_order: tuple[int, npt.NDArray[np.intp]] | None = None
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.video_indices)
 
     @property
     def padded_share(self) -> float:
@@ -114,8 +114,8 @@ class TrainPlan:
             top, left = (height - side) // 2, (width - side) // 2
         start = _below(start_word, max(1, num_frames - self.geometry.frames_read + 1))
         flip = self._flip and bool(_below(flip_word, 2))
-        row = int(self.rows[video])
-        return _clip(self.geometry, row, num_frames, start, top=top, left=left, side=side, flip=flip)
+        video_index = int(self.video_indices[video])
+        return _clip(self.geometry, video_index, num_frames, start, top=top, left=left, side=side, flip=flip)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last_order": None}
@@ -133,22 +133,24 @@ class TestPlan:
 
     __test__ = False  # no test case, whatever its name begins with
 
-    def __init__(self, index: Index, rows: npt.NDArray[np.intp], geometry: ClipGeometry, *, views: int = 10) -> None:
+    def __init__(
+        self, index: Index, video_indices: npt.NDArray[np.intp], geometry: ClipGeometry, *, views: int = 10
+    ) -> None:
         """Args:
         index: of the store.
-        rows: the videos, such as `index.rows("split1", "test")`.
+        video_indices: the videos, such as `index.video_indices("split1", "test")`.
         geometry: of the clips.
         views: clips a video, 1 or more.
 
         """
         self.geometry = geometry
-        self.rows, self._sizes = rows, _sizes(index, rows)
+        self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)
         if views < 1:
             raise UsageError(f"got {views} views, expected 1 or more")
         self.views = views
 
     def __len__(self) -> int:
-        return len(self.rows) * self.views
+        return len(self.video_indices) * self.views
 
     @property
     def padded_share(self) -> float:
@@ -165,8 +167,8 @@ class TestPlan:
         start = (2 * view * last + gaps) // (2 * gaps)  # halves are rounded up
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        row = int(self.rows[video])
-        return _clip(self.geometry, row, num_frames, start, top=top, left=left, side=side, flip=False)
+        video_index = int(self.video_indices[video])
+        return _clip(self.geometry, video_index, num_frames, start, top=top, left=left, side=side, flip=False)
 
 
 def batches(
@@ -194,18 +196,20 @@ def batches(
 
 
 def _clip(
-    geometry: ClipGeometry, row: int, num_frames: int, start: int, *, top: int, left: int, side: int, flip: bool
+    geometry: ClipGeometry, video_index: int, num_frames: int, start: int, *, top: int, left: int, side: int, flip: bool
 ) -> Clip:
     order = geometry.frame_order(start, num_frames)
     stop = min(num_frames, start + geometry.frames_read)
-    return Clip(row=row, start=start, stop=stop, order=order - start, top=top, left=left, side=side, flip=flip)
+    return Clip(
+        video_index=video_index, start=start, stop=stop, order=order - start, top=top, left=left, side=side, flip=flip
+    )
 
 
-def _sizes(index: Index, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.uint32]:
+def _sizes(index: Index, video_indices: npt.NDArray[np.intp]) -> npt.NDArray[np.uint32]:
     """(videos, 3) stored frames, height and width of each."""
-    if not len(rows):
+    if not len(video_indices):
         raise UsageError("got no videos to draw clips from: `resact info` says what each split holds")
-    return np.stack([column[rows] for column in (index.num_frames, index.height, index.width)], axis=1)
+    return np.stack([column[video_indices] for column in (index.num_frames, index.height, index.width)], axis=1)
 
 
 def _padded_share(sizes: npt.NDArray[np.uint32], geometry: ClipGeometry) -> float:

@@ -2,7 +2,7 @@
 
 Threads take clips in the order of the plan, read and decode each one, and fill its place in a batch. A bounded number
 of batches is under way; their memory is used again once nobody holds a batch any more. On the CPU the threads make the
-finished clips themselves; for a GPU they fill pinned memory with the stored squares, and the transform follows on a
+finished clips themselves; for a GPU they fill pinned memory with the stored crops, and the transform follows on a
 stream of its own while the network works on the batch before.
 """
 
@@ -74,7 +74,7 @@ class ClipStream:
             timeout_seconds: after which a batch that does not come is an error, not a hanging loader.
             rank: which of `world_size` consumers this is; each gets its own part of every step.
             world_size: consumers that share an epoch.
-            packed: hand stored squares to the device and transform them there; so on a GPU, unless said.
+            packed: hand stored crops to the device and transform them there; so on a GPU, unless said.
 
         Raises:
             UsageError: an argument is out of range, or the normalisation lacks a modality.
@@ -95,14 +95,14 @@ class ClipStream:
         self.batches_ahead, self.timeout_seconds = batches_ahead, timeout_seconds
         self.packed = self.device.type != "cpu" if packed is None else packed
         index = store.index
-        self.largest_side = int(np.minimum(index.height[plan.rows], index.width[plan.rows]).max())
+        self.largest_side = int(np.minimum(index.height[plan.video_indices], index.width[plan.video_indices]).max())
         self.clip_bytes = plan.geometry.frames_read * self.largest_side**2 * 3
         self._side = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         pinned = self.packed and self._side is not None
         pieces = 1 if self.packed else len(plan.geometry.streams)
         self.memory = MemoryPool(keep=(batches_ahead + 2) * pieces, pinned=pinned)
         """For frames on their way to the device, or for finished clips where there is none."""
-        pixels = int((index.height[plan.rows].astype("int64") * index.width[plan.rows]).max())
+        pixels = int((index.height[plan.video_indices].astype("int64") * index.width[plan.video_indices]).max())
         self.scratch = _Scratch(self.threads, plan.geometry.frames_read * pixels * 3)
 
     def __len__(self) -> int:
@@ -245,26 +245,26 @@ class _Batch:
         if clip is None:
             return f"clip {self.positions[place]} of epoch {self.epoch}"
         if self._missing:
-            return str(self.stream.store.index.video_id[clip.row])
+            return str(self.stream.store.index.video_id[clip.video_index])
         return f"the batch of clips {self.positions[0]} to {self.positions[-1]} of epoch {self.epoch}"
 
     def take(self) -> dict[str, Any]:
         """The finished batch, for the consumer's own stream of the device."""
         index = self.stream.store.index
-        rows = [clip.row for clip in self.clips if clip]
-        label = torch.tensor([int(index.label[row]) for row in rows], dtype=torch.int64)
+        video_indices = [clip.video_index for clip in self.clips if clip]
+        label = torch.tensor([int(index.label[video_index]) for video_index in video_indices], dtype=torch.int64)
         if self.stream.device.type == "cuda":
             label = label.to(self.stream.device, non_blocking=True)
             for tensor in self.tensors.values():
                 tensor.record_stream(torch.cuda.current_stream(self.stream.device))
-        names = [index.video_id[row] for row in rows]
+        names = [index.video_id[video_index] for video_index in video_indices]
         return {**self.tensors, "label": label, "video_id": names, "positions": self.positions}
 
     def unread(self) -> list[str]:
         """Videos of the clips that are not in place yet."""
         index, plan = self.stream.store.index, self.stream.plan
         missing = [self.positions[place] for place, clip in enumerate(self.clips) if clip is None]
-        return sorted({index.video_id[plan.clip(self.epoch, position).row] for position in missing})
+        return sorted({index.video_id[plan.clip(self.epoch, position).video_index] for position in missing})
 
     def _fail(self, error: ResactError) -> None:
         with self._lock:
@@ -278,7 +278,9 @@ class _Batch:
 
     def _put(self, place: int, clip: Clip) -> None:
         memory = self.stream.scratch.memory()
-        frames_NHWC = self.stream.store.read_frames(clip.row, clip.start, clip.stop, box=clip.box, memory=memory)
+        frames_NHWC = self.stream.store.read_frames(
+            clip.video_index, clip.start, clip.stop, crop=clip.crop, memory=memory
+        )
         out = {name: tensor[place] for name, tensor in self.tensors.items()}
         geometry, normalisation = self.stream.plan.geometry, self.stream.normalisation
         make_clip(
@@ -290,7 +292,7 @@ class _Batch:
 
 
 class _PackedBatch(_Batch):
-    """Stored squares go to the device, clip by clip as they are read, and are transformed there when all are there."""
+    """Stored crops go to the device, clip by clip as they are read, and are transformed there when all are there."""
 
     def _allocate(self) -> None:
         stream = self.stream
@@ -301,7 +303,9 @@ class _PackedBatch(_Batch):
     def _put(self, place: int, clip: Clip) -> None:
         shape = _shape(clip)
         flat = self._frames[place, : math.prod(shape)]
-        self.stream.store.read_frames(clip.row, clip.start, clip.stop, out=flat.view(shape).numpy(), box=clip.box)
+        self.stream.store.read_frames(
+            clip.video_index, clip.start, clip.stop, out=flat.view(shape).numpy(), crop=clip.crop
+        )
         with self.stream.side_stream():
             self._on_device[place, : len(flat)].copy_(flat, non_blocking=True)
 

@@ -24,7 +24,7 @@ from resact.train.clips.packed_clips import PackedClips
 from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import Clip
 
-KERNELS = ("auto", "triton", "plain")
+TRANSFORM_KERNELS = ("auto", "triton", "plain")
 _CPU_DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -79,8 +79,8 @@ def transform_batch(
         UsageError: frames, clips, normalisation and kernel do not fit each other.
         ToolError: Triton is needed and not installed.
     """
-    if kernel not in KERNELS:
-        raise UsageError(f"got kernel {kernel!r}, expected one of {', '.join(KERNELS)}")
+    if kernel not in TRANSFORM_KERNELS:
+        raise UsageError(f"got kernel {kernel!r}, expected one of {', '.join(TRANSFORM_KERNELS)}")
     device = packed.frames.device
     shape = (len(packed.clips), 3, geometry.frames, geometry.size, geometry.size)
     batch = {stream: torch.empty(shape, dtype=dtype, device=device) for stream in geometry.streams}

@@ -10,7 +10,7 @@ from resact.train.report.report import Difference, GroupTables, Report, Section,
 from resact.train.report.side_by_side import DataSet, Entry
 
 if TYPE_CHECKING:
-    from resact.train.report.found import FoundRun
+    from resact.train.report.read_runs import ReadRun
 
 
 def plain_report(report: Report) -> dict[str, Any]:
@@ -122,7 +122,7 @@ def _figures(ours: Figures | None) -> dict[str, Any] | None:
     return None if ours is None else {**asdict(ours), "g": ours.g, "seeds": list(ours.seeds)}
 
 
-def _run(run: "FoundRun") -> dict[str, Any]:
+def _run(run: "ReadRun") -> dict[str, Any]:
     evaluation = run.evaluation
     return {
         "run": run.path,

@@ -18,7 +18,7 @@ from resact.train.runs.testing.metrics import Scores, measure, ranking
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions
 
 if TYPE_CHECKING:
-    from resact.train.report.found import FoundRun
+    from resact.train.report.read_runs import ReadRun
 
 RGB = RowKey("p3d-resnet50", "rgb", None, attention=True, feature_residual=True)
 RESIDUAL = RGB._replace(modality="residual", step=1)
@@ -31,7 +31,7 @@ _NAMED, _NAMED_IN_TEXT = 5, 3
 class Detail:
     """A run that is done, with its predictions."""
 
-    run: "FoundRun"
+    run: "ReadRun"
     predictions: Predictions
     scores: Scores
 
@@ -42,7 +42,7 @@ class Detail:
         return names
 
 
-def read_detail(run: "FoundRun") -> Detail:
+def read_detail(run: "ReadRun") -> Detail:
     """Of a run that is done."""
     predictions = read_predictions(run.folder.path / PREDICTIONS)
     scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
@@ -116,8 +116,8 @@ def described(data_set: DataSet) -> Iterator[tuple[str, list[str]]]:
         yield f"{len(done) - MOST_DESCRIBED} more", ["`resact report -o report.html` describes them likewise"]
 
 
-def epochs_of(run: "FoundRun") -> list[dict[str, Any]]:
-    """The history's lines of whole epochs; empty where it cannot be read, which `find_runs` has said."""
+def epochs_of(run: "ReadRun") -> list[dict[str, Any]]:
+    """The history's lines of whole epochs; empty where it cannot be read, which `read_runs` has said."""
     try:
         return [line for line in read_metrics(run.folder.metrics) if line["kind"] == "epoch"]
     except (ResactError, OSError):

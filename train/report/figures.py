@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resact.train.report.found import FoundRun
+    from resact.train.report.read_runs import ReadRun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Figures:
         return self.multiply_adds / 1e9
 
 
-def figures_of(runs: Sequence["FoundRun"]) -> Figures | None:
+def figures_of(runs: Sequence["ReadRun"]) -> Figures | None:
     """Of those that are done; None where none is."""
     done = [(run, run.evaluation) for run in runs if run.evaluation is not None]
     if not done:

@@ -76,7 +76,7 @@ def _excerpts(detail: Detail, store: ClipStore) -> Iterator[tuple[int, Excerpt]]
     random.Random(0).shuffle(videos)
     for right in (True, False):
         for video in [v for v in videos if right_V[v] == right][:_EACH]:
-            row = store.index.row_of(str(detail.predictions.video_id[video]))
+            row = store.index.video_index(str(detail.predictions.video_id[video]))
             excerpt = read_excerpt(store, row, _look(detail))
             if excerpt.times:  # otherwise too short for one residual
                 yield video, excerpt

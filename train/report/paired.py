@@ -14,7 +14,7 @@ from resact.errors import UsageError
 from resact.train.report.bootstrap import Interval, clustered_interval
 
 if TYPE_CHECKING:
-    from resact.train.report.found import Evaluation, FoundRun
+    from resact.train.report.read_runs import Evaluation, ReadRun
 
 SIGNIFICANT = 0.05
 _EXACT_GROUPS = 14
@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(
-    first: Sequence["FoundRun"], second: Sequence["FoundRun"], *, names: tuple[str, str] | None = None
+    first: Sequence["ReadRun"], second: Sequence["ReadRun"], *, names: tuple[str, str] | None = None
 ) -> Comparison:
     """Test the difference of two sides.
 
@@ -112,12 +112,12 @@ def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object]
     return (1 + as_large) / (1 + _DRAWN)
 
 
-def _evaluation(run: "FoundRun") -> "Evaluation":
+def _evaluation(run: "ReadRun") -> "Evaluation":
     assert run.evaluation is not None
     return run.evaluation
 
 
-def _hits_like(base: "Evaluation", run: "FoundRun", other: "FoundRun") -> npt.NDArray[np.float64]:
+def _hits_like(base: "Evaluation", run: "ReadRun", other: "ReadRun") -> npt.NDArray[np.float64]:
     """(V,) what a run got right, in the order of another's videos."""
     evaluation = _evaluation(run)
     place = {video_id: number for number, video_id in enumerate(evaluation.video_id)}
@@ -132,7 +132,7 @@ def _hits_like(base: "Evaluation", run: "FoundRun", other: "FoundRun") -> npt.ND
     return evaluation.hits1[[place[video_id] for video_id in base.video_id]].astype(np.float64)
 
 
-def _truths(run: "FoundRun") -> dict[str, str]:
+def _truths(run: "ReadRun") -> dict[str, str]:
     """Video -> its class."""
     evaluation, classes = _evaluation(run), run.record.classes
     return {
@@ -140,5 +140,5 @@ def _truths(run: "FoundRun") -> dict[str, str]:
     }
 
 
-def _names(side: Sequence["FoundRun"]) -> str:
+def _names(side: Sequence["ReadRun"]) -> str:
     return ", ".join(run.folder.name for run in side)

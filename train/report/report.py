@@ -18,9 +18,9 @@ from resact.train.report.paper import CLAIMS, DATASET, PAPER_ROWS, TABLES, Claim
 from resact.train.report.side_by_side import DataSet, asked_comparison, find_data_sets
 
 if TYPE_CHECKING:
-    from resact.train.report.found import BrokenRun, FoundRun
+    from resact.train.report.read_runs import BrokenRun, ReadRun
 
-Status = Literal["done", "running", "not run"]
+Status = Literal["done", "begun", "not run"]
 Verdict = Literal["confirmed", "refuted", "unresolved", "not run"]
 
 
@@ -29,7 +29,7 @@ class TableRow:
     """One row of the paper, with ours."""
 
     paper: PaperRow
-    runs: tuple["FoundRun", ...]
+    runs: tuple["ReadRun", ...]
     """In the order of their seeds, whatever their state."""
     ours: Figures | None
     """Of the runs that are done."""
@@ -41,7 +41,7 @@ class TableRow:
         """`running` also where a run is stopped, not evaluated or damaged: begun, and no figure yet."""
         if self.ours is not None:
             return "done"
-        return "running" if self.runs else "not run"
+        return "begun" if self.runs else "not run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ class GroupTables:
         return {row.paper.key.label: row.command for table in self.tables for row in table.rows if row.command}
 
     @property
-    def runs(self) -> list["FoundRun"]:
+    def runs(self) -> list["ReadRun"]:
         """All of them, each once."""
         return list({run.path: run for table in self.tables for row in table.rows for run in row.runs}.values())
 
@@ -146,7 +146,7 @@ class Section:
 class OtherRun:
     """A run that fills no row of the paper."""
 
-    run: "FoundRun"
+    run: "ReadRun"
     words: str
     """Settings that are not the default."""
     ours: Figures | None
@@ -196,15 +196,15 @@ def build_report(runs: Path, *, without: Collection[str] = (), compare: Sequence
         )
     if not names and not compare:
         return _arranged(runs, [], [], taken=(), notes=(f"there is no run in {runs} yet",), compare=())
-    from resact.train.report.found import find_runs  # brings torch, which takes seconds
+    from resact.train.report.read_runs import read_runs  # brings torch, which takes seconds
 
-    found, broken = find_runs(runs, without=without)
+    found, broken = read_runs(runs, without=without)
     return _arranged(runs, found, broken, taken=names, notes=(), compare=compare)
 
 
 def _arranged(
     runs: Path,
-    found: Sequence["FoundRun"],
+    found: Sequence["ReadRun"],
     broken: Sequence["BrokenRun"],
     *,
     taken: Collection[str],
@@ -238,7 +238,7 @@ def _arranged(
     )
 
 
-def _sections(found: Sequence["FoundRun"], groups: Sequence[GroupTables]) -> tuple[Section, ...]:
+def _sections(found: Sequence["ReadRun"], groups: Sequence[GroupTables]) -> tuple[Section, ...]:
     if not found:
         return (Section(data_set=None, groups=tuple(groups)),)
     sections = []
@@ -251,9 +251,9 @@ def _sections(found: Sequence["FoundRun"], groups: Sequence[GroupTables]) -> tup
     return tuple(sections)
 
 
-def _grouped(found: Iterable["FoundRun"]) -> dict[Group, list["FoundRun"]]:
+def _grouped(found: Iterable["ReadRun"]) -> dict[Group, list["ReadRun"]]:
     """Runs by what they have in common. 3D-ResNet50, which is dense always, goes with either kind of convolution."""
-    groups: dict[Group, list[FoundRun]] = {}
+    groups: dict[Group, list[ReadRun]] = {}
     for run in found:
         groups.setdefault(run.group, []).append(run)
     for group in [group for group in groups if group.conv is None]:
@@ -268,7 +268,7 @@ def _with_conv(group: Group, conv: str) -> Group:
     return replace(group, settings=tuple(sorted((dict(group.settings) | {"conv": conv}).items())))
 
 
-def _on_the_same_videos(members: Sequence["FoundRun"]) -> list["FoundRun"]:
+def _on_the_same_videos(members: Sequence["ReadRun"]) -> list["ReadRun"]:
     """As they are; but one whose evaluation is of other videos than the first one's counts as evaluated otherwise."""
     first = next((run for run in members if run.evaluation is not None), None)
     if first is None:
@@ -288,7 +288,7 @@ def _on_the_same_videos(members: Sequence["FoundRun"]) -> list["FoundRun"]:
     ]
 
 
-def _table(number: int, members: Sequence["FoundRun"], fill: Filling, *, strict: bool) -> Table:
+def _table(number: int, members: Sequence["ReadRun"], fill: Filling, *, strict: bool) -> Table:
     rows = [row for row in PAPER_ROWS if row.table == number]
     filled = {row.key: _runs_of(row.key, members, strict=strict) for row in rows}
     return Table(
@@ -310,7 +310,7 @@ def _table(number: int, members: Sequence["FoundRun"], fill: Filling, *, strict:
     )
 
 
-def _runs_of(key: RowKey, members: Sequence["FoundRun"], *, strict: bool) -> list["FoundRun"]:
+def _runs_of(key: RowKey, members: Sequence["ReadRun"], *, strict: bool) -> list["ReadRun"]:
     """The runs of a row, by seed.
 
     Raises:
@@ -331,7 +331,7 @@ def _runs_of(key: RowKey, members: Sequence["FoundRun"], *, strict: bool) -> lis
     return runs
 
 
-def _interval(better: Sequence["FoundRun"], worse: Sequence["FoundRun"]) -> Interval | None:
+def _interval(better: Sequence["ReadRun"], worse: Sequence["ReadRun"]) -> Interval | None:
     """Of the difference in top-1, in points."""
     sides = [[run.evaluation for run in side if run.evaluation is not None] for side in (better, worse)]
     if not all(sides):

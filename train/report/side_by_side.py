@@ -23,7 +23,7 @@ from resact.train.report.paired import Comparison, compare
 from resact.train.report.paper import RowKey
 
 if TYPE_CHECKING:
-    from resact.train.report.found import Evaluation, FoundRun
+    from resact.train.report.read_runs import Evaluation, ReadRun
 
 MOST_PAIRED = 4
 """Of so many entries, all pairs are tested; of more, those that `--compare` names."""
@@ -44,7 +44,7 @@ class Entry:
 
     name: str
     """Of its run; of several, what their names have in common."""
-    runs: tuple["FoundRun", ...]
+    runs: tuple["ReadRun", ...]
     """By seed, whatever their state."""
     apart: str
     """Its settings that not all entries beside it have; empty where there are none."""
@@ -55,7 +55,7 @@ class Entry:
         return self.runs[0].key
 
     @property
-    def done(self) -> tuple["FoundRun", ...]:
+    def done(self) -> tuple["ReadRun", ...]:
         """Those that are tested."""
         return tuple(run for run in self.runs if run.evaluation is not None)
 
@@ -120,7 +120,7 @@ class DataSet:
         return heading_of(self.name, self.split, self.partial)
 
     @property
-    def runs(self) -> list["FoundRun"]:
+    def runs(self) -> list["ReadRun"]:
         """All of them."""
         return [run for entry in self.entries for run in entry.runs]
 
@@ -140,19 +140,19 @@ class DataSet:
         return f"{len(evaluation.hits1):,} test videos of {classes:,} classes, in {groups:,} groups"
 
 
-def find_data_sets(found: Sequence["FoundRun"], defaults: dict[str, Any]) -> tuple[DataSet, ...]:
+def find_data_sets(found: Sequence["ReadRun"], defaults: dict[str, Any]) -> tuple[DataSet, ...]:
     """Put the runs side by side that have the same test videos; one that is not tested goes with its store.
 
     Args:
         found: runs, in any state.
         defaults: settings by name, which need not be said.
     """
-    store_of: dict[tuple[Any, ...], list[FoundRun]] = {}
+    store_of: dict[tuple[Any, ...], list[ReadRun]] = {}
     for run in found:
         group = run.group
         store = (group.dataset, group.split, group.partial, group.fingerprint, group.contents)
         store_of.setdefault(store, []).append(run)
-    together: dict[tuple[Any, ...], list[FoundRun]] = {}
+    together: dict[tuple[Any, ...], list[ReadRun]] = {}
     for store, runs in store_of.items():
         tested = [run for run in runs if run.evaluation is not None]
         keys = {run.path: (*store[:3], _test_videos(run)) for run in tested}
@@ -163,7 +163,7 @@ def find_data_sets(found: Sequence["FoundRun"], defaults: dict[str, Any]) -> tup
     return tuple(sorted(data_sets, key=lambda data_set: not data_set.videos))  # those with figures first
 
 
-def asked_comparison(found: Sequence["FoundRun"], asked: Sequence[Sequence[str]], runs: Path) -> Comparison:
+def asked_comparison(found: Sequence["ReadRun"], asked: Sequence[Sequence[str]], runs: Path) -> Comparison:
     """Of two sides that a user names.
 
     Args:
@@ -178,7 +178,7 @@ def asked_comparison(found: Sequence["FoundRun"], asked: Sequence[Sequence[str]]
     return compare(first, second)
 
 
-def _side(found: Sequence["FoundRun"], names: Sequence[str], runs: Path) -> list["FoundRun"]:
+def _side(found: Sequence["ReadRun"], names: Sequence[str], runs: Path) -> list["ReadRun"]:
     known = {run.folder.name: run for run in found}
     side = []
     for name in names:
@@ -193,8 +193,8 @@ def _side(found: Sequence["FoundRun"], names: Sequence[str], runs: Path) -> list
     return side
 
 
-def _data_set(runs: Sequence["FoundRun"], defaults: dict[str, Any]) -> DataSet:
-    alike: dict[tuple[Any, ...], list[FoundRun]] = {}
+def _data_set(runs: Sequence["ReadRun"], defaults: dict[str, Any]) -> DataSet:
+    alike: dict[tuple[Any, ...], list[ReadRun]] = {}
     for run in sorted(runs, key=lambda run: (run.record.config.seed, run.path)):
         alike.setdefault((run.key, run.group), []).append(run)
     seeds = [entry for same in alike.values() for entry in _apart_where_a_seed_is_twice(same)]
@@ -218,13 +218,13 @@ def _data_set(runs: Sequence["FoundRun"], defaults: dict[str, Any]) -> DataSet:
     )
 
 
-def _apart_where_a_seed_is_twice(runs: Sequence["FoundRun"]) -> Iterable[Sequence["FoundRun"]]:
+def _apart_where_a_seed_is_twice(runs: Sequence["ReadRun"]) -> Iterable[Sequence["ReadRun"]]:
     """Two trainings of one seed are no two seeds: each run of these stands alone."""
     seeds = {run.record.config.seed for run in runs}
     return [runs] if len(seeds) == len(runs) else [[run] for run in runs]
 
 
-def _names(entries: Sequence[Sequence["FoundRun"]]) -> list[str]:
+def _names(entries: Sequence[Sequence["ReadRun"]]) -> list[str]:
     """Of several seeds: their names without the number at the end, where that names them alone."""
     names = []
     for entry in entries:
@@ -242,18 +242,18 @@ def _most_accurate_first(entry: Entry) -> tuple[float, str]:
     return -entry.figures.top1 if entry.figures else 1.0, entry.name
 
 
-def _words(run: "FoundRun", defaults: dict[str, Any]) -> list[str]:
+def _words(run: "ReadRun", defaults: dict[str, Any]) -> list[str]:
     """Settings that are not the default, and its store."""
     group = run.group
     words = group.changed_words(defaults) + group.execution_words
     return [*words, f"store {Path(run.record.store.path).name} ({group.store})"]
 
 
-def _test_videos(run: "FoundRun") -> tuple[Any, ...]:
+def _test_videos(run: "ReadRun") -> tuple[Any, ...]:
     evaluation = _evaluation(run)
     return run.record.classes, evaluation.video_id, evaluation.cluster
 
 
-def _evaluation(run: "FoundRun") -> "Evaluation":
+def _evaluation(run: "ReadRun") -> "Evaluation":
     assert run.evaluation is not None
     return run.evaluation

@@ -150,7 +150,7 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
     if share is None:
         share = usual_share(store.index, split, val_groups=config.val_groups, seed=config.seed)
     videos = choose_videos(store.index, split, val_groups=config.val_groups, val_share=share, seed=config.seed)
-    tests = store.index.rows(split, "test")
+    tests = store.index.video_indices(split, "test")
     if not len(tests):
         raise UsageError(f"{store.files} has no test video of {split}: `resact info` says what it holds")
     epochs_left = config.recipe.epochs - _epochs_trained(folder)

@@ -44,8 +44,8 @@ class Task:
 
     store: str
     sources: dict[int, str]
-    """The video file of each row of the index."""
-    rows: tuple[int, ...]
+    """Video index -> video file."""
+    video_indices: tuple[int, ...]
     """The videos: one clip of each in every epoch."""
     geometry: ClipGeometry
     seed: int
@@ -57,7 +57,7 @@ class Task:
     def open(self) -> tuple[ClipStore, TrainPlan]:
         """The store, and the plan that every reader follows."""
         store = open_store(self.store)
-        return store, TrainPlan(store.index, np.array(self.rows), self.geometry, seed=self.seed, flip=True)
+        return store, TrainPlan(store.index, np.array(self.video_indices), self.geometry, seed=self.seed, flip=True)
 
     def positions(self, plan: TrainPlan) -> range:
         """The share of an epoch that falls to one process."""
@@ -85,7 +85,7 @@ def read(task: Task) -> Epoch:
     store, plan = task.open()
 
     def one(clip: Clip, buffer: npt.NDArray[np.uint8]) -> None:
-        store.read_frames(clip.row, clip.start, clip.stop, out=_view(buffer, store, clip))
+        store.read_frames(clip.video_index, clip.start, clip.stop, out=_view(buffer, store, clip))
 
     return _in_threads(task, store, plan, one)
 
@@ -95,12 +95,18 @@ def bare(task: Task) -> Epoch:
     import simplejpeg
 
     store, plan = task.open()
-    offsets = {row: store.index.frame_offsets(row, int(store.index.num_frames[row])).tolist() for row in task.rows}
-    paths = {row: f"{task.store}/{array_name(store.index.video_id[row])}/{SHARD}" for row in task.rows}
+    offsets = {
+        video_index: store.index.frame_offsets(video_index, int(store.index.num_frames[video_index])).tolist()
+        for video_index in task.video_indices
+    }
+    paths = {
+        video_index: f"{task.store}/{array_name(store.index.video_id[video_index])}/{SHARD}"
+        for video_index in task.video_indices
+    }
 
     def one(clip: Clip, buffer: npt.NDArray[np.uint8]) -> None:
-        edges, out = offsets[clip.row][clip.start : clip.stop + 1], _view(buffer, store, clip)
-        descriptor = os.open(paths[clip.row], os.O_RDONLY)
+        edges, out = offsets[clip.video_index][clip.start : clip.stop + 1], _view(buffer, store, clip)
+        descriptor = os.open(paths[clip.video_index], os.O_RDONLY)
         data = memoryview(os.pread(descriptor, edges[-1] - edges[0], edges[0]))
         os.close(descriptor)
         for frame, (low, high) in zip(out, pairwise(edges), strict=True):
@@ -111,14 +117,21 @@ def bare(task: Task) -> Epoch:
 
 
 def _view(buffer: npt.NDArray[np.uint8], store: ClipStore, clip: Clip) -> npt.NDArray[np.uint8]:
-    shape = clip.stop - clip.start, int(store.index.height[clip.row]), int(store.index.width[clip.row]), 3
+    shape = (
+        clip.stop - clip.start,
+        int(store.index.height[clip.video_index]),
+        int(store.index.width[clip.video_index]),
+        3,
+    )
     return buffer[: shape[0] * shape[1] * shape[2] * shape[3]].reshape(shape)
 
 
 def _in_threads(
     task: Task, store: ClipStore, plan: TrainPlan, one: Callable[[Clip, npt.NDArray[np.uint8]], None]
 ) -> Epoch:
-    pixels = max(int(store.index.height[row]) * int(store.index.width[row]) for row in task.rows)
+    pixels = max(
+        int(store.index.height[video_index]) * int(store.index.width[video_index]) for video_index in task.video_indices
+    )
     buffers = [np.empty(task.geometry.frames_read * pixels * 3, np.uint8) for _ in range(task.threads)]
     pool = ThreadPoolExecutor(task.threads)
 
@@ -139,10 +152,13 @@ def zarr_frames(task: Task) -> Callable[[Clip], Tensor]:
     """A video's array opened and sliced by zarr-python."""
     import zarr
 
-    names = {row: f"{task.store}/{array_name(open_store(task.store).index.video_id[row])}" for row in task.rows}
+    names = {
+        video_index: f"{task.store}/{array_name(open_store(task.store).index.video_id[video_index])}"
+        for video_index in task.video_indices
+    }
 
     def frames(clip: Clip) -> Tensor:
-        array: Any = zarr.open(names[clip.row], mode="r")
+        array: Any = zarr.open(names[clip.video_index], mode="r")
         return torch.from_numpy(np.asarray(array[clip.start : clip.stop]))
 
     return frames
@@ -158,8 +174,12 @@ def decord_frames(task: Task, *, resized: bool = False) -> Callable[[Clip], Tens
     wanted, index = _source_frames(task), open_store(task.store).index
 
     def frames(clip: Clip) -> Tensor:
-        size = {"width": int(index.width[clip.row]), "height": int(index.height[clip.row])} if resized else {}
-        reader = decord.VideoReader(task.sources[clip.row], num_threads=1, **size)
+        size = (
+            {"width": int(index.width[clip.video_index]), "height": int(index.height[clip.video_index])}
+            if resized
+            else {}
+        )
+        reader = decord.VideoReader(task.sources[clip.video_index], num_threads=1, **size)
         found: Tensor = reader.get_batch(np.minimum(wanted(clip), len(reader) - 1))
         return found
 
@@ -173,7 +193,7 @@ def torchcodec_frames(task: Task) -> Callable[[Clip], Tensor]:
 
     def frames(clip: Clip) -> Tensor:
         decoder = decoders.VideoDecoder(
-            task.sources[clip.row], dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate"
+            task.sources[clip.video_index], dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="approximate"
         )
         indices = np.minimum(wanted(clip), decoder.metadata.num_frames - 1)
         found: Tensor = decoder.get_frames_at(indices.tolist()).data
@@ -190,7 +210,7 @@ def pyav_frames(task: Task) -> Callable[[Clip], Tensor]:
     def frames(clip: Clip) -> Tensor:
         indices = wanted(clip)
         kept: dict[int, npt.NDArray[np.uint8]] = {}
-        with av.open(task.sources[clip.row]) as container:
+        with av.open(task.sources[clip.video_index]) as container:
             video = container.streams.video[0]
             video.codec_context.thread_count = 1
             video.thread_type = "NONE"
@@ -219,7 +239,7 @@ def _source_frames(task: Task) -> Callable[[Clip], npt.NDArray[np.int64]]:
     store, _ = task.open()
 
     def wanted(clip: Clip) -> npt.NDArray[np.int64]:
-        source, asked = float(store.index.source_fps[clip.row]), store.settings.decode.fps
+        source, asked = float(store.index.source_fps[clip.video_index]), store.settings.decode.fps
         stored = source if asked == "source" else fps_value(asked)
         nearest = np.floor(np.arange(clip.start, clip.stop) * (source / stored) + 0.5)
         return np.asarray(nearest, np.int64)
@@ -239,14 +259,14 @@ def plain(task: Task, frames: Callable[[Task], Callable[[Clip], Tensor]], *, fin
             clip = plan.clip(number, position)
             frames_NHWC = source(clip)
             if finished:
-                clip = scaled(clip, int(store.index.height[clip.row]), *frames_NHWC.shape[1:3])
+                clip = scaled(clip, int(store.index.height[clip.video_index]), *frames_NHWC.shape[1:3])
                 transform_clip(frames_NHWC, clip, task.geometry, NORMALISATION, out=out)
 
     return epoch
 
 
 def scaled(clip: Clip, stored_height: int, height: int, width: int) -> Clip:
-    """The same square in frames of another size."""
+    """The same crop in frames of another size."""
     ratio = height / stored_height
     side = max(1, min(round(clip.side * ratio), height, width))
     top, left = min(round(clip.top * ratio), height - side), min(round(clip.left * ratio), width - side)
@@ -268,7 +288,7 @@ READERS: dict[str, Callable[[Task], Epoch]] = {
 }
 CALLS = {
     "ours": f"ClipStream(store, plan, batch_size={BATCH}, normalisation=..., threads=CORES).epoch(n)",
-    "ours uint8": "store.read_frames(row, start, stop, out=buffer), a thread a core",
+    "ours uint8": "store.read_frames(video_index, start, stop, out=buffer), a thread a core",
     "bare decode": "os.open, os.pread(clip), os.close; simplejpeg.decode_jpeg(frame, 'RGB', fastdct=False, "
     "fastupsample=True, buffer=out[i]), a thread a core",
     "zarr": "zarr.open(f'{store}/{video}', mode='r')[start:stop], transform_clip; a process a core",

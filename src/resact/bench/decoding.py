@@ -19,8 +19,8 @@ from rich.console import Console
 from resact.bench.results import result_of
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
-from resact.cache.box import Bounds, Box
 from resact.cache.codecs import FrameCodec
+from resact.cache.crop import Bounds, Crop
 from resact.cache.layout import CRC_BYTES, SHARD, array_name
 from resact.cache.store import open_store
 from resact.errors import ToolError
@@ -41,7 +41,7 @@ class _Stored(NamedTuple):
     bounds: Bounds
     shape: tuple[int, int]
     """Height and width."""
-    crop: Box
+    crop: Crop
 
 
 def bench_decoding(stores: Sequence[Path], *, clips: int, rounds: int, console: Console) -> dict[str, Any]:
@@ -118,8 +118,8 @@ def _decode(codec: FrameCodec, stored: _Stored, way: str, out: Frames) -> None:
         )
 
 
-def _wanted(stored: _Stored, way: str) -> Box:
-    return stored.crop if way == _CROP else Box(0, stored.shape[0], 0, stored.shape[1])
+def _wanted(stored: _Stored, way: str) -> Crop:
+    return stored.crop if way == _CROP else Crop(0, stored.shape[0], 0, stored.shape[1])
 
 
 def _empty(codec: FrameCodec, stored: _Stored, way: str) -> Frames:
@@ -149,9 +149,9 @@ def _clips_of(path: Path, count: int) -> list[_Stored]:
     clips = []
     for position in range(min(count, len(plan))):
         clip = plan.clip(0, position)
-        edges = store.index.frame_offsets(clip.row, clip.stop)[clip.start :].tolist()
-        data = (path / array_name(store.index.video_id[clip.row]) / SHARD).read_bytes()[edges[0] : edges[-1]]
+        edges = store.index.frame_offsets(clip.video_index, clip.stop)[clip.start :].tolist()
+        data = (path / array_name(store.index.video_id[clip.video_index]) / SHARD).read_bytes()[edges[0] : edges[-1]]
         bounds = np.array([(low - edges[0], high - edges[0] - CRC_BYTES) for low, high in pairwise(edges)])
-        shape = int(store.index.height[clip.row]), int(store.index.width[clip.row])
-        clips.append(_Stored(memoryview(data), bounds, shape, clip.box))
+        shape = int(store.index.height[clip.video_index]), int(store.index.width[clip.video_index])
+        clips.append(_Stored(memoryview(data), bounds, shape, clip.crop))
     return clips

@@ -133,7 +133,7 @@ def _measure(path: Path) -> dict[str, Any]:
     from resact.train.clips.geometry import ClipGeometry
     from resact.train.clips.sampling import TrainPlan
 
-    plan = TrainPlan(index, index.rows("split1", "train"), ClipGeometry(), seed=0, flip=True)
+    plan = TrainPlan(index, index.video_indices("split1", "train"), ClipGeometry(), seed=0, flip=True)
     start = time.perf_counter()
     plan.clip(0, 0)
     first = time.perf_counter() - start
@@ -143,8 +143,8 @@ def _measure(path: Path) -> dict[str, Any]:
         for number in range(_DRAWN // _REPEATS):
             position = repeat * (_DRAWN // _REPEATS) + number
             clip = plan.clip(0, position % len(plan))
-            index.frame_offsets(clip.row, clip.stop)[clip.start :]
-            array_name(index.video_id[clip.row])
+            index.frame_offsets(clip.video_index, clip.stop)[clip.start :]
+            array_name(index.video_id[clip.video_index])
         rounds.append((time.perf_counter() - start) / (_DRAWN // _REPEATS) * 1e6)
     return {
         "open_seconds": opened,

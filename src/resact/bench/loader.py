@@ -146,18 +146,18 @@ def _same_videos(stores: Sequence[ClipStore], sources: dict[str, Path]) -> list[
 def _competitors(
     stores: Sequence[ClipStore],
     sources: dict[str, Path],
-    rows: Sequence[int],
+    video_indices: Sequence[int],
     competitors: Sequence[str],
     geometry: ClipGeometry,
     seed: int,
 ) -> Iterator[_Competitor]:
     for store in stores:
-        ids = {row: store.index.video_id[row] for row in rows}
-        videos = {row: str(sources[ids[row]]) for row in rows}
+        ids = {video: store.index.video_id[video] for video in video_indices}
+        videos = {video: str(sources[ids[video]]) for video in video_indices}
         task = Task(
             store=str(store.files),
             sources=videos,
-            rows=tuple(rows),
+            video_indices=tuple(video_indices),
             geometry=geometry,
             seed=seed,
             threads=1,
@@ -179,8 +179,8 @@ def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: C
                 _drop(file) if cache == "cold" else file.read_bytes()
             seconds, busy = one.team.run(number)  # type: ignore[union-attr]
             if number:
-                one.rates[cache].append(len(one.task.rows) / seconds)
-                one.busy[cache].append(busy / len(one.task.rows) * 1e3)
+                one.rates[cache].append(len(one.task.video_indices) / seconds)
+                one.busy[cache].append(busy / len(one.task.video_indices) * 1e3)
                 what = f"{one.name} {one.codec or ''}".strip()
                 console.print(
                     f"{cores} cores, round {number}, {cache}: {what}: {one.rates[cache][-1]:.1f} clips/s, "

@@ -11,7 +11,7 @@ _MATRIX_SIDE = {"cuda": 8192, "cpu": 512}
 
 
 @dataclass(frozen=True)
-class Rates:
+class DeviceRates:
     """What a device does at most."""
 
     bytes_per_second: float
@@ -21,7 +21,7 @@ class Rates:
     """Multiplications and additions of a large bfloat16 matrix product, two a multiply-add."""
 
 
-def measure_rates(device: torch.device, *, elements: int | None = None, side: int | None = None) -> Rates:
+def measure_rates(device: torch.device, *, elements: int | None = None, side: int | None = None) -> DeviceRates:
     """What the device does at most: medians of a large copy and of a large matrix product, both in bfloat16.
 
     Args:
@@ -34,7 +34,7 @@ def measure_rates(device: torch.device, *, elements: int | None = None, side: in
     left, right = torch.randn(2, side, side, device=device).bfloat16()
     product = torch.empty_like(left)
     multiplying = median_seconds(lambda: torch.mm(left, right, out=product), device)
-    return Rates(bytes_per_second=bytes_moved / copying, flops_per_second=2 * side**3 / multiplying)
+    return DeviceRates(bytes_per_second=bytes_moved / copying, flops_per_second=2 * side**3 / multiplying)
 
 
 def _copy(elements: int, device: torch.device) -> tuple[float, int]:

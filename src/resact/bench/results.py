@@ -13,6 +13,6 @@ def result_of(benchmark: str, **figures: Any) -> dict[str, Any]:
 
 
 def ratios(name: str, ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:
-    """Rates of the same rounds -> median, smallest and largest ratio, as `name`, `name_min` and `name_max`."""
+    """DeviceRates of the same rounds -> median, smallest and largest ratio, as `name`, `name_min` and `name_max`."""
     found = [our / their for our, their in zip(ours, theirs, strict=True)]
     return {name: median(found), f"{name}_min": min(found), f"{name}_max": max(found)}

@@ -5,7 +5,7 @@ What must move, in one step of forward, backward and optimiser, with activations
 1. A batch norm needs sums over its whole raw input before anything behind it can be computed, and its backward pass
    likewise; attention needs a clip's pooled sums before the top convolution. These are the barriers, and all work
    between two of them is one sweep: it reads each tensor that it needs once, and everything else stays on the chip.
-   A sweep crosses the borders of modules: what joins one module to its shortcut also feeds the bottom of the next.
+   A sweep crosses the borders of modules: the residual add that ends one also feeds the bottom of the next.
 2. What sums over channels (convolutions across channels, linear layers) is computed once forward, and once for each of
    its two gradients backward. Where a barrier stands between a result (backward: a gradient) of it and its use, this is
    written once, and read once in each sweep that needs it.
@@ -27,12 +27,12 @@ An identity module, C channels in and out, takes 20 tensors of its size: x the i
 top, y the output, g its gradient through the last ReLU (whose mask the sweep that writes g has at hand), e the gradient
 at z's norm. All of it again in each direction:
 
-    forward   join before, bottom   read t and x of the module before, write x; write z
+    forward   add before, bottom    read t and x of the module before, write x; write z
               body                  read z: sums of fs, fm, their norms and pools
               top                   read z, write t
     backward  top                   read g, t, z: its weights' gradient, sums for the norms of fs and fm, the mask's
               body                  read g, t, z, write e: the stencils' gradients, sums for z's norm
-              bottom, join before   read e, z, g, x, and t of the module before (for its norm's sums); write g of it
+              bottom, add before    read e, z, g, x, and t of the module before (for its norm's sums); write g of it
 
 Shapes: B clips, C channels, T frames, H height, W width; positions = B * T * H * W.
 """
@@ -45,7 +45,7 @@ from typing import Any, Literal
 from rich.console import Console
 from torch import nn
 
-from resact.bench.rates import Rates
+from resact.bench.rates import DeviceRates
 from resact.bench.tables import print_table
 from resact.errors import UsageError
 from resact.train.networks.models import ActionNetwork
@@ -99,7 +99,7 @@ class _Output:
 
     channels: int
 
-    joins: dict[str, frozenset[_Activation]]
+    residual_adds: dict[str, frozenset[_Activation]]
     """Layer -> what the sweep into the next module reads for it, to make the output."""
 
     sums: frozenset[_Activation]
@@ -119,7 +119,7 @@ class _Output:
     @property
     def sources(self) -> frozenset[_Activation]:
         """What later sweeps read to have the output."""
-        return frozenset({self.value}) if self.written else frozenset().union(*self.joins.values())
+        return frozenset({self.value}) if self.written else frozenset().union(*self.residual_adds.values())
 
 
 class _Ledger(list[Work]):
@@ -153,15 +153,15 @@ class _Ledger(list[Work]):
         bytes_moved = _BFLOAT16_BYTES * elements + _FLOAT32_BYTES * numbers
         self.append(Work(layer, direction, f"{direction} {sweep}", bytes_moved, multiply_adds))
 
-    def join(self, output: _Output, positions: int, sweep: str) -> None:
+    def residual_add(self, output: _Output, positions: int, sweep: str) -> None:
         """Make an output where the next module reads it."""
-        for layer, read in output.joins.items():
+        for layer, read in output.residual_adds.items():
             self.add(layer, "forward", sweep, (read | {output.value} if output.written else read, positions))
 
     def sum_gradients(self, output: _Output, positions: int, sweep: str) -> None:
         """Read what a sweep that has both the output and its gradient lacks for the sums of the norms before it."""
         if unread := output.sums - output.sources:
-            (layer,) = output.joins
+            (layer,) = output.residual_adds
             self.add(layer, "backward", sweep, (unread, positions))
 
 
@@ -225,7 +225,7 @@ def _halved(side: int) -> int:
 
 def _add_conv1(ledger: _Ledger, network: ActionNetwork, clip_positions: int, positions: int) -> _Output:
     """1x7x7 makes `raw`. A separable 3x1x1 is recomputed from it like norm and ReLU; a dense one makes `mixed`."""
-    joins, channels = {}, 0
+    residual_adds, channels = {}, 0
     for stream, stem in network.conv1.items():
         assert isinstance(stem, Stem)
         name, width = f"conv1.{stream}", stem.spatial.out_channels
@@ -238,13 +238,13 @@ def _add_conv1(ledger: _Ledger, network: ActionNetwork, clip_positions: int, pos
         arithmetic = spatial + 2 * temporal  # the clip itself needs no gradient
         read: _Moved = {gradient}, positions
         ledger.add(name, "backward", name, clip, kept, read, parts=[stem], multiply_adds=arithmetic)
-        joins[f"{name}.join"] = frozenset({mixed} & made or {raw})
+        residual_adds[f"{name}.add"] = frozenset({mixed} & made or {raw})
         channels += width
-    return _Output("conv1", channels, joins, sums=frozenset().union(*joins.values()), written=False)
+    return _Output("conv1", channels, residual_adds, sums=frozenset().union(*residual_adds.values()), written=False)
 
 
 class _Sweeps:
-    """One module's; the first and the last of them also join the module before it."""
+    """One module's; the first and the last of them also do the residual add of the module before it."""
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ class _Sweeps:
         self.output = _Output(
             name,
             self.t.channels,
-            joins={f"{name}.join": fed if self.projected else fed | before.sources},
+            residual_adds={f"{name}.add": fed if self.projected else fed | before.sources},
             sums=fed,
             written=not self.projected and following is not None and isinstance(following.shortcut, nn.Identity),
         )
@@ -308,7 +308,7 @@ class _Sweeps:
 
     def add_forward(self, ledger: _Ledger) -> None:
         module, into = self.module, f"into {self.name}"
-        ledger.join(self.before, self.positions, into)
+        ledger.residual_add(self.before, self.positions, into)
         self._add(ledger, "bottom", "forward", {self.z}, sweep=into, parts=[module.bottom])
         if self.projected:
             self._add(ledger, "shortcut", "forward", {self.p}, sweep=into, parts=[module.shortcut])
@@ -350,9 +350,9 @@ def _add_attention(ledger: _Ledger, layer: str, attention: ChannelAttention, bat
 
 
 def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: int, positions: int) -> None:
-    """The pool, fed by the last join, and the linear layers."""
+    """The pool, fed by the last residual add, and the linear layers."""
     pooled = batch * output.channels
-    ledger.join(output, positions, "into pool")
+    ledger.residual_add(output, positions, "into pool")
     ledger.add("pool", "forward", "into pool", numbers=pooled)
     ledger.add("pool", "backward", "out of pool", (output.sources, positions), numbers=pooled)
     ledger.sum_gradients(output, positions, "out of pool")
@@ -362,7 +362,7 @@ def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: i
         ledger.add(layer, "backward", layer, parts=[linear], numbers=2 * read + made, multiply_adds=2 * products)
 
 
-def roofline_seconds(work: list[Work], rates: Rates) -> list[float]:
+def roofline_seconds(work: list[Work], rates: DeviceRates) -> list[float]:
     """Of each piece of work, what it adds to the roofline: its share of what its sweep takes the longest for."""
     sweeps: dict[str, list[Work]] = {}
     for piece in work:
@@ -385,7 +385,7 @@ _FIGURES = {
 """Of a layer -> how a table has them: heading, unit, style."""
 
 
-def roofline_rows(work: list[Work], rates: Rates | None = None) -> list[dict[str, Any]]:
+def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[dict[str, Any]]:
     """A row a layer, in the network's order.
 
     Each has `layer, forward_bytes, backward_bytes, forward_multiply_adds, backward_multiply_adds` of the whole batch,

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 
 from resact.bench.layer_times import LayerTimes
-from resact.bench.rates import Rates, measure_rates
+from resact.bench.rates import DeviceRates, measure_rates
 from resact.bench.results import result_of
 from resact.bench.roofline import list_work, print_roofline, roofline_rows
 from resact.bench.tables import print_table
@@ -35,7 +35,7 @@ def bench_roofline(
     settings: Mapping[str, Any],
     *,
     device: str | None,
-    rates: Rates | None,
+    rates: DeviceRates | None,
     variants: Sequence[str],
     steps: int,
     console: Console,

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from resact.bench.rates import Rates, measure_rates
+from resact.bench.rates import DeviceRates, measure_rates
 from resact.bench.results import result_of
 from resact.bench.roofline import list_work, roofline_seconds
 from resact.bench.rounds import take_turns
@@ -191,7 +191,7 @@ class _Bench:
         self.steps, self.console = steps, console
         self.num_classes, self.batch = len(store.index.classes), config.recipe.batch_size
         self.stream = _open_stream(config, store, device, threads) if "store" in wanted else None
-        self.rates: Rates | None = measure_rates(device) if device.type == "cuda" else None
+        self.rates: DeviceRates | None = measure_rates(device) if device.type == "cuda" else None
 
     def run(self, rounds: int) -> list[dict[str, Any]]:
         """All rounds; the rows."""
@@ -326,7 +326,7 @@ def _fastest(rows: Iterable[_Row], otherwise: StepVariant) -> StepVariant:
 
 def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, threads: int | None) -> ClipStream:
     dataset, geometry = store.settings.dataset, config.geometry
-    videos = store.index.rows(dataset.splits[0] if config.split is None else config.split, "train")
+    videos = store.index.video_indices(dataset.splits[0] if config.split is None else config.split, "train")
     return ClipStream(
         store,
         TrainPlan(store.index, videos, geometry, seed=config.seed, flip=dataset.flip_safe),

@@ -144,7 +144,7 @@ def _transforms(side: int, dtype: torch.dtype, rounds: int) -> dict[str, list[fl
     sources = torch.from_numpy(rng.integers(0, 256, (5, read, _HEIGHT, _WIDTH, 3), dtype=np.uint8))
     batch = {stream: torch.zeros(16, 3, _GEOMETRY.frames, size, size, dtype=dtype) for stream in _GEOMETRY.streams}
     top, left = (_HEIGHT - side) // 2, (_WIDTH - side) // 2
-    clip = Clip(row=0, start=0, stop=read, order=np.arange(read), top=top, left=left, side=side, flip=False)
+    clip = Clip(video_index=0, start=0, stop=read, order=np.arange(read), top=top, left=left, side=side, flip=False)
     seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
     for turn, (_, way) in enumerate(take_turns(list(_WAYS), rounds + 1)):
         out = {stream: clips[turn % 16] for stream, clips in batch.items()}
@@ -175,7 +175,7 @@ def _transforms_on_gpu(
     """Seconds a clip: that copying takes, and by each way."""
     top, left, count = (_HEIGHT - side) // 2, (_WIDTH - side) // 2, _GEOMETRY.frames_read
     frame = _HEIGHT * _WIDTH * 3
-    clip = Clip(row=0, start=0, stop=count, order=np.arange(count), top=top, left=left, side=side, flip=False)
+    clip = Clip(video_index=0, start=0, stop=count, order=np.arange(count), top=top, left=left, side=side, flip=False)
     packed = PackedClips(
         frames=torch.randint(0, 256, (_GPU_BATCH * count * frame,), dtype=torch.uint8, device=_GPU),
         offsets=[place * count * frame for place in range(_GPU_BATCH)],

@@ -234,7 +234,7 @@ def bench_train(
     from resact.bench.train import bench_train as run_bench
     from resact.bench.train import print_train
     from resact.bench.train_rows import NAMES
-    from resact.cache.places import find_store
+    from resact.cache.default_paths import find_store
     from resact.cache.store import open_store
 
     result = run_bench(
@@ -272,7 +272,7 @@ def bench_roofline(
     json_output: JsonOption = False,
 ) -> None:
     """Roofline of a training step, layer by layer, and how far its variants are from it."""
-    from resact.bench.rates import Rates
+    from resact.bench.rates import DeviceRates
     from resact.bench.step_roofline import bench_roofline as run_bench
 
     if (bandwidth is None) != (rate is None):
@@ -281,7 +281,7 @@ def bench_roofline(
     result = run_bench(
         settings,
         device=device,
-        rates=None if bandwidth is None or rate is None else Rates(bandwidth * 1e9, rate * 1e12),
+        rates=None if bandwidth is None or rate is None else DeviceRates(bandwidth * 1e9, rate * 1e12),
         variants=variants.split(","),
         steps=steps,
         console=console,

@@ -31,7 +31,7 @@ def runs(incomplete: str) -> list[str]:
 
 def stores(incomplete: str) -> list[str]:
     """Offer the stores in the data folder."""
-    from resact.cache.places import data_folder
+    from resact.cache.default_paths import data_folder
 
     with suppress(ResactError, OSError):  # a tab key is no place for errors
         return _beginning_with(incomplete, sorted(str(path.parent) for path in data_folder().glob("*.zarr/zarr.json")))
@@ -40,7 +40,7 @@ def stores(incomplete: str) -> list[str]:
 
 def videos(incomplete: str) -> list[str]:
     """Offer the ids in the only store, if there is one."""
-    from resact.cache.places import find_store
+    from resact.cache.default_paths import find_store
     from resact.cache.store import open_store
 
     with suppress(ResactError, OSError):

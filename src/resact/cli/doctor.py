@@ -32,7 +32,7 @@ def doctor(
     json_output: JsonOption = False,
 ) -> None:
     """Check what resact needs of this machine, and how to fix what is missing. Exit code 1 if something is bad."""
-    from resact.cache.places import data_folder
+    from resact.cache.default_paths import data_folder
     from resact.cache.provenance import provenance
     from resact.pipeline.doctor import check_machine
 

@@ -60,8 +60,8 @@ def show(
 ) -> None:
     """Draw a video as in the paper's figure 1, frames above residuals, or a contact sheet of classes."""
     from resact.cache.choice import find_video, videos_of_classes
+    from resact.cache.default_paths import find_store
     from resact.cache.layout import printable
-    from resact.cache.places import find_store
     from resact.cache.store import open_store
     from resact.train.clips.figure import (
         Look,

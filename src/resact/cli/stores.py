@@ -97,7 +97,7 @@ def prep(
     from functools import partial
 
     from resact.cache.codecs import build_codec
-    from resact.cache.places import default_store
+    from resact.cache.default_paths import default_store
     from resact.pipeline.datasets.registry import plan_fetch, require_own_options
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
@@ -146,7 +146,7 @@ def prep(
 @app.command()
 def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
     """Show what a clip store holds and what is missing from it."""
-    from resact.cache.places import find_store
+    from resact.cache.default_paths import find_store
     from resact.cache.store import open_store
     from resact.cache.summary import summarise, summary_table
 
@@ -174,8 +174,8 @@ def verify(
 ) -> None:
     """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 if something is bad."""
     from resact.cache.address import local_path, open_files
+    from resact.cache.default_paths import find_store
     from resact.cache.layout import printable
-    from resact.cache.places import find_store
     from resact.cache.verify import rebuild_index as run_rebuild
     from resact.cache.verify import verify_store
     from resact.progress import ProgressLine

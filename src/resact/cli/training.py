@@ -91,7 +91,7 @@ def reproduce(
     """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. After a stop, the same command goes on."""
     console = open_console(json_output)
     set_compute_threads(compute_threads, console)
-    from resact.cache.places import find_store
+    from resact.cache.default_paths import find_store
     from resact.cache.store import open_store
     from resact.train.runs.reproduce import reproduce as run_all
 

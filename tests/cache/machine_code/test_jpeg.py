@@ -12,8 +12,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from resact.cache.box import Box
 from resact.cache.codecs import JpegFrames
+from resact.cache.crop import Crop
 from resact.cache.machine_code.jpeg import decode_jpegs
 from resact.cache.machine_code.jpeg_header import header_bytes
 
@@ -28,14 +28,14 @@ def right(chunks: list[bytes], height: int, width: int) -> Frames:
     return frames
 
 
-def decoded(chunks: list[bytes], height: int, width: int, box: Box | None = None) -> tuple[Frames, list[int]]:
+def decoded(chunks: list[bytes], height: int, width: int, crop: Crop | None = None) -> tuple[Frames, list[int]]:
     """What `decode_jpegs` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
-    box = box or Box(0, height, 0, width)
-    shape = len(chunks), *box.size, 3
+    crop = crop or Crop(0, height, 0, width)
+    shape = len(chunks), *crop.size, 3
     memory = np.full(math.prod(shape) + 2 * GUARD, 77, np.uint8)
     out = memory[GUARD:-GUARD].reshape(shape)
     bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
-    left = decode_jpegs(memoryview(b"".join(chunks)), bounds, out, (height, width), box)
+    left = decode_jpegs(memoryview(b"".join(chunks)), bounds, out, (height, width), crop)
     assert (memory[:GUARD] == 77).all()
     assert (memory[-GUARD:] == 77).all()
     return out, list(left)
@@ -77,7 +77,7 @@ def test_a_box_of_them(seed: int) -> None:
     wanted, narrow = right(chunks, height, width), 0
     for _ in range(60):
         (top, bottom), (first, last) = (np.sort(random.choice(n + 1, 2, replace=False)) for n in (height, width))
-        out, left = decoded(chunks, height, width, Box(int(top), int(bottom), int(first), int(last)))
+        out, left = decoded(chunks, height, width, Crop(int(top), int(bottom), int(first), int(last)))
         if last - first < 32:
             narrow += 1
             assert list(left) == [0, 1, 2], "narrower than its vectors"
@@ -92,7 +92,7 @@ def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
     frame = scene(np.random.default_rng(seed), 1, 64, 64)[0]
     whole = JpegFrames().encode(frame)
     cut = whole[: len(whole) * 3 // 4] + b"\xff\xd9"
-    out, left = decoded([cut], 64, 64, Box(0, 16, 0, 64))
+    out, left = decoded([cut], 64, 64, Crop(0, 16, 0, 64))
     assert not left
     assert np.array_equal(out[0], right([whole], 64, 64)[0, :16])
     assert decoded([cut], 64, 64)[1] == [0]
@@ -103,7 +103,7 @@ def test_bits_that_end_in_the_last_block_of_the_box(seed: int) -> None:
     whole = JpegFrames().encode(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8))
     wanted, taken = right([whole], 32, 32)[0, :16], 0
     for end in range(len(header_bytes(memoryview(whole))), len(whole) - 2):
-        out, left = decoded([whole[:end] + b"\xff\xd9"], 32, 32, Box(0, 16, 0, 32))
+        out, left = decoded([whole[:end] + b"\xff\xd9"], 32, 32, Crop(0, 16, 0, 32))
         assert left or np.array_equal(out[0], wanted), end
         taken += not left
     assert taken
@@ -206,11 +206,11 @@ def test_bytes_that_no_encoder_writes(seed: int) -> None:
 
 def test_few_frames_are_not_worth_making_code_for() -> None:
     code = (
-        "import sys, numpy as np; from resact.cache.box import Box; from resact.cache.codecs import JpegFrames;"
+        "import sys, numpy as np; from resact.cache.crop import Crop; from resact.cache.codecs import JpegFrames;"
         "codec = JpegFrames();"
         "data = codec.encode(np.zeros((32, 32, 3), np.uint8));"
         "bounds = np.array([(place * len(data), (place + 1) * len(data)) for place in range(8)]);"
-        "data, out, whole = memoryview(data * 8), np.empty((8, 32, 32, 3), np.uint8), ((32, 32), Box(0, 32, 0, 32));"
+        "data, out, whole = memoryview(data * 8), np.empty((8, 32, 32, 3), np.uint8), ((32, 32), Crop(0, 32, 0, 32));"
         "print(list(codec.decode_together(data, bounds[:7], out[:7], *whole)), 'numba' in sys.modules);"
         "print(codec.decode_together(data, bounds, out, *whole), 'numba' in sys.modules)"
     )

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numcodecs import blosc
 
-from resact.cache.box import Box
 from resact.cache.codecs import Lz4Frames
+from resact.cache.crop import Crop
 from resact.cache.machine_code.lz4 import decode_lz4, encode_lz4
 from resact.errors import DamagedError
 
@@ -25,13 +25,13 @@ Frames = npt.NDArray[np.uint8]
 GUARD = 4096
 
 
-def decoded(chunks: list[bytes], shape: tuple[int, int], box: Box | None = None) -> tuple[Frames, list[int]]:
+def decoded(chunks: list[bytes], shape: tuple[int, int], crop: Crop | None = None) -> tuple[Frames, list[int]]:
     """What `decode_lz4` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
-    box = box or Box(0, shape[0], 0, shape[1])
-    memory = np.full(math.prod(box.size) * len(chunks) * 3 + 2 * GUARD, 77, np.uint8)
-    out = memory[GUARD:-GUARD].reshape(len(chunks), *box.size, 3)
+    crop = crop or Crop(0, shape[0], 0, shape[1])
+    memory = np.full(math.prod(crop.size) * len(chunks) * 3 + 2 * GUARD, 77, np.uint8)
+    out = memory[GUARD:-GUARD].reshape(len(chunks), *crop.size, 3)
     bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
-    left = decode_lz4(memoryview(b"".join(chunks)), bounds, out, shape, box)
+    left = decode_lz4(memoryview(b"".join(chunks)), bounds, out, shape, crop)
     assert (memory[:GUARD] == 77).all()
     assert (memory[-GUARD:] == 77).all()
     return out, list(left)
@@ -191,7 +191,7 @@ def test_a_box_of_them(seed: int) -> None:
         (top, bottom), (first, last) = (np.sort(random.choice(n + 1, 2, replace=False)).tolist() for n in shape)
         if number % 3 == 0:
             first, last = 0, 101
-        out, left = decoded(chunks, shape, Box(top, bottom, first, last))
+        out, left = decoded(chunks, shape, Crop(top, bottom, first, last))
         assert not left
         assert np.array_equal(out, frames[:, top:bottom, first:last])
 
@@ -202,7 +202,7 @@ def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
     chunk = bytearray(encode_lz4(frame))
     assert len(chunk) < frame.nbytes
     chunk[-300:] = bytes(300)
-    out, left = decoded([bytes(chunk)], (64, 128), Box(0, 8, 0, 128))
+    out, left = decoded([bytes(chunk)], (64, 128), Crop(0, 8, 0, 128))
     assert not left
     assert np.array_equal(out[0], frame[:8])
     assert decoded([bytes(chunk)], (64, 128))[1] == [0]
@@ -234,7 +234,7 @@ def test_bytes_that_it_does_not_write(seed: int) -> None:
             changed[place] ^= 1 << int(random.integers(8)) if number % 2 else int(random.integers(1, 256))
         broken = bytes(changed[: random.integers(len(chunk))] if number % 7 == 0 else changed)
         bottom = int(random.integers(1, 41))
-        out, left = decoded([broken], shape, Box(0, bottom, 0, 60))
+        out, left = decoded([broken], shape, Crop(0, bottom, 0, 60))
         refused += bool(left)
         whole, left_whole = decoded([broken], shape)
         if not left_whole:
@@ -297,7 +297,7 @@ def test_frames_of_one_row_whose_axis_steps_anyhow(layout: Callable[[Frames], Fr
     frames = [scene(random, 1, 200) for _ in range(8)]
     chunks = [encode_lz4(frame) for frame in frames]
     bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
-    assert not list(decode_lz4(memoryview(b"".join(chunks)), bounds, out, (1, 200), Box(0, 1, 0, 200)))
+    assert not list(decode_lz4(memoryview(b"".join(chunks)), bounds, out, (1, 200), Crop(0, 1, 0, 200)))
     assert np.array_equal(out, frames)
     assert (memory[[0, 9]] == 77).all()
 
@@ -349,10 +349,10 @@ def decode_and_encode_guarded(seed: int) -> None:
         place = slice(None, len(chunk)) if random.random() < 0.3 else slice(source.nbytes - len(chunk), None)
         source[place] = np.frombuffer(chunk, np.uint8)
         bottom = height if number % 2 else int(random.integers(1, height))
-        box = Box(0, bottom, 0, width if number % 2 or number % 3 else int(random.integers(1, width)))
-        taking = math.prod(box.size) * 3
-        out = (target[:taking] if random.random() < 0.3 else target[-taking:]).reshape(1, *box.size, 3)
-        left = decode_lz4(source[place].data, np.array([(0, len(chunk))]), out, (height, width), box)
+        crop = Crop(0, bottom, 0, width if number % 2 or number % 3 else int(random.integers(1, width)))
+        taking = math.prod(crop.size) * 3
+        out = (target[:taking] if random.random() < 0.3 else target[-taking:]).reshape(1, *crop.size, 3)
+        left = decode_lz4(source[place].data, np.array([(0, len(chunk))]), out, (height, width), crop)
         refused += len(left) > 0
         if bottom == height and not left:
             taken += number % 4 != 0

@@ -9,8 +9,8 @@ import pytest
 from numcodecs import blosc
 
 from resact.cache import machine_code
-from resact.cache.box import Box
 from resact.cache.codecs import build_codec
+from resact.cache.crop import Crop
 from resact.cache.layout import crc32c, first_wrong_chunk
 from resact.errors import UsageError
 
@@ -41,7 +41,7 @@ def test_all_frames_are_left_to_the_library(name: str) -> None:
     data = codec.encode(np.zeros((32, 32, 3), np.uint8))
     bounds = np.array([(place * len(data), (place + 1) * len(data)) for place in range(9)])
     out = np.empty((9, 32, 32, 3), np.uint8)
-    left = codec.decode_together(memoryview(data * 9), bounds, out, (32, 32), Box(0, 32, 0, 32))
+    left = codec.decode_together(memoryview(data * 9), bounds, out, (32, 32), Crop(0, 32, 0, 32))
     assert list(left) == [*range(9)]
 
 
@@ -77,7 +77,7 @@ from resact.train.clips.sampling import Clip
 from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.transform import make_clip
 build_codec("lz4").encode(np.zeros((32, 32, 3), np.uint8))
-clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=32, flip=False)
+clip = Clip(video_index=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=32, flip=False)
 usual = Normalisation(rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1))
 make_clip(torch.zeros(2, 32, 32, 3, dtype=torch.uint8), clip, ClipGeometry(modality="rgb", frames=2, size=16), usual)
 print("numba" in sys.modules)

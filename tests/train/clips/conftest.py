@@ -34,5 +34,5 @@ def clip_threads() -> list[threading.Thread]:
 def by_hand(store: ClipStore, plan, epoch: int, position: int) -> dict[str, torch.Tensor]:
     """One clip through the plain transform."""
     clip = plan.clip(epoch, position)
-    frames = store.read(store.index.video_id[clip.row], clip.start, clip.stop)
+    frames = store.read(store.index.video_id[clip.video_index], clip.start, clip.stop)
     return transform_clip(torch.from_numpy(frames), clip, plan.geometry, NORMALISATION)

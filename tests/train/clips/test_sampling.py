@@ -35,7 +35,7 @@ def train_plan(num_frames, seed=0, *, flip=True, size=(256, 340), **geometry):
 
 
 def as_tuple(clip: Clip):
-    return (clip.row, clip.start, clip.stop, tuple(clip.order), clip.top, clip.left, clip.side, clip.flip)
+    return (clip.video_index, clip.start, clip.stop, tuple(clip.order), clip.top, clip.left, clip.side, clip.flip)
 
 
 geometries = st.builds(
@@ -54,7 +54,7 @@ def test_every_clip_lies_within_its_video(seed, geometry, lengths, data):
     plan = TrainPlan(index_of(lengths, height, width), np.arange(len(lengths)), geometry, seed=seed, flip=True)
     for position in range(len(plan)):
         clip = plan.clip(data.draw(st.integers(0, 1000)), position)
-        assert 0 <= clip.start < clip.stop <= lengths[clip.row]
+        assert 0 <= clip.start < clip.stop <= lengths[clip.video_index]
         assert len(clip.order) == geometry.frames_read
         assert 0 <= clip.order.min() <= clip.order.max() < clip.stop - clip.start
         assert set(clip.order) == set(range(clip.stop - clip.start)), "a frame is read that is not shown"
@@ -67,10 +67,10 @@ def test_every_clip_lies_within_its_video(seed, geometry, lengths, data):
 @few
 def test_an_epoch_draws_each_video_once_in_another_order(seed, epoch, count):
     plan = train_plan([40] * count, seed)
-    rows = [plan.clip(epoch, position).row for position in range(count)]
-    assert sorted(rows) == list(range(count))
+    video_indices = [plan.clip(epoch, position).video_index for position in range(count)]
+    assert sorted(video_indices) == list(range(count))
     if count > 20:
-        assert rows != [plan.clip(epoch + 1, position).row for position in range(count)]
+        assert video_indices != [plan.clip(epoch + 1, position).video_index for position in range(count)]
 
 
 def test_a_clip_depends_on_nothing_but_seed_epoch_and_position():
@@ -203,7 +203,9 @@ def test_the_test_plan_has_uniform_starts_and_the_centre(length, frames, step, v
     last = max(0, length - frames - step)
     exact = [Fraction(last * view, max(1, views - 1)) for view in range(views)]
     assert [clip.start for clip in clips] == [int(start + Fraction(1, 2)) for start in exact]  # numpy.linspace, rounded
-    assert all((clip.row, clip.top, clip.left, clip.side, clip.flip) == (1, 0, 42, 256, False) for clip in clips)
+    assert all(
+        (clip.video_index, clip.top, clip.left, clip.side, clip.flip) == (1, 0, 42, 256, False) for clip in clips
+    )
 
 
 def test_ten_views_of_the_paper_by_hand():
@@ -284,7 +286,7 @@ def shuffles(monkeypatch):
 def test_drawing_from_a_million_videos_costs_what_drawing_from_a_thousand_does(shuffles):
     """Counted, not timed: only the epoch's order is ever made, once."""
     plan = train_plan([40] * 1_000_000)
-    assert sorted(plan.clip(0, p).row for p in (0, 17, 999_999)) != [0, 17, 999_999]
+    assert sorted(plan.clip(0, p).video_index for p in (0, 17, 999_999)) != [0, 17, 999_999]
     for position in range(0, 1_000_000, 10_000):
         plan.clip(0, position)
     assert shuffles == [(0, 0, 1_000_000)]
@@ -301,10 +303,10 @@ def test_plans_used_in_turn_make_their_orders_once_an_epoch(shuffles):
 
 def test_a_plan_keeps_nothing_of_other_videos():
     index = index_of(range(1, 100_001))
-    rows = np.random.default_rng(0).choice(100_000, 100, replace=False)
+    video_indices = np.random.default_rng(0).choice(100_000, 100, replace=False)
     for plan in (
-        TrainPlan(index, rows, ClipGeometry(), seed=0, flip=True),
-        TestPlan(index, rows, ClipGeometry()),
+        TrainPlan(index, video_indices, ClipGeometry(), seed=0, flip=True),
+        TestPlan(index, video_indices, ClipGeometry()),
     ):
         unused = len(pickle.dumps(plan))
         clips = [as_tuple(plan.clip(3, position)) for position in range(len(plan))]

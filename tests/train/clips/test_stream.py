@@ -40,12 +40,12 @@ def test_batches_are_the_plans_clips(clip_store, packed, threads, seed):
             assert len(batch["positions"]) == len(batch["label"]) == len(batch["video_id"]) == 4
             for place, position in enumerate(batch["positions"]):
                 expected = by_hand(clip_store, plan, 3, position)
-                row = plan.clip(3, position).row
+                video_index = plan.clip(3, position).video_index
                 for name in ("rgb", "residual"):
                     assert batch[name].shape == (4, 3, 8, 12, 12)
                     assert torch.equal(batch[name][place], expected[name])
-                assert batch["label"][place] == clip_store.index.label[row]
-                assert batch["video_id"][place] == clip_store.index.video_id[row]
+                assert batch["label"][place] == clip_store.index.label[video_index]
+                assert batch["video_id"][place] == clip_store.index.video_id[video_index]
             seen += batch["positions"]
     assert seen == list(range(12))
     assert len(stream) == 3
@@ -55,14 +55,14 @@ def test_batches_are_the_plans_clips(clip_store, packed, threads, seed):
 @pytest.mark.parametrize(("codec", "place"), [("jpeg", "jpeg.decode_jpegs"), ("lz4", "lz4.decode_lz4")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, place, packed, seed, monkeypatch):
-    """By machine code, but for squares that are too narrow for it."""
+    """By machine code, but for crops that are too narrow for it."""
     module, name = place.split(".")
     decode, decoded = getattr(import_module(f"resact.cache.machine_code.{module}"), name), []
 
-    def note(data, bounds, out, size, box):
-        left = decode(data, bounds, out, size, box)
-        assert (len(left) > 0) == (codec == "jpeg" and box.size[1] < 32)
-        decoded.append((size, box))
+    def note(data, bounds, out, size, crop):
+        left = decode(data, bounds, out, size, crop)
+        assert (len(left) > 0) == (codec == "jpeg" and crop.size[1] < 32)
+        decoded.append((size, crop))
         return left
 
     monkeypatch.setattr(f"resact.cache.machine_code.{place}", note)
@@ -74,7 +74,9 @@ def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, place, packed, se
         with stream.epoch(epoch) as reader:
             batches_had = list(reader)
         clips = [plan.clip(epoch, position) for position in range(len(plan))]
-        assert decoded == [((store.index.height[clip.row], store.index.width[clip.row]), clip.box) for clip in clips]
+        assert decoded == [
+            ((store.index.height[clip.video_index], store.index.width[clip.video_index]), clip.crop) for clip in clips
+        ]
         for batch in batches_had:
             for place_in_batch, position in enumerate(batch["positions"]):
                 expected = by_hand(store, plan, epoch, position)
@@ -121,10 +123,12 @@ def test_ranks_share_an_epoch(clip_store):
 
 
 def test_the_test_plan_streams_too(clip_store):
-    plan = TestPlan(clip_store.index, clip_store.index.rows("split1", "test"), GEOMETRY, views=3)
+    plan = TestPlan(clip_store.index, clip_store.index.video_indices("split1", "test"), GEOMETRY, views=3)
     with stream_of(clip_store, plan).epoch(0) as reader:
         names = [name for batch in reader for name in batch["video_id"]]
-    assert names == [name for row in plan.rows for name in [clip_store.index.video_id[row]] * 3]
+    assert names == [
+        name for video_index in plan.video_indices for name in [clip_store.index.video_id[video_index]] * 3
+    ]
 
 
 def test_a_batch_that_is_kept_stays_as_it_was(clip_store, monkeypatch):
@@ -186,7 +190,7 @@ def test_the_map_style_data_set_gives_the_same_clips(clip_store):
     expected = by_hand(clip_store, plan, 4, 5)
     assert torch.equal(item["rgb"], expected["rgb"])
     assert torch.equal(item["residual"], expected["residual"])
-    assert item["video_id"] == clip_store.index.video_id[plan.clip(4, 5).row]
+    assert item["video_id"] == clip_store.index.video_id[plan.clip(4, 5).video_index]
 
 
 @pytest.mark.faults
@@ -207,7 +211,7 @@ def test_forkserver_workers_give_the_same_clips_and_name_a_broken_one(tmp_path):
         expected = by_hand(store, dataset.plan, 0, position)
         for name in ("rgb", "residual"):
             assert torch.equal(batches[position // 2][name][position % 2], expected[name])
-    victim = store.index.video_id[dataset.plan.clip(0, 9).row]
+    victim = store.index.video_id[dataset.plan.clip(0, 9).video_index]
     again = iter(loader)  # the same workers
     taken = [next(again)]
     (tmp_path / "s.zarr" / victim / "0.0.0.0").unlink()
@@ -242,10 +246,10 @@ def test_under_torchrun_the_ranks_share_an_epoch(clip_store, tmp_path):
         "from resact.train.clips.stream import ClipStream\n"
         "from resact.train.clips.measurement import measure_normalisation\n"
         "store = resact.open_store(sys.argv[1])\n"
-        "rows, geometry = np.arange(len(store.index)), ClipGeometry(modality='both', frames=8, step=2, size=12)\n"
-        "plan = TrainPlan(store.index, rows, geometry, seed=0, flip=False)\n"
+        "videos, geometry = np.arange(len(store.index)), ClipGeometry(modality='both', frames=8, step=2, size=12)\n"
+        "plan = TrainPlan(store.index, videos, geometry, seed=0, flip=False)\n"
         "rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])\n"
-        "norm = measure_normalisation(store, rows, geometry, seed=0, clips=4, threads=1)\n"
+        "norm = measure_normalisation(store, videos, geometry, seed=0, clips=4, threads=1)\n"
         "stream = ClipStream(store, plan, batch_size=3, normalisation=norm, threads=1, rank=rank, world_size=world)\n"
         "with stream.epoch(0) as reader:\n"
         "    for batch in reader:\n"
@@ -262,18 +266,19 @@ def test_under_torchrun_the_ranks_share_an_epoch(clip_store, tmp_path):
 
 
 def test_normalisation_is_what_numpy_says_whatever_the_threads(clip_store):
-    rows = clip_store.index.rows("split1", "train")
+    video_indices = clip_store.index.video_indices("split1", "train")
     one, three = (
-        measure_normalisation(clip_store, rows, GEOMETRY, seed=5, clips=20, threads=threads) for threads in (1, 3)
+        measure_normalisation(clip_store, video_indices, GEOMETRY, seed=5, clips=20, threads=threads)
+        for threads in (1, 3)
     )
     assert one == three
-    plan = TrainPlan(clip_store.index, rows, GEOMETRY, seed=5, flip=False)
-    clips = [(position // len(rows), position % len(rows)) for position in range(20)]
+    plan = TrainPlan(clip_store.index, video_indices, GEOMETRY, seed=5, flip=False)
+    clips = [(position // len(video_indices), position % len(video_indices)) for position in range(20)]
     as_they_are = Normalisation(rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1), residual_mean=(0, 0, 0), residual_std=(1, 1, 1))
     pixels = {"rgb": [], "residual": []}
     for epoch, position in clips:
         clip = plan.clip(epoch, position)
-        frames = torch.from_numpy(clip_store.read_frames(clip.row, clip.start, clip.stop))
+        frames = torch.from_numpy(clip_store.read_frames(clip.video_index, clip.start, clip.stop))
         for name, tensor in transform_clip(frames, clip, GEOMETRY, as_they_are).items():
             pixels[name].append(tensor.numpy().astype(np.float64))
     for name, clips_ in pixels.items():

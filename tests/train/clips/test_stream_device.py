@@ -159,7 +159,7 @@ def test_batches_on_a_gpu_are_the_plans_clips(tmp_path, monkeypatch, late):
 
 def _alone_on_the_gpu(store, plan, epoch, position):
     clip = plan.clip(epoch, position)
-    frames = torch.from_numpy(store.read_frames(clip.row, clip.start, clip.stop))
+    frames = torch.from_numpy(store.read_frames(clip.video_index, clip.start, clip.stop))
     packed = PackedClips(
         frames=frames.flatten().cuda(), offsets=[0], heights=[frames.shape[1]], widths=[frames.shape[2]], clips=[clip]
     )

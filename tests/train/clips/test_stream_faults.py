@@ -43,14 +43,14 @@ def take_all(reader: EpochReader, batches: list[dict]) -> None:
 
 
 def break_shard(store: ClipStore, clip: Clip, how: str, seed: int) -> None:
-    folder = store.files.root / store.index.video_id[clip.row]
+    folder = store.files.root / store.index.video_id[clip.video_index]
     shard = folder / "0.0.0.0"
     if how == "deleted":
         shard.unlink()
     elif how == "truncated":
-        os.truncate(shard, int(store.index.frame_offsets(clip.row, clip.stop)[-1]) - 1)
+        os.truncate(shard, int(store.index.frame_offsets(clip.video_index, clip.stop)[-1]) - 1)
     elif how == "corrupted":  # a bit of what the clip needs
-        begin, *_, end = store.index.frame_offsets(clip.row, clip.stop)[clip.start :].tolist()
+        begin, *_, end = store.index.frame_offsets(clip.video_index, clip.stop)[clip.start :].tolist()
         data = bytearray(shard.read_bytes())
         data[begin + seed % (end - begin)] ^= 1 << seed % 8
         shard.write_bytes(data)
@@ -89,7 +89,7 @@ def test_a_shard_broken_under_a_running_loader_is_named(store, packed, how, erro
             for place, position in enumerate(batch["positions"]):
                 for name in ("rgb", "residual"):
                     assert torch.equal(batch[name][place], good[position][name]), "wrong pixels"
-        with pytest.raises(error, match=f"{store.index.video_id[victim.row]}: .*{words}"):
+        with pytest.raises(error, match=f"{store.index.video_id[victim.video_index]}: .*{words}"):
             next(reader)
         assert next(reader, None) is None
     assert not clip_threads()
@@ -149,7 +149,7 @@ def test_a_file_system_that_no_longer_answers_is_an_error_and_no_hang(store, mon
     assert len(batches) <= 4, "it did not strike amid the epoch"
     assert f"is the file system of {store.files} there?" in str(caught.value)
     delivered = 2 * len(batches)
-    missing = {store.index.video_id[plan.clip(0, delivered + place).row] for place in range(2)}
+    missing = {store.index.video_id[plan.clip(0, delivered + place).video_index] for place in range(2)}
     named = str(caught.value).partition("not read yet: ")[2].partition(":")[0]
     assert set() < set(named.split(", ")) <= missing
 
@@ -159,7 +159,7 @@ def test_any_other_error_in_a_thread_names_the_video(clip_store, monkeypatch):
         raise ZeroDivisionError("oops")
 
     monkeypatch.setattr(ClipStore, "read_frames", broken)
-    video_id = clip_store.index.video_id[plan_of(clip_store).clip(0, 0).row]
+    video_id = clip_store.index.video_id[plan_of(clip_store).clip(0, 0).video_index]
     with (
         pytest.raises(StreamError, match=f"{video_id}: ZeroDivisionError: oops") as caught,
         stream_of(clip_store, threads=1).epoch(0) as reader,

@@ -98,7 +98,7 @@ def random_clip(rng, geometry, num_frames, height, width, *, side=None):
     top, left = (int(rng.choice([0, edge - side, (edge - side) // 2])) for edge in (height, width))
     order = geometry.frame_order(start, num_frames) - start
     flip = bool(rng.integers(2))
-    clip = Clip(row=0, start=start, stop=stop, order=order, top=top, left=left, side=side, flip=flip)
+    clip = Clip(video_index=0, start=start, stop=stop, order=order, top=top, left=left, side=side, flip=flip)
     return clip, rng.integers(0, 256, (stop - start, height, width, 3), dtype=np.uint8)
 
 
@@ -154,7 +154,7 @@ def test_a_clip_is_as_defined(seed, geometry, num_frames, height, width, bf16):
 @settings(max_examples=100)
 def test_both_ways_to_resize_round_the_defined_value(seed, side, size):
     square = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (2, 3, side, side), dtype=np.uint8))
-    clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=side, flip=False)
+    clip = Clip(video_index=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=side, flip=False)
     exact = resized(square.permute(0, 2, 3, 1).numpy(), clip, size)
     floats = plain_transform._resize_floats(square, size).numpy()
     assert (np.abs(floats - exact) <= 0.501).all()
@@ -333,14 +333,14 @@ def test_machine_code_reads_nothing_beyond_the_frames(calls):
             assert libc.mprotect(ctypes.c_void_p(whole.ctypes.data + offset), page, 0) == 0
         for begin, top, left in ((page, 0, 0), (page + pages - count, height - side, width - side)):
             frames = torch.from_numpy(whole[begin : begin + count].reshape(3, height, width, 3))
-            clip = Clip(row=0, start=0, stop=3, order=np.arange(3), top=top, left=left, side=side, flip=False)
+            clip = Clip(video_index=0, start=0, stop=3, order=np.arange(3), top=top, left=left, side=side, flip=False)
             make_clip(frames, clip, geometry, USUAL)
     assert len(calls) == 10
 
 
 def test_machine_code_lets_other_threads_run():
     geometry = ClipGeometry(modality="both", frames=400, size=112)
-    clip = Clip(row=0, start=0, stop=1, order=np.zeros(401, int), top=0, left=0, side=128, flip=False)
+    clip = Clip(video_index=0, start=0, stop=1, order=np.zeros(401, int), top=0, left=0, side=128, flip=False)
     frames = torch.zeros(1, 128, 128, 3, dtype=torch.uint8)
     out = make_clip(frames, clip, geometry, USUAL)
     asked, ran = threading.Event(), threading.Event()
@@ -490,7 +490,7 @@ def test_the_kernel_subtracts_without_wrapping_around(kernel, flip):
     geometry = ClipGeometry(modality="both", frames=3, size=16)
     board = ((np.arange(16)[:, None] + np.arange(16)) % 2 * 255).astype(np.uint8)
     frames = np.repeat(np.stack([board, 255 - board, board, board])[..., None], 3, axis=3)
-    clip = Clip(row=0, start=0, stop=4, order=np.arange(4), top=0, left=0, side=16, flip=flip)
+    clip = Clip(video_index=0, start=0, stop=4, order=np.arange(4), top=0, left=0, side=16, flip=flip)
     packed = packed_clips(np.random.default_rng(0), [(clip, frames)])
     plain = transform_batch(packed, geometry, AS_IT_IS)
     for values in (kernel(packed, geometry, AS_IT_IS)[0], {stream: x[0] for stream, x in plain.items()}):
@@ -566,9 +566,9 @@ def test_a_kernel_has_its_place_and_name(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"side": 0}, "got a square of 0 at"),
+        ({"side": 0}, "got a crop of 0 at"),
         ({"top": -1}, r"at \(-1, 2\), expected it within frames of 20x30"),
-        ({"left": 22}, r"got a square of 9 at \(1, 22\)"),
+        ({"left": 22}, r"got a crop of 9 at \(1, 22\)"),
         ({"order": np.arange(4)}, "got a clip of 4 frames, expected the geometry's 5"),
         ({"order": np.array([0, 1, 2, 3, 5])}, "expected positions among the 5 frames read"),
         ({"order": np.array([0, 1, 2, 3, -1])}, "expected positions among the 5 frames read"),
@@ -577,7 +577,7 @@ def test_a_kernel_has_its_place_and_name(monkeypatch):
 )
 def test_frames_that_a_clip_does_not_fit(changes, message):
     geometry = ClipGeometry(modality="residual", frames=4, size=6)
-    clip = Clip(row=0, start=0, stop=5, order=np.arange(5), top=1, left=2, side=9, flip=False)
+    clip = Clip(video_index=0, start=0, stop=5, order=np.arange(5), top=1, left=2, side=9, flip=False)
     frames = torch.zeros(5, 20, 30, 3, dtype=torch.uint8)
     for make in (transform_clip, make_clip):
         make(frames, clip, geometry, USUAL)
@@ -588,15 +588,15 @@ def test_frames_that_a_clip_does_not_fit(changes, message):
 def test_the_kernel_never_sees_a_square_outside_its_frames(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     geometry = ClipGeometry(modality="rgb", frames=2, size=4)
-    clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=3, left=0, side=8, flip=False)
+    clip = Clip(video_index=0, start=0, stop=2, order=np.arange(2), top=3, left=0, side=8, flip=False)
     packed = packed_clips(np.random.default_rng(0), [(clip, np.zeros((2, 10, 10, 3), dtype=np.uint8))])
-    with pytest.raises(UsageError, match=r"got a square of 8 at \(3, 0\)"):
+    with pytest.raises(UsageError, match=r"got a crop of 8 at \(3, 0\)"):
         transform_batch(packed, geometry, USUAL, kernel="triton")
 
 
 def test_out_has_to_fit():
     geometry = ClipGeometry(modality="rgb", frames=2, size=4)
-    clip = Clip(row=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=8, flip=False)
+    clip = Clip(video_index=0, start=0, stop=2, order=np.arange(2), top=0, left=0, side=8, flip=False)
     frames = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
     for out in (torch.zeros(3, 2, 4, 5), torch.zeros(3, 2, 4, 4, dtype=torch.float64)):
         for make in (transform_clip, make_clip):
@@ -605,7 +605,7 @@ def test_out_has_to_fit():
 
 
 def test_packed_clips_lie_within_their_buffer():
-    clip = Clip(row=0, start=3, stop=5, order=np.arange(2), top=0, left=0, side=4, flip=False)
+    clip = Clip(video_index=0, start=3, stop=5, order=np.arange(2), top=0, left=0, side=4, flip=False)
     fitting = {"frames": torch.zeros(101, dtype=torch.uint8), "offsets": [5], "heights": [4], "widths": [4]}
     assert PackedClips(**fitting, clips=[clip]).frames_of(0).shape == (2, 4, 4, 3)
     for offset in (-1, 6):
@@ -614,7 +614,7 @@ def test_packed_clips_lie_within_their_buffer():
     with pytest.raises(UsageError, match=r"got 1 clips, 1 offsets, 2 heights and 1 widths"):
         PackedClips(**fitting | {"heights": [4, 4]}, clips=[clip])
     PackedClips(**fitting, clips=[clip], largest_side=4)
-    with pytest.raises(UsageError, match="got a square larger than the largest side, 3"):
+    with pytest.raises(UsageError, match="got a crop larger than the largest side, 3"):
         PackedClips(**fitting, clips=[clip], largest_side=3)
     for frames in (torch.zeros(101), torch.zeros(202, dtype=torch.uint8)[::2]):
         with pytest.raises(UsageError, match=r"got frames \(101,\) of \w+, expected contiguous"):
@@ -647,7 +647,7 @@ def test_a_normalisation_that_is_none(fields, message):
 
 def test_a_stream_needs_its_normalisation():
     geometry = ClipGeometry(modality="both", frames=2, size=4)
-    clip = Clip(row=0, start=0, stop=3, order=np.arange(3), top=0, left=0, side=8, flip=False)
+    clip = Clip(video_index=0, start=0, stop=3, order=np.arange(3), top=0, left=0, side=8, flip=False)
     frames = torch.zeros(3, 8, 8, 3, dtype=torch.uint8)
     for make in (transform_clip, make_clip):
         with pytest.raises(UsageError, match="without residual_mean and residual_std"):

@@ -107,14 +107,14 @@ def _weights(kind: torch.dtype) -> torch.dtype:
 
 @contextmanager
 def _blocks(*, large: bool) -> Iterator[None]:
-    from resact.train.networks.fused import conv1, join, launch, norm, pointwise, stencil, top
+    from resact.train.networks.fused import conv1, launch, norm, pointwise, residual_add, stencil, top
 
     sizes = {
         stencil: {"_BLOCK_H": 16, "_BLOCK_W": 64, "_BLOCK_C": 128},
         pointwise: {"_BLOCK_ROWS": 2048},
         top: {"_BLOCK_ROWS": 2048, "_BLOCK_PIXELS": 1024, "_BLOCK_WEIGHTS": 512},
         norm: {"_BLOCK_C": 512},
-        join: {"_BLOCK_ROWS": 2048, "_BLOCK_C": 128},
+        residual_add: {"_BLOCK_ROWS": 2048, "_BLOCK_C": 128},
         conv1: {"_BLOCK_PIXELS": 1024},
     }
     with ExitStack() as patches:

@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from resact.train.networks.fused import conv1, join, norm, pointwise, stencil, top
+from resact.train.networks.fused import conv1, norm, pointwise, residual_add, stencil, top
 from resact.train.networks.fused.bottleneck import bottleneck
 from resact.train.networks.models import build_model
 from resact.train.networks.modules import Bottleneck
@@ -32,7 +32,7 @@ KERNELS = {
     pointwise: ("_forward", "_weight_gradient", "_input_gradient"),
     stencil: ("_forward", "_backward"),
     top: ("_forward", "_clip_products", "_over_clips", "_input_gradient"),
-    join: ("_forward", "_backward"),
+    residual_add: ("_forward", "_backward"),
     norm: ("_statistics", "_gradients"),
     conv1: ("_forward", "_backward"),
 }

@@ -143,7 +143,7 @@ def test_the_gallery_has_one_gain_that_makes_residuals_visible(tmp_path: Path) -
     [detail] = details_of(build_report(tmp_path / "runs"))
     look = Look(steps=(2,), frames=6, height=72)
     shown = {item.video_id for item in gallery([detail]).items}
-    excerpts = [read_excerpt(store, store.index.row_of(video_id), look) for video_id in shown]
+    excerpts = [read_excerpt(store, store.index.video_index(video_id), look) for video_id in shown]
     assert f"{visible_gain((excerpt, (2,)) for excerpt in excerpts):g} times as bright" in gallery([detail]).notes[0]
 
 

@@ -10,8 +10,8 @@ from tests.train.report.written import VIDEOS, write_run
 
 from resact.errors import UsageError
 from resact.train.report.bootstrap import clustered_interval
-from resact.train.report.found import FoundRun, find_runs
 from resact.train.report.paired import compare, sign_flip_p
+from resact.train.report.read_runs import ReadRun, read_runs
 
 
 @pytest.mark.parametrize(("first", "second"), [(8, 3), (5, 5), (10, 0), (1, 0), (0, 0)])
@@ -40,8 +40,8 @@ def test_drawn_signs_agree_with_all_of_them(seed):
     assert sign_flip_p(difference, range(16)) == pytest.approx(exact, abs=0.02)
 
 
-def runs_in(folder: Path) -> dict[str, FoundRun]:
-    return {run.folder.name: run for run in find_runs(folder)[0]}
+def runs_in(folder: Path) -> dict[str, ReadRun]:
+    return {run.folder.name: run for run in read_runs(folder)[0]}
 
 
 def test_a_comparison_pairs_videos_and_says_which(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_states_and_what_to_do_next(tmp_path: Path) -> None:
         "trained": ("not evaluated", "trained to its end"),
         "two-devices": ("stopped", "epoch 1 of 2"),
     }
-    assert row_of(report, "P3D RGB").status == "running"
+    assert row_of(report, "P3D RGB").status == "begun"
     assert runs["held"].next_command is None
     assert runs["stopped"].next_command == f"resact train --runs {tmp_path} --run stopped --resume"
     assert runs["two-devices"].next_command.startswith("torchrun --nproc-per-node 2 -m -- resact train")
@@ -235,7 +235,7 @@ def test_looking_at_a_run_does_not_keep_a_training_from_it(tmp_path: Path) -> No
 def test_another_protocol_than_the_papers_gives_no_figure(tmp_path: Path, change: dict, words: str) -> None:
     write_run(tmp_path, "a", modality="rgb", **change)
     row = row_of(build_report(tmp_path), "P3D RGB")
-    assert (row.ours, row.status) == (None, "running")
+    assert (row.ours, row.status) == (None, "begun")
     assert row.runs[0].state == "evaluated otherwise"
     assert re.search(words, str(row.runs[0].problem))
     assert row.runs[0].next_command == f"resact evaluate {tmp_path / 'a'}"
@@ -268,7 +268,7 @@ def test_damaged_runs_are_named_and_stop_nothing(tmp_path: Path) -> None:
     report = build_report(tmp_path)
     assert row_of(report, "P3D RGB").status == "done"
     row = row_of(report, "P3D residual s=1")
-    assert row.status == "running"
+    assert row.status == "begun"
     runs = {run.folder.name: run for run in row.runs}
     assert {run.state for run in runs.values()} == {"damaged"}
     assert "last.safetensors is damaged" in str(runs["weights"].problem)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from resact.train.networks.fused import join, norm, pointwise, stencil, top
+from resact.train.networks.fused import norm, pointwise, residual_add, stencil, top
 from resact.train.networks.fused.norm import Sums
 from resact.train.networks.modules import Bottleneck, ChannelAttention, ConvNorm, Pseudo3D
 
@@ -57,7 +57,7 @@ class _Bottleneck(torch.autograd.Function):
             shortcut, moments = pointwise.forward(x, module.shortcut.conv.weight, stride)
             shortcut_state = norm.forward(module.shortcut.norm, moments, count)
         out = torch.empty_like(raw)
-        join.forward(out, raw, top_state, shortcut, shortcut_state)
+        residual_add.forward(out, raw, top_state, shortcut, shortcut_state)
         projected = shortcut if shortcut_state is not None else None
         ctx.module = module
         ctx.training = {name: layer.training for name, layer in module.named_modules()}
@@ -89,8 +89,8 @@ class _Bottleneck(torch.autograd.Function):
             gradients[f"{name}.norm.weight"], gradients[f"{name}.norm.bias"] = of_weight, of_bias
             return coefficients
 
-        joined, joined_sums = join.backward(gradient.contiguous(), out, raw, top_state, projected, shortcut_state)
-        above = joined, raw, through_norm("top", top_state, Sums(joined_sums))
+        added, added_sums = residual_add.backward(gradient.contiguous(), out, raw, top_state, projected, shortcut_state)
+        above = added, raw, through_norm("top", top_state, Sums(added_sums))
         weight = module.top.conv.weight
         gradients["top.conv.weight"], of_mask = top.weight_gradient(*above, s, m, *features.plain(), mask, weight)
         constant = torch.zeros_like(mask)
@@ -115,10 +115,10 @@ class _Bottleneck(torch.autograd.Function):
         gradients["bottom.conv.weight"] = pointwise.weight_gradient(*below, x, stride)
         convolutions = [(*below, module.bottom.conv.weight)]
         if isinstance(module.shortcut, ConvNorm):
-            beside = joined, projected, through_norm("shortcut", shortcut_state, Sums(joined_sums, 0, 2))
+            beside = added, projected, through_norm("shortcut", shortcut_state, Sums(added_sums, 0, 2))
             gradients["shortcut.conv.weight"] = pointwise.weight_gradient(*beside, x, stride)
             convolutions.append((*beside, module.shortcut.conv.weight))
-        of_x = pointwise.input_gradient(x, stride, convolutions, None if projected is not None else joined)
+        of_x = pointwise.input_gradient(x, stride, convolutions, None if projected is not None else added)
         return None, of_x, *(gradients[name] for name, _ in module.named_parameters())
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from resact.errors import UsageError
-from resact.train.networks.fused import join, norm
+from resact.train.networks.fused import norm, residual_add
 from resact.train.networks.fused.launch import TYPES, block, product, programs, raw_gradient, rounded
 from resact.train.networks.modules import Stem
 
@@ -48,7 +48,7 @@ class _Conv1(torch.autograd.Function):
         for number, (stem, clip) in enumerate(zip(stems, clips, strict=True)):
             raw, moments = _convolve(clip, stem)
             state = norm.forward(stem.temporal.norm, moments, raw.numel() // n)
-            join.forward(out[..., number * n : (number + 1) * n], raw, state, None, None)
+            residual_add.forward(out[..., number * n : (number + 1) * n], raw, state, None, None)
             raws.append(raw)
             states.append(state)
         ctx.stems, ctx.training = stems, [stem.temporal.norm.training for stem in stems]
@@ -65,7 +65,7 @@ class _Conv1(torch.autograd.Function):
         of_parameters: list[Tensor] = []
         for number, (stem, clip, raw, state) in enumerate(zip(stems, clips, raws, states, strict=True)):
             part = slice(number * n, (number + 1) * n)
-            below, sums = join.backward(gradient[..., part], out[..., part], raw, state, None, None)
+            below, sums = residual_add.backward(gradient[..., part], out[..., part], raw, state, None, None)
             coefficients, of_scale, of_shift = norm.backward(
                 stem.temporal.norm, state, norm.Sums(sums), raw.numel() // n, training=ctx.training[number]
             )

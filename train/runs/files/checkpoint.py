@@ -20,7 +20,7 @@ _WEIGHT, _MOMENTUM = "network/", "momentum/"
 
 
 @dataclass(kw_only=True)
-class Sums:
+class EpochSums:
     """Over the clips of an epoch so far."""
 
     loss: float = 0.0
@@ -38,7 +38,7 @@ class Progress:
     """Clips that it has had of the next one."""
     step: int = 0
     """Steps behind it, all epochs together."""
-    sums: Sums = field(default_factory=Sums)
+    sums: EpochSums = field(default_factory=EpochSums)
     """Of the epoch under way."""
     val_video_top1: float | None = None
     """Of the last validation."""

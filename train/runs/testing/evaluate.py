@@ -97,20 +97,20 @@ def evaluate_run(
     differs = _differences(trained, store, other_codec=other_codec)
     index, split = store.index, trained.record.config.split
     assert split is not None
-    rows = index.rows(split, membership)
-    if not len(rows):
+    video_indices = index.video_indices(split, membership)
+    if not len(video_indices):
         raise UsageError(
             f"{store.files} has no video that {split} calls {membership}: `resact info` says what it holds"
         )
-    plan = TestPlan(index, rows, trained.geometry, views=views)
+    plan = TestPlan(index, video_indices, trained.geometry, views=views)
     logits = clip_logits(trained, store, plan, batch_size=batch_size, threads=threads, progress=progress)
     starts = [plan.clip(0, position).start for position in range(len(plan))]
     return Predictions(
         logits=logits,
-        starts=np.array(starts, np.int64).reshape(len(rows), views),
-        label=index.label[rows].astype(np.int64),
-        video_id=np.array([index.video_id[row] for row in rows]),
-        group=np.array([index.group[row] for row in rows]),
+        starts=np.array(starts, np.int64).reshape(len(video_indices), views),
+        label=index.label[video_indices].astype(np.int64),
+        video_id=np.array([index.video_id[video_index] for video_index in video_indices]),
+        group=np.array([index.group[video_index] for video_index in video_indices]),
         classes=np.array(trained.record.classes),
         provenance=Provenance(
             run=trained.name,

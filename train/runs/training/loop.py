@@ -13,7 +13,7 @@ from resact.errors import CheckpointError, DivergedError, Interrupted
 from resact.train.clips.sampling import batches
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
-from resact.train.runs.files.checkpoint import Checkpoints, Progress, Sums
+from resact.train.runs.files.checkpoint import Checkpoints, EpochSums, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.history import History
@@ -26,7 +26,7 @@ from resact.train.runs.training.validation import validate
 
 
 @dataclass(kw_only=True)
-class Rates:
+class Throughput:
     """What this process did, without what came before a resumption; validation apart."""
 
     clips: int = 0
@@ -91,7 +91,7 @@ class Loop:
         earlier_epochs: as for `learning_rate`.
 
         """
-        self.rates = Rates()
+        self.throughput = Throughput()
         self._config, self._recipe, self._earlier_epochs = config, config.recipe, earlier_epochs
         self._folder, self._checkpoints = folder, Checkpoints(folder.path)
         self._network, self._optimiser, self._progress = network, optimiser, progress
@@ -114,7 +114,7 @@ class Loop:
             if progress.position < len(self._stream.plan):
                 self._train_epoch()
             self._end_epoch()
-        if self._ranks.leads and not self.rates.clips:
+        if self._ranks.leads and not self.throughput.clips:
             self._mend_weights()
 
     def _train_epoch(self) -> None:
@@ -169,9 +169,9 @@ class Loop:
             raise self._diverged(step, loss)
         sums, clips = self._progress.sums, len(step.positions)
         sums.loss, sums.hits, sums.clips = sums.loss + loss, sums.hits + round(hits), sums.clips + clips
-        self.rates.clips += clips
-        self.rates.seconds += step.seconds
-        self.rates.wait_seconds += step.wait_seconds
+        self.throughput.clips += clips
+        self.throughput.seconds += step.seconds
+        self.throughput.wait_seconds += step.wait_seconds
         times = {"seconds": step.seconds, "wait_seconds": step.wait_seconds}
         if self._history is not None:
             figures = {"loss": loss / clips, "top1": hits / clips, "lr": step.lr, "clips": clips}
@@ -182,7 +182,7 @@ class Loop:
     def _diverged(self, step: _Step, loss: float) -> DivergedError:
         index, plan = self._stream.store.index, self._stream.plan
         clips = [plan.clip(step.epoch, position) for position in step.positions]
-        named = ", ".join(f"{index.video_id[clip.row]} from frame {clip.start}" for clip in clips)
+        named = ", ".join(f"{index.video_id[clip.video_index]} from frame {clip.start}" for clip in clips)
         return DivergedError(
             f"{self._folder}: the loss is {loss} at step {step.number:,} (epoch {step.epoch + 1}, learning rate "
             f"{step.lr:.6g}); the step's clips: {named}. Checkpoints are from before it: train anew with a smaller "
@@ -198,7 +198,7 @@ class Loop:
                 self._stop_if_wished()
         sums = progress.sums
         figures = {"loss": sums.loss / sums.clips, "top1": sums.hits / sums.clips}
-        progress.epoch, progress.position, progress.sums = progress.epoch + 1, 0, Sums()
+        progress.epoch, progress.position, progress.sums = progress.epoch + 1, 0, EpochSums()
         if result is not None:
             figures |= {"val_video_top1": result.video_top1, "val_clip_top1": result.clip_top1}
             progress.val_video_top1 = result.video_top1

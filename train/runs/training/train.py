@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from resact.cache.default_paths import find_store
 from resact.cache.grouping import grouping
-from resact.cache.places import find_store
 from resact.cache.provenance import provenance
 from resact.cache.repeats import repeats
 from resact.cache.store import ClipStore, open_store
@@ -30,7 +30,7 @@ from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.device_checks import rightly_computed, with_kernels
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.distributed import Ranks, open_ranks
-from resact.train.runs.training.loop import Loop, Rates
+from resact.train.runs.training.loop import Loop, Throughput
 from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.resumption import (
     as_begun,
@@ -200,7 +200,7 @@ def _train(
                 earlier_epochs=record.earlier_epochs,
             )
             loop.run()
-    return _result(folder, progress, loop.rates)
+    return _result(folder, progress, loop.throughput)
 
 
 @contextmanager
@@ -359,13 +359,13 @@ def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ran
     )
 
 
-def _result(folder: RunFolder, progress: Progress, rates: Rates) -> TrainResult:
+def _result(folder: RunFolder, progress: Progress, throughput: Throughput) -> TrainResult:
     return TrainResult(
         run=str(folder),
         epochs=progress.epoch,
         steps=progress.step,
-        clips_per_second=rates.clips / rates.seconds if rates.clips else None,
-        data_wait_share=rates.wait_seconds / rates.seconds if rates.clips else None,
+        clips_per_second=throughput.clips / throughput.seconds if throughput.clips else None,
+        data_wait_share=throughput.wait_seconds / throughput.seconds if throughput.clips else None,
         video_top1=progress.val_video_top1,
         best_epoch=progress.best_epoch,
         best_video_top1=progress.best_video_top1,

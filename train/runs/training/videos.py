@@ -34,7 +34,7 @@ class RunVideos:
 
 
 _Groups = dict[str, dict[int, list[int]]]
-"""Group -> label -> rows."""
+"""Group -> label -> video_indices."""
 
 
 def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float | None = None, seed: int) -> RunVideos:
@@ -102,21 +102,23 @@ def usual_share(index: Index, split: str, *, val_groups: int, seed: int) -> floa
         return None
     for percent in range(_LEAST_SHARE, _LARGEST_SHARE + 1):
         held = _held_out(index, groups, val_groups=val_groups, val_share=percent / 100, seed=seed)
-        if sum(len(rows) for group in held for rows in groups[group].values()) >= FEWEST_TO_CHOOSE_BY:
+        if sum(len(video_indices) for group in held for video_indices in groups[group].values()) >= FEWEST_TO_CHOOSE_BY:
             return percent / 100
     return _LEAST_SHARE / 100
 
 
 def _training_groups(index: Index, split: str) -> _Groups:
     groups: _Groups = {}
-    for row in index.rows(split, "train").tolist():
-        groups.setdefault(index.group[row], {}).setdefault(int(index.label[row]), []).append(row)
+    for video_index in index.video_indices(split, "train").tolist():
+        groups.setdefault(index.group[video_index], {}).setdefault(int(index.label[video_index]), []).append(
+            video_index
+        )
     return groups
 
 
 def _are_single(groups: _Groups) -> bool:
     """Whether most groups of a class are one video."""
-    sizes = [len(rows) for classes in groups.values() for rows in classes.values()]
+    sizes = [len(video_indices) for classes in groups.values() for video_indices in classes.values()]
     return sum(sizes) < 2 * len(sizes)
 
 
@@ -130,7 +132,7 @@ def _held_out(index: Index, groups: _Groups, *, val_groups: int, val_share: floa
     count = Counter(label for classes in groups.values() for label in classes)
     videos = Counter(dict.fromkeys(count, 0))
     for classes in groups.values():
-        videos.update({label: len(rows) for label, rows in classes.items()})
+        videos.update({label: len(video_indices) for label, video_indices in classes.items()})
     wanted = dict.fromkeys(count, 0)
     if val_share is not None:
         least = {label: min(_LEAST_A_CLASS, number // 4) for label, number in videos.items()}
@@ -145,15 +147,19 @@ def _held_out(index: Index, groups: _Groups, *, val_groups: int, val_share: floa
         if asked and all(held_groups[label] + 1 < count[label] for label in classes):
             held.add(group)
             held_groups.update(classes.keys())
-            held_videos.update({label: len(rows) for label, rows in classes.items()})
+            held_videos.update({label: len(video_indices) for label, video_indices in classes.items()})
     return held
 
 
 def _divided(index: Index, split: str, held: Collection[tuple[str, str]]) -> RunVideos:
-    rows = index.rows(split, "train")
-    validation = [row for row in rows.tolist() if (index.classes[index.label[row]], index.group[row]) in held]
+    video_indices = index.video_indices(split, "train")
+    validation = [
+        video_index
+        for video_index in video_indices.tolist()
+        if (index.classes[index.label[video_index]], index.group[video_index]) in held
+    ]
     return RunVideos(
-        train=np.setdiff1d(rows, np.array(validation, np.intp)),
+        train=np.setdiff1d(video_indices, np.array(validation, np.intp)),
         validation=np.array(validation, np.intp),
         held_out=tuple(sorted(f"{class_name}/{group}" for class_name, group in held)),
     )

@@ -21,7 +21,7 @@ from tests.train.runs.untrained import untrained_run
 from resact.cache.store import open_store
 from resact.errors import CheckpointError, RunError, RunWriteError
 from resact.train.runs.files import tensors as module
-from resact.train.runs.files.checkpoint import Checkpoints, Progress, Sums
+from resact.train.runs.files.checkpoint import Checkpoints, EpochSums, Progress
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import History, read_metrics
 from resact.train.runs.files.tensors import read_header, read_tensors, write_tensors
@@ -210,7 +210,7 @@ CRAFTED = {
     "weight of another dtype": (partial(with_tensor, prefix="", change=torch.Tensor.half), "got .*float16.* expected"),
 }
 CRAFTED_STATE = CRAFTED | {
-    "no sums": (partial(with_sums, sums=lambda sums: None), "got sums None, expected Sums"),
+    "no sums": (partial(with_sums, sums=lambda sums: None), "got sums None, expected EpochSums"),
     "sums of text": (partial(with_sums, sums=lambda sums: sums | {"loss": "1"}), "got loss '1', expected float"),
     "sums of other fields": (
         partial(with_sums, sums=lambda sums: {"loss": 0.0}),
@@ -234,7 +234,7 @@ def small_state(tmp_path_factory):
     network, optimiser = one_layer()
     network(torch.ones(2, 3)).sum().backward()
     optimiser.step()
-    Checkpoints(folder).save(Progress(step=1, position=4, sums=Sums(clips=4)), network, optimiser)
+    Checkpoints(folder).save(Progress(step=1, position=4, sums=EpochSums(clips=4)), network, optimiser)
     return folder / "last.ckpt"
 
 

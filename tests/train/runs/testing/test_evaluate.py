@@ -49,7 +49,7 @@ def test_logits_are_those_of_each_clip_put_through_the_network_by_hand(
     trained = on_cpu(folder)
     got = evaluate_run(trained, clip_store, views=4)
     index, geometry = clip_store.index, trained.geometry
-    rows = index.rows("split1", "test")
+    rows = index.video_indices("split1", "test")
     assert len(rows) == 3
     assert got.video_id.tolist() == [index.video_id[row] for row in rows]
     assert got.group.tolist() == [index.group[row] for row in rows]
@@ -59,7 +59,7 @@ def test_logits_are_those_of_each_clip_put_through_the_network_by_hand(
     for position in range(len(plan)):
         clip = plan.clip(0, position)
         video, view = divmod(position, 4)
-        frames = torch.from_numpy(clip_store.read(index.video_id[clip.row], clip.start, clip.stop))
+        frames = torch.from_numpy(clip_store.read(index.video_id[clip.video_index], clip.start, clip.stop))
         inputs = transform_clip(frames, clip, geometry, trained.record.normalisation)
         with torch.no_grad():
             alone = trained.network(**{name: tensor[None] for name, tensor in inputs.items()})[0]

@@ -60,7 +60,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FoundRun:
+class ReadRun:
     """One run."""
 
     folder: RunFolder
@@ -146,7 +146,7 @@ class BrokenRun:
     problem: str
 
 
-def find_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[FoundRun], list[BrokenRun]]:
+def read_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[ReadRun], list[BrokenRun]]:
     """The runs in a folder, by name; other folders in it play no part."""
     found, broken = [], []
     for path in sorted(entry for entry in runs.iterdir() if entry.is_dir() and entry.name not in without):
@@ -171,7 +171,7 @@ def find_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[FoundR
     return found, broken
 
 
-def _read_run(folder: RunFolder, record: RunRecord) -> FoundRun:
+def _read_run(folder: RunFolder, record: RunRecord) -> ReadRun:
     epoch, evaluation = 0, None
     state: State
     problem: str | None
@@ -187,7 +187,7 @@ def _read_run(folder: RunFolder, record: RunRecord) -> FoundRun:
     except (ResactError, OSError, KeyError, TypeError) as error:
         rate = None
         problem = "; ".join(filter(None, (problem, f"its speed is not known ({error!s})")))
-    return FoundRun(
+    return ReadRun(
         folder=folder,
         record=record,
         state=state,

@@ -1,4 +1,4 @@
-"""A part of a frame, and where frames lie among bytes."""
+"""The part of a frame that is wanted, and where frames lie among bytes."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ Bounds = npt.NDArray[np.int64]
 """(N, 2), where each chunk begins and ends in some bytes."""
 
 
-class Box(NamedTuple):
+class Crop(NamedTuple):
     """Of a frame, rows [top, bottom) and columns [left, right)."""
 
     top: int

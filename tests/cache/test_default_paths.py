@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from resact.cache.places import data_folder, default_store, find_store
+from resact.cache.default_paths import data_folder, default_store, find_store
 from resact.errors import StoreNotFoundError, UsageError
 
 
