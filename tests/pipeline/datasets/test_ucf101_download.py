@@ -198,7 +198,7 @@ def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
 def test_what_is_counted_with_is_what_was_measured() -> None:
     text = " ".join((Path(__file__).parents[3] / "docs" / "performance.md").read_text().split())
     counted = {name: f"{size / 1000:.1f}" for name, size in ucf101_download._FRAME_BYTES.items()}
-    assert "frames, the stores have {jpeg} (jpeg), {zstd} (zstd) and {lz4} KB per frame (lz4)".format(**counted) in text
+    assert "frames, the stores take {jpeg} (jpeg), {zstd} (zstd) and {lz4} KB per frame (lz4)".format(**counted) in text
 
 
 def test_the_official_files_and_their_sizes() -> None:
