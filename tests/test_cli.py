@@ -22,6 +22,7 @@ SETTINGS_OF_ALL_ROWS = (
     "--val-groups --val-share --amp --compile --channels-last --kernels --checkpoint-activations --config"
 )
 SETTINGS = f"--modality --step --network --attention --feature-residual --seed {SETTINGS_OF_ALL_ROWS}"
+FINE_TUNING = "--init-from --freeze --head-lr-factor"
 
 OPTIONS = {
     "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
@@ -44,7 +45,8 @@ OPTIONS = {
     "bench transform": "stores --device --rounds --stream-epochs --output --json",
     "bench index": "--videos --output --json",
     "bench help": "--rounds --output --json",
-    "train": f"--store --runs --run {SETTINGS} --resume --threads --compute-threads --checkpoint-seconds --json",
+    "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} --resume --threads --compute-threads "
+    "--checkpoint-seconds --json",
     "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --compute-threads --output --fuse "
     "--weight --json",

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NoReturn
 
+from resact.cache.names import names_in
 from resact.errors import UsageError
 
-Kind = Literal["whole", "number", "flag", "choice", "counts", "text"]
-Panel = Literal["Clips", "Network", "Recipe", "Execution"]
+Kind = Literal["whole", "number", "flag", "choice", "counts", "text", "names"]
+Panel = Literal["Clips", "Network", "Recipe", "Fine-tuning", "Execution"]
 """Heading in the help and in the docs."""
 
 MOST_WHOLE = 2**63 - 1
@@ -65,6 +66,8 @@ class Setting:
             return f"{len(self.default)} whole numbers above 0"
         if self.kind == "text":
             return "a name"
+        if self.kind == "names":
+            return "names"
         noun = "a whole number" if self.kind == "whole" else "a number"
         low = f"{self.least:,}" if self.least is not None else None
         if low is not None and self.most is not None and self.most != MOST_WHOLE:
@@ -90,7 +93,9 @@ class Setting:
         """
         if value is None and self.default is None:
             return None
-        if self.kind == "counts" and isinstance(value, list):
+        if self.kind == "names" and isinstance(value, str):
+            value = names_in([value])
+        if self.kind in ("counts", "names") and isinstance(value, list):
             value = tuple(value)
         if not self._fits(value):
             refuse(name, value, self.range_text, written=written)
@@ -104,6 +109,8 @@ class Setting:
                 return isinstance(value, str) and value in self.choices
             case "text":
                 return isinstance(value, str)
+            case "names":
+                return isinstance(value, tuple) and all(isinstance(name, str) and name for name in value)
             case "counts":
                 most = self.most or MOST_WHOLE
                 whole = isinstance(value, tuple) and all(_is_whole(count) and 0 < count <= most for count in value)

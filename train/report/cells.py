@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resact.cache.layout import printable
 from resact.cache.names import as_option
@@ -11,6 +12,9 @@ from resact.train.report.paired import Comparison
 from resact.train.report.paper import DATASET
 from resact.train.report.report import Difference, GroupTables, Report, Section, TableRow
 from resact.train.report.side_by_side import MOST_PAIRED, DataSet, Entry
+
+if TYPE_CHECKING:
+    from resact.train.report.read_runs import ReadRun
 
 RUN_HEADINGS = ("run", "network", "input", "top-1", "95 % interval", "mean class", "top-5", "G", "M par.", "ep.")
 """Then, where there is room: `SPEED_HEADINGS`, and `settings` where they differ."""
@@ -148,8 +152,13 @@ def other_runs_line(section: Section) -> str | None:
     if section.data_set is None or section.data_set.name != DATASET:
         return None
     filling = {run.path for group in section.groups for run in group.runs}
-    others = [one_line(run.folder.name) for run in section.data_set.runs if run.path not in filling]
+    others = [_other_run(run) for run in section.data_set.runs if run.path not in filling]
     return f"other runs, which fill no row of the paper: {', '.join(others)}" if others else None
+
+
+def _other_run(run: "ReadRun") -> str:
+    initial = run.group.initial
+    return one_line(run.folder.name) + ("" if initial is None else f" (fine-tuned from {one_line(initial)})")
 
 
 def _figure_cells(ours: Figures | None, state: str) -> tuple[str, ...]:

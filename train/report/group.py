@@ -19,6 +19,8 @@ class Group:
     """Devices, each of which normalises its own part of a batch."""
     earlier_epochs: tuple[int, ...] = ()
     """Where the runs were done before they went on for more epochs, which has an effect on their learning rates."""
+    initial: str | None = None
+    """Which weights the runs began with, in words; None from scratch. No run with any fills a row of the paper."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Of the runs, by name; empty where there is none: then they are the defaults, with no group held out."""
 
@@ -62,6 +64,8 @@ class Group:
             if value not in (defaults[name], "separable"):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
                 words.append(f"{name.replace('_', ' ')} {text}")
+        if self.initial is not None:
+            words.append(f"fine-tuned from {self.initial}")
         if self.earlier_epochs:
             words.append(f"went on after epoch {', '.join(map(str, self.earlier_epochs))} (--resume --epochs)")
         return words

@@ -21,7 +21,7 @@ from resact.train.networks.cost import Cost, count_cost
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.variants import VARIED
 from resact.train.report.group import Group
-from resact.train.report.paper import RowKey
+from resact.train.report.paper import PAPER_ROWS, RowKey
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.record import RunRecord
@@ -93,13 +93,18 @@ class ReadRun:
         )
 
     @property
+    def fills_a_row(self) -> bool:
+        """Whether it is one of the paper's: of its networks, trained from scratch."""
+        return self.record.initial is None and self.key in {row.key for row in PAPER_ROWS}
+
+    @property
     def group(self) -> Group:
         """Which runs it may be compared with."""
         record = self.record
         settings = {
             name: value
             for name, value in record.config.settings.items()
-            if name not in _EXECUTION.union(VARIED) and name != "split"
+            if name not in _EXECUTION.union(VARIED, ("split", "init_from"))
         }
         settings["conv"] = None if record.architecture.network == "3d-resnet50" else record.architecture.conv
         return Group(
@@ -110,6 +115,7 @@ class ReadRun:
             contents=record.store.contents,
             world_size=record.world_size,
             earlier_epochs=record.earlier_epochs,
+            initial=None if record.initial is None else record.initial.short_words,
             settings=tuple(sorted(settings.items())),
         )
 

@@ -212,10 +212,9 @@ def _arranged(
     compare: Sequence[Sequence[str]],
 ) -> Report:
     defaults = default_settings() | {"val_groups": 0} if found else {}  # 0 as in the paper
-    keys = {row.key for row in PAPER_ROWS}
-    others = [run for run in found if run.key not in keys]
+    others = [run for run in found if not run.fills_a_row]
     groups = []
-    for group, members in _grouped([run for run in found if run.key in keys]).items() or [(Group(), [])]:
+    for group, members in _grouped([run for run in found if run.fills_a_row]).items() or [(Group(), [])]:
         record = members[0].record if members else None
         fill = filling(group, runs, taken, record)
         compared = _on_the_same_videos(members)

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
 from resact.train.networks.variants import PAPER_VARIANTS, VARIED
-from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.config import FINE_TUNING, RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
 from resact.train.runs.testing.metrics import measure
@@ -67,6 +67,8 @@ def plan_runs(
         raise UsageError(f"got --tables {_listed(tables)}, expected some of {_listed(TABLES)}")
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"got --seeds {_listed(seeds)}, expected numbers that differ, such as 0,1,2")
+    if tuned := [name for name in FINE_TUNING if name in settings]:
+        raise UsageError(f"got {tuned[0]}, but the paper trains from scratch: leave it out, or use `resact train`")
     varied = set(VARIED) & settings.keys()
     if varied:
         raise UsageError(f"got {', '.join(sorted(varied))}, which the tables vary: leave it out, or use `resact train`")

@@ -8,12 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from resact.cache.names import names_in
 from resact.cli import complete
 from resact.errors import UsageError
 from resact.train.runs.files.config import SETTINGS, read_settings
 from resact.train.settings import option
 
-_TYPES: dict[str, type] = {"whole": int, "number": float, "flag": bool, "choice": str, "counts": str, "text": str}
+_TYPES: dict[str, Any] = {
+    "whole": int, "number": float, "flag": bool, "choice": str, "counts": str, "text": str, "names": list[str],
+}  # fmt: skip
 
 ConfigOption = Annotated[
     Path | None,
@@ -55,12 +58,17 @@ def with_settings(
 
 def asked_settings(config: Path | None, **options: Any) -> dict[str, Any]:
     """Settings by name: those of the toml file, and over them the options that were given (None: not given)."""
-    given = {name: _value(name, value) for name, value in options.items() if value is not None}
+    given = {name: _value(name, value) for name, value in options.items() if value not in (None, [])}
     return (read_settings(config) if config is not None else {}) | given
 
 
 def _value(name: str, value: Any) -> Any:
-    return whole_numbers(option(name), value) if SETTINGS[name].kind == "counts" and isinstance(value, str) else value
+    match SETTINGS[name].kind:
+        case "counts" if isinstance(value, str):
+            return whole_numbers(option(name), value)
+        case "names":
+            return names_in(value)
+    return value
 
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:

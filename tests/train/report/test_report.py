@@ -25,6 +25,7 @@ from resact.train.report.bootstrap import clustered_interval
 from resact.train.report.paper import PAPER_ROWS
 from resact.train.report.report import GroupTables, Report, TableRow, build_report
 from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.record import InitialWeights
 from resact.train.runs.testing.metrics import measure
 from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions, write_predictions
 
@@ -172,6 +173,29 @@ def test_what_fills_no_row_stands_under_other_runs(tmp_path: Path) -> None:
     assert report.other_runs[1].ours is not None
     assert report.other_runs[1].ours.top1 == 75
     assert report.groups[0].is_empty
+
+
+def test_a_fine_tuned_run_fills_no_row_and_its_line_says_so(tmp_path: Path) -> None:
+    initial = InitialWeights(
+        source="/runs/pre/last.safetensors", sha256="0123456789abcdef" * 4, epoch=20, dataset="kinetics",
+        split="split1", taken=9, copied={}, fresh=(), unused=(),
+    )  # fmt: skip
+    write_run(tmp_path, "scratch", modality="rgb", correct=0.5)
+    for seed, name in enumerate(["tuned-0", "tuned-1"]):
+        given = {"init_from": f"pre{seed}", "seed": seed}  # the same weights, wherever they lay
+        write_run(tmp_path, name, modality="rgb", correct=0.75, initial=initial, **given)
+    report = build_report(tmp_path)
+    said = "fine-tuned from pre/last.safetensors (sha256 01234567)"
+    assert [run.folder.name for run in row_of(report, "P3D RGB").runs] == ["scratch"]
+    assert [other.run.folder.name for other in report.other_runs] == ["tuned-0", "tuned-1"]
+    assert all(said in other.words for other in report.other_runs)
+    [section] = report.sections
+    assert section.data_set is not None
+    assert [(entry.name, said in entry.apart) for entry in section.data_set.entries] == [
+        ("tuned (2 seeds)", True),
+        ("scratch", False),
+    ]
+    assert f"other runs, which fill no row of the paper: tuned-0 ({said}), tuned-1 ({said})" in markdown(report)
 
 
 def test_two_runs_of_one_row_and_seed_are_refused_until_one_is_left_out(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from resact.train.runs.files.checkpoint import Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.history import History
-from resact.train.runs.files.record import RunRecord, StoreIdentity
+from resact.train.runs.files.record import InitialWeights, RunRecord, StoreIdentity
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, Provenance, write_predictions
 
 CLASSES = tuple("ABCDEF")
@@ -45,6 +45,7 @@ def write_run(
     padded_share: float = 0.0,
     clips: ClipStore | None = None,
     grouped: bool = True,
+    initial: InitialWeights | None = None,
     **settings: Any,
 ) -> RunFolder:
     """`correct`: which videos are right, or the share of them; `epoch`: trained, of two; 0 writes no weights; `clips`:
@@ -91,6 +92,7 @@ def write_run(
         held_out=(),
         padded_share=padded_share,
         provenance={},
+        initial=initial,
     )
     folder.write_record(record)
     if epoch == 0:

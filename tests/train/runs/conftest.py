@@ -25,6 +25,8 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cli import main
 from resact.train.clips.measurement import measure_normalisation
+from resact.train.runs.files.checkpoint import Checkpoints, Progress
+from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.tensors import read_tensors
 from resact.train.runs.training import train as training
 from resact.train.runs.training.step import TrainStep
@@ -127,6 +129,32 @@ def train_tiny(tiny_store: Path, tmp_path: Path, few_measured: None) -> TrainTin
         )
         assert result is not None
         return result
+
+    return run
+
+
+class PowerCutError(Exception):
+    """None that the training knows."""
+
+
+@pytest.fixture
+def train_cut(train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., RunFolder]:
+    """Like `train_tiny`, but the power goes after the first epoch, or after another one."""
+    save, after = Checkpoints.save, 1
+
+    def cut(self: Checkpoints, progress: Progress, *state: Any) -> None:
+        save(self, progress, *state)
+        if progress.epoch == after:
+            raise PowerCutError
+
+    def run(name: str = "a", *, after_epoch: int = 1, **settings: Any) -> RunFolder:
+        nonlocal after
+        after = after_epoch
+        with monkeypatch.context() as patched:
+            patched.setattr(Checkpoints, "save", cut)
+            with pytest.raises(PowerCutError):
+                train_tiny(name, **settings)
+        return RunFolder(tmp_path / "runs" / name)
 
     return run
 

@@ -53,6 +53,11 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.last, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
 
+    @property
+    def exist(self) -> bool:
+        """Whether there is one, whole or not."""
+        return self.last.exists() or self.previous.exists()
+
     def save(self, progress: Progress, network: nn.Module, optimiser: torch.optim.SGD) -> None:
         """Write `last.ckpt`, whole; what it was becomes `previous.ckpt`.
 
@@ -110,7 +115,7 @@ def _restore(path: Path, network: nn.Module, optimiser: torch.optim.SGD) -> Prog
             f"{path} is not of this run: got sums of {progress.sums.clips} clips, expected {progress.position}"
         )
     weights, momenta = _part(tensors, _WEIGHT), _part(tensors, _MOMENTUM)
-    parameters = dict(network.named_parameters())
+    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     remembers = progress.step > 0 and any(group["momentum"] for group in optimiser.param_groups)
     require_like(path, weights, network.state_dict())
     require_like(path, momenta, parameters if remembers else {})

@@ -22,6 +22,10 @@ def _recipe(default: Any, **said: Any) -> Any:
     return setting(default, panel="Recipe", **said)
 
 
+def _tuning(default: Any, **said: Any) -> Any:
+    return setting(default, panel="Fine-tuning", **said)
+
+
 def _execution(default: Any, **said: Any) -> Any:
     return setting(default, panel="Execution", **said)
 
@@ -92,6 +96,40 @@ class Recipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """Where the first weights come from, and what of the network is trained how."""
+
+    init_from: str | None = _tuning(
+        None,
+        kind="text",
+        metavar="RUN|FILE",
+        default_words="none: from scratch",
+        help="Begin with the weights of a run, or of a .safetensors file.",
+        source="paper, sec. 3: from scratch",
+    )
+    freeze: tuple[str, ...] = _tuning(
+        (),
+        kind="names",
+        metavar="PATTERN,...",
+        default_words="nothing",
+        help="Do not train the modules and parameters with these names, such as conv1 or 'res[23]'; can be repeated. "
+        "Norms in them keep their statistics.",
+        source="ours",
+    )
+    head_lr_factor: float = _tuning(
+        1.0,
+        kind="number",
+        above=0,
+        metavar="X",
+        help="Multiplies the learning rate of the last layer.",
+        source="ours",
+    )
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One run. `RunConfig.from_json(asdict(config))` equals `config`."""
 
@@ -99,6 +137,7 @@ class RunConfig:
     architecture: Architecture = field(default_factory=lambda: Architecture(modality=ClipGeometry().modality))
     """Its modality is the geometry's. A saved run says its number of classes."""
     recipe: Recipe = field(default_factory=Recipe)
+    fine_tuning: FineTuning = field(default_factory=FineTuning)
     split: str | None = setting(
         None,
         panel="Clips",
@@ -182,6 +221,7 @@ class RunConfig:
                 modality=geometry.modality, num_classes=num_classes, **_those_of(Architecture, given)
             ),
             recipe=Recipe(**_those_of(Recipe, given)),
+            fine_tuning=FineTuning(**_those_of(FineTuning, given)),
             **_those_of(cls, given),
         )
 
@@ -189,7 +229,8 @@ class RunConfig:
     def settings(self) -> dict[str, Any]:
         """All settings by name: `RunConfig.of(config.settings)` equals `config`, but for the number of classes."""
         own = {name: getattr(self, name) for name in declared(RunConfig)}
-        return _values(self.geometry) | self.architecture.settings | _values(self.recipe) | own
+        parts = _values(self.recipe) | _values(self.fine_tuning)
+        return _values(self.geometry) | self.architecture.settings | parts | own
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
@@ -199,8 +240,8 @@ class RunConfig:
             UsageError: a setting that this version does not know, or a wrong value.
         """
         flat = dict(saved)
-        for part in ("geometry", "architecture", "recipe"):
-            flat |= flat.pop(part)
+        for part in ("geometry", "architecture", "recipe", "fine_tuning"):
+            flat |= flat.pop(part, {})  # runs of older versions say nothing of fine-tuning
         return cls.of(flat, num_classes=flat.pop("num_classes"))
 
     def for_classes(self, num_classes: int) -> Self:
@@ -219,11 +260,15 @@ class RunConfig:
         else:
             words += ["dense"] if network.conv == "dense" else []
             words += [f"no-{name}" for name in ("attention", "feature_residual") if not getattr(network, name)]
+        words += ["tuned"] if self.fine_tuning.init_from is not None else []
         return "-".join([*words, str(self.seed)]).replace("_", "-")
 
 
-SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, RunConfig)
+SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, FineTuning, RunConfig)
 """All settings by name; no two parts share one."""
+
+FINE_TUNING = tuple(declared(FineTuning))
+"""Settings that only `train` has: what is measured or reproduced is from scratch."""
 
 _ALIASES = {alias: name for name, one in SETTINGS.items() for alias in one.aliases}
 

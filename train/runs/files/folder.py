@@ -86,12 +86,13 @@ class RunFolder:
 
     @property
     def has_steps(self) -> bool:
-        """Whether a training got anywhere: there is a checkpoint, or a step's figures."""
-        return any(path.stat().st_size for path in (self.path / "last.ckpt", self.metrics) if path.exists())
+        """Whether a training got anywhere: a step's figures are there before any checkpoint of it."""
+        return self.metrics.exists() and self.metrics.stat().st_size > 0
 
     def discard(self) -> None:
         """Remove a run that has no steps; what else lies in the folder stays."""
-        for path in (self.config, self.metrics, self.path / "lock", *self.path.glob("events.out.tfevents.*")):
+        ours = ("config.json", "metrics.jsonl", "last.ckpt", "lock", "events.out.tfevents.*")
+        for path in [path for name in ours for path in self.path.glob(name)]:
             path.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
             self.path.rmdir()

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Self
 
 from resact.cache.files import LocalFiles
@@ -52,6 +53,41 @@ class StoreIdentity:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialWeights:
+    """Where the weights that a run began with came from (`--init-from`)."""
+
+    source: str
+    """Path of the file, absolute; plays no part in whether two are the same."""
+    sha256: str
+    """Of the file, in hex."""
+    epoch: int | None
+    """Epochs that they were trained for; None in a file that resact did not write."""
+    dataset: str | None
+    """That they were trained on; None where no run lies beside the file."""
+    split: str | None
+    """Likewise."""
+    taken: int
+    """Tensors of the network that began with those of the file."""
+    copied: dict[str, str]
+    """Stream of conv1 -> the one of the file whose weights it took, for want of its own."""
+    fresh: tuple[str, ...]
+    """Tensors of the network that began as they were drawn, and why."""
+    unused: tuple[str, ...]
+    """Tensors of the file that have no place in the network."""
+
+    @property
+    def short_words(self) -> str:
+        """For people, the same wherever the file lies: `a/last.safetensors (sha256 0123abcd)`."""
+        return f"{'/'.join(Path(self.source).parts[-2:])} (sha256 {self.sha256[:8]})"
+
+    @property
+    def words(self) -> str:
+        """For people: `runs/a/last.safetensors (epoch 20, sha256 0123abcd)`."""
+        epoch = "" if self.epoch is None else f"epoch {self.epoch}, "
+        return f"{self.source} ({epoch}sha256 {self.sha256[:8]})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """One run. `RunRecord.from_text(record.to_text())` equals `record`."""
 
@@ -76,6 +112,8 @@ class RunRecord:
     """That computed on the CPU, which weights depend on to the last bit there; None in runs of older versions."""
     choose_best: bool = True
     """Whether the best weights are kept by the videos held out, where there are any."""
+    initial: InitialWeights | None = None
+    """What it began with; None from scratch."""
     earlier_epochs: tuple[int, ...] = ()
     """Where the run was done before, and then went on for more epochs; they decide its learning rates."""
 
@@ -111,18 +149,24 @@ class RunRecord:
                 saved["config"]["architecture"] = saved.pop("architecture")
             elif version != FORMAT_VERSION:
                 raise RunError(f"{where} is of another format than {FORMAT_VERSION}: use the resact that wrote it")
-            store = saved.pop("store")
+            store, initial = saved.pop("store"), saved.pop("initial", None)
             return cls(
                 config=RunConfig.from_json(saved.pop("config")),
                 normalisation=Normalisation(**saved.pop("normalisation")),
                 store=StoreIdentity(**{**store, "settings": StoreSettings.from_plain(store["settings"])}),
                 classes=tuple(saved.pop("classes")),
                 held_out=tuple(saved.pop("held_out")),
+                initial=None if initial is None else _initial(initial),
                 earlier_epochs=tuple(saved.pop("earlier_epochs", ())),
                 **saved,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{where} is not a run's record ({error}): restore it, or train again") from None
+
+
+def _initial(saved: dict[str, Any]) -> InitialWeights:
+    lists = {name: tuple(saved[name]) for name in ("fresh", "unused")}
+    return InitialWeights(**{**saved, **lists})
 
 
 def open_run_store(record: RunRecord, run: str) -> ClipStore:

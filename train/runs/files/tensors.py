@@ -52,6 +52,18 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, _header(path, text)
 
 
+def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """As `read_tensors`, of any safetensors file: one that others wrote has no header of ours and no checksum.
+
+    Raises:
+        CheckpointError: missing, no safetensors, or ours and not the bytes that were written.
+    """
+    with _opened(path) as file:
+        if (file.metadata() or {}).keys() & {_HEADER, _CHECKSUM}:
+            return read_tensors(path)
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, None  # noqa: SIM118 - as above
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The header alone, of which no checksum is tested.
 

@@ -1,7 +1,7 @@
 """The optimiser and its learning rate, which is a pure function of the step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -10,13 +10,27 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from resact.train.runs.files.config import Recipe
 
 
-def build_optimiser(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay acts on neither norms nor biases (arXiv 1812.01187, sec. 3.1)."""
+def build_optimiser(
+    network: nn.Module, recipe: Recipe, *, head: Iterable[nn.Parameter] = (), head_lr_factor: float = 1.0
+) -> torch.optim.SGD:
+    """SGD with Nesterov momentum; weight decay acts on neither norms nor biases (arXiv 1812.01187, sec. 3.1).
+
+    Args:
+        network: whose parameters learn, unless they need no gradient.
+        recipe: of the training.
+        head: parameters with a learning rate of their own.
+        head_lr_factor: by which theirs is larger. Each group of parameters keeps its own as `lr_factor`.
+    """
     norms = {id(p) for module in network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
     exempt = {id(p) for name, p in network.named_parameters() if name.endswith(".bias")} | norms
-    decayed = [p for p in network.parameters() if id(p) not in exempt]
-    others = [p for p in network.parameters() if id(p) in exempt]
-    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    apart = {id(p) for p in head}
+    groups = []
+    for factor, of_head in ((1.0, False), (head_lr_factor, True)):
+        learning = [p for p in network.parameters() if p.requires_grad and (id(p) in apart) is of_head]
+        for decay, spared in ((recipe.weight_decay, False), (0.0, True)):
+            parameters = [p for p in learning if (id(p) in exempt) is spared]
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": decay, "lr_factor": factor})
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 

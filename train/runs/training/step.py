@@ -52,7 +52,7 @@ class TrainStep:
 
     def _taken(self, batch: dict[str, Any], clips: int, lr: float, seed: int) -> Tensor:
         for group in self._optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
         torch.manual_seed(seed)
         layout, streams = memory_format(self._config), self._network.architecture.streams
         inputs = {name: batch[name].to(memory_format=layout) for name in streams}

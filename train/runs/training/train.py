@@ -25,13 +25,19 @@ from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import History
-from resact.train.runs.files.record import RunRecord, StoreIdentity, open_run_store
+from resact.train.runs.files.record import InitialWeights, RunRecord, StoreIdentity, open_run_store
 from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.device_checks import rightly_computed, with_kernels
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.distributed import Ranks, open_ranks
+from resact.train.runs.training.fine_tuning import (
+    initial_weights,
+    load_initial,
+    optimiser_for,
+    said_of,
+    warning_on,
+)
 from resact.train.runs.training.loop import Loop, Throughput
-from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.resumption import (
     as_begun,
     compute_threads_restored,
@@ -160,9 +166,16 @@ def _train(
     slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
     if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
         console.print(f"note: of the training list, {slower.note}")
+    initial = None
+    if saved is None:
+        with torch.device("meta"):
+            optimiser_for(build_network(config), config)  # what is wrong with it is said before any work
+        initial = ranks.from_first(lambda: initial_weights(config, folder.path.parent, opened.index.classes))
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
-        record = planned or ranks.from_first(lambda: _begin(config, folder, opened, videos, ranks, threads, display))
+        record = planned or ranks.from_first(
+            lambda: _begin(config, folder, opened, videos, initial, ranks, threads, display)
+        )
         held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
         display.prepare("building the network")
         network, optimiser, progress = _restored(record, folder, ranks, console)
@@ -267,12 +280,15 @@ def _begin(
     folder: RunFolder,
     store: ClipStore,
     videos: RunVideos,
+    initial: InitialWeights | None,
     ranks: Ranks,
     threads: int | None,
     display: TrainDisplay,
 ) -> RunRecord:
     """Measure what has to be measured, and write `config.json`."""
     saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
+    if Checkpoints(folder.path).exist:
+        raise UsageError(f"{folder} has checkpoints, but no {folder.config.name}: restore it, or choose another --run")
     plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
     display.say(f"{folder}: measuring mean and spread of the training clips")
     tell = display.prepare("measuring the training clips")
@@ -292,7 +308,12 @@ def _begin(
         provenance=provenance() | {"device": device},
         compute_threads=torch.get_num_threads(),
         choose_best=videos.choose_best,
+        initial=initial,
     )
+    for line in [] if initial is None else said_of(initial, str(folder)):
+        display.say(line)
+    if initial is not None and (warning := warning_on(initial, record)):
+        display.say(f"note: {warning}")
     folder.write_record(record)
     return record
 
@@ -307,18 +328,24 @@ def _restored(
     network.to(ranks.device, memory_format=memory_format(config))  # type: ignore[call-overload]
     if config.kernels == "fused":
         network.use_kernels("fused")
-    optimiser = build_optimiser(network, config.recipe)
+    optimiser = optimiser_for(network, config)
+    checkpoints = Checkpoints(folder.path)
 
     def restore() -> Progress:
-        progress, trouble = Checkpoints(folder.path).restore(network, optimiser)
+        if record.initial is not None and not checkpoints.exist:
+            load_initial(record.initial, network, record.classes)
+            checkpoints.save(Progress(), network, optimiser)  # going on then does not need the source
+        progress, trouble = checkpoints.restore(network, optimiser)
         if trouble:
             console.print(f"warning: {trouble}")
         return progress
 
     progress = ranks.from_first(restore)
-    if progress.step and ranks.world_size > 1:
-        momenta = [optimiser.state[p].setdefault("momentum_buffer", torch.empty_like(p)) for p in network.parameters()]
-        ranks.equalise([*network.state_dict().values(), *momenta])
+    if ranks.world_size > 1 and (progress.step or record.initial is not None):
+        ranks.equalise(list(network.state_dict().values()))
+    if ranks.world_size > 1 and progress.step:
+        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        ranks.equalise([optimiser.state[p].setdefault("momentum_buffer", torch.empty_like(p)) for p in learning])
     return network, optimiser, progress
 
 

@@ -39,7 +39,7 @@ def validate(
     """Run a `TestPlan`'s clips through the network; None where it is to stop before they are done.
 
     Args:
-        network: left in training mode.
+        network: its modules are left in the modes that they are in.
         stream: of a `TestPlan`, this rank's part of it.
         ranks: the others; each must call this.
         config: of the run, for its precision and layout.
@@ -52,6 +52,7 @@ def validate(
     scores_VC = torch.zeros(videos, network.fc2.out_features, device=ranks.device)
     label_V = torch.zeros(videos, dtype=torch.int64, device=ranks.device)
     hits = torch.zeros((), device=ranks.device)
+    training = [module for module in network.modules() if module.training]  # all but frozen norms
     network.eval()
     try:
         with torch.no_grad(), stream.epoch(0) as reader:
@@ -68,7 +69,8 @@ def validate(
                 if stopping():
                     return None
     finally:
-        network.train()
+        for module in training:
+            module.training = True
     for total in (scores_VC, label_V, hits):
         ranks.sum(total)
     right = (scores_VC.argmax(1) == label_V).sum().item()

@@ -13,36 +13,9 @@ from typer.testing import CliRunner
 
 from resact.cli import app
 from resact.errors import RunWriteError, StoreNotFoundError, UsageError
-from resact.train.runs.files.checkpoint import Checkpoints
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.training.optimiser import learning_rate
-
-
-class PowerCutError(Exception):
-    """None that the training knows."""
-
-
-@pytest.fixture
-def train_cut(train_tiny, monkeypatch, tmp_path):
-    """Like `train_tiny`, but the power goes after the first epoch, or after another one."""
-    save, after = Checkpoints.save, 1
-
-    def cut(self, progress, network, optimiser):
-        save(self, progress, network, optimiser)
-        if progress.epoch == after:
-            raise PowerCutError
-
-    def run(name: str = "a", *, after_epoch: int = 1, **settings) -> RunFolder:
-        nonlocal after
-        after = after_epoch
-        with monkeypatch.context() as patched:
-            patched.setattr(Checkpoints, "save", cut)
-            with pytest.raises(PowerCutError):
-                train_tiny(name, **settings)
-        return RunFolder(tmp_path / "runs" / name)
-
-    return run
 
 
 def output_of(train_tiny, tmp_path, **arguments) -> str:
