@@ -57,7 +57,7 @@ class ClipGeometry:
         "mirror",
         kind="choice",
         choices=SHORT_CLIPS,
-        help="How to extend a video shorter than a clip: play backwards, from the start, or repeat the last frame.",
+        help="How to extend a video shorter than a clip: play it backwards, start again, or repeat its last frame.",
         source="ours",
     )
     min_scale: float = _option(
@@ -66,7 +66,7 @@ class ClipGeometry:
         least=SCALES[-1],
         most=1,
         metavar="X",
-        help="Smallest training crop, as a share of the frame's short side; 1 takes only the largest.",
+        help="Smallest training crop, as a share of the frame's short side; 1: only the largest crop.",
         source="arXiv 1711.09577: five scales down to 1/2",
     )
 

@@ -49,7 +49,7 @@ class Architecture:
         "p3d-resnet50",
         kind="choice",
         choices=NETWORKS,
-        help="The paper's network, or the same geometry with one dense 3x3x3 per module.",
+        help="The paper's network, or 3D-ResNet50 of the same sizes, with one dense 3x3x3 per module.",
         source="paper, table 1",
         aliases=("arch",),
     )
@@ -59,7 +59,7 @@ class Architecture:
         choices=CONVS,
         default_words="separable; dense for 3d-resnet50",
         help="Channel-separable convolutions (conv1 included), or dense ones.",
-        source="paper, table 2: the reading whose cost agrees",
+        source="paper, table 2: the reading whose cost matches",
     )
     attention: bool = _option(
         None,
@@ -91,7 +91,7 @@ class Architecture:
         above=0,
         most=_MAX_WIDTH,
         metavar="W",
-        help="Multiplies all channels.",
+        help="Factor for all channel counts.",
         source="paper, table 1",
     )
     depths: tuple[int, ...] = _option(

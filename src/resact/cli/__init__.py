@@ -18,8 +18,8 @@ app = typer.Typer(
     name="resact",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Turns a folder of action videos into a clip store once, and trains residual-frame networks from it.",
-    epilog="In this order: prep, train, evaluate, report. `resact demo` shows them all in minutes.",
+    help="Turn a folder of action videos into a clip store, once, and train residual-frame networks from it.",
+    epilog="Use them in this order: prep, train, evaluate, report. `resact demo` shows them all in minutes.",
 )
 PANELS = {
     "First steps": (demo, doctor),

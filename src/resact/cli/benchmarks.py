@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 _RESIDUAL_STEPS = (1, 2, 4)  # the paper's, table 3
 
-app = typer.Typer(no_args_is_help=True, help="Measure resact beside its competitors on this machine.")
+app = typer.Typer(no_args_is_help=True, help="Compare resact with its competitors on this machine.")
 OutputOption = Annotated[
-    Path | None, typer.Option(help="Write the result as JSON too, such as to benchmarks/results/NAME.json.")
+    Path | None, typer.Option(help="Also write the result as JSON to this file, such as benchmarks/results/NAME.json.")
 ]
 StoresArgument = Annotated[list[Path], typer.Argument(metavar="STORE", help="Clip stores on this machine.")]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Measured rounds.")]
@@ -52,13 +52,13 @@ def bench_prep(
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
     codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")] = "jpeg,zstd,lz4",
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each takes an equal part of the videos.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; each uses an equal part of the videos.")] = 3,
     workers: WorkersOption = None,
     ffmpeg: FfmpegOption = None,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Prep beside bare ffmpeg: videos per second and memory."""
+    """Compare prep with bare ffmpeg: videos per second and memory."""
     from functools import partial
     from tempfile import TemporaryDirectory
 
@@ -90,21 +90,22 @@ def bench_loader(
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
     stores: Annotated[
-        str | None, typer.Option(metavar="STORE,STORE", help="Stores to read. Default: makes one per codec first.")
+        str | None, typer.Option(metavar="STORE,STORE", help="Stores to read. Default: one per codec, made first.")
     ] = None,
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
     codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores to make.")] = "jpeg,zstd,lz4",
     competitors: Annotated[
-        str, typer.Option(metavar="NAME,NAME", help="Competitors besides zarr-python; the extra `bench` installs them.")
+        str,
+        typer.Option(metavar="NAME,NAME", help="Competitors besides zarr-python; install them with the extra `bench`."),
     ] = "decord,decord resized,torchcodec,pyav",
-    frames: Annotated[int, typer.Option(min=2, help="Frames of a clip.")] = 32,
+    frames: Annotated[int, typer.Option(min=2, help="Frames per clip.")] = 32,
     step: Annotated[int, typer.Option(min=1, help="Residual step, in frames.")] = 1,
     size: Annotated[int, typer.Option(min=1, help="Height and width of the clips, in pixels.")] = 112,
     cores: Annotated[
-        str | None, typer.Option(metavar="N,N", help="Numbers of cores to measure with. Default: 1 and all.")
+        str | None, typer.Option(metavar="N,N", help="Core counts to measure. Default: 1 and all.")
     ] = None,
-    clips: Annotated[int, typer.Option(min=1, help="Clips per round at most, each from another video.")] = 200,
+    clips: Annotated[int, typer.Option(min=1, help="Most clips per round, each from a different video.")] = 200,
     rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the clips.")] = 0,
     workers: WorkersOption = None,
@@ -112,7 +113,7 @@ def bench_loader(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Clips from stores beside decord, torchcodec, PyAV and zarr-python: clips per second."""
+    """Compare clips read from stores with decord, torchcodec, PyAV and zarr-python: clips per second."""
     from functools import partial
     from tempfile import TemporaryDirectory
 
@@ -164,7 +165,7 @@ def bench_codecs(
     videos: Annotated[
         int, typer.Option(min=1, help="Number of videos, drawn at random from each class in turn.")
     ] = 100,
-    frames: Annotated[int, typer.Option(min=5, help="Frames per video at most, from the first.")] = 40,
+    frames: Annotated[int, typer.Option(min=5, help="Most frames per video, counted from the first.")] = 40,
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
     qualities: Annotated[str, typer.Option(metavar="Q,Q", help="JPEG qualities, 1 to 100.")] = "80,90,95,98",
@@ -176,7 +177,7 @@ def bench_codecs(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Codecs on the same frames: bytes, noise on frames and residuals, speed."""
+    """Compare codecs on the same frames: size, noise on frames and residuals, speed."""
     from functools import partial
 
     from resact.bench.codecs import bench_codecs as run_bench
@@ -229,7 +230,7 @@ def bench_train(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Training steps in all forms, beside other networks and fed from the store: clips per second, memory."""
+    """Measure training steps: all variants, other networks, and clips from the store. Clips per second and memory."""
     console = _open(output, json_output)
     set_compute_threads(compute_threads, console)
     from resact.bench.train import bench_train as run_bench
@@ -257,7 +258,9 @@ def bench_train(
 def bench_roofline(
     *,
     settings: dict[str, Any],
-    device: Annotated[str | None, typer.Option(help="cuda or cpu: measures there. Default: the GPU, if any.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to measure on, cuda or cpu. Default: the GPU, if there is one.")
+    ] = None,
     bandwidth: Annotated[
         float | None, typer.Option(metavar="GB/S", help="Copy bandwidth of the device. Default: measured.")
     ] = None,
@@ -268,11 +271,11 @@ def bench_roofline(
         str,
         typer.Option(metavar="NAME,NAME", help="Variants to measure: ncdhw, channels-last, folded, shifted, fused."),
     ] = "channels-last,fused",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each variant, whole and by layers.")] = 10,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each variant, complete and layer by layer.")] = 10,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Roofline of a training step, layer by layer, and how far its variants are from it."""
+    """Compute the roofline of a training step, layer by layer, and measure how close its variants come."""
     from resact.bench.rates import DeviceRates
     from resact.bench.step_roofline import bench_roofline as run_bench
 
@@ -293,12 +296,12 @@ def bench_roofline(
 @app.command("decoding")
 def bench_decoding(
     stores: StoresArgument,
-    clips: Annotated[int, typer.Option(min=1, help="Clips per store at most.")] = 100,
+    clips: Annotated[int, typer.Option(min=1, help="Most clips per store.")] = 100,
     rounds: RoundsOption = 5,
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Machine code that decodes clips beside the codec's library: time per frame."""
+    """Compare the machine code that decodes clips with the codec's library: time per frame."""
     from resact.bench.decoding import bench_decoding as run_bench
     from resact.bench.decoding import print_decoding
 
@@ -319,7 +322,7 @@ def bench_transform(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Machine code or GPU kernel that makes clips beside PyTorch's operators: time per clip."""
+    """Compare the machine code or GPU kernel that transforms clips with PyTorch's operators: time per clip."""
     from resact.bench.transform import bench_transform as run_bench
     from resact.bench.transform import print_transform
 
@@ -332,12 +335,12 @@ def bench_transform(
 @app.command("index")
 def bench_index(
     videos: Annotated[
-        str, typer.Option(metavar="N,N", help="Numbers of videos. A million takes 0.5 GB of disk.")
+        str, typer.Option(metavar="N,N", help="Index sizes to measure, in videos. A million takes 0.5 GB of disk.")
     ] = "1000,1000000",
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """The index of many videos: time and memory to open it and draw clips."""
+    """Measure the index of many videos: time and memory to open it and draw clips."""
     from resact.bench.index import bench_index as run_bench
     from resact.bench.index import print_index
 
@@ -354,7 +357,7 @@ def bench_help(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """How long the help of each command takes."""
+    """Measure how long the help of each command takes."""
     from resact.bench.help import bench_help as run_bench
     from resact.bench.help import print_help
 

@@ -59,12 +59,12 @@ RootOption = Annotated[
 ClassesOption = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME,NAME", help="Only these classes; can be repeated. Put a name with a comma in double quotes."
+        metavar="NAME,NAME", help="Use only these classes; may be repeated. A name with a comma needs double quotes."
     ),
 ]
 AllowPartialOption = Annotated[bool, typer.Option("--allow-partial", help="Accept an incomplete data set.")]
 LimitOption = Annotated[
-    int | None, typer.Option(metavar="N", help="At most N videos, from each class and each side (train, test) in turn.")
+    int | None, typer.Option(metavar="N", help="Use at most N videos, from each class and side (train, test) in turn.")
 ]
 NameOption = Annotated[
     str | None, typer.Option(help="folder: name of the data set and its store. Default: the folder's name.")
@@ -83,16 +83,17 @@ TestShareOption = Annotated[
     ),
 ]
 SplitSeedOption = Annotated[
-    int | None, typer.Option(metavar="N", help="folder: seed that chooses those groups. Default: 0.")
+    int | None, typer.Option(metavar="N", help="folder: random seed that draws these groups. Default: 0.")
 ]
 GroupPatternOption = Annotated[
     str | None,
-    typer.Option(metavar="REGEX", help="folder: the part in parentheses, matched in a video's path, names its group."),
+    typer.Option(metavar="REGEX", help="folder: a video's group is what the part in parentheses matches in its path."),
 ]
 FlipSafeOption = Annotated[
     bool | None,
     typer.Option(
-        "--flip-safe/--not-flip-safe", help="folder: whether a mirrored video keeps its class. Default: it does."
+        "--flip-safe/--not-flip-safe",
+        help="folder: whether a mirrored video still shows its class. Default: --flip-safe.",
     ),
 ]
 FpsOption = Annotated[str, typer.Option(help="Frame rate, such as 15 or 30000/1001; source keeps each video's own.")]
@@ -100,12 +101,12 @@ ShortSideOption = Annotated[
     int, typer.Option(metavar="PIXELS", help="Short side of the stored frames; an even number.")
 ]
 FfmpegOption = Annotated[
-    str | None, typer.Option(metavar="PATH", help="ffmpeg to use. Default: that of the imageio-ffmpeg wheel.")
+    str | None, typer.Option(metavar="PATH", help="ffmpeg to use. Default: the one in the imageio-ffmpeg wheel.")
 ]
 TimeoutOption = Annotated[float, typer.Option(metavar="S", help="Give up on a video after S seconds.")]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(metavar="N", help="Worker processes; 0 works in this process. Default: one per core."),
+    typer.Option(metavar="N", help="Worker processes; with 0, this process does the work. Default: one per core."),
 ]
 
 

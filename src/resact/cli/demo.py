@@ -84,7 +84,7 @@ def demo(
     ] = Path("resact-demo"),
     json_output: JsonOption = False,
 ) -> None:
-    """Run everything once, in minutes and offline: data set, store, two networks, test, page of results."""
+    """Run every step once, offline, in a few minutes: data set, store, two networks, evaluation, results page."""
     console = open_console(json_output)
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"got {folder}, expected a folder, or a name that is free")

@@ -31,7 +31,7 @@ def doctor(
     ffmpeg: FfmpegOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Check what resact needs of this machine, and how to fix what is missing. Exit code 1 if something is bad."""
+    """Check that this machine has what resact needs, and say how to fix each problem. Exit code 1 if a check is bad."""
     from resact.cache.default_paths import data_folder
     from resact.cache.provenance import provenance
     from resact.pipeline.doctor import check_machine

@@ -37,7 +37,7 @@ app = typer.Typer()
 _PLAIN_LINE_SECONDS = 10.0
 
 ViewsOption = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Clips per video, sampled uniformly. Default: 10.")
+    int | None, typer.Option(min=1, metavar="N", help="Clips per video, spread uniformly over it. Default: 10.")
 ]
 WeightsOption = Annotated[
     str | None,
@@ -67,7 +67,7 @@ def evaluate(
     compute_threads: ComputeThreadsOption = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write each clip's logits to FILE instead of RUN/predictions.npz."),
+        typer.Option(metavar="FILE", help="Write the logits of all clips to FILE instead of RUN/predictions.npz."),
     ] = None,
     fuse: Annotated[
         str | None,
@@ -78,7 +78,7 @@ def evaluate(
     weight: Annotated[float | None, typer.Option(help="Weight of the --fuse run, 0 to 1. Default: 0.5.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Test a run by the paper's protocol: 10 clips per test video, scores averaged."""
+    """Test a run by the paper's protocol: scores averaged over 10 clips per test video."""
     console = open_console(json_output)
     set_compute_threads(compute_threads, console)
     from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
@@ -157,7 +157,7 @@ def predict(
     weights: WeightsOption = None,
     compute_threads: ComputeThreadsOption = None,
     ffmpeg: FfmpegOption = None,
-    timeout: Annotated[float, typer.Option(metavar="S", help="Give a video up after S seconds.")] = 600.0,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Give up on a video after S seconds.")] = 600.0,
     json_output: JsonOption = False,
 ) -> None:
     """Predict the classes of video files with a trained run. Exit code 3 if some files failed, 1 if all did."""

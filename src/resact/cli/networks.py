@@ -11,11 +11,11 @@ app = typer.Typer()
 
 @app.command()
 def cost(
-    frames: Annotated[int, typer.Option(help="Frames of the view.")] = 32,
-    size: Annotated[int, typer.Option(help="Height and width of the view, in pixels.")] = 112,
+    frames: Annotated[int, typer.Option(help="Frames of the clip.")] = 32,
+    size: Annotated[int, typer.Option(help="Height and width of the clip, in pixels.")] = 112,
     json_output: JsonOption = False,
 ) -> None:
-    """Count multiply-adds and parameters of each network in the paper, beside the paper's figures."""
+    """Count the multiply-adds and parameters of each network in the paper, and compare with the paper's figures."""
     from resact.train.networks.cost import cost_rows, cost_table
 
     rows = cost_rows(frames=frames, size=size)

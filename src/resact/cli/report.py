@@ -45,12 +45,15 @@ def report(
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
-            metavar="A B", help="Test the difference of two runs, by name. With commas, a side is several seeds."
+            metavar="A B",
+            help="Test the difference between two runs, given by name. Use commas for several seeds per side.",
         ),
     ] = None,
     without: Annotated[
         str | None,
-        typer.Option(metavar="NAME,NAME", help="Runs to leave out, such as one of two with the same row and seed."),
+        typer.Option(
+            metavar="NAME,NAME", help="Runs to leave out, such as one of two with the same settings and seed."
+        ),
     ] = None,
     output: Annotated[
         Path | None,
@@ -58,12 +61,12 @@ def report(
             "--output",
             "-o",
             metavar="FILE",
-            help="Write to FILE: .html, .md, .csv, .json or .txt. The old file stays until the new one is whole.",
+            help="Write to FILE: .html, .md, .csv, .json or .txt. The old file stays until the new one is complete.",
         ),
     ] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Show your runs side by side, and for UCF101 the paper's tables with yours beside them."""
+    """Compare your runs side by side, and for UCF101 also with the paper's tables."""
     from resact.progress import working
     from resact.train.report.report import build_report
 

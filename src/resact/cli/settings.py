@@ -20,7 +20,9 @@ _TYPES: dict[str, Any] = {
 
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="toml file of settings, such as lr = 0.02. Options on the command line win."),
+    typer.Option(
+        metavar="FILE", help="toml file of settings, such as lr = 0.02. Options on the command line override it."
+    ),
 ]
 
 

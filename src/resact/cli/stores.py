@@ -55,7 +55,7 @@ def prep(
     store: Annotated[
         Path | None,
         typer.Option(
-            help="Store to write or to go on with. Default: DATASET.zarr in the data folder.",
+            help="Store to write, or to continue. Default: DATASET.zarr in the data folder.",
             callback=no_url,
         ),
     ] = None,
@@ -69,7 +69,7 @@ def prep(
     fps: FpsOption = "15",
     short_side: ShortSideOption = 256,
     max_seconds: Annotated[
-        float | None, typer.Option(metavar="S", help="Only the first S seconds of each video.")
+        float | None, typer.Option(metavar="S", help="Use only the first S seconds of each video.")
     ] = None,
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
@@ -81,7 +81,10 @@ def prep(
     group_pattern: GroupPatternOption = None,
     flip_safe: FlipSafeOption = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Download what is missing of ucf101 first. On a terminal, prep asks.")
+        bool,
+        typer.Option(
+            "--download", help="Download the missing parts of ucf101 first. Without it, prep asks on a terminal."
+        ),
     ] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed videos again.")] = False,
     workers: WorkersOption = None,
@@ -93,7 +96,7 @@ def prep(
     timeout: TimeoutOption = 600.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Turn a folder of videos into a clip store. After any stop, the same command goes on."""
+    """Turn a folder of videos into a clip store. If it is stopped, run the same command again to continue."""
     from functools import partial
 
     from resact.cache.codecs import build_codec
@@ -164,7 +167,7 @@ def verify(
         bool, typer.Option("--rebuild-index", help="Rebuild the index from the arrays first.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Prep the bad videos, and only those, again from the sources.")
+        bool, typer.Option("--repair", help="Prep only the bad videos again, from their sources.")
     ] = False,
     root: RootOption = None,
     workers: WorkersOption = None,
@@ -172,7 +175,7 @@ def verify(
     timeout: TimeoutOption = 600.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 if something is bad."""
+    """Read the whole store and check every byte: documents, checksums, frames. Exit code 1 if anything is bad."""
     from resact.cache.address import local_path, open_files
     from resact.cache.default_paths import find_store
     from resact.cache.layout import printable

@@ -44,14 +44,14 @@ def train(
     *,
     settings: dict[str, Any],
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run. A larger --epochs extends a finished run.")
+        bool, typer.Option("--resume", help="Continue the run. A larger --epochs extends a finished run.")
     ] = False,
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
     checkpoint_seconds: CheckpointSecondsOption = 300.0,
     json_output: JsonOption = False,
 ) -> None:
-    """Train a network from a clip store. After any stop, `--resume` goes on to the same result."""
+    """Train a network from a clip store. If it is stopped, `--resume` continues to the same result."""
     if not checkpoint_seconds > 0:
         raise UsageError(f"got --checkpoint-seconds {checkpoint_seconds:g}, expected a number above 0")
     console = open_console(json_output)
@@ -86,10 +86,10 @@ def reproduce(
     settings: dict[str, Any],
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the cost.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the estimated cost, and stop there.")] = False,
     json_output: JsonOption = False,
 ) -> None:
-    """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. After a stop, the same command goes on."""
+    """Train and evaluate the nine runs of the paper's tables 2, 3 and 4. To continue after a stop, run it again."""
     console = open_console(json_output)
     set_compute_threads(compute_threads, console)
     from resact.cache.default_paths import find_store

@@ -69,7 +69,7 @@ class Recipe:
         kind="number",
         least=0,
         metavar="N",
-        help="Epochs of linear warm-up before the cosine to 0 (arXiv 1608.03983).",
+        help="Epochs of linear warm-up, before the cosine decay to 0 (arXiv 1608.03983).",
         source="arXiv 1706.02677, sec. 2.2",
     )
     label_smoothing: float = _recipe(
@@ -151,7 +151,7 @@ class RunConfig:
         None,
         panel="Clips",
         kind="flag",
-        default_words="on where the data set is flip-safe",
+        default_words="on if the data set is flip-safe",
         help="Mirror half of the training clips, at random.",
         source="ours",
     )
@@ -169,7 +169,7 @@ class RunConfig:
         above=0,
         below=1,
         metavar="SHARE",
-        default_words="0.1 or more where groups are single videos",
+        default_words="0.1 or more if each video is its own group",
         help="Minimum share of each class's training videos held out, in whole groups.",
         source="ours",
     )
@@ -182,7 +182,7 @@ class RunConfig:
         source="ours",
     )
     amp: bool | None = _execution(
-        None, kind="flag", default_words="on with a GPU", help="bfloat16 autocast.", source="ours"
+        None, kind="flag", default_words="on with a GPU", help="Train with bfloat16 autocast.", source="ours"
     )
     compile: bool = _execution(False, kind="flag", help="Compile the network with torch.compile.", source="ours")
     channels_last: bool = _execution(False, kind="flag", help="Use the channels-last memory layout.", source="ours")
@@ -190,7 +190,7 @@ class RunConfig:
         "auto",
         kind="choice",
         choices=KERNELS,
-        help="fused, PyTorch's own (eager), or auto: the faster of those that compute correctly on this device.",
+        help="Our fused kernels, PyTorch's own (eager), or auto: the faster of those that are correct on this device.",
         source="ours",
     )
     checkpoint_activations: bool = _execution(
