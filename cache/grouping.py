@@ -41,17 +41,17 @@ class Grouping:
             known = (
                 f"no groups were found: each of the {self.videos:,} videos is a group of its own"
                 if all_of_them
-                else f"{self.ungrouped:,} of {self.videos:,} videos are in no group, each is one of its own"
+                else f"{self.ungrouped:,} of {self.videos:,} videos have no group, so each is its own group"
             )
         elif self.whole and self.groups == self.videos > 0:
             known = f"each of the {self.groups:,} groups holds one video"
         else:
             return None
         if self.by_chance:
-            may = "so clips of one recording may be in both train and test, and accuracies read too high"
-            return f"{known}, {may}; to mend it, {WHAT_MENDS_IT}"
+            may = "so clips of one recording may be in both train and test, and accuracies may be too high"
+            return f"{known}, {may}; to fix it, {WHAT_MENDS_IT}"
         may = "so training may validate on clips of recordings that it trains on"
-        return f"{known}, {may}; to mend it, give the list a column group, or {WHAT_MENDS_IT}"
+        return f"{known}, {may}; to fix it, give the list a column group, or {WHAT_MENDS_IT}"
 
 
 def grouping(index: Index, dataset: DatasetSettings, *, partial: str | None) -> Grouping:
@@ -95,7 +95,7 @@ def note_on_tests(
     videos = len(video_ids)
     ungrouped = sum(video_id == group for video_id, group in zip(video_ids, groups, strict=True))
     if ungrouped:
-        known = f"{'all' if ungrouped == videos else f'{ungrouped:,} of'} {videos:,} test videos are in no group"
+        known = f"{'all' if ungrouped == videos else f'{ungrouped:,} of'} {videos:,} test videos have no group"
     elif partial is None and dataset.videos is None and len(set(groups)) == videos:
         known = f"each of the {videos:,} test videos is a group of its own"
     else:
@@ -103,4 +103,4 @@ def note_on_tests(
     if dataset.division is not None:
         may = "clips of their recordings may have been trained on: accuracies may be too high, and intervals too narrow"
         return f"{known}, and {may}; {WHAT_MENDS_IT}"
-    return f"{known}: the list alone keeps their recordings apart from training, and intervals may be too narrow"
+    return f"{known}: only the list keeps their recordings apart from training, and intervals may be too narrow"

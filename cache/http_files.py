@@ -82,7 +82,7 @@ class HttpFiles(RemoteFiles):
             self._sends_parts = False
             warnings.warn(
                 f"{self}: its server ignores byte ranges, so each clip fetches its video's file from the start: serve "
-                "the store with one that has them (nginx, Apache, object stores), or copy it here",
+                "the store with one that supports them (nginx, Apache, object stores), or copy it here",
                 SlowServerWarning,
                 stacklevel=2,
             )

@@ -187,7 +187,7 @@ def unseal(data: bytes, where: str) -> dict[str, Any]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         intact = False
     if not intact:
-        raise DamagedError(f"{where}: its bytes are not those that were written (checksum of the document)")
+        raise DamagedError(f"{where}: its bytes have changed since they were written (the document's checksum differs)")
     return document  # type: ignore[no-any-return]
 
 

@@ -197,7 +197,7 @@ class ClipStore:
     def _unreadable(self, video_id: str, error: OSError) -> StoreError:
         return StoreError(
             f"{video_id}: cannot read its shard from {self.files} ({error.strerror or error}): "
-            "run it again once the file system or server answers"
+            "run the command again once the file system or server answers"
         )
 
     def _damaged(self, problem: str) -> DamagedError:
@@ -228,7 +228,7 @@ class ClipStore:
         except Exception as error:  # codecs of others may raise anything
             raise self._damaged(f"{video_id}: zarr cannot read it ({error})") from error
         if frames.shape != (stop - start, *size, 3):
-            raise self._damaged(f"{video_id}: its array has not the shape in the index")
+            raise self._damaged(f"{video_id}: its array's shape is not the one in the index")
         out[:] = frames[:, crop.top : crop.bottom, crop.left : crop.right]
 
     def _zarr_store(self, name: str) -> Any:
@@ -288,5 +288,5 @@ def read_settings(files: Files) -> StoreSettings:
             f"no clip store at {files} ({error.strerror}): check its address, which ends in the store's folder"
         ) from None
     if b'"zarr_format"' in data and b'"format"' not in data and b'"dataset"' not in data:
-        raise StoreNotFoundError(f"{files} is a Zarr group, but no clip store: name another path")
+        raise StoreNotFoundError(f"{files} is a Zarr group, but not a clip store: give another path")
     return StoreSettings.from_document(unseal(data, f"{files}/{DOCUMENT}"), str(files))

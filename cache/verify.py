@@ -90,7 +90,7 @@ def verify_store(
     except OSError as error:
         raise StoreError(
             f"cannot read the store at {files} ({error.strerror or error}), so it was not verified to its end: "
-            "run it again once the file system or server answers"
+            "run the command again once the file system or server answers"
         ) from error
 
 
@@ -231,7 +231,7 @@ def find_nodes(files: Files) -> tuple[Nodes, list[Problem]]:
                 nodes[name] = failed
             else:
                 problems.append(
-                    Problem(None, f"{prefix}{name}: not part of the store (a killed prep's; run prep again)")
+                    Problem(None, f"{prefix}{name}: not part of the store (left by a killed prep; run prep again)")
                 )
     return nodes, problems
 

@@ -83,7 +83,7 @@ def check_ffmpeg(binary: str | None) -> Check:
         return Check("ffmpeg", "bad", f"{version} makes no test clip: {error}", mend)
     known = re.match(r"(\d+)\.(\d+)", version)
     if known is None or not (5, 1) <= (int(known[1]), int(known[2])) < (8, 0):
-        return Check("ffmpeg", "warning", f"{version} decodes a test clip", "known to work are versions 5.1 to 7")
+        return Check("ffmpeg", "warning", f"{version} decodes a test clip", "versions 5.1 to 7 are known to work")
     return Check("ffmpeg", "ok", f"{version} decodes a test clip")
 
 
@@ -126,8 +126,8 @@ def check_machine_code() -> Check:
 
     folder = kept_in(transform)
     if folder is None:
-        advice = "set NUMBA_CACHE_DIR to a folder that you may write to"
-        return Check("machine code", "warning", "each process compiles it anew, which takes about 10 s", advice)
+        advice = "set NUMBA_CACHE_DIR to a writable folder"
+        return Check("machine code", "warning", "each process compiles it again, which takes about 10 s", advice)
     return Check("machine code", "ok", f"compiled, kept in {folder}")
 
 
@@ -151,9 +151,9 @@ def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> 
         return all(number in left or np.array_equal(one, wanted) for number, one in enumerate(made))
 
     if not (is_right(Crop(0, height, 0, width)) and is_right(Crop(8, height - 8, 8, width - 8))):
-        yield "frames together are not what they are one by one"
+        yield "frames decoded together differ from frames decoded one by one"
     if first_wrong_chunk(memoryview(clip), edges) is not None:
-        yield "right checksums are taken for wrong"
+        yield "correct checksums are reported as wrong"
     clip[-CRC_BYTES - 1] ^= 1
     if first_wrong_chunk(memoryview(clip), edges) != WORTH_CODE - 1:
         yield "a wrong checksum is not found"
@@ -171,7 +171,7 @@ def check_folder(folder: Path) -> Iterator[Check]:
             yield _check_renames(scratch)
             yield _check_speed(scratch)
     except OSError as error:
-        advice = "set $RESACT_DATA to a folder that you may write to"
+        advice = "set $RESACT_DATA to a writable folder"
         yield Check("data folder", "bad", f"{shown}: {error.strerror or error}", advice)
     free = shutil.disk_usage(place).free
     room = f"{free / 1e9:,.1f} GB free"
@@ -195,7 +195,7 @@ def _check_lock(scratch: Path) -> Check:
         try:
             fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            return Check("file locks", "ok", "flock keeps a second writer out")
+            return Check("file locks", "ok", "flock keeps out a second writer")
     return Check("file locks", "bad", "flock lets two writers in at once", advice)
 
 
@@ -209,7 +209,7 @@ def _check_renames(scratch: Path) -> Check:
     except OSError as error:
         advice = "make stores on another file system, and copy them here afterwards: reading needs neither"
         return Check("renames, links", "bad", f"folders cannot be renamed, or files linked: {error.strerror}", advice)
-    return Check("renames, links", "ok", "folders are renamed whole, files linked")
+    return Check("renames, links", "ok", "folders can be renamed, files linked")
 
 
 def _check_speed(scratch: Path) -> Check:
@@ -249,7 +249,7 @@ def _bytes_a_second(steps: Callable[[], Iterator[int]]) -> float:
 
 def check_temporary_files() -> Check:
     """What ffmpeg says goes there, and the frames of a video that is looked at once."""
-    mend = "set TMPDIR to a folder that may be written to, on a disk with room"
+    mend = "set TMPDIR to a writable folder, on a disk with room"
     try:
         folder = tempfile.gettempdir()
         with tempfile.TemporaryFile() as file:
@@ -341,4 +341,4 @@ def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
         except ImportError as error:
             yield Check(name, "bad", str(error), _INSTALL)
         except OSError as error:
-            yield Check(name, "bad", f"it could not be tried: {error}", "mend what this or the other lines name")
+            yield Check(name, "bad", f"it could not be tried: {error}", "fix what this or the other lines name")

@@ -179,8 +179,8 @@ class DaskExecutor:
                 yield item, WorkerLostError("its workers died, one after the other, while they had it")
             elif isinstance(result[1], NoWorkerError):
                 raise ToolError(
-                    f"no worker process could be started for {_NO_WORKER_LIMIT}, {name(item)} waits for one: look for "
-                    "free memory and at `ulimit -u`, and run the same command again, or with --workers 0"
+                    f"no worker process could be started for {_NO_WORKER_LIMIT}, {name(item)} is waiting for one: "
+                    "check the free memory and `ulimit -u`, then run the same command again, or use --workers 0"
                 )
             else:
                 raise result[1]
@@ -211,7 +211,7 @@ class DaskExecutor:
 
 def _scheduler_lost(why: object) -> ToolError:
     return ToolError(
-        f"the Dask scheduler no longer answers ({why}): start it again where it is gone, and run the same command again"
+        f"the Dask scheduler no longer answers ({why}): start it again if it has ended, and run the same command again"
     )
 
 

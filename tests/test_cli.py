@@ -208,7 +208,7 @@ def test_the_sample_from_nothing_to_a_verified_store(
     assert json.loads(verified.stdout) == expected
     rebuilt = run("verify", "--rebuild-index", cwd=folder, RESACT_DATA="")
     assert rebuilt.returncode == 0
-    assert "index of 24 videos made again from the arrays" in rebuilt.stdout
+    assert "index of 24 videos rebuilt from the arrays" in rebuilt.stdout
 
 
 def test_bench_prep_prints_its_rows_and_the_competitors_command(

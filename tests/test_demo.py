@@ -50,7 +50,7 @@ def test_stopped_by_ctrl_c_it_goes_on_to_the_page(tmp_path: Path) -> None:
     os.killpg(first.pid, signal.SIGINT)  # what a terminal does
     output, errors = first.communicate()
     assert first.returncode == 130, errors
-    assert f"`resact demo {folder}` goes on from here" in " ".join(errors.split())
+    assert f"`resact demo {folder}` continues from here" in " ".join(errors.split())
     assert "$ resact train --config recipe.toml --modality rgb\n" in output
     assert "evaluate" not in output
     assert not (folder / "runs" / "residual-s1-0").exists(), "it struck before the second training"
@@ -81,5 +81,5 @@ def test_a_file_in_its_way_is_left_alone(tmp_path: Path) -> None:
     taken.write_text("mine")
     done = subprocess.run([sys.executable, "-m", "resact", "demo", taken], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.strip() == f"resact: got {taken}, expected a folder, or a name that is free"
+    assert done.stderr.strip() == f"resact: got {taken}, expected a folder, or a new name"
     assert taken.read_text() == "mine"

@@ -160,19 +160,19 @@ def test_a_codec_that_gives_other_pixels_or_an_error_is_bad(name: str, monkeypat
 
 def test_machine_code_that_gives_other_pixels_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jpeg, "decode_jpegs", lambda *_: [1, 2])
-    assert_bad(check_codecs(), "jpeg (frames together are not what they are one by one)")
+    assert_bad(check_codecs(), "jpeg (frames decoded together differ from frames decoded one by one)")
 
 
 def test_machine_code_that_is_off_or_compiled_each_time_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESACT_MACHINE_CODE", "1")
     assert check_machine_code().state == "ok"
     monkeypatch.setattr(compiled, "kept_in", lambda _: None)
-    assert_bad(check_machine_code(), "compiles it anew", "warning")
+    assert_bad(check_machine_code(), "compiles it again", "warning")
     monkeypatch.setenv("RESACT_MACHINE_CODE", "0")
     assert_bad(check_machine_code(), "off", "warning")
 
 
-@pytest.mark.parametrize(("found", "words"), [(3, "right checksums are taken"), (None, "a wrong checksum is not")])
+@pytest.mark.parametrize(("found", "words"), [(3, "correct checksums are reported"), (None, "a wrong checksum is not")])
 def test_checksums_by_machine_code_that_are_wrong_are_bad(found, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crc, "can_check", lambda: True)
     monkeypatch.setattr(crc, "first_wrong", lambda *_: found)

@@ -176,7 +176,7 @@ def test_a_run_that_is_not_done_is_told(place: Workplace, tmp_path: Path, monkey
     monkeypatch.setattr(evaluation, "_PLAIN_LINE_SECONDS", 0.0)
     result = call("evaluate", "--runs", tmp_path / "runs", "--views", 2)
     assert result.exit_code == 0
-    assert "note: its training is not done" in result.stdout
+    assert "note: its training is not finished" in result.stdout
     assert [line.split(" clips, ")[0] for line in result.stdout.splitlines() if line.endswith(" s left")] == [
         "2 of 8", "4 of 8", "6 of 8", "8 of 8",
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def test_fusing_what_was_evaluated_before_more_training_is_told(place: Workplace
     call("evaluate", folder, "--views", 1)
     untrained_run(tmp_path / "b", place.zstd, seed=2).weights("last").replace(folder.weights("last"))
     words = call("evaluate", folder, "--fuse", folder).stdout
-    assert f"note: a was trained further since: `resact evaluate {folder}` evaluates it again" in words
+    assert f"note: a has been trained further since: `resact evaluate {folder}` evaluates it again" in words
 
 
 def test_mistakes_with_fuse(place: Workplace, tmp_path: Path) -> None:

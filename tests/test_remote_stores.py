@@ -61,7 +61,7 @@ def test_verify(web: WebServer) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         f"{url}: 5 videos checked, 0 problems",
-        "note: a web server lists no folders: what the index names was checked, and not what else is there",
+        "note: web servers do not list folders, so only what the index names was checked",
     ]
     shard = web.folder / "folder.zarr" / "wide" / SHARD
     data = shard.read_bytes()
@@ -107,7 +107,7 @@ def test_bench_train(web: WebServer) -> None:
 def test_file_urls_are_paths(web: WebServer) -> None:
     url = f"file://{web.folder}/folder.zarr"
     assert "5 videos checked, 0 problems" in call("verify", url).stdout
-    assert "index of 5 videos made again" in call("verify", url, "--rebuild-index").stdout
+    assert "index of 5 videos rebuilt" in call("verify", url, "--rebuild-index").stdout
 
 
 @pytest.mark.parametrize(

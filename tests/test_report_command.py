@@ -299,10 +299,10 @@ def test_two_runs_are_compared_as_asked(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("--format", "html5"), "got --format 'html5', expected one of terminal, markdown, csv, json"),
-        (("-o", "nowhere/report"), "got --output nowhere/report, expected a file in a folder that may be written to ("),
+        (("-o", "nowhere/report"), "got --output nowhere/report, expected a file in a writable folder ("),
         (
             ("-o", "runs"),
-            "got --output runs, expected a file in a folder that may be written to (a folder has that name)",
+            "got --output runs, expected a file in a writable folder (a folder has that name)",
         ),
         (
             ("-o", "r.pdf"),

@@ -166,12 +166,18 @@ def test_every_video_of_a_class_is_there_whatever_its_name_and_state(here: Path,
         (("STORE", "VIDEO", "--classes", "CLASS"), "got both the video .* and --classes, expected one: "),
         (("STORE", "--classes", "Nonsense"), "got class 'Nonsense', expected one of the 3 in .*, such as "),
         (("STORE", "VIDEO", "--step", "1,x"), "got --step 1,x, expected numbers such as 1,2,4"),
-        (("STORE", "VIDEO", "--step", "0"), "got steps 0, expected different whole numbers from 1 on"),
+        (("STORE", "VIDEO", "--step", "0"), "got steps 0, expected different whole numbers of 1 or more"),
         (("STORE", "VIDEO", "--frames", "0"), "got frames 0"),
-        (("STORE", "VIDEO", "--per-class", "2"), "got --per-class 2, expected a whole number from 1 on, and --classes"),
+        (
+            ("STORE", "VIDEO", "--per-class", "2"),
+            "got --per-class 2, expected a whole number of 1 or more, and --classes",
+        ),
         (("STORE", "VIDEO", "--height", "20000"), "million pixels, expected at most 100"),
         (("STORE", "VIDEO", "-o", "fig.gif"), r"got --output fig.gif, expected a file that ends in .png, .jpg"),
-        (("STORE", "VIDEO", "-o", "nowhere/fig.png"), "got --output nowhere/fig.png, expected a file in a folder"),
+        (
+            ("STORE", "VIDEO", "-o", "nowhere/fig.png"),
+            "got --output nowhere/fig.png, expected a file in a writable folder",
+        ),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_written(
@@ -194,7 +200,7 @@ def test_the_likest_ids_are_suggested(here: Path, path: Path) -> None:
 def test_unwritable_folder_is_told_before_the_store_is_read(here: Path) -> None:
     (here / "folder.png").mkdir()
     for output, problem in {"folder.png": "a folder has that name", "/proc/fig.png": ".*"}.items():
-        with pytest.raises(UsageError, match=rf"expected a file in a folder that may be written to \({problem}\)"):
+        with pytest.raises(UsageError, match=rf"expected a file in a writable folder \({problem}\)"):
             raise call("nowhere.zarr", VIDEO, "-o", output).exception or AssertionError("it was drawn")
 
 

@@ -182,7 +182,7 @@ def test_no_home_and_no_folder_for_temporary_files_of_ones_own(here: Path) -> No
         (IsADirectoryError(errno.EISDIR, "Is a directory", "a.toml"), "resact: a.toml: Is a directory"),
         (
             FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
-            "resact: No usable temporary directory found in ['/tmp']; set TMPDIR to a folder that may be written to",
+            "resact: No usable temporary directory found in ['/tmp']; set TMPDIR to a writable folder",
         ),
         (ImportError("No module named 'x'"), "resact: No module named 'x'"),
         (

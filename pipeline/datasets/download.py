@@ -102,7 +102,7 @@ def download(
                 if failures >= patience.tries:
                     raise SourceError(
                         f"{file.url} broke off {failures} times without a new byte ({error}); {before:,} of "
-                        f"{file.bytes:,} bytes are kept: run the same command again, it goes on from there"
+                        f"{file.bytes:,} bytes are kept: run the same command again to continue"
                     ) from None
                 time.sleep(patience.wait_seconds * 2 ** max(failures - 1, 0))
         os.fsync(part.fileno())
@@ -160,7 +160,7 @@ def _opened(file: RemoteFile, headers: dict[str, str], patience: Patience) -> It
         raise SourceError(f"{file.url} answers HTTP {error.code} {error.reason}: {_BY_HAND}") from None
     except URLError as error:
         if "CERTIFICATE" in str(error.reason):
-            raise SourceError(f"{file.url} cannot prove who it is ({error.reason}): {_BY_HAND}") from None
+            raise SourceError(f"{file.url} has no valid certificate ({error.reason}): {_BY_HAND}") from None
         raise _BrokenOffError(str(error.reason)) from None
     except (OSError, HTTPException) as error:
         raise _BrokenOffError(f"{type(error).__name__}: {error}") from None

@@ -66,7 +66,10 @@ def load_folder(
     if root is None:
         raise UsageError(f"prep folder needs --root DIR, the folder that holds your videos as {_LAYOUT}")
     if splits and (test_share is not None or split_seed is not None):
-        raise UsageError("got --splits and --test-share or --split-seed: a CSV divides the videos, or chance does")
+        raise UsageError(
+            "got --splits with --test-share or --split-seed, expected one of them: the CSV decides the split, or a "
+            "random draw"
+        )
     share, seed = TEST_SHARE if test_share is None else test_share, split_seed or 0
     if not 0 < share < 1:
         raise UsageError(f"got --test-share {share:g}, expected more than 0 and less than 1, such as {TEST_SHARE}")
@@ -84,7 +87,7 @@ def load_folder(
     again = _other_names(twins, given, splits)
     listed = [name for name in listed if name not in again]
     if again:
-        notes.append(f"left out: further names of files that are taken: {len(again):,} ({some(sorted(again))})")
+        notes.append(f"left out: other names of files that are already used: {len(again):,} ({some(sorted(again))})")
     groups, more = _groups(names, pattern, group_pattern, folders_are_groups=given is None)
     notes += more
     division = None
@@ -92,7 +95,7 @@ def load_folder(
         division = _division({name: groups[name] for name in listed}, share, seed)
         lists = _drawn(division, {name: groups[name] for name in listed})
         if sides_named([Path(os.path.abspath(root)).name]):  # noqa: PTH100
-            notes.append(f"{root} is named as a side; its videos are divided into train and test all the same")
+            notes.append(f"{root} is named like a side; its videos are still split into train and test")
     else:
         lists, groups = given, groups | given.groups
     missing = sorted(set(lists.memberships) - set(names))
@@ -124,7 +127,7 @@ def load_folder(
     )
     notes += _doubts(videos, chosen, lists.splits)
     if flip_safe is None:
-        notes.append("mirrored videos are taken to keep their class; where left and right matter: --not-flip-safe")
+        notes.append("training mirrors half of the clips; if left and right matter, pass --not-flip-safe")
     accounted = {video.name for video in videos} | set(of_classes)
     return Dataset(
         settings=DatasetSettings(
@@ -220,7 +223,7 @@ def _groups(
     notes = []
     if pattern and (own := [name for name in names if not _found_in(name, pattern)]):
         if len(own) == len(names):
-            raise UsageError(f"got --group-pattern {text!r}, which no path matches, such as {names[0]!a}")
+            raise UsageError(f"got --group-pattern {text!r}, which matches no path, such as {names[0]!a}")
         notes.append(f"{len(own):,} videos do not match --group-pattern: each is its own group ({some(own)})")
     sides = set() if folders_are_groups else side_folders(names)
     groups = {name: _group(name, pattern, sides) for name in names}
@@ -229,7 +232,7 @@ def _groups(
         forms.setdefault(unicodedata.normalize("NFC", group).casefold(), set()).add(group)
     if alike := [", ".join(map(ascii, sorted(same))) for same in forms.values() if len(same) > 1]:
         notes.append(
-            f"groups that look alike are kept apart, and may be on different sides: {len(alike):,} "
+            f"groups with similar names stay separate, and may be on different sides: {len(alike):,} "
             f"({'; '.join(alike[:3])})"
         )
     return groups, notes
@@ -259,7 +262,7 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise UsageError(f"got --group-pattern {text!r}, which is no regular expression: {error}") from None
+        raise UsageError(f"got --group-pattern {text!r}, which is not a regular expression: {error}") from None
     if pattern.groups != 1:
         raise UsageError(f"got --group-pattern {text!r}, expected one pair of parentheses around what names the group")
     return pattern
@@ -275,7 +278,7 @@ def _require_classes(root: Path, classes: Sequence[str]) -> list[str]:
         try:
             name.encode()
         except UnicodeEncodeError:
-            raise SourceError(f"{root} holds a folder {name!a}, whose name is no UTF-8: rename it") from None
+            raise SourceError(f"{root} holds a folder {name!a}, whose name is not UTF-8: rename it") from None
         folded = unicodedata.normalize("NFC", name).casefold()
         if folded in alike:
             raise SourceError(f"{root} holds the folders {alike[folded]!a} and {name!a}, which look alike: rename one")

@@ -116,15 +116,17 @@ class FolderSearch:
             name for name in self._beside if self.csv is None or (self.root / name).resolve() != self.csv.resolve()
         ]
         reasons = {
-            "files beside the folders of the classes": beside,
-            "files that are no videos": self._no_videos,
-            "folders without a video, which are no classes": self._empty,
-            "folders that links lead to again": self._again,
+            "files outside the class folders": beside,
+            "files that are not videos": self._no_videos,
+            "folders without videos, which are not classes": self._empty,
+            "folders reached by a second link": self._again,
             "Zarr stores": self._stores,
         }
         notes = [f"left out: {what}: {len(names):,} ({some(names)})" for what, names in reasons.items() if names]
         if self.csv is None and (lists := may_be_lists(beside + self._empty)):
-            notes.append(f"not read: {some(lists)}; if that says who is for test, give it to --splits as a CSV")
+            notes.append(
+                f"not read: {some(lists)}; if that says which videos are for test, give it to --splits as a CSV"
+            )
         return notes
 
 

@@ -151,7 +151,7 @@ def make_sample(
     try:
         _make_missing(root, classes, open_executor, console)
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped; {root} keeps what was made: the same command goes on from here") from None
+        raise Interrupted(f"stopped; {root} keeps what was made: the same command continues from here") from None
 
 
 def _make_missing(
@@ -240,7 +240,7 @@ def _encode(frames: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
             reason = words.read().decode(errors="replace").strip()[-2000:] or "it gave no reason"
             raise SourceError(
                 f"could not write a sample video in {path.parent}: got exit code {code} from ffmpeg "
-                f"({reason}), expected 0. Mend that (is the disk full?) and run the same command again."
+                f"({reason}), expected 0. Fix that (is the disk full?) and run the same command again."
             )
 
 

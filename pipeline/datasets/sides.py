@@ -67,10 +67,10 @@ def require_no_sides_as_classes(root: Path, classes: Collection[str], *, layout:
     sides = sides_named(classes)
     if sides and (len(sides) == len(classes) or len(set(sides.values())) > 1):
         raise SourceError(
-            f"{root} holds {', '.join(sides)}, which are no classes, expected {layout}: put the videos, or links "
+            f"{root} holds {', '.join(sides)}, which are not classes, expected {layout}: put the videos, or links "
             "to them, into one folder a class, and name their sides in a CSV for --splits"
         )
-    return [f"folders named as a side are taken for classes: {some(list(sides))}"] if sides else []
+    return [f"folders named like a side are used as classes: {some(list(sides))}"] if sides else []
 
 
 def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
@@ -88,11 +88,11 @@ def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
     """
     if folders := side_folders(names):
         raise SourceError(
-            f"{root} holds {some(sorted(folders))}, which are named as sides, and sub-folders of a class decide no "
-            "side: name each video's side in a CSV for --splits, or rename these folders"
+            f"{root} holds {some(sorted(folders))}, which are named like sides, but sub-folders of a class do not "
+            "decide the side: name each video's side in a CSV for --splits, or rename these folders"
         )
     if numbered := _named_as_sides(names):
-        return [f"folders named as a side are taken for groups: {some(list(numbered))}"]
+        return [f"folders named like a side are used as groups: {some(list(numbered))}"]
     files: dict[str, list[str]] = defaultdict(list)
     for name in names:
         match = _SIDE.match(name.rpartition("/")[2])
@@ -102,7 +102,7 @@ def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
         return []
     named = [name for of_side in files.values() for name in of_side]
     examples = some([of_side[0] for of_side in files.values()])
-    return [f"names of {len(named):,} files begin with a side ({examples}), which decides nothing: --splits does"]
+    return [f"names of {len(named):,} files begin with a side ({examples}), which has no effect; use --splits"]
 
 
 def side_folders(names: Iterable[str]) -> set[str]:

@@ -20,7 +20,7 @@ from resact.pipeline.datasets.division import SPLIT
 
 _NEEDED, _OPTIONAL = ("video", "membership"), ("split", "group")
 _SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes the name of a file in the store
-_EXPECTED = "expected the columns video,membership and, where wanted, split and group, separated by commas"
+_EXPECTED = "expected the columns video,membership and optionally split and group, separated by commas"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +71,7 @@ def read_split_csv(path: Path, names: Collection[str]) -> Lists:
         splits = memberships.setdefault(video, {})
         if split in splits:
             both = "both in train and in test" if splits[split] != side else f"twice in {side}"
-            raise SourceError(f"{where}: {video!r} is {both} of {split}: leave one line of them")
+            raise SourceError(f"{where}: {video!r} is {both} of {split}: keep one of these lines")
         splits[split] = side
         group = values.get("group", "").strip()
         if group and groups.setdefault(video, group) != group:

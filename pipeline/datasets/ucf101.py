@@ -123,7 +123,7 @@ def load_layout(
     for folder in sorted(path for path in video_folder.iterdir() if path.is_dir()):
         if folder.name.lower() not in label_of:
             if folder.name.lower() not in (c.lower() for c in known) and folder != list_folder:
-                notes.append(f"{folder} is no class of {name}: left out")
+                notes.append(f"{folder} is not a class of {name}: left out")
             continue
         label = label_of[folder.name.lower()]
         for path in sorted(folder.iterdir()):

@@ -153,7 +153,9 @@ class Fetch:
                 for part in self.parts:
                     self._obtain(part, console, patience)
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped; {self.home} keeps what came: the same command goes on from here") from None
+            raise Interrupted(
+                f"stopped; {self.home} keeps the partial download: the same command continues from here"
+            ) from None
 
     def _obtain(self, part: Part, console: Console, patience: Patience) -> None:
         with _shown(console, f"fetching {part.file.name}", part.file.bytes) as show:
@@ -179,7 +181,7 @@ class Fetch:
         """Raises DiskFullError."""
         unpacked = sum(part.unpacked_bytes for part in self.parts)
         own = f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos"
-        its = f"about {store.bytes / 1e9:.0f} GB of store, give or take a tenth"
+        its = f"about {store.bytes / 1e9:.0f} GB of store, plus or minus 10 %"
         fetched, stored = (self.bytes + unpacked) * _MARGIN, store.bytes * _OTHER_CLASSES
         place = next(folder for folder in (store.path.absolute(), *store.path.absolute().parents) if folder.exists())
         if self.home.stat().st_dev == place.stat().st_dev:

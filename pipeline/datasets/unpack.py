@@ -97,7 +97,7 @@ def require_rar() -> None:
         except (SourceError, OSError) as error:
             raise ToolError(f"RAR archives cannot be read here ({error}): reinstall unrar2-cffi") from None
     if not works:
-        raise ToolError("RAR archives are not read rightly here: reinstall unrar2-cffi")
+        raise ToolError("RAR archives are not read correctly here: reinstall unrar2-cffi")
 
 
 def _inside(archive: Path, member: _Member) -> PurePosixPath:

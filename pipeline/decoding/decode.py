@@ -230,7 +230,7 @@ class VideoDecoder:
             raise DecodeError(log.refusal)
         if log.properties is None and self.width:
             if os.fstat(self._log.fileno()).st_size > _MAX_LOG_BYTES:
-                raise DecodeError("ffmpeg says so much of it that what matters cannot be found: re-encode it")
+                raise DecodeError("ffmpeg logs too much about it to find what matters: re-encode it")
             raise ToolError("this ffmpeg does not log what it decodes in a form known to resact: use ffmpeg 5.1 to 7")
         ended = [f"ffmpeg ended with exit code {code}"] if code > 0 else []
         complaints, properties = sorted([*log.complaints, *ended]), log.properties
@@ -275,7 +275,7 @@ def _temporary_file() -> IO[bytes]:
         return tempfile.TemporaryFile()
     except OSError as error:
         raise ToolError(
-            f"what ffmpeg says cannot be kept ({error.strerror}): set TMPDIR to a folder that may be written to"
+            f"ffmpeg's log cannot be written ({error.strerror}): set TMPDIR to a writable folder"
         ) from error
 
 

@@ -40,7 +40,7 @@ def load_videos(
     for note in dataset.notes:
         console.print(printable(f"note: {note}"))
     if dataset.missing:
-        console.print(f"note: {len(dataset.missing):,} videos that the lists name are not there")
+        console.print(f"note: {len(dataset.missing):,} videos that the lists name are missing")
     return dataset
 
 

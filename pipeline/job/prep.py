@@ -86,7 +86,7 @@ def prep(
         Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
     """
     _require_distinct(dataset)
-    with interruptible(f"stopped; {job.store} is intact: the same command goes on from here"):
+    with interruptible(f"stopped; {job.store} is intact: the same command continues from here"):
         return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
 
 
@@ -213,13 +213,13 @@ def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: C
         DiskFullError: it cannot fit.
     """
     binary, _ = find_ffmpeg(job.ffmpeg)
-    there = f", {skipped:,} are there already" if skipped else ""
+    there = f", {skipped:,} are already stored" if skipped else ""
     if not todo:
         console.print(f"{job.store}: nothing to do{there}")
         return
     free = shutil.disk_usage(job.store).free
     estimate = estimate_bytes(job, todo, binary=binary)
-    size = "of a size that cannot be told beforehand" if estimate is None else f"about {estimate / 1e9:.2f} GB"
+    size = "of unknown size" if estimate is None else f"about {estimate / 1e9:.2f} GB"
     console.print(
         f"{job.store}: {len(todo):,} videos to do{there}; {size} as {job.settings.codec}, {free / 1e9:.1f} GB free"
     )

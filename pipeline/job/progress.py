@@ -78,4 +78,4 @@ class PrepProgress:
         self._line.__exit__()
         more = self._notes - _NOTES_SHOWN
         if more > 0:
-            self._console.print(f"note: likewise {more:,} more videos (`note` in their attributes)")
+            self._console.print(f"note: the same for {more:,} more videos (`note` in their attributes)")

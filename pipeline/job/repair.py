@@ -126,7 +126,7 @@ def repair(
         DiskFullError: the disk filled up; what was repaired stays so.
         Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
     """
-    with interruptible(f"stopped; what was repaired of {store} stays so: the same command does the rest"):
+    with interruptible(f"stopped; what was repaired so far in {store} stays repaired: the same command does the rest"):
         return _repair(store, bad, find_sources, ffmpeg, timeout_seconds, threads, open_executor, console)
 
 
@@ -160,7 +160,7 @@ def _repair(
             found = _examine(files, settings, nodes.get(video_id), listed, video_id)
             if isinstance(found, VideoRecord):
                 fresh.append(found)
-                how[video_id] = "its row of the index made again from the array"
+                how[video_id] = "its index row rebuilt from the array"
             else:
                 remains[video_id] = found
         dataset = None
@@ -314,9 +314,9 @@ def _as_it_was(source: SourceVideo | None, known: _Remains, dataset: DatasetSett
             problem=problem,
         )
     if source.class_name not in dataset.classes:
-        raise SourceError(f"its class {source.class_name} is none of the store's")
+        raise SourceError(f"its class {source.class_name} is not one of the store's")
     if not source.splits and dataset.videos is None:  # of a folder, whose options the store does not know
-        raise SourceError("nothing is left that says its group and side: run the prep again that made the store")
+        raise SourceError("its group and side are lost: run the prep that made the store again")
     sides = {split: side for split, side in source.splits.items() if split in dataset.splits}
     return replace(source, label=dataset.classes.index(source.class_name), splits=sides)
 
@@ -342,8 +342,8 @@ def _require_same(dataset: DatasetSettings, known: _Remains, made: VideoRecord) 
         for name, value in row_of_record(made, dataset.classes, dataset.splits).items():
             if value != known.row[name]:
                 raise SourceError(
-                    f"its source {made.source.name} gives something else now: {name} {value!r}, "
+                    f"its source {made.source.name} now gives something else: {name} {value!r}, "
                     f"the index has {known.row[name]!r}"
                 )
     elif known.status not in (made.status, None):
-        raise SourceError(f"its source {made.source.name} gives something else now: {made.status}, not {known.status}")
+        raise SourceError(f"its source {made.source.name} now gives something else: {made.status}, not {known.status}")

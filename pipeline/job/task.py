@@ -81,7 +81,7 @@ def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoReco
     for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
         if ours != here:
             raise ToolError(
-                f"a worker has {here} where the store is made with {ours}: give all hosts the same versions"
+                f"a worker has {here}, but the store is made with {ours}: install the same versions on all hosts"
             )
     source, problem = _look_at(video)
     failed = failed_record(video, source, problem)

@@ -7,7 +7,7 @@
     ├── ToolError                ffmpeg or a codec library is missing, or not the version the store was made with
     ├── StreamError              a batch of clips could not be made
     ├── DiskFullError            the store's file system has no room left
-    ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command goes on from here
+    ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command continues from here
     ├── RunError                 a training run
     │   ├── RunNotFoundError     nothing at that path
     │   ├── RunLockedError       another training is writing to it
@@ -59,7 +59,7 @@ class DiskFullError(ResactError):
 
 
 class Interrupted(ResactError):  # noqa: N818 - not a fault
-    """Stopped on request; the same command goes on from here."""
+    """Stopped on request; the same command continues from here."""
 
     exit_code = 130
 

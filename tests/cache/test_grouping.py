@@ -11,7 +11,7 @@ from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings
 
 DRAWN, LISTED = {"division": "test share 0.3, seed 0"}, {"division": None}
-MAY = "so clips of one recording may be in both train and test, and accuracies read too high; to mend it, make the st"
+MAY = "so clips of one recording may be in both train and test, and accuracies may be too high; to fix it, make the st"
 
 
 def settings(**changes: Any) -> DatasetSettings:
@@ -44,7 +44,7 @@ def test_videos_without_groups_are_said() -> None:
     assert alone[0].startswith(f"no groups were found: each of the 3 videos is a group of its own, {MAY}")
     assert "--group-pattern REGEX" in alone[0]
     some = known({"a": "anna", "b": "anna", "t1": "t1"}).notes
-    assert some[0].startswith(f"1 of 3 videos are in no group, each is one of its own, {MAY}")
+    assert some[0].startswith(f"1 of 3 videos have no group, so each is its own group, {MAY}")
 
 
 def test_groups_of_one_video_each_are_said_where_all_videos_are_there() -> None:
@@ -73,11 +73,11 @@ def test_groups_on_both_sides_are_counted() -> None:
         (
             ["a", "b", "c"],
             DRAWN,
-            "all 3 test videos are in no group, and clips of their recordings may",
+            "all 3 test videos have no group, and clips of their recordings may",
         ),
-        (["a", "g", "g"], DRAWN, "1 of 3 test videos are in no group, and clips"),
+        (["a", "g", "g"], DRAWN, "1 of 3 test videos have no group, and clips"),
         (["g", "h", "i"], DRAWN, "each of the 3 test videos is a group of its own, and clips"),
-        (["a", "b", "c"], LISTED, "all 3 test videos are in no group: the list alone keeps their recordings apart"),
+        (["a", "b", "c"], LISTED, "all 3 test videos have no group: only the list keeps their recordings apart"),
         (["g", "h", "i"], {"videos": 9, **LISTED}, None),
     ],
 )

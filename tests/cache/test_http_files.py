@@ -169,7 +169,7 @@ PAGE = answer(200, b"<!DOCTYPE html><p>Who are you?", Content_Type="text/html; c
             "cannot read the store at http.* (asked for bytes=0-, its server gives bytes 7-7/9): check",
         ),
         (answer(206, b"x"), StoreError, "its server gives a part without saying which): check"),
-        (answer(200, b"{}", Content_Type="text/html"), DamagedError, "its bytes are not those that were written"),
+        (answer(200, b"{}", Content_Type="text/html"), DamagedError, "its bytes have changed since they were written"),
     ],
 )
 @pytest.mark.filterwarnings("ignore::resact.errors.SlowServerWarning")

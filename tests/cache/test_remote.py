@@ -195,7 +195,7 @@ def test_verify_names_what_is_bad_in_a_bucket(stores, bucket) -> None:
     count, problems = verify_store(url, threads=1)
     assert count == len(VIDEOS) - 1
     assert [problem.video_id for problem in problems] == [None, None, "wide"]
-    assert problems[0].problem == "stray: not part of the store (a killed prep's; run prep again)"
+    assert problems[0].problem == "stray: not part of the store (left by a killed prep; run prep again)"
     assert "column label does not match its checksum" in problems[1].problem
     bucket.rm_file(column)
     assert "/label/0 is missing: run `resact verify" in verify_store(url, threads=1)[1][1].problem

@@ -77,7 +77,7 @@ def test_what_is_no_part_of_the_store_is_named(name: str, scratch) -> None:
     else:
         (scratch.path / name).mkdir()
     _, problems = verify_store(scratch.path, threads=1)
-    assert problems == [Problem(None, f"{name}: not part of the store (a killed prep's; run prep again)")]
+    assert problems == [Problem(None, f"{name}: not part of the store (left by a killed prep; run prep again)")]
 
 
 def test_a_video_under_another_name_is_named(scratch) -> None:

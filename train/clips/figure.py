@@ -67,15 +67,15 @@ class Look:
 
     def __post_init__(self) -> None:
         for name in ("frames", "height"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number from 1 on")
-        _require(self.start >= 0, "start", self.start, "a frame from 0 on")
-        _require(self.every is None or self.every >= 1, "every", self.every, "a whole number from 1 on")
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "a whole number of 1 or more")
+        _require(self.start >= 0, "start", self.start, "a frame number of 0 or more")
+        _require(self.every is None or self.every >= 1, "every", self.every, "a whole number of 1 or more")
         _require(0 < self.gain < math.inf, "gain", self.gain, "a number above 0")
         _require(
             len(self.steps) > 0 and min(self.steps) >= 1 and len(set(self.steps)) == len(self.steps),
             "steps",
             ",".join(map(str, self.steps)),
-            "different whole numbers from 1 on, such as 1,2,4",
+            "different whole numbers of 1 or more, such as 1,2,4",
         )
 
     def times(self, num_frames: int) -> list[int]:

@@ -137,7 +137,7 @@ def reproduce(
                 )
             _evaluate(RunFolder(runs / run.name), store, threads, console)
         except (Interrupted, KeyboardInterrupt):
-            raise Interrupted(f"stopped in {run.name}; the same command goes on from there") from None
+            raise Interrupted(f"stopped in {run.name}; the same command continues from there") from None
     return {"runs": [_row(run, runs) for run in planned], **result}
 
 
@@ -236,7 +236,7 @@ def _announce(planned: list[PlannedRun], console: Console) -> float | None:
 
 
 def _training_rate(config: RunConfig, device: torch.device) -> float:
-    """Training clips per second, on clips that are there already; 0 where a step needs too much memory."""
+    """Training clips per second, on clips that are already in memory; 0 where a step needs too much memory."""
     config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), Console(quiet=True))
     return config.recipe.batch_size / step_seconds(config, device)
 

@@ -13,7 +13,7 @@ from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.step_variants import EAGER, StepVariant
 
 AS_TRAINED = ("synthetic", "store")
-"""What `train` does with the same settings, on clips that are there already and on clips from the store."""
+"""What `train` does with the same settings, on clips that are already in memory and on clips from the store."""
 
 NAMES = (
     *EAGER,

@@ -35,7 +35,7 @@ app.add_typer(benchmarks.app, name="bench", rich_help_panel="Measurements")
 
 
 _REMEDIES = {
-    errno.EROFS: "choose a folder that can be written to",
+    errno.EROFS: "choose a writable folder",
     errno.EACCES: "change its permissions, or name another",
     errno.EPERM: "change its permissions, or name another",
 }
@@ -62,7 +62,7 @@ def _in_words(error: Exception) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__
     if error.filename is None:
-        temporary = "; set TMPDIR to a folder that may be written to" if "temporary directory" in error.strerror else ""
+        temporary = "; set TMPDIR to a writable folder" if "temporary directory" in error.strerror else ""
         return error.strerror + temporary
     remedy = _REMEDIES.get(error.errno or 0)
     return f"{os.fsdecode(error.filename)}: {error.strerror}" + (f": {remedy}" if remedy else "")

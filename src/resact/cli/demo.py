@@ -66,14 +66,14 @@ def stages(folder: Path) -> list[Stage]:
 
     alone = ("--workers", "0") if loopback_problem() else ()
     return [
-        Stage((*PREP, *alone), "draws 192 short videos of 8 kinds of motion, and puts them into a store"),
-        Stage(("info",), "says what the store holds"),
-        Stage(train("rgb-0", "--modality", "rgb"), "a network that sees frames"),
-        Stage(train("residual-s1-0"), "the same network sees residuals: how each frame differs from the next"),
-        Stage(("evaluate", "rgb-0"), "the test videos, which no training saw: 10 clips each, scores averaged"),
-        Stage(("evaluate", "residual-s1-0"), "the same for the other"),
-        Stage(("report",), "the two runs side by side, and a paired test of which is better"),
-        Stage(("report", "--output", PAGE), "the same as a page, with curves, confusions and videos"),
+        Stage((*PREP, *alone), "draws 192 short videos of 8 kinds of motion, and stores them"),
+        Stage(("info",), "shows what the store holds"),
+        Stage(train("rgb-0", "--modality", "rgb"), "trains a network on RGB frames"),
+        Stage(train("residual-s1-0"), "trains the same network on residuals: how each frame differs from the next"),
+        Stage(("evaluate", "rgb-0"), "tests it on videos not used for training: 10 clips each, scores averaged"),
+        Stage(("evaluate", "residual-s1-0"), "tests the other network in the same way"),
+        Stage(("report",), "compares the two runs side by side, with a paired test of which is better"),
+        Stage(("report", "--output", PAGE), "writes the same as a web page, with curves, confusions and videos"),
     ]
 
 
@@ -87,7 +87,7 @@ def demo(
     """Run every step once, offline, in a few minutes: data set, store, two networks, evaluation, results page."""
     console = open_console(json_output)
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"got {folder}, expected a folder, or a name that is free")
+        raise UsageError(f"got {folder}, expected a folder, or a new name")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
     start = time.monotonic()
@@ -95,7 +95,7 @@ def demo(
     done = [_run(stage, folder, console, quiet_stdout=json_output) for stage in stages(folder)]
     seconds = time.monotonic() - start
     page = folder / PAGE
-    console.print(f"\nAll of it took {seconds:.0f} s. Accuracy on the test videos, with 95 % intervals:")
+    console.print(f"\nThe demo took {seconds:.0f} s. Accuracy on the test videos, with 95 % intervals:")
     accuracies = _accuracies(folder / "runs")
     for run, interval, videos in accuracies:
         limits = "" if interval.low is None else f" ({interval.low:.1f} to {interval.high:.1f})"
@@ -139,7 +139,7 @@ def _run(stage: Stage, folder: Path, console: "Console", *, quiet_stdout: bool) 
     with subprocess.Popen(command, cwd=folder, env=environment, stdout=output) as process:
         code = _wait(process)
     if code == Interrupted.exit_code:
-        raise Interrupted(f"stopped; `resact demo {folder}` goes on from here")
+        raise Interrupted(f"stopped; `resact demo {folder}` continues from here")
     if code:
         raise ResactError(f"`{stage.shown}` in {folder} failed (exit code {code}): its own message is above")
     return {"command": stage.shown, "seconds": round(time.monotonic() - start, 1)}

@@ -95,8 +95,8 @@ def evaluate(
         said |= {"--batch-size": batch_size, "--threads": threads, "--compute-threads": compute_threads}
         if given := [name for name, value in said.items() if value is not None]:
             raise UsageError(
-                f"got {', '.join(given)} with --fuse, which takes what evaluations have written: "
-                "give them to `resact evaluate` of each run first"
+                f"got {', '.join(given)} with --fuse, which only reads saved predictions: pass them to `resact "
+                "evaluate` for each run first"
             )
         folders = folder, find_run(fuse, runs)
         fusion = fuse_runs(*folders, weight=0.5 if weight is None else weight)
@@ -106,12 +106,10 @@ def evaluate(
             print_json({"weight": fusion.weight, "fused": parts, "classes": fusion.classes} | asdict(fusion.scores))
         return
     if weight is not None:
-        raise UsageError("got --weight without --fuse: name the run that it is of")
+        raise UsageError("got --weight without --fuse: name the run to fuse with")
     target = output or folder.path / PREDICTIONS
     if not target.parent.is_dir():
-        raise UsageError(
-            f"got --output {target}, expected a file in a folder that is there: make {target.parent} first"
-        )
+        raise UsageError(f"got --output {target}, expected a file in an existing folder: create {target.parent} first")
     if problem := write_problem(target):
         raise UsageError(f"{target} cannot be written ({problem}): name another file with --output")
     trained = load_trained(folder, weights=_which(weights))
@@ -176,7 +174,7 @@ def predict(
     decode, codec = settings.decode, settings.codec
     _introduce(trained, console)
     if (version := find_ffmpeg(ffmpeg)[1]) != decode.ffmpeg:
-        console.print(f"note: decoded with ffmpeg {version}, where the run's store was made with {decode.ffmpeg}")
+        console.print(f"note: decoded with ffmpeg {version}, but the run's store was made with {decode.ffmpeg}")
     count = VIEWS if views is None else views
     rows = []
     for video in videos:
@@ -242,7 +240,7 @@ def _introduce(trained: "TrainedRun", console: "Console") -> None:
         f"{trained.precision} on {trained.device}"
     )
     if trained.weights == "last" and header.epoch < epochs:
-        console.print("note: its training is not done")
+        console.print("note: its training is not finished")
 
 
 def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
@@ -284,7 +282,9 @@ def _show_fusion(fusion: "Fusion", folders: "Sequence[RunFolder]", console: "Con
         for note in run.notes:
             console.print(f"note: {made.run}: {note}")
         if not run.is_current:
-            console.print(f"note: {made.run} was trained further since: `resact evaluate {folder}` evaluates it again")
+            console.print(
+                f"note: {made.run} has been trained further since: `resact evaluate {folder}` evaluates it again"
+            )
     rows = [(run.provenance.run, run.scores) for run in fusion.runs]
     console.print(classes_table(fusion.scores), soft_wrap=False)
     console.print(figures_table([*rows, (fusion.name, fusion.scores)]), soft_wrap=False)

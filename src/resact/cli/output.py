@@ -12,7 +12,7 @@ def require_writable(path: Path) -> None:
         UsageError: a folder has that name, or the folder it is in is missing or may not be written to.
     """
     if problem := write_problem(path):
-        raise UsageError(f"got --output {path}, expected a file in a folder that may be written to ({problem})")
+        raise UsageError(f"got --output {path}, expected a file in a writable folder ({problem})")
 
 
 def write_problem(path: Path) -> str | None:

@@ -82,7 +82,7 @@ def whole_numbers(name: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise UsageError(f"got {name} {text!r}, expected whole numbers with commas between") from None
+        raise UsageError(f"got {name} {text!r}, expected whole numbers separated by commas") from None
 
 
 def _parameter(name: str, default_words: str | None) -> inspect.Parameter:

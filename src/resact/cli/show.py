@@ -88,7 +88,7 @@ def show(
         got = "neither a VIDEO nor --classes" if video is None else f"both the video {video!r} and --classes"
         raise UsageError(f"got {got}, expected one: `resact show STORE VIDEO` or `resact show STORE --classes NAME`")
     if per_class is not None and (per_class < 1 or not names):
-        raise UsageError(f"got --per-class {per_class}, expected a whole number from 1 on, and --classes")
+        raise UsageError(f"got --per-class {per_class}, expected a whole number of 1 or more, and --classes")
     path = output or _default_output(video, names or [])
     _require_format(path)
     require_writable(path)

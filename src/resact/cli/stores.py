@@ -128,18 +128,18 @@ def prep(
             planned = PlannedStore.of(target, codec, decode, classes=len(asked) if asked else None, limit=limit)
             fetch.run(store=planned, console=console)
     elif download:
-        console.print(f"note: nothing of {dataset} has to be downloaded")
+        console.print(f"note: {dataset} needs no download")
     videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own)
     target = store or default_store(videos.settings.name)
     job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
     console.print(
-        f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} there already, "
+        f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} already stored, "
         f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, "
         f"{result.bytes / 1e9:.2f} GB, {result.seconds:.1f} s",
     )
     if result.failed:
-        console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed does them again")
+        console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed tries them again")
     if json_output:
         print_json(asdict(result))
     if result.failed:
@@ -184,7 +184,7 @@ def verify(
     from resact.progress import ProgressLine
 
     if repair and rebuild_index:
-        raise UsageError("got --repair and --rebuild-index, expected one: --repair makes the index good as well")
+        raise UsageError("got --repair and --rebuild-index, expected one: --repair also rebuilds the index")
     if not repair and (root, workers, ffmpeg) != (None, None, None):
         raise UsageError("got --root, --workers or --ffmpeg, which only --repair uses: add it, or leave them out")
     check_timeout(timeout)
@@ -198,7 +198,7 @@ def verify(
     console = open_console(json_output)
     if local is not None and rebuild_index:
         listed, left_out = run_rebuild(local)
-        console.print(f"{path}: index of {listed:,} videos made again from the arrays")
+        console.print(f"{path}: index of {listed:,} videos rebuilt from the arrays")
         for problem in left_out:
             console.print(printable(f"left out: {problem.video_id or path}: {problem.problem}"))
     with ProgressLine(console, "verify", unit="videos") as line:
@@ -211,9 +211,7 @@ def verify(
         console.print(printable(f"bad: {problem.video_id or path}: {problem.problem}"))
     console.print(f"{path}: {videos:,} videos checked, {len(problems):,} problems")
     if not path.can_list:
-        console.print(
-            "note: a web server lists no folders: what the index names was checked, and not what else is there"
-        )
+        console.print("note: web servers do not list folders, so only what the index names was checked")
     result: dict[str, Any] = {"videos": videos, "bad": problems, "repaired": [], "not_repaired": problems}
     if problems and repair and local is not None:
         result |= vars(_repair(local, problems, root, workers, ffmpeg, timeout, console))

@@ -109,9 +109,9 @@ def test_what_is_no_video_is_left_out_and_said(tmp_path: Path) -> None:
     dataset = load_folder(tmp_path)
     assert [v.name for v in dataset.videos] == [f"{name}/{i}.mp4" for name in ("Run", "Walk") for i in range(4)]
     assert dataset.notes[:4] == (
-        "left out: files beside the folders of the classes: 2 (README.md, loose.mp4)",
-        "left out: files that are no videos: 4 (Empty/notes.txt, Walk/0.JPG, Walk/labels.csv, ...)",
-        "left out: folders without a video, which are no classes: 1 (Empty)",
+        "left out: files outside the class folders: 2 (README.md, loose.mp4)",
+        "left out: files that are not videos: 4 (Empty/notes.txt, Walk/0.JPG, Walk/labels.csv, ...)",
+        "left out: folders without videos, which are not classes: 1 (Empty)",
         "left out: Zarr stores: 2 (Walk/old.zarr, old.zarr)",
     )
 
@@ -132,21 +132,21 @@ def test_links_to_videos_and_folders_are_followed_and_loops_are_not(tmp_path: Pa
         "Walk/0.mp4", "Walk/1.mp4", "Walk/2.mp4", "Walk/3.mp4", "Walk/folder/e.mp4", "Walk/gone.mp4", "Walk/itself",
         "Walk/link.mp4",
     ]  # fmt: skip
-    assert "left out: folders that links lead to again: 3 (Walk/loop, Walk/second, Walk/sub/up)" in dataset.notes
+    assert "left out: folders reached by a second link: 3 (Walk/loop, Walk/second, Walk/sub/up)" in dataset.notes
 
 
 def test_folders_that_are_no_such_tree_are_refused(tmp_path: Path) -> None:
     for name, files, words in (
         ("empty", [], "has no folder with videos in it, expected ROOT/<class>/<video>"),
         ("flat", ["a.mp4"], "has no folder with videos in it"),
-        ("sides", ["train/Walk/a.mp4", "Test/Walk/b.mp4"], "holds Test, train, which are no classes"),
+        ("sides", ["train/Walk/a.mp4", "Test/Walk/b.mp4"], "holds Test, train, which are not classes"),
         (
             "twins",
             ["caf\u00e9/a.mp4", "cafe\u0301/a.mp4"],
             r"the folders 'cafe\\u0301' and 'caf\\xe9', which look alike",
         ),
         ("cases", ["Walk/a.mp4", "walk/b.mp4"], "the folders 'Walk' and 'walk', which look alike"),
-        ("bytes", ["Walk\udcff/a.mp4"], r"'Walk\\udcff', whose name is no UTF-8"),
+        ("bytes", ["Walk\udcff/a.mp4"], r"'Walk\\udcff', whose name is not UTF-8"),
     ):
         (tmp_path / name).mkdir()
         with pytest.raises(SourceError, match=words):
@@ -202,7 +202,7 @@ def test_a_pattern_names_the_groups(tmp_path: Path) -> None:
         sides.setdefault(video.group, set()).add(video.splits["split1"])
     assert {len(both) for both in sides.values()} == {1}, "nobody is seen in training and in test"
     for pattern, words in (
-        ("p(", "no regular expression"),
+        ("p(", "not a regular expression"),
         ("p.", "one pair"),
         ("(p)(.)", "one pair"),
         ("(zz)", "no path"),
@@ -251,7 +251,7 @@ def test_a_csv_says_who_is_where(tmp_path: Path) -> None:
     assert (dataset.settings.splits, dataset.settings.division, dataset.division) == (("a", "b"), None, None)
     assert dataset.notes[0].startswith(f"left out: videos that {csv} does not name: 3 (Run/2.mp4, Walk/1.mp4")
     assert "a has videos of 1 groups in both train and test (x)" in dataset.notes
-    with pytest.raises(UsageError, match="got --splits and --test-share or --split-seed"):
+    with pytest.raises(UsageError, match="got --splits with --test-share or --split-seed"):
         load_folder(root, splits=csv, split_seed=0)
 
 
@@ -359,7 +359,7 @@ def test_from_a_folder_of_strange_names_to_a_verified_store(tmp_path: Path, tiny
     assert run.returncode == 3, run.stderr
     summary = last_json(run)
     assert (summary["videos"], summary["written"], summary["failed"]) == (len(STRANGE) + 4, len(STRANGE) + 2, 2)
-    assert "left out: further names of files that are taken: 1 (Run/link.mp4)" in run.stderr
+    assert "left out: other names of files that are already used: 1 (Run/link.mp4)" in run.stderr
     store = open_store(tmp_path / "my [videos].zarr")
     problems = {v: p for v, p in zip(store.index.video_id, store.index.problem, strict=True) if p}
     assert "Invalid data" in problems.pop("Run/broken.mp4")
@@ -387,7 +387,7 @@ def test_an_undisturbed_store_is_the_whole_of_what_prep_was_given(tmp_path: Path
     shown = resact("info", tmp_path / "s.zarr").stdout
     assert "v, all that prep was given" in shown
     assert "no groups were found: each of the 4 videos" in " ".join(shown.split())
-    assert "nothing to do, 4 are there already" in make(root, tmp_path / "s.zarr")[1]
+    assert "nothing to do, 4 are already stored" in make(root, tmp_path / "s.zarr")[1]
 
 
 def test_a_prep_in_two_goes_gives_the_bytes_of_one(tmp_path: Path, tiny: bytes) -> None:
@@ -473,7 +473,7 @@ def test_videos_added_later_change_no_side_and_keep_the_share(tmp_path: Path, ti
     for number in range(2, 8):
         fill(root, tiny, f"Run/{number}.mp4", f"Walk/{number + 1}.mp4", f"Walk/anna/{number}.mp4")
         store, printed = make(root, tmp_path / "s.zarr")
-        assert f"{len(sides)} are there already" in printed
+        assert f"{len(sides)} are already stored" in printed
         now = stored_sides(store)
         assert sides.items() <= now.items()
         assert len(now) == len(sides) + 3

@@ -36,10 +36,12 @@ def notes_of(root: Path) -> str:
 def test_names_of_sides(names: list[str], tmp_path: Path) -> None:
     assert set(sides_named(names)) == set(names)
     root = touch(tmp_path / "first", *(f"{name}/Walk/{i}.mp4" for name in names for i in range(2)))
-    with pytest.raises(SourceError, match=r"which are no classes, expected ROOT/<class>/<video>.* in a CSV for --spl"):
+    with pytest.raises(SourceError, match=r"which are not classes, expected ROOT/<class>/<video>.* in a CSV for --spl"):
         load_folder(root)
     root = touch(tmp_path / "second", *(f"Walk/{name}/{i}.mp4" for name in names for i in range(2)))
-    with pytest.raises(SourceError, match=r"named as sides, .*: name each video's side in a CSV for --splits, or ren"):
+    with pytest.raises(
+        SourceError, match=r"named like sides, .*: name each video's side in a CSV for --splits, or ren"
+    ):
         load_folder(root)
 
 
@@ -68,9 +70,9 @@ def refused(root: Path, *files: str) -> str:
 
 def test_sides_are_found_wherever_they_are(tmp_path: Path) -> None:
     kinetics = ("train/Walk/a.mp4", "val/Walk/b.mp4", "annotations/Walk/c.mp4")
-    assert "holds train, val, which are no classes" in refused(tmp_path / "beside others", *kinetics)
+    assert "holds train, val, which are not classes" in refused(tmp_path / "beside others", *kinetics)
     deep = ("Walk/anna/train/1.mp4", "Walk/anna/val/2.mp4")
-    assert "holds Walk/anna/train, Walk/anna/val, which are named as sides" in refused(tmp_path / "deep", *deep)
+    assert "holds Walk/anna/train, Walk/anna/val, which are named like sides" in refused(tmp_path / "deep", *deep)
     assert "holds Walk/val," in refused(tmp_path / "one class", "Walk/val/1.mp4", "Walk/2.mp4", "Run/1.mp4")
     above = ("k400/train/Walk/1.mp4", "k400/val/Walk/2.mp4")
     assert "holds k400/train, k400/val, which" in refused(tmp_path / "one folder too high", *above)
@@ -78,7 +80,7 @@ def test_sides_are_found_wherever_they_are(tmp_path: Path) -> None:
 
 def test_sides_below_classes_are_refused_with_a_pattern_as_well(tmp_path: Path) -> None:
     touch(tmp_path, "Walk/train/p1_a.mp4", "Walk/val/p2_b.mp4")
-    with pytest.raises(SourceError, match="named as sides"):
+    with pytest.raises(SourceError, match="named like sides"):
         load_folder(tmp_path, group_pattern=r"(p\d)_")
 
 
@@ -122,15 +124,17 @@ def test_what_may_be_meant_otherwise_is_said(tmp_path: Path) -> None:
         return (f"{name}/test{session}/{i}.mp4" for name in classes for session in (1, 2) for i in range(2))
 
     vehicles = touch(tmp_path / "vehicles", *(f"{name}/{i}.mp4" for name in ("bus", "train") for i in range(3)))
-    assert "folders named as a side are taken for classes: train" in notes_of(vehicles)
+    assert "folders named like a side are used as classes: train" in notes_of(vehicles)
     sessions = touch(tmp_path / "sessions", *numbered("Run", "Walk"))
-    assert "are taken for groups: Run/test1, Run/test2, Walk/test1, ..." in notes_of(sessions)
+    assert "are used as groups: Run/test1, Run/test2, Walk/test1, ..." in notes_of(sessions)
     assert set(groups_of(sessions).values()) == {"test1", "test2"}
     files = touch(tmp_path / "files", "Walk/train_1.mp4", "Walk/test-2.mp4", "Walk/other.mp4")
-    assert "names of 2 files begin with a side (Walk/test-2.mp4, Walk/train_1.mp4), which decides" in notes_of(files)
+    assert "names of 2 files begin with a side (Walk/test-2.mp4, Walk/train_1.mp4), which has no" in notes_of(files)
     listed = touch(two_classes(tmp_path / "listed"), "trainlist01.txt", "val.csv", "README.md", "splits/a.txt")
-    assert "not read: trainlist01.txt, val.csv, splits; if that says who is for test, give it" in notes_of(listed)
-    assert "is named as a side; its videos are divided" in notes_of(two_classes(tmp_path / "val_256"))
+    assert "not read: trainlist01.txt, val.csv, splits; if that says which videos are for test, give it" in notes_of(
+        listed
+    )
+    assert "is named like a side; its videos are still split" in notes_of(two_classes(tmp_path / "val_256"))
     plain = notes_of(two_classes(tmp_path / "plain"))
     assert "side" not in plain
     assert "not read" not in plain
@@ -138,5 +142,5 @@ def test_what_may_be_meant_otherwise_is_said(tmp_path: Path) -> None:
 
 def test_groups_that_look_alike_are_said(tmp_path: Path) -> None:
     touch(tmp_path, "Walk/Anna/1.mp4", "Run/anna/1.mp4", "Run/bert/1.mp4")
-    words = "groups that look alike are kept apart, and may be on different sides: 1 ('Anna', 'anna')"
+    words = "groups with similar names stay separate, and may be on different sides: 1 ('Anna', 'anna')"
     assert words in notes_of(tmp_path)

@@ -26,7 +26,7 @@ def test_a_file_with_two_names_in_a_class_is_taken_once(tmp_path: Path, hard: bo
     link(root / "Run" / "9.mp4", root / "Run" / "1.mp4", hard=hard)
     dataset = load_folder(root)
     assert [v.name for v in dataset.videos] == [f"{name}/{i}.mp4" for name in ("Run", "Walk") for i in range(4)]
-    words = "left out: further names of files that are taken: 2 (Run/9.mp4, Walk/anna/again.mp4)"
+    words = "left out: other names of files that are already used: 2 (Run/9.mp4, Walk/anna/again.mp4)"
     assert words in dataset.notes
     assert {v.video_id: v.splits for v in dataset.videos} == {
         v.video_id: v.splits for v in load_folder(two_classes(tmp_path / "plain")).videos
@@ -105,4 +105,4 @@ def test_a_file_that_the_store_holds_is_not_added_under_another_name(tmp_path: P
     link(root / "Walk" / "0.mp4", root / "Walk" / "5.mp4", hard=True)
     store, printed = make(root, tmp_path / "s.zarr")
     assert stored_sides(store) == before
-    assert "nothing to do, 3 are there already" in printed, "of what it would add, all is there"
+    assert "nothing to do, 3 are already stored" in printed, "of what it would add, all is there"

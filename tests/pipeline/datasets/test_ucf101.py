@@ -89,7 +89,7 @@ def test_files_that_no_list_names_are_kept_with_the_reason(ucf101: Path, tmp_pat
     dataset = load_ucf101(root, classes=CLASSES)
     extra = [v for v in dataset.videos if v.problem]
     assert [(v.video_id, v.splits) for v in extra] == [("Biking/holiday.avi", {})]
-    assert any("Tango is no class of ucf101" in note for note in dataset.notes)
+    assert any("Tango is not a class of ucf101" in note for note in dataset.notes)
 
 
 def test_wrong_classes_and_lists(ucf101: Path, tmp_path: Path) -> None:

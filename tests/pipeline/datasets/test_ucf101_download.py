@@ -120,7 +120,7 @@ def test_a_stopped_one_keeps_what_came(
     monkeypatch.setattr(ucf101_download, "unpack", stop)
     fetch = plan_fetch("ucf101", root)
     assert fetch is not None
-    with pytest.raises(Interrupted, match="the same command goes on from here"):
+    with pytest.raises(Interrupted, match="the same command continues from here"):
         fetch.run(store=STORE, console=console)
     assert not (root / "UCF-101").exists(), "what is not whole must not look as if it were"
     monkeypatch.setattr(ucf101_download, "unpack", unpack)
@@ -141,7 +141,7 @@ def test_room_for_archives_videos_and_store_is_looked_at_before_the_first_byte(
     needed = 2 * sum(part.file.bytes for part in fetch.parts) + 1000 * 25_200
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.05)))
     with pytest.raises(
-        DiskFullError, match=r"needs 0\.0 GB of archives, 0\.0 GB of videos and about 0 GB of store, give"
+        DiskFullError, match=r"needs 0\.0 GB of archives, 0\.0 GB of videos and about 0 GB of store, plus"
     ):
         fetch.run(store=STORE, console=console)
     assert server.sent == []
@@ -157,7 +157,7 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
     fetch = plan_fetch("ucf101", tmp_path)
     assert fetch is not None
     huge = replace(STORE, path=memory / "not" / "there.zarr", codec="lz4", frames_per_second=1e9)
-    with pytest.raises(DiskFullError, match=r"^/dev/shm needs about [\d,]+ GB of store, give or take a tenth, "):
+    with pytest.raises(DiskFullError, match=r"^/dev/shm needs about [\d,]+ GB of store, plus or minus 10 %, "):
         fetch.run(store=huge, console=console)
     assert f"{tmp_path}: 0.0 GB of archives, 0.0 GB of videos; " in console.export_text()
     assert server.sent == []

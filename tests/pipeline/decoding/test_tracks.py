@@ -105,7 +105,7 @@ def test_prep_shows_a_few_notes_and_counts_the_others(tmp_path: Path) -> None:
     video = write_tracks(tmp_path / "v.mkv", *MPEG2, *OTHER_DEFAULT)
     prep = prepped(tmp_path, *[video] * 7)
     assert prep.said.count("it has 2 video tracks") == 5
-    assert "note: likewise 2 more videos" in prep.said
+    assert "note: the same for 2 more videos" in prep.said
 
 
 @pytest.mark.parametrize("binary", EACH_FFMPEG)

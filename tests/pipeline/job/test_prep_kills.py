@@ -184,7 +184,7 @@ def test_an_interrupt_leaves_a_resumable_store_and_no_process(
         process.send_signal(number)
         _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
-    assert b"the same command goes on from here" in errors
+    assert b"the same command continues from here" in errors
     assert 0 < done(store) < VIDEOS
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     assert not alive

@@ -252,7 +252,7 @@ def test_a_sound_array_is_not_prepped_again_for_its_row(scratch: Prepped) -> Non
     lie_in_the_index(scratch.store)
     shutil.rmtree(scratch.root)
     (done,) = scratch.repair().repaired
-    assert (done.video_id, done.how) == (A, "its row of the index made again from the array")
+    assert (done.video_id, done.how) == (A, "its index row rebuilt from the array")
 
 
 def test_a_changed_source_is_named_and_its_video_stays_as_it_was(scratch: Prepped) -> None:
@@ -282,7 +282,7 @@ def test_without_its_document_a_changed_source_is_told_by_the_index(scratch: Pre
     assert scratch.source(A).stat().st_size == size
     (left,) = scratch.repair().not_repaired
     assert left.video_id == A
-    assert "gives something else now: " in left.problem
+    assert "now gives something else: " in left.problem
     assert tree_of(scratch.store) == before
 
 
@@ -557,7 +557,7 @@ def test_a_folder_is_mended_whatever_prep_would_say_of_it_today(scratch: Prepped
     assert resact("verify", store, "--rebuild-index").returncode == 1
     run = resact("verify", store, "--repair", *arguments)
     assert run.returncode == 1
-    assert "nothing is left that says its group and side: run the prep again that made the store" in run.stdout
+    assert "its group and side are lost: run the prep that made the store again" in run.stdout
     again = resact("prep", "folder", *arguments, "--store", store, "--splits", csv, "--classes", 'clap,"wave, hi"')
     assert again.returncode == 0, again.stderr
     assert tree_of(store) == expected

@@ -365,7 +365,7 @@ def test_figures_of_videos_without_groups_are_said_to_be_so_in_every_format(tmp_
     write_run(tmp_path, "known", modality="rgb")
     write_run(tmp_path, "unknown", modality="rgb", dataset="mine", evaluated=False, seed=1, grouped=False)
     report = build_report(tmp_path)
-    words = f"all {VIDEOS} test videos are in no group, and clips of their recordings may have been trained on"
+    words = f"all {VIDEOS} test videos have no group, and clips of their recordings may have been trained on"
     notes = {tables.group.dataset: tables.notes for tables in report.groups}
     assert notes["ucf101"] == []
     assert len(notes["mine"]) == 1

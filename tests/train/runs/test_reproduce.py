@@ -64,7 +64,7 @@ def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, few_meas
         evaluate(folder, *rest)
 
     monkeypatch.setattr(module, "_evaluate", stopped_in_the_fourth)
-    with pytest.raises(Interrupted, match="stopped in paper-both-s1-0; the same command goes on from there"):
+    with pytest.raises(Interrupted, match="stopped in paper-both-s1-0; the same command continues from there"):
         reproduce(TINY, store, runs, threads=1, console=quiet)
     planned = plan_runs(TINY, store, runs, tables=[2, 3, 4], seeds=[0])
     assert [run.status for run in planned] == ["done"] * 3 + ["to evaluate"] + ["to do"] * 5

@@ -91,7 +91,7 @@ def _slowness(config: RunConfig, ranks: Ranks, console: Console) -> str | None:
 
 
 def step_seconds(config: RunConfig, device: torch.device) -> float:
-    """A training step of a fresh network on clips that are there already; infinite where it needs too much memory."""
+    """A training step of a fresh network on clips already in memory; infinite where it needs too much memory."""
     try:
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             return _timed_step(config, device)
