@@ -37,6 +37,7 @@ def kept_in(function: Any) -> Path | None:
     return None if path is None else Path(path)
 
 
+@lru_cache
 def has(feature: str) -> bool:
     """Whether the processor that is compiled for has some instructions, by LLVM's name for them."""
     features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
