@@ -288,7 +288,7 @@ def test_predict_says_what_it_saw(place: Workplace) -> None:
     again = untrained_run(place.root / "older" / "a", place.zstd)
     again.config.write_text(again.config.read_text().replace(f'"ffmpeg": "{find_ffmpeg()[1]}"', '"ffmpeg": "4.2"'))
     result = call("predict", place.videos[0], "--run", again.path)
-    assert "where the run's store was made with 4.2" in result.stdout
+    assert "but the run's store was made with 4.2" in result.stdout
     assert "got --timeout 0.0" in str(error_of("predict", place.videos[0], "--run", again.path, "--timeout", 0))
 
 

@@ -372,5 +372,5 @@ def test_known_codecs_never_go_through_zarr(built, monkeypatch: pytest.MonkeyPat
 
 def test_a_foreign_zarr_group_is_no_clip_store(tmp_path: Path) -> None:
     zarr.create_group(tmp_path / "other.zarr")
-    with pytest.raises(StoreNotFoundError, match="is a Zarr group, but no clip store"):
+    with pytest.raises(StoreNotFoundError, match="is a Zarr group, but not a clip store"):
         open_store(tmp_path / "other.zarr")

@@ -144,7 +144,7 @@ def test_a_worker_that_cannot_be_started_again_is_replaced(tmp_path: Path, monke
 def test_where_no_worker_can_be_started_it_ends_and_names_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resact.pipeline.executor._REPLACE_SECONDS", 0.1)
     monkeypatch.setattr("resact.pipeline.executor._NO_WORKER_LIMIT", "1 s")
-    expected = r"no worker process could be started for 1 s, video 3 waits for one.*--workers 0"
+    expected = r"no worker process could be started for 1 s, video 3 is waiting for one.*--workers 0"
     with open_executor(workers=1) as executor:
         fail_to_start_workers(monkeypatch, times=1_000_000)
         with pytest.raises(ToolError, match=expected):

@@ -321,7 +321,7 @@ def test_a_title_longer_than_what_is_read_of_the_log(tmp_path: Path, monkeypatch
     titles.write_text(";FFMETADATA1\n" + "".join(f"title{n}={'a title without end ' * 40}\n" for n in range(100)))
     ffmpeg("-i", good, "-i", titles, "-map_metadata", 1, "-c", "copy", tmp_path / "v.mkv")
     prepped = prep_files(tmp_path, [tmp_path / "v.mkv", good])
-    assert prepped.problem().startswith("failed: ffmpeg says so much of it")
+    assert prepped.problem().startswith("failed: ffmpeg logs too much about it")
     assert prepped.store.index.status == ["failed", "ok"]
 
 

@@ -62,7 +62,7 @@ def test_a_worker_whose_encoder_is_another_stops_prep_before_it_writes(
     versions = iter(["simplejpeg 1", "simplejpeg 2"])
     monkeypatch.setattr(JpegFrames, "library", lambda _: next(versions))
     video = write_video(tmp_path / "good.mkv", quadrants(5), *H264)
-    with pytest.raises(ToolError, match=r"has simplejpeg 2 where .* made with simplejpeg 1: give all hosts the same"):
+    with pytest.raises(ToolError, match=r"has simplejpeg 2, but .* made with simplejpeg 1: install the same"):
         prep_files(tmp_path, [video])
     assert not list(tmp_path.rglob("0.0.0.0"))
     assert next(versions, None) is None
