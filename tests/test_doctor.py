@@ -305,7 +305,7 @@ def test_a_gpu_that_computes_is_shown_with_its_memory(monkeypatch: pytest.Monkey
 
 def test_a_gpu_that_does_not_compute_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     FakeCuda(monkeypatch, works=False)
-    assert_bad(check_gpu(), "it does not compute: CUDA error: out of memory")
+    assert_bad(check_gpu(), "it fails to compute: CUDA error: out of memory")
 
 
 def test_no_gpu_is_fine_and_one_that_torch_cannot_use_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

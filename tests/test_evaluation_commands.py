@@ -145,7 +145,7 @@ def test_views_weights_and_output(place: Workplace, tmp_path: Path) -> None:
     assert "got --weights 'first', expected last or best" in str(
         error_of("evaluate", "a", "--runs", place.runs, "--weights", "first")
     )
-    assert "make /nowhere" in str(error_of("evaluate", "a", "--runs", place.runs, "--output", "/nowhere/o.npz"))
+    assert "create /nowhere" in str(error_of("evaluate", "a", "--runs", place.runs, "--output", "/nowhere/o.npz"))
     assert "has no best.safetensors" in str(error_of("evaluate", "a", "--runs", place.runs, "--weights", "best"))
 
 

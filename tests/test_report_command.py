@@ -256,7 +256,7 @@ def test_for_a_users_own_data_all_formats_begin_with_the_users_runs(
     assert "mine P3D residual s=1 75.0 53.5-88.7 75.0" in words
     assert "mine rgb-0 +50.0" in words
     assert "worst classes: F 0.0 % of 12, E 50.0 % of 12 F is taken for A in 12 of 12 videos." in words
-    assert "wrong and surest: v0" in words
+    assert "most confident mistakes: v0" in words
     assert "resact train --runs" in text, "what the run that is not done needs"
     for format_ in ("terminal", "markdown", "csv"):
         text = text_of("--runs", tmp_path, "--format", format_)
@@ -280,7 +280,7 @@ def test_two_runs_are_compared_as_asked(tmp_path: Path) -> None:
     write_run(tmp_path, "elsewhere", modality="rgb", dataset="other", correct=0.5)
     asked = "--runs", tmp_path, "--compare"
     text = " ".join(text_of(*asked, "both-0", "rgb-0").split())
-    assert "as asked for: two runs on the same test videos" in text
+    assert "requested comparison: two runs on the same test videos" in text
     assert "both-0 is better at: C (+100.0 points), D (+100.0 points), B (+50.0 points), E (+50.0 points)." in text
     comparison = json.loads(text_of(*asked, "both-0,both-1", tmp_path / "rgb-0", "--json"))["comparison"]
     assert (comparison["first"], comparison["second"], comparison["points"]) == ("both-0, both-1", "rgb-0", 37.5)

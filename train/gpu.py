@@ -28,7 +28,7 @@ def check_gpu() -> Check:
     except RuntimeError as error:
         words = str(error).partition("\n")[0]
         return Check(
-            "GPU", "bad", f"it does not compute: {words}", "does nvidia-smi work? Is another process using it all?"
+            "GPU", "bad", f"it fails to compute: {words}", "does nvidia-smi work? Is another process using it all?"
         )
     if find_spec("triton") is None:
         return Check(

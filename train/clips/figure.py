@@ -447,7 +447,7 @@ def _require_size(pixels: int) -> None:
     if pixels > MAX_PIXELS:
         raise UsageError(
             f"got a picture of {pixels / 1e6:,.0f} million pixels, expected at most {MAX_PIXELS / 1e6:,.0f}: "
-            "show fewer videos or frames, or make them less high"
+            "show fewer videos or frames, or use a smaller --height"
         )
 
 

@@ -26,7 +26,7 @@ def fused_obstacle(architecture: Architecture, device: torch.device, *, checkpoi
     if architecture.conv != "separable":
         return "they are for channel-separated convolutions, and the network's are dense"
     if checkpointed:
-        return "they keep little anyhow, and do not go with --checkpoint-activations"
+        return "they keep little memory anyway, and do not work with --checkpoint-activations"
     if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return f"they run on CUDA, and the network is on {device.type}"
     if find_spec("triton") is None:

@@ -33,7 +33,7 @@ def markdown(report: Report) -> str:
     lines = [f"# {_escaped(report_title(report))}", "", LEGEND, ""]
     lines += [f"- note: {_escaped(note)}" for note in report.notes]
     if report.comparison is not None:
-        lines += ["", "## As asked for: two runs on the same test videos", ""]
+        lines += ["", "## Requested comparison: two runs on the same test videos", ""]
         lines += _table_lines(COMPARISON_HEADINGS, [comparison_cells(report.comparison)])
         lines += ["", *_list_lines(comparison_lines(report.comparison))]
     for section in report.sections:
@@ -79,7 +79,10 @@ def _group_lines(section: Section, group: GroupTables) -> Iterator[str]:
         yield from ("", *_list_lines(remarks))
     if group.commands:
         filling = group.filling
-        yield from ("", f"What fills a row that is not run, each followed by `{printable(filling.evaluate_command)}`:")
+        yield from (
+            "",
+            f"Commands for the rows that are not run, each followed by `{printable(filling.evaluate_command)}`:",
+        )
         yield from ("", "```bash")
         if group.is_empty:
             yield f"# all of them, one after the other: {printable(filling.reproduce_command)}"

@@ -47,7 +47,7 @@ def print_report(report: Report, console: Console) -> None:
             _say(console, line)
         console.print()
     if report.comparison is not None:  # last, where one looks
-        _say(console, "as asked for: two runs on the same test videos", style="bold")
+        _say(console, "requested comparison: two runs on the same test videos", style="bold")
         console.print(
             _grid(COMPARISON_HEADINGS, [comparison_cells(report.comparison)], texts=(0, 1, 7)), soft_wrap=False
         )
@@ -122,7 +122,7 @@ def _print_commands(group: GroupTables, console: Console) -> None:
         console.print()
         return
     filling = group.filling
-    _say(console, f"What fills a row that is not run, each followed by `{printable(filling.evaluate_command)}`:")
+    _say(console, f"Commands for the rows that are not run, each followed by `{printable(filling.evaluate_command)}`:")
     if group.is_empty:
         console.print(f"(all of them, one after the other: `{printable(filling.reproduce_command)}`)")
     if text := filling.file_text:

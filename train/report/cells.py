@@ -46,9 +46,10 @@ DIFFERENCE_HEADINGS = ("claim of the paper", "paper", "ours", "95 % interval", "
 
 LEGEND = (
     "top-1, top-5: percent of test videos, 10 clips each, last epoch's weights; mean ± standard deviation over seeds. "
-    "95 % interval: of top-1 or of a difference in points, by groups of test videos; of videos, not of trainings. "
-    "mean class: mean of the classes' top-1. G: 10^9 multiply-adds a clip. M par.: million parameters. ep.: epochs. "
-    "pad.: training clips that are longer than their video. p: of a paired test of two runs on the same videos."
+    "95 % interval: for top-1 or for a difference in points, by groups of test videos; it covers the choice of test "
+    "videos, not the randomness of training. "
+    "mean class: mean of the classes' top-1. G: 10^9 multiply-adds per clip. M par.: million parameters. ep.: epochs. "
+    "pad.: training clips that are longer than their video. p: from a paired test of two runs on the same videos."
 )
 
 _NAMED = 5  # classes, confusions or videos in words

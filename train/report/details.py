@@ -107,13 +107,13 @@ def described(data_set: DataSet) -> Iterator[tuple[str, list[str]]]:
         detail = read_detail(entry.done[0])
         confusions, mistakes = list(confusion_words(detail.scores)), mistake_words(detail)
         lines = [
-            worst_classes_line(entry) or "all test videos are right",
+            worst_classes_line(entry) or "all test videos are correct",
             " ".join(confusions[:_NAMED_IN_TEXT]),
-            f"wrong and surest: {', '.join(mistakes[:_NAMED_IN_TEXT])}" if mistakes else "",
+            f"most confident mistakes: {', '.join(mistakes[:_NAMED_IN_TEXT])}" if mistakes else "",
         ]
         yield one_line(entry.name), [one_line(line) for line in lines if line]
     if len(done) > MOST_DESCRIBED:
-        yield f"{len(done) - MOST_DESCRIBED} more", ["`resact report -o report.html` describes them likewise"]
+        yield f"{len(done) - MOST_DESCRIBED} more", ["`resact report -o report.html` describes them too"]
 
 
 def epochs_of(run: "ReadRun") -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ class Group:
         if self.initial is not None:
             words.append(f"fine-tuned from {self.initial}")
         if self.earlier_epochs:
-            words.append(f"went on after epoch {', '.join(map(str, self.earlier_epochs))} (--resume --epochs)")
+            words.append(f"extended after epoch {', '.join(map(str, self.earlier_epochs))} (--resume --epochs)")
         return words
 
     @property

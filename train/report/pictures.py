@@ -62,7 +62,7 @@ def cost_chart(data_set: DataSet, *, with_paper: bool) -> Iterator[Chart]:
         Series(label=one_line(entry.name), xs=[figures.g], ys=[figures.top1], spreads=[figures.top1_spread])
         for entry, figures in done
     ]
-    caption = "Accuracy against cost. Bars: standard deviation over seeds, where there are several."
+    caption = "Accuracy against cost. Bars: standard deviation over seeds, if there are several."
     if with_paper:
         published = {row.key: row for row in PAPER_ROWS if row.variant.paper_g is not None}
         series += [
@@ -101,7 +101,7 @@ def step_chart(group: GroupTables, *, with_paper: bool) -> Iterator[Chart]:
         series.append(Series(label="paper", xs=xs, ys=ys, colour=1, paper=True, dashed=True))
     yield _chart(
         lambda width: scatter("Accuracy against step", "step, frames", "top-1, %", series, width, joined=True),
-        "The step of the residual. Bars: standard deviation over seeds, where there are several.",
+        "Residual step. Bars: standard deviation over seeds, if there are several.",
     )
 
 
@@ -132,7 +132,7 @@ def curve_charts(data_set: DataSet) -> Iterator[Chart]:
             held_out = " Dashed: held out." if any(line.dashed for line in series) else ""
             yield _chart(
                 lambda width, title=title, y_name=y_name, series=series: curves(title, "epoch", y_name, series, width),  # type: ignore[misc]
-                f"{title}.{held_out} Point at a place to read it off, or at a name to see its line alone.",
+                f"{title}.{held_out} Point at the chart to read values, or at a name to see its line alone.",
                 series,
             )
 
@@ -160,8 +160,8 @@ def confusion(entry: Entry, detail: "Detail") -> Confusion:
         chart=Chart(
             drawn(WIDE),
             drawn(NARROW) if len(names) <= MOST_NAMED else None,
-            "Each row is a true class, each column what the network says. The stronger a field's colour, the larger "
-            "its share of the row's videos.",
+            "Each row is a true class, each column a predicted class. The stronger a cell's colour, the larger its "
+            "share of the row's videos.",
         ),
     )
 

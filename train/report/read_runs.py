@@ -159,7 +159,7 @@ def read_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[ReadRu
         folder = RunFolder(path)
         if not folder.exists:
             if folder.is_held:
-                broken.append(BrokenRun(path=str(path), problem="a training is about to begin here"))
+                broken.append(BrokenRun(path=str(path), problem="a training is about to start here"))
             elif folder.weights("last").exists() or folder.metrics.exists():
                 problem = f"{folder.config.name} is missing: restore it, or train again"
                 broken.append(BrokenRun(path=str(path), problem=problem))
@@ -167,7 +167,7 @@ def read_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[ReadRu
         try:
             record = folder.read_record()
         except UnicodeDecodeError as error:
-            problem = f"{folder.config} is no text ({error}): restore it, or train again"
+            problem = f"{folder.config} is not a text file ({error}): restore it, or train again"
             broken.append(BrokenRun(path=str(path), problem=problem))
             continue
         except (ResactError, OSError) as error:
@@ -209,11 +209,11 @@ def _state(
 ) -> tuple[State, str | None, Predictions | None]:
     epochs = record.config.recipe.epochs  # the weights' own may be of before the run went on for more
     if header is None or header.epoch < epochs:
-        trained = "no epoch trained yet" if header is None else f"epoch {header.epoch} of {epochs}"
+        trained = "no epoch is finished yet" if header is None else f"epoch {header.epoch} of {epochs}"
         return "training" if folder.is_held else "stopped", trained, None
     path = folder.path / PREDICTIONS
     if not path.exists():
-        return "not evaluated", "trained to its end", None
+        return "not evaluated", "training finished", None
     predictions = read_predictions(path)
     if other := _other_protocol(folder, predictions):
         return "evaluated otherwise", other, None
@@ -226,7 +226,7 @@ def _other_protocol(folder: RunFolder, predictions: Predictions) -> str | None:
     if made.weights != "last":
         return f"evaluated with its {made.weights} weights, and the tables use the last epoch's"
     if not is_current(folder, made):
-        return "its predictions are of other weights than it has now"
+        return "its predictions are from other weights than it has now"
     if made.membership != "test" or views != VIEWS:
         return f"evaluated with {views} views of {made.membership} videos, and the paper has {VIEWS} of test videos"
     if made.differs_from_training:

@@ -280,7 +280,7 @@ def _on_the_same_videos(members: Sequence["ReadRun"]) -> list["ReadRun"]:
         else replace(
             run,
             state="evaluated otherwise",
-            problem=f"evaluated on other videos than {first.path}",
+            problem=f"evaluated on different videos from {first.path}",
             evaluation=None,
         )
         for run in members

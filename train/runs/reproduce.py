@@ -230,7 +230,8 @@ def _announce(planned: list[PlannedRun], console: Console) -> float | None:
         console.print(f"all {len(planned)} runs are done")
         return None
     console.print(
-        f"{len(to_do)} of {len(planned)} runs to do: about {total:,.2f} hours on {device.type}, waiting for data apart"
+        f"{len(to_do)} of {len(planned)} runs to do: about {total:,.2f} hours on {device.type}, without waiting for "
+        "data"
     )
     return total
 

@@ -235,7 +235,7 @@ def test_epochs_have_whole_ticks(last: int) -> None:
 def test_what_the_confusion_matrix_says_of_its_colours_is_true_in_the_dark(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", dataset="gestures")
     page = html(build_report(tmp_path))
-    assert "The stronger a field&#39;s colour, the larger its share" in page
+    assert "The stronger a cell&#39;s colour, the larger its share" in page
     assert "darker" not in page
 
 

@@ -114,7 +114,7 @@ def test_a_run_that_went_on_for_more_epochs_stands_apart_and_no_command_repeats_
     longer = write_run(tmp_path, "longer", modality="rgb")
     longer.write_record(replace(longer.read_record(), earlier_epochs=(1,)))
     apart = {group.runs[0].folder.name: group for group in build_report(tmp_path).groups}
-    assert "went on after epoch 1 (--resume --epochs)" in apart["longer"].words
+    assert "extended after epoch 1 (--resume --epochs)" in apart["longer"].words
     assert "went on" not in apart["straight"].words
     assert apart["straight"].commands
     assert not apart["longer"].commands
@@ -224,8 +224,8 @@ def test_states_and_what_to_do_next(tmp_path: Path) -> None:
     assert {name: (run.state, run.problem) for name, run in runs.items()} == {
         "held": ("training", "epoch 1 of 2"),
         "stopped": ("stopped", "epoch 1 of 2"),
-        "begun": ("stopped", "no epoch trained yet"),
-        "trained": ("not evaluated", "trained to its end"),
+        "begun": ("stopped", "no epoch is finished yet"),
+        "trained": ("not evaluated", "training finished"),
         "two-devices": ("stopped", "epoch 1 of 2"),
     }
     assert row_of(report, "P3D RGB").status == "begun"
@@ -250,7 +250,7 @@ def test_looking_at_a_run_does_not_keep_a_training_from_it(tmp_path: Path) -> No
     [
         ({"views": 3}, "evaluated with 3 views of test videos, and the paper has 10 of test videos"),
         ({"provenance": {"membership": "train"}}, "evaluated with 10 views of train videos"),
-        ({"provenance": {"weights_sha256": "0" * 64}}, "its predictions are of other weights than it has now"),
+        ({"provenance": {"weights_sha256": "0" * 64}}, "its predictions are from other weights than it has now"),
         ({"provenance": {"weights": "best"}}, "evaluated with its best weights"),
         ({"provenance": {"differs_from_training": {"codec": ["jpeg", "zstd"]}}}, r"on another store .*\(--codec\)"),
     ],
@@ -273,7 +273,7 @@ def test_runs_that_were_tested_on_other_videos_are_not_compared(tmp_path: Path) 
     report = build_report(tmp_path)
     assert row_of(report, "P3D RGB").status == "done"
     run = row_of(report, "P3D residual s=1").runs[0]
-    assert (run.state, run.problem) == ("evaluated otherwise", f"evaluated on other videos than {tmp_path / 'a'}")
+    assert (run.state, run.problem) == ("evaluated otherwise", f"evaluated on different videos from {tmp_path / 'a'}")
     assert verdicts(report)["residual frames beat RGB"] == "not run"
 
 
@@ -322,7 +322,7 @@ def test_a_damaged_history_costs_the_speed_alone(tmp_path: Path) -> None:
 def test_a_training_that_has_no_record_yet_is_said(tmp_path: Path) -> None:
     with RunFolder(tmp_path / "new").lock():
         [begun] = build_report(tmp_path).broken
-        assert (begun.path, begun.problem) == (str(tmp_path / "new"), "a training is about to begin here")
+        assert (begun.path, begun.problem) == (str(tmp_path / "new"), "a training is about to start here")
     assert build_report(tmp_path).broken == ()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from resact.cache.durable import write_replacing
 from resact.errors import RunWriteError
 
-_GO_ON = "and go on with `resact train ... --resume`"
+_GO_ON = "and continue with `resact train ... --resume`"
 
 
 @contextmanager

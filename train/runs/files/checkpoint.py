@@ -93,12 +93,10 @@ class Checkpoints:
                 problems.append(str(error))
                 continue
             if path == self.previous:
-                problems.append(f"going on from {path}, step {progress.step:,}")
+                problems.append(f"continuing from {path}, step {progress.step:,}")
             return progress, "; ".join(problems) or None
         if problems:
-            raise CheckpointError(
-                f"{'; '.join(problems)}: restore one of them, or remove both to train from the beginning"
-            )
+            raise CheckpointError(f"{'; '.join(problems)}: restore one of them, or remove both to train from the start")
         return Progress(), None
 
 

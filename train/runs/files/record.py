@@ -148,7 +148,7 @@ class RunRecord:
                 saved["config"]["checkpoint_activations"] = options["checkpoint_activations"]
                 saved["config"]["architecture"] = saved.pop("architecture")
             elif version != FORMAT_VERSION:
-                raise RunError(f"{where} is of another format than {FORMAT_VERSION}: use the resact that wrote it")
+                raise RunError(f"{where} has another format than {FORMAT_VERSION}: use the resact that wrote it")
             store, initial = saved.pop("store"), saved.pop("initial", None)
             return cls(
                 config=RunConfig.from_json(saved.pop("config")),

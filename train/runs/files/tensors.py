@@ -131,7 +131,7 @@ def _opened(path: Path) -> Iterator[Any]:
         raise CheckpointError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is damaged or was not written by resact ({error}): expected safetensors; nothing in it was run"
+            f"{path} is damaged or was not written by resact ({error}): expected safetensors; no code in it was run"
         ) from None
 
 
@@ -147,7 +147,7 @@ def _header(path: Path, text: str) -> dict[str, Any]:
     try:
         header = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} was not written by resact: its header is no JSON ({error})") from None
+        raise CheckpointError(f"{path} was not written by resact: its header is not JSON ({error})") from None
     if not isinstance(header, dict):
         raise CheckpointError(f"{path} was not written by resact: its header is {text[:40]!r}, expected an object")
     return header

@@ -99,9 +99,7 @@ def evaluate_run(
     assert split is not None
     video_indices = index.video_indices(split, membership)
     if not len(video_indices):
-        raise UsageError(
-            f"{store.files} has no video that {split} calls {membership}: `resact info` says what it holds"
-        )
+        raise UsageError(f"{store.files} has no {membership} video in {split}: `resact info` says what it holds")
     plan = TestPlan(index, video_indices, trained.geometry, views=views)
     logits = clip_logits(trained, store, plan, batch_size=batch_size, threads=threads, progress=progress)
     starts = [plan.clip(0, position).start for position in range(len(plan))]
@@ -153,13 +151,14 @@ def _differences(trained: TrainedRun, store: ClipStore, *, other_codec: bool) ->
         )
     if any(key not in _STORAGE for key in differing):
         raise SettingsError(
-            f"{store.files} is not such a store as {trained.name} was trained on ({named}): name one with --store that "
+            f"{store.files} differs from the store that {trained.name} was trained on ({named}): name one with "
+            "--store that "
             "was made from the same data set with the same --fps, --short-side, --max-seconds and --classes"
         )
     if differing and not other_codec:
         raise SettingsError(
-            f"{store.files} stores the frames of {trained.name}'s data set otherwise ({named}): "
-            "name it with --store to evaluate on it all the same"
+            f"{store.files} stores the frames of {trained.name}'s data set differently ({named}): name it with "
+            "--store to evaluate on it anyway"
         )
     if ours.contents != theirs.contents and not differing:
         differing["contents"] = (ours.contents, theirs.contents)

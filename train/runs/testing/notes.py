@@ -11,7 +11,7 @@ def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
     made, notes = predictions.provenance, []
     for key, (was, now) in made.differs_from_training.items():
         if key == "contents":
-            notes.append("the store holds other videos than when the run was trained, or other bytes of them")
+            notes.append("the store's videos, or their bytes, have changed since the run was trained")
         else:
             notes.append(f"{setting_words(key)}: trained on {was}, evaluated on {now}")
     if made.partial:
@@ -20,5 +20,5 @@ def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
     if known := note_on_tests(ids, groups, dataset, partial=made.partial):
         notes.append(known)
     if len(predictions.classes) < TOP:
-        notes.append(f"top-{TOP} is no figure with {len(predictions.classes)} classes")
+        notes.append(f"top-{TOP} means nothing with {len(predictions.classes)} classes")
     return notes

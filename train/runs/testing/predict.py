@@ -45,7 +45,7 @@ def predict_video(trained: TrainedRun, store: ClipStore, *, views: int = VIEWS, 
     geometry = trained.geometry
     if "residual" in geometry.streams and num_frames <= geometry.step:
         raise DecodeError(
-            f"too short: {num_frames} frames, and a residual is of two frames that are {geometry.step} apart"
+            f"too short: {num_frames} frames, and a residual needs two frames that are {geometry.step} apart"
         )
     plan = TestPlan(store.index, np.arange(1), geometry, views=views)
     logits = clip_logits(trained, store, plan)

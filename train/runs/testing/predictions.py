@@ -181,5 +181,5 @@ def _arrays(path: Path) -> dict[str, Any]:
         arrays = {name: loaded[name] for name in loaded.files}
     for name, array in arrays.items():
         if not isinstance(array, np.ndarray):
-            raise ValueError(f"{name} is no array")  # noqa: TRY004
+            raise ValueError(f"{name} is not an array")  # noqa: TRY004
     return arrays

@@ -93,7 +93,9 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
     record, path = folder.read_record(), folder.weights(weights)
     if not path.is_file():
         best = "it keeps best weights only where it holds out groups (--val-groups); " if weights == "best" else ""
-        raise CheckpointError(f"{folder} has no {path.name}: {best}weights come with the end of the first epoch")
+        raise CheckpointError(
+            f"{folder} has no {path.name}: {best}weights are first written at the end of the first epoch"
+        )
     while True:
         digest = _sha256(path)
         network, header = folder.read_network(weights)

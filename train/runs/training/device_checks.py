@@ -45,7 +45,7 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
         raise UsageError(f"{report}: train on another device, or with another version of torch")
     if ranks.any(report.fallback == "float32"):
         if not may_change:
-            raise UsageError(f"{report}: train anew with --no-amp, or with another version of torch")
+            raise UsageError(f"{report}: train again with --no-amp, or with another version of torch")
         return replace(config, amp=False)
     if ranks.any(report.fallback == "without cudnn"):
         torch.backends.cudnn.enabled = False
@@ -64,9 +64,9 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
         return config
     obstacle = None
     if config.compile:
-        obstacle = "they do not go with --compile"
+        obstacle = "they do not work with --compile"
     elif config.kernels == "auto" and not config.amp and ranks.device.type == "cuda":
-        obstacle = "in float32 they make no use of the matrix units; --kernels fused takes them all the same"
+        obstacle = "in float32 they do not use the matrix units; --kernels fused uses them anyway"
     obstacle = obstacle or kernels_obstacle(config, ranks.device, console)
     if obstacle is None and config.kernels == "auto" and ranks.device.type == "cuda":
         obstacle = _slowness(config, ranks, console)
@@ -74,9 +74,9 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
         return replace(config, kernels="fused")
     obstacle = obstacle or "another device cannot use them"
     if config.kernels == "fused":
-        raise UsageError(f"got kernels 'fused', but {obstacle}; train anew with --kernels eager, or on another device")
+        raise UsageError(f"got kernels 'fused', but {obstacle}; train again with --kernels eager, or on another device")
     if ranks.device.type == "cuda":
-        console.print(f"kernels: eager; not the fused ones: {obstacle}")
+        console.print(f"kernels: eager; the fused ones are not used: {obstacle}")
     return replace(config, kernels="eager")
 
 

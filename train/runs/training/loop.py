@@ -185,8 +185,8 @@ class Loop:
         named = ", ".join(f"{index.video_id[clip.video_index]} from frame {clip.start}" for clip in clips)
         return DivergedError(
             f"{self._folder}: the loss is {loss} at step {step.number:,} (epoch {step.epoch + 1}, learning rate "
-            f"{step.lr:.6g}); the step's clips: {named}. Checkpoints are from before it: train anew with a smaller "
-            "--lr, a longer warmup_epochs, or clip_norm"
+            f"{step.lr:.6g}); the step's clips: {named}. Checkpoints are from before it: train again with a smaller "
+            "--lr, more --warmup-epochs, or --clip-norm"
         )
 
     def _end_epoch(self) -> None:
@@ -254,8 +254,8 @@ class Loop:
             self._save()
         cause = "stopped" if self._wish.signal is None else f"{self._wish.signal.name}: stopped"
         raise Interrupted(
-            f"{cause} after step {self._progress.step:,}, all of it saved: "
-            f"go on with `{self._folder.resume_command(self._ranks.world_size)}`"
+            f"{cause} after step {self._progress.step:,}, everything is saved: continue with "
+            f"`{self._folder.resume_command(self._ranks.world_size)}`"
         )
 
 

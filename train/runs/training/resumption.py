@@ -30,7 +30,7 @@ def saved_record(folder: RunFolder, *, resume: bool) -> RunRecord | None:
         UsageError: there is a run, and it is not to go on; or there are others, and this one is to go on.
     """
     if folder.exists and not resume:
-        raise UsageError(f"{folder} is there already: go on with it with --resume, or choose another --run")
+        raise UsageError(f"{folder} already exists: continue it with --resume, or choose another --run")
     if folder.exists:
         return folder.read_record()
     # A folder without a run is that of one that was stopped before its first step, or its user has made it.
@@ -39,7 +39,7 @@ def saved_record(folder: RunFolder, *, resume: bool) -> RunRecord | None:
         more = f" and {len(others) - len(near):,} more" if len(others) > len(near) else ""
         raise UsageError(
             f"got --resume, but there is no run {folder}: {folder.path.parent} has {', '.join(near)}{more}. Name one "
-            "of them with --run, or leave --resume out to begin a new run"
+            "of them with --run, or leave out --resume to start a new run"
         )
     return None
 
@@ -76,7 +76,7 @@ def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Pro
     done, epochs = saved.config.recipe.epochs, record.config.recipe.epochs
     if progress.epoch < done:
         raise UsageError(
-            f"got --epochs {epochs}, but {folder} has trained {progress.epoch} of its {done} epochs: let it end first "
+            f"got --epochs {epochs}, but {folder} has trained {progress.epoch} of its {done} epochs: finish it first "
             f"(`{folder.resume_command(saved.world_size)}`), or train a new --run"
         )
     if folder.read_record() != saved:
@@ -87,7 +87,8 @@ def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Pro
         for step in (done * epoch_steps - 1, done * epoch_steps)
     ]
     return (
-        f"{folder} goes on from epoch {done} to {epochs}. Its learning rate had fallen to {rates[0]:.3g}. From here on "
+        f"{folder} continues from epoch {done} to {epochs}. Its learning rate had fallen to {rates[0]:.3g}. From here "
+        "on "
         f"it is that of a run of {epochs} epochs: it starts again at {rates[1]:.3g} and falls to 0"
     )
 
@@ -103,13 +104,13 @@ def require_same(
     require_same_settings(saved, settings, folder)
     if not saved.store.same_as(StoreIdentity.of(store)):
         raise UsageError(
-            f"{store.files} is not the store that {folder} was begun with ({saved.store.dataset} at "
+            f"{store.files} is not the store that {folder} was started with ({saved.store.dataset} at "
             f"{saved.store.path}), or it has changed since: name that one with --store, or choose another --run"
         )
     if saved.world_size != ranks.world_size:
         raise UsageError(
-            f"{folder} was begun on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
-            f"part of a batch: go on with `{folder.resume_command(saved.world_size)}`"
+            f"{folder} was started on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
+            f"part of a batch: continue with `{folder.resume_command(saved.world_size)}`"
         )
 
 
@@ -151,14 +152,14 @@ def set_compute_threads(
         before = saved.compute_threads
         if before is None:
             console.print(
-                f"note: {folder} was begun by an older version, which did not record its number of compute threads. "
+                f"note: {folder} was started by an older version, which did not record its number of compute threads. "
                 f"If it was not {asked or torch.get_num_threads()}, the last bits of its weights will differ from "
-                "those of an undisturbed run (--compute-threads N)"
+                "those of an uninterrupted run (--compute-threads N)"
             )
         elif asked not in (None, before):
             raise UsageError(
-                f"{folder} was begun with {before} compute threads, not {asked}, and the last bits of its weights "
-                "depend on that: leave --compute-threads out, or choose another --run"
+                f"{folder} was started with {before} compute threads, not {asked}, and the last bits of its weights "
+                "depend on that: leave out --compute-threads, or choose another --run"
             )
         else:
             asked = before

@@ -116,9 +116,9 @@ def train(
                 )
         except KeyboardInterrupt:
             if not folder.exists:
-                raise Interrupted("stopped before the first step: the same command begins again") from None
+                raise Interrupted("stopped before the first step: the same command starts again") from None
             raise Interrupted(
-                f"stopped at once; go on from the last checkpoint with `{folder.resume_command(ranks.world_size)}`"
+                f"stopped at once; continue from the last checkpoint with `{folder.resume_command(ranks.world_size)}`"
             ) from None
         return result if ranks.leads else None
 
@@ -140,7 +140,7 @@ def _train(
     # Only rank 0 looks: a moment later it may have begun the run that the others would then find.
     saved = ranks.from_first(lambda: saved_record(folder, resume=resume))
     if resume and saved is None:
-        console.print(f"note: {folder} has no run yet, so it begins now")
+        console.print(f"note: {folder} has no run yet, so it starts now")
     opened = _open_store(store, saved, folder)
     if opened.partial:
         console.print(f"note: {opened.files} is {opened.partial}")
@@ -266,7 +266,8 @@ def _require_batches(num_videos: int, config: RunConfig, ranks: Ranks) -> None:
     batch_size = config.recipe.batch_size
     if batch_size % ranks.world_size:
         raise UsageError(
-            f"got --batch-size {batch_size} for {ranks.world_size} devices, expected a multiple: it is of all together"
+            f"got --batch-size {batch_size} for {ranks.world_size} devices, expected a multiple of that: it is the "
+            "total of all devices"
         )
     if num_videos // -(-num_videos // batch_size) < ranks.world_size:
         raise UsageError(
@@ -290,7 +291,7 @@ def _begin(
     if Checkpoints(folder.path).exist:
         raise UsageError(f"{folder} has checkpoints, but no {folder.config.name}: restore it, or choose another --run")
     plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
-    display.say(f"{folder}: measuring mean and spread of the training clips")
+    display.say(f"{folder}: measuring mean and standard deviation of the training clips")
     tell = display.prepare("measuring the training clips")
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
     record = RunRecord(

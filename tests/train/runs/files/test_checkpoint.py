@@ -95,7 +95,7 @@ def test_the_previous_checkpoint_is_used_and_said_so(halted, train_tiny, tmp_pat
     folder, whole = halted
     damage(folder.path / "last.ckpt")
     text = go_on(train_tiny, tmp_path)
-    assert f"going on from {folder.path / 'previous.ckpt'}, step 4" in text
+    assert f"continuing from {folder.path / 'previous.ckpt'}, step 4" in text
     assert damage is Path.unlink or "last.ckpt" in text
     assert not (tmp_path / "pwned").exists(), "a file of tensors ran code"
     assert_same_weights(folder.path, whole)
@@ -130,7 +130,7 @@ def test_crafted_weights_are_refused_without_running_them(train_tiny, tmp_path, 
     folder = RunFolder(train_tiny(epochs=1).run)
     for attack in (craft, craft_with_torch):
         attack(folder.weights("last"))
-        with pytest.raises(CheckpointError, match=r"not written by resact.*nothing in it was run"):
+        with pytest.raises(CheckpointError, match=r"not written by resact.*no code in it was run"):
             folder.read_network()
         assert not (tmp_path / "pwned").exists()
     folder.weights("last").unlink()
@@ -194,8 +194,8 @@ CRAFTED = {
         "was not written by resact",
     ),
     "no header": (partial(with_raw_header, header=b"{}"), "its header lacks 'resact' or 'crc32c'"),
-    "no JSON": (partial(with_text, text="nope"), "its header is no JSON"),
-    "JSON too deep": (partial(with_text, text="[" * 200_000), "its header is no JSON"),
+    "no JSON": (partial(with_text, text="nope"), "its header is not JSON"),
+    "JSON too deep": (partial(with_text, text="[" * 200_000), "its header is not JSON"),
     "JSON of another kind": (partial(with_text, text="[1]"), r"its header is '\[1\]', expected an object"),
     "no fields": (partial(with_text, text="{}"), "its header has no fields, expected .*epoch"),
     "field missing": (partial(with_header, step="gone"), "its header has .*, expected .*step"),
@@ -251,7 +251,7 @@ def test_every_crafted_checkpoint_is_one_clear_error_and_changes_nothing(small_s
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     craft, words = CRAFTED_STATE[case]
     craft(tmp_path / "last.ckpt")
-    next_step = "restore one of them, or remove both to train from the beginning$"
+    next_step = "restore one of them, or remove both to train from the start$"
     with pytest.raises(CheckpointError, match=f"(?s)last.ckpt .*{words}.*: {next_step}"):
         Checkpoints(tmp_path).restore(network, optimiser)
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

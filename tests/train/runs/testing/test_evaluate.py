@@ -176,7 +176,7 @@ def test_a_store_of_another_rule_is_refused(tmp_path: Path, clip_store: ClipStor
 def test_a_split_without_test_videos_is_told(tmp_path: Path) -> None:
     store = make_clip_store(tmp_path / "few.zarr", LENGTHS[:6])
     trained = on_cpu(untrained_run(tmp_path / "a", store))
-    with pytest.raises(UsageError, match="has no video that split1 calls test"):
+    with pytest.raises(UsageError, match="has no test video in split1"):
         evaluate_run(trained, store)
     assert len(evaluate_run(trained, store, membership="train", views=1).label) == 6
 
@@ -211,7 +211,9 @@ def test_a_run_is_found_by_name_by_path_or_as_the_last(tmp_path: Path, clip_stor
     assert find_run(str(runs / "a"), tmp_path / "elsewhere").path == second.path
     with pytest.raises(RunNotFoundError, match=r"no run 'c': .*runs holds a, b, begun"):
         find_run("c", runs)
-    with pytest.raises(CheckpointError, match=r"has no last.safetensors: weights come with the end of the first epoch"):
+    with pytest.raises(
+        CheckpointError, match=r"has no last.safetensors: weights are first written at the end of the first epoch"
+    ):
         on_cpu(begun)
     with pytest.raises(CheckpointError, match=r"has no best.safetensors: it keeps best weights only where"):
         on_cpu(first, weights="best")

@@ -168,7 +168,7 @@ def test_a_run_that_another_training_holds_ends_every_rank(tiny_store: Path, tmp
 
 
 def test_another_number_of_devices_cannot_go_on(two_ranks: Path, train_tiny) -> None:
-    with pytest.raises(UsageError, match=r"was begun on 2 devices, not 1.*torchrun --nproc-per-node 2 -m -- resact"):
+    with pytest.raises(UsageError, match=r"was started on 2 devices, not 1.*torchrun --nproc-per-node 2 -m -- resact"):
         train_tiny("a", resume=True, runs=two_ranks)
 
 

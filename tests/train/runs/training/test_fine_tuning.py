@@ -162,7 +162,7 @@ def damaged(source: RunFolder, tmp_path: Path, how: str) -> Path:
     [
         ("cut", "damaged.safetensors is damaged or was not written by resact .*name a whole run or .safetensors file"),
         ("flipped", "does not match its checksum: it is damaged; name a whole run"),
-        ("pickled", "expected safetensors; nothing in it was run; name"),
+        ("pickled", "expected safetensors; no code in it was run; name"),
         ("empty", "expected safetensors"),
         ("others", "has 1 tensors, of which none fits the network .*--network, --width and --depths"),
         ("nan", "has values in fc1.weight that are no numbers"),

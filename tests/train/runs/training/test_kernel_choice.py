@@ -77,7 +77,7 @@ def test_in_float32_only_as_asked(probe):
     assert [options["dtype"] for options in asked] == [torch.float32]
     kernels, said = chosen(kernels="auto", amp=False)
     assert kernels == "eager"
-    assert "in float32 they make no use of the matrix units" in said
+    assert "in float32 they do not use the matrix units" in said
 
 
 @pytest.mark.parametrize(
@@ -86,16 +86,16 @@ def test_in_float32_only_as_asked(probe):
         (WRONG, {}, "fused kernels wrong in bfloat16: conv1's output 9.0e-01 from float64"),
         (ToolError("the fused kernels fail: OutOfResources: shared memory"), {}, "OutOfResources: shared memory"),
         (RIGHT, {"conv": "dense"}, "the network's are dense"),
-        (RIGHT, {"checkpoint_activations": True}, "do not go with --checkpoint-activations"),
+        (RIGHT, {"checkpoint_activations": True}, "do not work with --checkpoint-activations"),
     ],
 )
 def test_eager_where_they_are_not(probe, found, settings, why):
     probe(found)
     kernels, said = chosen(**settings)
     assert kernels == "eager"
-    assert "kernels: eager; not the fused ones: " in said
+    assert "kernels: eager; the fused ones are not used: " in said
     assert why in said
-    with pytest.raises(UsageError, match=r"got kernels 'fused', but .*train anew with --kernels eager"):
+    with pytest.raises(UsageError, match=r"got kernels 'fused', but .*train again with --kernels eager"):
         chosen(**settings, kernels="fused")
 
 
@@ -104,7 +104,10 @@ def test_eager_where_that_is_quicker(probe, times):
     times["fused"] = 0.25
     kernels, said = chosen(kernels="auto")
     assert kernels == "eager"
-    assert "kernels: eager; not the fused ones: a step of 32 clips takes 250.0 ms with them, 200.0 without" in said
+    assert (
+        "kernels: eager; the fused ones are not used: a step of 32 clips takes 250.0 ms with them, 200.0 without"
+        in said
+    )
     assert chosen(kernels="fused")[0] == "fused"
     times |= {"eager": math.inf}  # more memory than there is
     assert chosen(kernels="auto")[0] == "fused"

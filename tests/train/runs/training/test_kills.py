@@ -129,8 +129,8 @@ def test_ctrl_c_and_sigterm_save_first(tiny_store: Path, tmp_path: Path, undistu
         assert read_header(folder / "last.ckpt")["step"] == last, "a step was lost"
         said = output.read_text()
         assert (
-            f"{sign.name}: stopped after step {last:,}, all of it saved: go on with `resact train --runs {tmp_path}"
-            in said
+            f"{sign.name}: stopped after step {last:,}, everything is saved: continue with `resact train --runs "
+            f"{tmp_path}" in said
         )
         assert "Traceback" not in said
     wait_for_end(start(words, output), 0)

@@ -44,7 +44,7 @@ def test_a_run_goes_on_with_the_compute_threads_that_it_was_begun_with(train_tin
 
 def test_another_number_of_compute_threads_is_refused(train_tiny):
     train_tiny(epochs=1)
-    with pytest.raises(UsageError, match=r"was begun with 1 compute threads, not 2, .*leave --compute-threads out"):
+    with pytest.raises(UsageError, match=r"was started with 1 compute threads, not 2, .*leave out --compute-threads"):
         train_tiny(resume=True, compute_threads=2)
     train_tiny(resume=True, compute_threads=1)
 
@@ -62,7 +62,7 @@ def test_a_run_of_an_older_version_goes_on_and_says_what_it_does_not_know(train_
 def test_a_name_that_is_no_run_is_refused_where_there_are_others(train_tiny, tmp_path):
     train_tiny("residual", epochs=1)
     (tmp_path / "runs" / "no-run").mkdir()
-    with pytest.raises(UsageError, match=r"there is no run .*resdual: .*runs has residual\. .*leave --resume out"):
+    with pytest.raises(UsageError, match=r"there is no run .*resdual: .*runs has residual\. .*leave out --resume"):
         train_tiny("resdual", resume=True)
     assert not (tmp_path / "runs" / "resdual").exists()
 
@@ -78,9 +78,9 @@ def test_of_many_runs_the_nearest_are_named(train_tiny, tmp_path):
 def test_one_command_serves_from_the_start(train_tiny, tmp_path):
     """In an empty folder of runs, or where the run's own folder is there."""
     one = SMALL | {"epochs": 1}
-    assert "has no run yet, so it begins now" in output_of(train_tiny, tmp_path, name="a", resume=True, **one)
+    assert "has no run yet, so it starts now" in output_of(train_tiny, tmp_path, name="a", resume=True, **one)
     (tmp_path / "runs" / "b").mkdir()
-    assert "has no run yet, so it begins now" in output_of(train_tiny, tmp_path, name="b", resume=True, **one)
+    assert "has no run yet, so it starts now" in output_of(train_tiny, tmp_path, name="b", resume=True, **one)
     assert_same_weights(tmp_path / "runs" / "a", tmp_path / "runs" / "b")
 
 
@@ -88,7 +88,7 @@ def test_a_run_that_is_done_goes_on_for_more_epochs(train_tiny, train_cut, tmp_p
     """Its rates from there on are those of a run of all its epochs, and a kill changes nothing."""
     train_tiny("a", epochs=2)
     said = output_of(train_tiny, tmp_path, name="a", resume=True, epochs=4)
-    assert "goes on from epoch 2 to 4. Its learning rate had fallen to" in said
+    assert "continues from epoch 2 to 4. Its learning rate had fallen to" in said
     assert "epochs: 4 (2, then 2 more), of 3 steps each" in said
     folder = RunFolder(tmp_path / "runs" / "a")
     record = folder.read_record()
@@ -118,7 +118,7 @@ def test_it_can_go_on_for_more_again_and_for_no_fewer(train_tiny, tmp_path):
 def test_a_run_that_is_not_done_has_to_end_first(train_cut, train_tiny):
     folder = train_cut(epochs=2)
     before = folder.config.read_bytes()
-    with pytest.raises(UsageError, match=r"has trained 1 of its 2 epochs: let it end first \(`resact train"):
+    with pytest.raises(UsageError, match=r"has trained 1 of its 2 epochs: finish it first \(`resact train"):
         train_tiny(resume=True, epochs=4)
     assert folder.config.read_bytes() == before
 

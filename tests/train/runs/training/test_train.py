@@ -178,7 +178,7 @@ def test_the_run_knows_its_store_from_any_folder(train_tiny, tmp_path, tiny_stor
 def test_a_run_is_only_gone_on_with_as_it_was(train_tiny, tmp_path):
     train_tiny(epochs=1)
     before = {path: path.read_bytes() for path in (tmp_path / "runs" / "a").iterdir()}
-    assert "is there already: go on with it with --resume" in _error(train_tiny)
+    assert "already exists: continue it with --resume" in _error(train_tiny)
     assert "other settings (--step: 1, asked for 2)" in _error(train_tiny, resume=True, step=2)
     assert "--lr: 0.02, asked for 0.03" in _error(train_tiny, resume=True, lr=0.03)
     other = build_store(tmp_path / "other.zarr", seed=1)

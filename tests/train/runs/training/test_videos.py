@@ -73,7 +73,7 @@ def test_where_groups_are_single_videos_a_share_is_held_out(
     videos = chosen(index)
     assert (len(videos.validation), len(set(held_in(index, videos).values()))) == (held, 1)
     assert videos.choose_best == (held >= 30)
-    assert videos.notes[0].startswith(f"groups are single videos: of each class {share:.0%} of the training videos")
+    assert videos.notes[0].startswith(f"each video is its own group: {share:.0%} of each class's training videos")
     assert set(choose_videos(index, "split1", val_groups=1, seed=0).validation) <= set(videos.validation)
 
 
