@@ -1,7 +1,9 @@
 """`resact evaluate` and `resact predict`, from real videos to the last line of standard output."""
 
+import csv
 import json
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
+from resact.cli import along as along_command
 from resact.cli import app, evaluation
 from resact.errors import ResactError, RunError, RunNotFoundError, SettingsError, StoreNotFoundError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
@@ -25,6 +28,7 @@ from resact.pipeline.executor import open_executor
 from resact.pipeline.job.prep import prep
 from resact.pipeline.job.single_video import single_video_store
 from resact.pipeline.job.task import PrepJob
+from resact.pipeline.job.windows import VideoWindows, Window
 from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.fusion import fuse
 from resact.train.runs.testing.predict import predict_video
@@ -290,6 +294,109 @@ def test_predict_says_what_it_saw(place: Workplace) -> None:
     result = call("predict", place.videos[0], "--run", again.path)
     assert "but the run's store was made with 4.2" in result.stdout
     assert "got --timeout 0.0" in str(error_of("predict", place.videos[0], "--run", again.path, "--timeout", 0))
+
+
+def along(place: Workplace, *arguments: object) -> Result:
+    return call("predict", *arguments, "--run", "a", "--runs", place.runs)
+
+
+def test_predict_along_a_video_in_each_format(place: Workplace) -> None:
+    files = [place.videos[3], place.videos[1]]
+    result = along(place, *files, "--every", "500ms", "--top", 2, "--json")
+    payload = last_json(result)
+    assert (payload["run"], payload["every_seconds"]) == ("a", 0.5)
+    long, short = payload["videos"]
+    assert [row["start_seconds"] for row in long["windows"]] == [0, 0.533, 1, 1.467]
+    assert [row["stop_seconds"] for row in long["windows"]] == [0.6, 1.133, 1.6, 2.067]
+    assert [(video["video"], video["status"], video["problem"]) for video in (long, short)] == [
+        (str(path), "ok", None) for path in files
+    ]
+    assert len(short["windows"]) == 1
+    rows = [(str(path), row) for path, video in zip(files, (long, short), strict=True) for row in video["windows"]]
+    for row in long["windows"]:
+        first, second = row["top"]
+        assert 1 >= first["probability"] >= second["probability"] > 0
+
+    lines = along(place, *files, "--every", 0.5, "--top", 2, "--format", "jsonl").stdout.splitlines()
+    assert [json.loads(line) for line in lines] == [{"video": video, **row} for video, row in rows]
+
+    table = list(csv.DictReader(along(place, *files, "--every", 0.5, "--format", "csv").stdout.splitlines()))
+    assert [(line["video"], float(line["start_seconds"])) for line in table] == [
+        (video, row["start_seconds"]) for video, row in rows
+    ]
+    assert [line["class_1"] for line in table] == [row["top"][0]["class_name"] for _, row in rows]
+    assert float(table[0]["probability_2"]) == pytest.approx(rows[0][1]["top"][1]["probability"], rel=1e-5)
+    assert "class_5" in table[0]
+
+    said = along(place, *files, "--every", 0.5, "--top", 1)
+    words = [" ".join(line.split()) for line in said.stdout.splitlines()]
+    shown = [f"{row['top'][0]['probability'] * 100:.2f} % {row['top'][0]['class_name']}" for _, row in rows]
+    assert words[0] == str(files[0])
+    assert words[2] == f"0:00:00.53 to 0:00:01.13 {shown[1]}"
+    assert "a: p3d-resnet50, 6 classes of clips" in said.stderr  # rows have standard output for themselves
+
+
+def test_predict_along_merges_windows_of_one_class(place: Workplace) -> None:
+    arguments = (place.videos[3], "--every", "200ms", "--json")
+    windows = last_json(along(place, *arguments))["videos"][0]["windows"]
+    segments = last_json(along(place, *arguments, "--merge"))["videos"][0]["segments"]
+    assert sum(segment["windows"] for segment in segments) == len(windows)
+    assert (segments[0]["start_seconds"], segments[-1]["stop_seconds"]) == (0, 2.067)
+    assert [one["stop_seconds"] for one in segments[:-1]] == [one["start_seconds"] for one in segments[1:]]
+    classes = [row["top"][0]["class_name"] for row in windows]
+    assert [one["top"][0]["class_name"] for one in segments] == [name for name, _ in groupby(classes)]
+    lines = along(place, place.videos[3], "--every", "200ms", "--merge", "--format", "csv").stdout.splitlines()
+    assert lines[0].startswith("video,start_seconds,stop_seconds,windows,class_1,probability_1,")
+    assert len(lines) == 1 + len(segments)
+
+
+def test_predict_along_keeps_the_rows_of_a_video_that_breaks_off(place: Workplace, tmp_path: Path) -> None:
+    half = tmp_path / "half.avi"
+    half.write_bytes(place.videos[3].read_bytes()[: place.videos[3].stat().st_size // 2])
+    files = [half, tmp_path / "gone.avi", place.videos[2]]
+    result = along(place, *files, "--every", 0.2, "--format", "jsonl")
+    assert result.exit_code == 3
+    videos = [json.loads(line)["video"] for line in result.stdout.splitlines()]
+    assert set(videos) == {str(half), str(place.videos[2])}
+    assert f"{half}: failed: it breaks off at " in result.stderr
+    assert f"{tmp_path / 'gone.avi'}: failed: no such file" in result.stderr
+    payload = last_json(along(place, *files, "--every", 0.2, "--merge", "--json"))
+    assert [video["status"] for video in payload["videos"]] == ["failed", "failed", "ok"]
+    assert payload["videos"][0]["segments"]
+    assert along(place, half, "--every", 0.2).exit_code == 1
+
+
+def test_each_row_leaves_at_once(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the other end of a pipe has a row before the next window is decoded."""
+    seen: list[tuple[int, int]] = []
+    given = VideoWindows.__iter__
+
+    def noting(self: VideoWindows) -> Iterator[Window]:
+        for number, window in enumerate(given(self)):
+            seen.append((number, len(flushed)))
+            yield window
+
+    flushed: list[str] = []
+    monkeypatch.setattr(VideoWindows, "__iter__", noting)
+    monkeypatch.setattr(along_command, "_flushed_line", flushed.append)
+    along(place, place.videos[3], "--every", 0.5, "--format", "jsonl")
+    assert seen == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_options_of_windows_alone(place: Workplace) -> None:
+    video = place.videos[0]
+    for options, words in (
+        (["--merge"], "got --merge without --every: say how often, such as --every 1s"),
+        (["--format", "csv"], "got --format without --every"),
+        (["--every", "1s", "--views", 3], "got --views with --every"),
+        (["--every", "soon"], "got --every 'soon', expected a time over 0"),
+        (["--every", "1s", "--format", "xml"], "got --format 'xml', expected one of table, csv, jsonl"),
+        (["--every", "1s", "--format", "csv", "--json"], "got --format csv with --json"),
+        (["--every", "1ms"], "expected at least a frame"),
+    ):
+        error = error_of("predict", video, "--run", "a", "--runs", place.runs, *options)
+        assert isinstance(error, UsageError)
+        assert words in str(error)
 
 
 def test_without_a_run(tmp_path: Path) -> None:

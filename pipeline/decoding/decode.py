@@ -30,7 +30,7 @@ from resact.errors import DecodeError, ToolError
 from resact.pipeline.decoding.ffmpeg_log import FfmpegLog, SourceProperties, Treatment
 from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
 from resact.pipeline.decoding.frame_pipe import FramePipe
-from resact.pipeline.decoding.frame_times import Sampling, choose, find_stamps, fits
+from resact.pipeline.decoding.frame_times import GridWatch, Sampling, choose, find_stamps, fits
 from resact.pipeline.decoding.limits import RESTRICTIONS, endless_log, limit_process, most_frames, too_many_frames
 
 _PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in the middle of one
@@ -70,6 +70,8 @@ class VideoDecoder:
         binary: ffmpeg.
         timeout_seconds: for the whole run.
         treatment: what the video is known to need, from an `OtherSamplingError`; looked for where not given.
+        live: the frames are used as they come. `timeout_seconds` is then for each frame, there may be any number of
+            them, and `OtherSamplingError` comes before the first frame that is not where its time stamp says.
     """
 
     def __init__(
@@ -82,9 +84,13 @@ class VideoDecoder:
         binary: str,
         timeout_seconds: float,
         treatment: Treatment | None = None,
+        live: bool = False,
     ) -> None:
         self.treatment = treatment or Treatment()
         """What the video turned out to need, known from the first frame on."""
+        self.properties: SourceProperties | None = None
+        """What ffmpeg said of the source before the first frame."""
+        self._live = live
         self._source, self._settings, self._pixels, self._strict = source, settings, pixels, strict
         self._binary, self._timeout_seconds = binary, timeout_seconds
         self._timed_out = False
@@ -93,7 +99,10 @@ class VideoDecoder:
         self._declared: tuple[Fraction, Fraction] | None = None  # rate, and what time stamps are multiples of
         self._log = _temporary_file()  # closed in __exit__; a pipe would fill up and deadlock
         self._start()
-        self._timer = Timer(timeout_seconds, self._time_out)
+        self._start_timer()
+
+    def _start_timer(self) -> None:
+        self._timer = Timer(self._timeout_seconds, self._time_out)
         self._timer.daemon = True
         self._timer.start()
 
@@ -162,8 +171,12 @@ class VideoDecoder:
             if needed == self.treatment:
                 break
             self._start_again(needed)
+        found = chain([] if first is None else [first], frames)
+        if self._live:
+            yield from self._as_they_come(found)
+            return
         most, keeps_time = most_frames(self._settings), True
-        for frame in chain([] if first is None else [first], frames):
+        for frame in found:
             if self._num_frames == most:
                 raise too_many_frames(self._settings)
             self._num_frames += 1
@@ -172,12 +185,42 @@ class VideoDecoder:
                 looks = self._num_frames >= _FIRST_LOOK and self._num_frames.bit_count() == 1
                 keeps_time = not looks or self._keeps_time()
 
+    def _as_they_come(self, frames: Iterator[npt.NDArray[np.uint8]]) -> Iterator[npt.NDArray[np.uint8]]:
+        sampling, rate, watch = self.treatment.sampling, self._declared and self._declared[0], None
+        if sampling is not None:
+            rate = None if sampling.by_stamps else Fraction(sampling.rate)
+        if self._samples and rate is not None and self._declared is not None:
+            watch = GridWatch(rate, self._declared[1])
+        offset = 0
+        for frame in frames:
+            self._timer.cancel()  # while others work on the frame
+            self._num_frames += 1
+            if watch is not None:
+                offset = self._read_stamps(offset, watch.stamps)
+                if self._num_frames >= _FIRST_LOOK and not watch.fits():
+                    assert self._declared is not None
+                    better = choose(watch.stamps[:-1], *self._declared)
+                    raise OtherSamplingError(replace(self.treatment, keep_last=False, sampling=better))
+            yield frame
+            self._start_timer()
+
+    def _read_stamps(self, offset: int, into: "array[float]") -> int:
+        """The stamps that were logged since; where to look the next time."""
+        while piece := os.pread(self._log.fileno(), _PIPE_BYTES, offset):
+            lines = piece[: piece.rfind(b"\n") + 1]
+            if not lines:
+                break
+            find_stamps(lines, into)
+            offset += len(lines)
+        return offset
+
     def _needed(self, *, ended: bool) -> Treatment:
         """What the log says that the video needs, and what was known before."""
         log, stamps = self._read_log()
         if log.unfit:
             raise DecodeError(log.unfit)
         found, known = log.treatment, self.treatment
+        self.properties = log.properties
         self._declared = None
         if log.properties is not None and log.properties.fps is not None:
             self._declared = Fraction(log.properties.fps), log.properties.time_base
@@ -200,8 +243,11 @@ class VideoDecoder:
         declared = None if properties.fps is None else Fraction(properties.fps)
         return choose(stamps[: log.frames_in], declared, properties.time_base)
 
-    def finish(self) -> tuple[SourceProperties | None, list[str]]:
+    def finish(self, *, keep_sampling: bool = False) -> tuple[SourceProperties | None, list[str]]:
         """After the last frame: what the source is, and what ffmpeg complained of.
+
+        Args:
+            keep_sampling: take the frames as they came, though another sampling would have been better.
 
         Returns:
             None where ffmpeg found no video, and complaints, sorted because ffmpeg's threads log in any order.
@@ -214,7 +260,8 @@ class VideoDecoder:
         """
         code = self._process.wait()
         if self._timed_out:
-            raise DecodeError(f"not decoded within {self._timeout_seconds:g} s (--timeout)")
+            what = "no frame" if self._live else "not decoded"
+            raise DecodeError(f"{what} within {self._timeout_seconds:g} s (--timeout)")
         log, stamps = self._read_log()
         if log.unfit:
             raise DecodeError(log.unfit)
@@ -236,7 +283,7 @@ class VideoDecoder:
         complaints, properties = sorted([*log.complaints, *ended]), log.properties
         if properties is not None and self._samples and not (complaints and self._strict):
             sampling = self.treatment.sampling or self._choose(log, stamps)
-            if sampling != self.treatment.sampling:
+            if sampling != self.treatment.sampling and not keep_sampling:
                 raise OtherSamplingError(replace(self.treatment, keep_last=False, sampling=sampling))
             if sampling is not None:
                 properties = replace(properties, fps=sampling.rate)

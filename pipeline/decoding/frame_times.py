@@ -146,6 +146,28 @@ def fits(stamps: Sequence[float], rate: Fraction, time_base: Fraction) -> bool:
     return _is_near(_fit(stamps, rate), rate, time_base)
 
 
+class GridWatch:
+    """Whether frames keep to a rate's grid, asked again and again as they come; as `fits`, which begins anew each time.
+
+    Args:
+        rate: frames a second.
+        time_base: seconds that the container's stamps are whole multiples of.
+    """
+
+    def __init__(self, rate: Fraction, time_base: Fraction) -> None:
+        self.stamps = array("d")
+        """Microseconds, as they were logged; to be added to."""
+        self._rate, self._time_base, self._seen = rate, time_base, 0
+        self._grid = _Grid(rate)
+
+    def fits(self) -> bool:
+        """Whether all stamps until now do, but for the last, which may be the end's."""
+        for stamp in self.stamps[self._seen : -1]:
+            self._grid.add(stamp)
+            self._seen += 1
+        return _is_near(_Fit(self._grid.spread, self._grid.gaps, self._seen), self._rate, self._time_base)
+
+
 def choose(stamps: Sequence[float], declared: Fraction | None, time_base: Fraction) -> Sampling | None:
     """How to time the frames, from the stamps of all of them; None where the declared rate's grid is best.
 

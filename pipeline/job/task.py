@@ -138,7 +138,7 @@ def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
     return source, None
 
 
-def _announced_bytes(path: Path) -> tuple[int, int]:
+def announced_bytes(path: Path) -> tuple[int, int]:
     """An AVI's size as its header says, and as it is: ffmpeg takes one cut between two frames for whole."""
     with path.open("rb") as file:
         head = file.read(12)
@@ -203,12 +203,12 @@ def _decode_into(
         height, width, treatment = decoder.height, decoder.width, decoder.treatment
     if strict and (complaints or not num_frames):
         return None
-    announced, actual = _announced_bytes(video.path)
+    announced, actual = announced_bytes(video.path)
     if actual < announced:
         complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
     if not num_frames or properties is None:
-        raise DecodeError(_words(complaints) or "ffmpeg finds no video in it")
-    problem = _words(complaints) or (None if strict else "strict decoding fails, plain decoding says nothing")
+        raise DecodeError(complaint_words(complaints) or "ffmpeg finds no video in it")
+    problem = complaint_words(complaints) or (None if strict else "strict decoding fails, plain decoding says nothing")
     return replace(
         record,
         status="damaged" if problem else "ok",
@@ -242,7 +242,7 @@ def planes_of(frame: Frame, height: int, width: int) -> tuple[Frame, Frame, Fram
     return y.reshape(height, width), u.reshape(half), v.reshape(half)
 
 
-def _words(complaints: list[str]) -> str:
+def complaint_words(complaints: list[str]) -> str:
     """A few of ffmpeg's complaints, without how many there were: of a broken stream ffmpeg does not always say all."""
     alike: dict[str, list[str]] = {}
     for complaint in complaints:

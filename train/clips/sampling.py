@@ -165,10 +165,26 @@ class TestPlan:
         last = max(0, num_frames - self.geometry.frames_read)
         gaps = max(1, self.views - 1)
         start = (2 * view * last + gaps) // (2 * gaps)  # halves are rounded up
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
         video_index = int(self.video_indices[video])
-        return _clip(self.geometry, video_index, num_frames, start, top=top, left=left, side=side, flip=False)
+        return centre_clip(self.geometry, num_frames, height, width, start=start, video_index=video_index)
+
+
+def centre_clip(
+    geometry: ClipGeometry, num_frames: int, height: int, width: int, *, start: int = 0, video_index: int = 0
+) -> Clip:
+    """The clip that begins with a frame, of the centre crop, as networks are tested (paper, sec. 3).
+
+    Args:
+        geometry: of the clip.
+        num_frames: stored frames of the video.
+        height: of them.
+        width: of them.
+        start: the clip's first frame; 0 where the video is shorter than the clip.
+        video_index: of the store's index.
+    """
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return _clip(geometry, video_index, num_frames, start, top=top, left=left, side=side, flip=False)
 
 
 def batches(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from resact.cli import complete
+from resact.cli.along import consoles, predict_along, require_format
 from resact.cli.common import (
     DONE_WITH_FAILURES,
     FfmpegOption,
@@ -155,26 +156,72 @@ def predict(
     weights: WeightsOption = None,
     compute_threads: ComputeThreadsOption = None,
     ffmpeg: FfmpegOption = None,
-    timeout: Annotated[float, typer.Option(metavar="S", help="Give up on a video after S seconds.")] = 600.0,
+    timeout: Annotated[
+        float,
+        typer.Option(metavar="S", help="Give up on a video after S seconds; with --every, after S without a frame."),
+    ] = 600.0,
+    every: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Predict along the video: a clip that begins every TIME, such as 1s, 500ms or 2min. "
+            "For videos of any length.",
+        ),
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="With --every: join neighbouring clips of the same class to segments.")
+    ] = False,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="F",
+            help="With --every: table, csv or jsonl (a JSON object a line). Default: table.",
+            autocompletion=complete.among("resact.cli.along:FORMATS"),
+        ),
+    ] = None,
     json_output: JsonOption = False,
 ) -> None:
     """Predict the classes of video files with a trained run. Exit code 3 if some files failed, 1 if all did."""
-    console = open_console(json_output)
+    rows_format = require_format(format_, every=every, merge=merge, json_output=json_output)
+    console, write = consoles(rows_format, json_output=json_output)
     set_compute_threads(compute_threads, console)
     from resact.errors import DecodeError, DiskFullError
     from resact.pipeline.decoding.binary import find_ffmpeg
     from resact.pipeline.job.single_video import single_video_store
+    from resact.pipeline.job.windows import parse_every
     from resact.train.runs.testing.evaluate import VIEWS
     from resact.train.runs.testing.predict import predict_video
     from resact.train.runs.testing.trained import find_run, load_trained
 
     check_timeout(timeout)
+    if every is not None and views is not None:
+        raise UsageError("got --views with --every, which takes one clip every so often: leave one out")
+    spacing = None if every is None else parse_every(every)
     trained = load_trained(find_run(run, runs), weights=_which(weights))
     settings = trained.record.store.settings
     decode, codec = settings.decode, settings.codec
     _introduce(trained, console)
     if (version := find_ffmpeg(ffmpeg)[1]) != decode.ffmpeg:
         console.print(f"note: decoded with ffmpeg {version}, but the run's store was made with {decode.ffmpeg}")
+    if spacing is not None and rows_format is not None:
+        results = predict_along(
+            trained,
+            videos,
+            every=spacing,
+            merge=merge,
+            top=top,
+            format_=rows_format,
+            keep=json_output,
+            ffmpeg=ffmpeg,
+            timeout=timeout,
+            console=console,
+            write=write,
+        )
+        if json_output:
+            print_json({"run": trained.name, "every_seconds": float(spacing), "videos": results})
+        _exit_with([result["status"] for result in results])
+        return
     count = VIEWS if views is None else views
     rows = []
     for video in videos:
@@ -192,9 +239,13 @@ def predict(
         rows.append(row)
     if json_output:
         print_json({"run": trained.name, "videos": rows})
-    failed = sum(row["status"] == "failed" for row in rows)
+    _exit_with([row["status"] for row in rows])
+
+
+def _exit_with(statuses: "Sequence[str]") -> None:
+    failed = statuses.count("failed")
     if failed:
-        raise typer.Exit(DONE_WITH_FAILURES if failed < len(rows) else 1)
+        raise typer.Exit(DONE_WITH_FAILURES if failed < len(statuses) else 1)
 
 
 def _show(row: dict[str, Any], trained: "TrainedRun", console: "Console") -> None:

@@ -1,0 +1,167 @@
+"""What a run's network says along a video: of each window, and of segments of windows that it says the same of.
+
+Shapes: T frames, H height, W width, C classes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from resact.errors import DecodeError
+from resact.train.clips.packed_clips import PackedClips
+from resact.train.clips.sampling import centre_clip
+from resact.train.clips.transform import transform_batch
+from resact.train.runs.testing.metrics import ranking, video_scores
+from resact.train.runs.testing.predictions import require_finite
+from resact.train.runs.testing.trained import TrainedRun
+
+_ON_GPU = 8  # windows at a time
+
+
+class Window(Protocol):
+    """A stretch of a video."""
+
+    @property
+    def start_seconds(self) -> float:
+        """Where its first frame begins."""
+
+    @property
+    def stop_seconds(self) -> float:
+        """Where its last frame ends."""
+
+    @property
+    def frames(self) -> npt.NDArray[np.uint8]:
+        """(T, H, W, 3)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """What the network says of a window, or of a segment."""
+
+    start_seconds: float
+    stop_seconds: float
+    windows: int
+    """That it was made of."""
+    scores: npt.NDArray[np.float64]
+    """(C,) probabilities; of a segment the mean of its windows'."""
+
+    def top(self, count: int) -> list[tuple[int, float]]:
+        """The likeliest classes and their probabilities; of equal ones the earlier class first."""
+        return [(int(place), float(self.scores[place])) for place in ranking(self.scores[None])[0, :count]]
+
+
+def predict_windows(trained: TrainedRun, windows: Iterable[Window]) -> Iterator[Row]:
+    """Of each window the clip that the network would be tested with: its centre crop. On a GPU several at a time.
+
+    Args:
+        trained: the run.
+        windows: each of `trained.geometry.frames_read` frames at the rate of the run's store, or of a video's fewer
+            frames, which are then extended as in training.
+
+    Raises:
+        DecodeError: from `windows`, after the rows of those that came; or a window has no two frames to take a residual
+            of.
+        DivergedError: the network's logits are not finite.
+    """
+    size = _batch_size(trained)
+    batch: list[Window] = []
+    failure: DecodeError | None = None
+    source = iter(windows)
+    while failure is None:
+        try:
+            window = next(source, None)
+        except DecodeError as error:  # what came before is good
+            window, failure = None, error
+        if window is not None:
+            batch.append(window)
+        if batch and (window is None or len(batch) == size):
+            yield from _rows(trained, batch)
+            batch = []
+        if window is None and failure is None:
+            return
+    raise failure
+
+
+def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
+    """Neighbours with the same likeliest class as one segment, given as soon as another class follows.
+
+    A window speaks for its middle, so that a border lies half-way between the middles of the two windows at it. The
+    first segment begins with the first window, and the last one ends with the last.
+
+    Raises:
+        DecodeError: from `rows`, after the segment that it broke off in.
+    """
+    segment: _Segment | None = None
+    try:
+        for row in rows:
+            if segment is not None and segment.label == row.top(1)[0][0]:
+                segment.add(row)
+                continue
+            start = row.start_seconds
+            if segment is not None:
+                start = (segment.middle + _middle(row)) / 2
+                yield segment.as_row(start)
+            segment = _Segment(row, start)
+    except DecodeError:
+        if segment is not None:
+            yield segment.as_row(segment.stop)
+        raise
+    if segment is not None:
+        yield segment.as_row(segment.stop)
+
+
+class _Segment:
+    """Windows of one class, as they come."""
+
+    def __init__(self, row: Row, start: float) -> None:
+        self.label, self._start = row.top(1)[0][0], start
+        self._windows, self._sum = 0, np.zeros_like(row.scores)
+        self.add(row)
+
+    def add(self, row: Row) -> None:
+        self._windows += 1
+        self._sum += row.scores
+        self.middle, self.stop = _middle(row), row.stop_seconds
+
+    def as_row(self, stop: float) -> Row:
+        return Row(
+            start_seconds=self._start, stop_seconds=stop, windows=self._windows, scores=self._sum / self._windows
+        )
+
+
+def _batch_size(trained: TrainedRun) -> int:
+    return _ON_GPU if trained.device.type == "cuda" else 1  # a CPU gains nothing, and each row comes at once
+
+
+def _middle(row: Row) -> float:
+    return (row.start_seconds + row.stop_seconds) / 2
+
+
+def _rows(trained: TrainedRun, batch: list[Window]) -> Iterator[Row]:
+    geometry = trained.geometry
+    for window in batch:
+        if "residual" in geometry.streams and len(window.frames) <= geometry.step:
+            raise DecodeError(
+                f"too short: {len(window.frames)} frames, and a residual is of two frames that are "
+                f"{geometry.step} apart"
+            )
+    frames = torch.cat([torch.from_numpy(window.frames).flatten() for window in batch]).to(trained.device)
+    sizes = [window.frames.size for window in batch]
+    shapes = [window.frames.shape[:3] for window in batch]
+    packed = PackedClips(
+        frames=frames,
+        offsets=[0, *accumulate(sizes[:-1])],
+        heights=[height for _, height, _ in shapes],
+        widths=[width for _, _, width in shapes],
+        clips=[centre_clip(geometry, *shape) for shape in shapes],
+    )
+    clips = transform_batch(packed, geometry, trained.record.normalisation)
+    logits_BC = trained.logits(clips).cpu().numpy()
+    require_finite(logits_BC[:, None], [f"the window at {window.start_seconds:g} s" for window in batch])
+    for window, scores in zip(batch, video_scores(logits_BC[:, None]), strict=True):
+        yield Row(start_seconds=window.start_seconds, stop_seconds=window.stop_seconds, windows=1, scores=scores)
