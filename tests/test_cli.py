@@ -50,7 +50,8 @@ OPTIONS = {
     "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --compute-threads --output --fuse "
     "--weight --json",
-    "predict": "videos --run --runs --top --views --weights --compute-threads --ffmpeg --timeout --json",
+    "predict": "videos --run --runs --top --views --weights --compute-threads --ffmpeg --timeout --every --merge "
+    "--format --json",
     "demo": "folder --json",
     "report": "--runs --format --compare --without --output --json",
     "cost": "--frames --size --json",

@@ -260,8 +260,8 @@ class VideoDecoder:
         """
         code = self._process.wait()
         if self._timed_out:
-            what = "no frame" if self._live else "not decoded"
-            raise DecodeError(f"{what} within {self._timeout_seconds:g} s (--timeout)")
+            seconds = f"{self._timeout_seconds:g} s (--timeout)"
+            raise DecodeError(f"no frame within {seconds}" if self._live else f"not decoded within {seconds}")
         log, stamps = self._read_log()
         if log.unfit:
             raise DecodeError(log.unfit)
