@@ -54,7 +54,7 @@ OPTIONS = {
     "--format --json",
     "demo": "folder --json",
     "report": "--runs --format --compare --without --output --json",
-    "cost": "--frames --size --json",
+    "cost": "--network --modality --classes --config --frames --size --json",
 }
 """Frozen: a change here is a change that breaks somebody's script, or a new option to document."""
 

@@ -4,6 +4,8 @@ The command line's options, the toml keys, `--help`, the tables in docs/commands
 declarations. Nothing here loads torch, so that `--help` stays quick.
 """
 
+import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -12,12 +14,27 @@ from typing import Any, Literal, NoReturn
 from resact.cache.names import names_in
 from resact.errors import UsageError
 
-Kind = Literal["whole", "number", "flag", "choice", "counts", "text", "names"]
+Kind = Literal["whole", "number", "flag", "choice", "counts", "text", "names", "table"]
 Panel = Literal["Clips", "Network", "Recipe", "Fine-tuning", "Execution"]
 """Heading in the help and in the docs."""
 
 MOST_WHOLE = 2**63 - 1
 _KEY = "resact.setting"
+
+
+class Table(dict[str, Any]):
+    """Plain values by name, as a toml file or a record has them; never changed, so that it can be a key."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(json.dumps(self, sort_keys=True))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the same after a turn as JSON: no dates, no tuples, no infinity."""
+        try:
+            return bool(json.loads(json.dumps(self, allow_nan=False)) == self)
+        except (TypeError, ValueError, RecursionError):
+            return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +49,9 @@ class Setting:
     default_words: str | None = None
     """What stands for None: `where the data set allows it`."""
     choices: Sequence[str] = ()
+    pattern: re.Pattern[str] | None = None
+    """What a choice may be instead, and how that is called."""
+    pattern_words: str = ""
     least: float | None = None
     above: float | None = None
     most: float | None = None
@@ -59,7 +79,10 @@ class Setting:
     def range_text(self) -> str:
         """What values it takes, for people."""
         if self.kind == "choice":
-            return " or ".join((", ".join(self.choices[:-1]), self.choices[-1])) if self.choices else ""
+            choices = [*self.choices, *filter(None, [self.pattern_words])]
+            return " or ".join((", ".join(choices[:-1]), choices[-1])) if choices else ""
+        if self.kind == "table":
+            return "a table of text, numbers, flags, lists and tables"
         if self.kind == "flag":
             return "true or false"
         if self.kind == "counts":
@@ -95,6 +118,8 @@ class Setting:
             return None
         if self.kind == "names" and isinstance(value, str):
             value = names_in([value])
+        if self.kind == "table" and isinstance(value, dict):
+            value = Table(value)
         if self.kind in ("counts", "names") and isinstance(value, list):
             value = tuple(value)
         if not self._fits(value):
@@ -106,7 +131,10 @@ class Setting:
             case "flag":
                 return isinstance(value, bool)
             case "choice":
-                return isinstance(value, str) and value in self.choices
+                named = self.pattern is not None and isinstance(value, str) and self.pattern.fullmatch(value)
+                return isinstance(value, str) and (value in self.choices or bool(named))
+            case "table":
+                return isinstance(value, Table) and value.is_plain
             case "text":
                 return isinstance(value, str)
             case "names":
@@ -156,8 +184,8 @@ def check(instance: Any) -> None:
 
 
 def option(name: str) -> str:
-    """How a setting is written on the command line: `--batch-size`."""
-    return "--" + name.replace("_", "-")
+    """How a setting is written on the command line: `--batch-size`; `[network]`, a table of a file, is not."""
+    return "[network]" if name == "network_settings" else "--" + name.replace("_", "-")
 
 
 def refuse(name: str, got: Any, expected: str, *, written: str | None = None) -> NoReturn:

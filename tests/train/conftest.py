@@ -1,10 +1,12 @@
 """Small clip stores with classes, groups and splits, made with the store's own primitives: no ffmpeg."""
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.train.own_code import MODULES, write_own_code
 
 from resact.cache.codecs import build_codec
 from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
@@ -85,3 +87,14 @@ def clip_store_frames(number: int, length: int, height: int, width: int) -> np.n
 def clip_store(tmp_path_factory: pytest.TempPathFactory) -> ClipStore:
     """Twelve videos, four of them too short for a clip of 8 frames and a step of 2; never changed."""
     return make_clip_store(tmp_path_factory.mktemp("train") / "tiny.zarr", [12, 20, 3, 15, 1, 30, 11, 9, 14, 10, 25, 7])
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The working folder has modules with networks in it, which Python forgets afterwards."""
+    folder = write_own_code(tmp_path / "code")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield folder
+    for name in MODULES:
+        sys.modules.pop(name, None)

@@ -1,10 +1,12 @@
 """What a network is: everything that fixes its layers and its first weights, checked, ready to be saved."""
 
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from resact.errors import UsageError
-from resact.train.settings import Setting, check, declared, refuse, setting
+from resact.train.settings import Setting, Table, check, declared, option, refuse, setting
 
 STREAMS = {"rgb": ("rgb",), "residual": ("residual",), "both": ("rgb", "residual")}
 """Modality -> its input streams, in the order in which conv1's features are concatenated."""
@@ -19,6 +21,8 @@ FC_CHANNELS = 2048
 """Width of fc1 (paper, table 1)."""
 
 NETWORKS = ("p3d-resnet50", "3d-resnet50")
+OWN_NETWORK = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+"""PACKAGE.MODULE:FACTORY, a network of the user's own (`own`)."""
 CONVS = ("separable", "dense")
 
 _MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; beyond, torch's own errors say nothing
@@ -49,9 +53,18 @@ class Architecture:
         "p3d-resnet50",
         kind="choice",
         choices=NETWORKS,
-        help="The paper's network, or 3D-ResNet50 of the same sizes, with one dense 3x3x3 per module.",
+        pattern=OWN_NETWORK,
+        pattern_words="PACKAGE.MODULE:FACTORY",
+        help="The paper's network, 3D-ResNet50 of the same sizes with one dense 3x3x3 per module, or your own.",
         source="paper, table 1",
         aliases=("arch",),
+    )
+    network_settings: Mapping[str, Any] = _option(
+        Table(),
+        kind="table",
+        default_words="none",
+        help="What the factory of a network of your own gets beside modality, num_classes, frames and size.",
+        source="ours",
     )
     conv: str = _option(
         None,
@@ -124,6 +137,7 @@ class Architecture:
             refuse("modality", self.modality, " or ".join(STREAMS))
         if self.num_classes is not None:
             _CLASSES.checked("num_classes", self.num_classes)
+        self._check_own()
         for name, value in self._defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -135,8 +149,27 @@ class Architecture:
                 "have one dense 3x3x3; leave them out"
             )
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a network of the user's own."""
+        return ":" in self.network
+
+    def _check_own(self) -> None:
+        if not self.is_own:
+            if self.network_settings:
+                raise UsageError(
+                    f"got settings of [network] ({', '.join(self.network_settings)}) with the network {self.network}, "
+                    "expected them with one of your own: --network PACKAGE.MODULE:FACTORY"
+                )
+            return
+        refuse_for_own(name for name, one in _OF_OURS.items() if getattr(self, name) != one.default)
+        if given := [name for name in _GIVEN if name in self.network_settings]:
+            raise UsageError(f"got {given[0]} in [network], which the factory gets anyway: leave it out")
+
     def _defaults(self) -> dict[str, Any]:
         """What follows from the network and its input where nobody says otherwise."""
+        if self.is_own:
+            return {}
         pseudo = self.network != "3d-resnet50"
         return {
             "conv": "separable" if pseudo else "dense",
@@ -171,3 +204,19 @@ class Architecture:
 
 
 _CLASSES = Setting(panel="Network", kind="whole", help="Classes.", default=1, least=1, most=_MAX_COUNT)
+
+_GIVEN = ("modality", "num_classes", "frames", "size")
+_OF_OURS = {name: one for name, one in declared(Architecture).items() if name not in ("network", "network_settings")}
+
+
+def refuse_for_own(settings: Iterable[str]) -> None:
+    """Refuse the settings, by name, that a network of the user's own does not have.
+
+    Raises:
+        UsageError: there are any.
+    """
+    if names := [option(name) for name in settings if name in _OF_OURS]:
+        raise UsageError(
+            f"got {', '.join(names)} with a network of your own, expected none of the paper's network: leave them out, "
+            "or read settings of your own from the table [network] of --config"
+        )

@@ -1,21 +1,22 @@
 """What a network costs, counted on the meta device: no memory, no arithmetic, any size."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from rich.box import SIMPLE
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from resact.errors import UsageError
 from resact.train.networks.architecture import Architecture
-from resact.train.networks.models import ActionNetwork
 from resact.train.networks.variants import OTHER_READINGS, PAPER_VARIANTS
 
 _COLUMNS = ("network", "modality", "conv", "attention", "feature_residual", "stem_channels")
+_SWITCHES = {True: "yes", False: "no", None: "-"}
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Cost:
     """Numbers that training learns."""
 
 
-def count_cost(model: ActionNetwork, *, frames: int = 32, size: int = 112) -> Cost:
+def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112) -> Cost:
     """Multiply-adds and parameters of `model` for one view of `frames` x `size` x `size` pixels.
 
     The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not
@@ -46,7 +47,7 @@ def count_cost(model: ActionNetwork, *, frames: int = 32, size: int = 112) -> Co
     return Cost(multiply_adds, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def count_saved_bytes(model: ActionNetwork, *, batch: int = 1, frames: int = 32, size: int = 112) -> int:
+def count_saved_bytes(model: nn.Module, *, batch: int = 1, frames: int = 32, size: int = 112) -> int:
     """Bytes that a step of a model in training mode keeps for its backward pass, weights and clips included.
 
     On an accelerator; the folded convolutions of the CPU keep a little more, their strided inputs.
@@ -70,25 +71,55 @@ def count_saved_bytes(model: ActionNetwork, *, batch: int = 1, frames: int = 32,
     return sum(storage.nbytes() for storage in storages.values())
 
 
-def forward_on_meta(model: ActionNetwork, *, batch: int = 1, frames: int = 32, size: int = 112) -> Tensor:
+def forward_on_meta(
+    model: nn.Module, *, streams: Sequence[str] | None = None, batch: int = 1, frames: int = 32, size: int = 112
+) -> Tensor:
     """Logits (batch, num_classes) without values: the model's own code, run with weights that are shapes.
+
+    `streams` are those that it takes; None for what the architecture of one of our networks says.
 
     Raises:
         UsageError: `batch`, `frames` or `size` is no whole number above 0.
 
     """
+    streams = _streams(model) if streams is None else streams
+    logits: Tensor = copied_forward(model, streams, batch=batch, frames=frames, size=size)[0]
+    return logits
+
+
+def copied_forward(
+    model: nn.Module, streams: Sequence[str], *, batch: int, frames: int, size: int, device: str = "meta"
+) -> tuple[Any, dict[str, Tensor]]:
+    """What a model returns for clips of zeros; it runs with copies of its weights, and is left as it was.
+
+    Args:
+        model: any network that takes clips by the names of its streams.
+        streams: those that it takes.
+        batch: clips.
+        frames: of each.
+        size: height and width of each.
+        device: `meta`, where nothing has a value, or `cpu`.
+
+    Returns:
+        That, and the copies by their names.
+
+    Raises:
+        UsageError: `batch`, `frames` or `size` is no whole number above 0.
+    """
     for name, value in {"batch": batch, "frames": frames, "size": size}.items():
         if not isinstance(value, int) or value < 1:
             raise UsageError(f"{name} got {value!r}, expected a whole number above 0; pass another {name}=")
-    tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-    weights = {
-        name: torch.empty_like(tensor, device="meta", requires_grad=tensor.requires_grad)
-        for name, tensor in tensors.items()
-    }
-    shape, dtype = (batch, 3, frames, size, size), model.fc2.weight.dtype
-    clips = {name: torch.empty(shape, dtype=dtype, device="meta") for name in model.architecture.streams}
-    logits: Tensor = functional_call(model, weights, kwargs=clips)
-    return logits
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    copied = torch.empty_like if device == "meta" else torch.clone
+    tensors = {name: copied(t.detach().to(device)).requires_grad_(t.requires_grad) for name, t in own.items()}
+    dtype = next((tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()), torch.float32)
+    clips = {name: torch.zeros(batch, 3, frames, size, size, dtype=dtype, device=device) for name in streams}
+    return functional_call(model, tensors, kwargs=clips), tensors
+
+
+def _streams(model: nn.Module) -> Sequence[str]:
+    streams: Sequence[str] = model.architecture.streams  # type: ignore[union-attr, assignment]
+    return streams
 
 
 def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:
@@ -103,10 +134,14 @@ def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:
             model = variant.build()
         architecture = model.architecture
         if architecture not in rows:  # table 3's rows differ in their step alone
-            cost = asdict(count_cost(model, frames=frames, size=size))
-            columns = {name: getattr(architecture, name) for name in _COLUMNS}
-            rows[architecture] = columns | cost | {"paper_g": variant.paper_g}
+            cost = count_cost(model, frames=frames, size=size)
+            rows[architecture] = row_of(architecture, cost, paper_g=variant.paper_g)
     return list(rows.values())
+
+
+def row_of(architecture: Architecture, cost: Cost, *, paper_g: int | None) -> dict[str, Any]:
+    """A network's row of `cost_rows`."""
+    return {name: getattr(architecture, name) for name in _COLUMNS} | asdict(cost) | {"paper_g": paper_g}
 
 
 def cost_table(rows: list[dict[str, Any]], *, frames: int, size: int) -> Table:
@@ -127,10 +162,10 @@ def cost_table(rows: list[dict[str, Any]], *, frames: int, size: int) -> Table:
         table.add_row(
             row["network"],
             row["modality"],
-            row["conv"],
-            "yes" if row["attention"] else "no",
-            "yes" if row["feature_residual"] else "no",
-            str(row["stem_channels"]),
+            row["conv"] or "-",
+            _SWITCHES[row["attention"]],
+            _SWITCHES[row["feature_residual"]],
+            "-" if row["stem_channels"] is None else str(row["stem_channels"]),
             f"{row['multiply_adds'] / 1e9:.2f}",
             "-" if row["paper_g"] is None else str(row["paper_g"]),
             f"{row['parameters'] / 1e6:.2f}",

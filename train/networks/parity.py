@@ -6,7 +6,7 @@ network, forward and backward, at its shape there, and compares slices with floa
 Shapes: B batch, C channels, T frames, H height, W width.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resact.train.networks.cost import forward_on_meta
-from resact.train.networks.models import ActionNetwork
 
 Precision = Literal["bfloat16", "autocast", "float32"]
 Fallback = Literal["none", "without cudnn", "float32", "another device"]
@@ -75,7 +74,7 @@ class ParityReport:
     @property
     def fallback(self) -> Fallback:
         """The mildest measure that makes every convolution right."""
-        return max((parity.fallback for parity in self.convolutions), key=_FALLBACKS.index)
+        return max((parity.fallback for parity in self.convolutions), key=_FALLBACKS.index, default="none")
 
     @property
     def passed(self) -> bool:
@@ -95,12 +94,13 @@ class ParityReport:
 
 
 def probe_parity(
-    model: ActionNetwork,
+    model: nn.Module,
     *,
     device: torch.device | str,
     batch: int = 8,
     frames: int = 32,
     size: int = 112,
+    streams: Sequence[str] | None = None,
     memory_format: torch.memory_format = torch.contiguous_format,
     convolve: Callable[..., Tensor] = functional.conv3d,
 ) -> ParityReport:
@@ -112,6 +112,7 @@ def probe_parity(
         batch: clips a step; as large as training's, for the faults known come with large shapes.
         frames: of each clip.
         size: height and width of each clip, in pixels.
+        streams: as for `forward_on_meta`.
         memory_format: of inputs and weights, `torch.channels_last_3d` for instance.
         convolve: what computes them, called as `torch.nn.functional.conv3d` is.
 
@@ -121,7 +122,7 @@ def probe_parity(
     """
     device = torch.device(device)
     context = _Context(device, memory_format, convolve)
-    found = network_convolutions(model, batch=batch, frames=frames, size=size)
+    found = network_convolutions(model, streams=streams, batch=batch, frames=frames, size=size)
     precisions: tuple[Precision, ...] = ("bfloat16", "autocast")
     return ParityReport(
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -132,7 +133,9 @@ def probe_parity(
     )
 
 
-def network_convolutions(model: ActionNetwork, *, batch: int, frames: int, size: int) -> list[Convolution]:
+def network_convolutions(
+    model: nn.Module, *, streams: Sequence[str] | None = None, batch: int, frames: int, size: int
+) -> list[Convolution]:
     """The distinct convolutions of a network that takes clips (batch, 3, frames, size, size), in order."""
     found: dict[Convolution, None] = {}
 
@@ -150,7 +153,7 @@ def network_convolutions(model: ActionNetwork, *, batch: int, frames: int, size:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv3d):
                 hooks.enter_context(module.register_forward_pre_hook(note(name)))
-        forward_on_meta(model, batch=batch, frames=frames, size=size)
+        forward_on_meta(model, streams=streams, batch=batch, frames=frames, size=size)
     return list(found)
 
 

@@ -19,6 +19,8 @@ class Group:
     """Devices, each of which normalises its own part of a batch."""
     earlier_epochs: tuple[int, ...] = ()
     """Where the runs were done before they went on for more epochs, which has an effect on their learning rates."""
+    source: str | None = None
+    """Digest of the code of a network of the user's own."""
     initial: str | None = None
     """Which weights the runs began with, in words; None from scratch. No run with any fills a row of the paper."""
     settings: tuple[tuple[str, Any], ...] = ()
@@ -64,6 +66,8 @@ class Group:
             if value not in (defaults[name], "separable"):
                 text = ",".join(map(str, value)) if isinstance(value, tuple) else f"{value}"
                 words.append(f"{name.replace('_', ' ')} {text}")
+        if self.source is not None:
+            words.append(f"source {self.source[:8]}")
         if self.initial is not None:
             words.append(f"fine-tuned from {self.initial}")
         if self.earlier_epochs:

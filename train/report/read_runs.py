@@ -17,8 +17,8 @@ from resact.cache.grouping import note_on_tests
 from resact.cache.settings import setting_words
 from resact.errors import ResactError
 from resact.train.networks.architecture import Architecture
+from resact.train.networks.build import build
 from resact.train.networks.cost import Cost, count_cost
-from resact.train.networks.models import ActionNetwork
 from resact.train.networks.variants import VARIED
 from resact.train.report.group import Group
 from resact.train.report.paper import PAPER_ROWS, RowKey
@@ -88,8 +88,8 @@ class ReadRun:
             network=network.network,
             modality=network.modality,
             step=geometry.step if "residual" in geometry.streams else None,
-            attention=network.attention,
-            feature_residual=network.feature_residual,
+            attention=bool(network.attention),
+            feature_residual=bool(network.feature_residual),
         )
 
     @property
@@ -115,6 +115,7 @@ class ReadRun:
             contents=record.store.contents,
             world_size=record.world_size,
             earlier_epochs=record.earlier_epochs,
+            source=None if record.source is None else record.source.digest,
             initial=None if record.initial is None else record.initial.short_words,
             settings=tuple(sorted(settings.items())),
         )
@@ -130,6 +131,8 @@ class ReadRun:
     @property
     def cost(self) -> Cost:
         """Of its own network, for one of its own clips."""
+        if self.record.source is not None:
+            return self.record.source.cost
         geometry = self.record.config.geometry
         return _cost(self.record.architecture, geometry.frames, geometry.size)
 
@@ -256,5 +259,5 @@ def _clips_per_second(folder: RunFolder) -> float | None:
 @lru_cache
 def _cost(architecture: Architecture, frames: int, size: int) -> Cost:
     with torch.device("meta"):
-        network = ActionNetwork(architecture)
+        network = build(architecture, frames=frames, size=size)
     return count_cost(network, frames=frames, size=size)

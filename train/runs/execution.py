@@ -4,12 +4,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
-from resact.train.networks.models import ActionNetwork
+from resact.train.networks.build import build
 from resact.train.runs.files.config import RunConfig
 
 
-def build_network(config: RunConfig, num_classes: int | None = None) -> ActionNetwork:
+def build_network(config: RunConfig, num_classes: int | None = None) -> nn.Module:
     """The run's network with fresh weights, drawn from torch's global generator.
 
     Args:
@@ -17,7 +18,28 @@ def build_network(config: RunConfig, num_classes: int | None = None) -> ActionNe
         num_classes: None for those that the config says.
     """
     architecture = config.architecture if num_classes is None else config.architecture.for_classes(num_classes)
-    return ActionNetwork(architecture, checkpoint_activations=config.checkpoint_activations)
+    geometry = config.geometry
+    return build(
+        architecture,
+        frames=geometry.frames,
+        size=geometry.size,
+        checkpoint_activations=config.checkpoint_activations,
+    )
+
+
+def outline(config: RunConfig, num_classes: int | None = None) -> nn.Module:
+    """The same for its shapes: without values, unless it is the user's own, whose code may need them."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if config.architecture.is_own else "meta"):
+        return build_network(config, num_classes)
+
+
+def place(network: nn.Module, config: RunConfig, device: torch.device) -> None:
+    """Move a network to the device, its weights of five dimensions in the run's layout."""
+    network.to(device)
+    if config.channels_last:
+        for parameter in network.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
 
 
 def memory_format(config: RunConfig) -> torch.memory_format:

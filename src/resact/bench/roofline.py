@@ -48,8 +48,10 @@ from torch import nn
 from resact.bench.rates import DeviceRates
 from resact.bench.tables import print_table
 from resact.errors import UsageError
+from resact.train.networks.architecture import NETWORKS
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import Bottleneck, ChannelAttention, ConvNorm, Dense3D, Pseudo3D, Stem
+from resact.train.runs.files.config import RunConfig
 
 Direction = Literal["forward", "backward"]
 
@@ -180,6 +182,19 @@ def _weight_numbers(module: nn.Module, direction: Direction) -> int:
 def _multiply_adds(module: nn.Module, positions: int) -> int:
     """Of its convolutions, forward, at so many positions of their results; each gradient takes as many."""
     return positions * sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv3d))
+
+
+def refuse_own(config: RunConfig) -> None:
+    """What is measured are forms of the paper's networks.
+
+    Raises:
+        UsageError: the network is of the user's own.
+    """
+    if config.architecture.is_own:
+        raise UsageError(
+            f"got --network {config.architecture.network}, expected one of {', '.join(NETWORKS)}: their steps alone "
+            "have forms to compare. `resact train` prints the clips per second of your own"
+        )
 
 
 def list_work(network: ActionNetwork, *, batch: int = 32, frames: int = 32, size: int = 112) -> list[Work]:

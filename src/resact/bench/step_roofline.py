@@ -16,10 +16,11 @@ from rich.console import Console
 from resact.bench.layer_times import LayerTimes
 from resact.bench.rates import DeviceRates, measure_rates
 from resact.bench.results import result_of
-from resact.bench.roofline import list_work, print_roofline, roofline_rows
+from resact.bench.roofline import list_work, print_roofline, refuse_own, roofline_rows
 from resact.bench.tables import print_table
 from resact.errors import ResactError, UsageError
 from resact.train.networks.kernels import kernel_failures
+from resact.train.networks.models import ActionNetwork
 from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
@@ -63,6 +64,7 @@ def bench_roofline(
     if device not in (None, *there):
         raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
     config = replace(RunConfig.of(settings), amp=True)
+    refuse_own(config)
     geometry, batch = config.geometry, config.recipe.batch_size
     kind = device or (there[0] if "cuda" in there else None)
     measured_on, given = None if kind is None else torch.device(kind), rates is not None
@@ -70,6 +72,7 @@ def bench_roofline(
         rates = measure_rates(measured_on)
     with torch.device("meta"):
         network = build_network(config, _NUM_CLASSES)
+    assert isinstance(network, ActionNetwork)
     work = list_work(network, batch=batch, frames=geometry.frames, size=geometry.size)
     rows = roofline_rows(work, rates)
     title = f"a step of {batch} clips, {geometry.frames}x{geometry.size}x{geometry.size}"
@@ -124,6 +127,7 @@ def _measured_beside(
 def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[str, Any]:
     """Medians over steps, in milliseconds: of whole ones, and then of each layer."""
     network = variant.network(_NUM_CLASSES, device)
+    assert isinstance(network, ActionNetwork)
     step, batch = variant.step(network, device), variant.batch(_NUM_CLASSES, device)
     clips, moments = variant.config.recipe.batch_size, []
     for number in range(_WARMUP + steps):

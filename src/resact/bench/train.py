@@ -20,7 +20,7 @@ from rich.console import Console
 
 from resact.bench.rates import DeviceRates, measure_rates
 from resact.bench.results import result_of
-from resact.bench.roofline import list_work, roofline_seconds
+from resact.bench.roofline import list_work, refuse_own, roofline_seconds
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
 from resact.bench.train_rows import AS_TRAINED, NAMES, TorchvisionVariant, derived_variants
@@ -30,6 +30,7 @@ from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.kernels import kernel_failures
+from resact.train.networks.models import ActionNetwork
 from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
@@ -122,6 +123,7 @@ def bench_train(
         if name not in there:
             raise UsageError(f"got --device {name}, expected one of {', '.join(there)}")
     asked, found, rates = RunConfig.of(settings), [], {}
+    refuse_own(asked)
     for kind in there if devices is None else devices:
         config = replace(asked, amp=kind == "cuda" if asked.amp is None else asked.amp)
         if "batch_size" not in settings:
@@ -303,6 +305,7 @@ class _Bench:
         geometry = variant.config.geometry
         with torch.device("meta"):
             network = build_network(variant.config, self.num_classes)
+            assert isinstance(network, ActionNetwork)
         work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
         return 1000 * sum(roofline_seconds(work, self.rates)) / milliseconds
 

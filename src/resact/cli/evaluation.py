@@ -290,6 +290,11 @@ def _introduce(trained: "TrainedRun", console: "Console") -> None:
         f"{trained.weights} weights, of epoch {header.epoch} of {record.epochs_in_words}; "
         f"{trained.precision} on {trained.device}"
     )
+    if record.source is not None:
+        from resact.train.networks.own import changed_files
+
+        if changed := changed_files(record.architecture, record.source):
+            console.print(f"note: {', '.join(changed)} changed since the run was begun: its code is another now")
     if trained.weights == "last" and header.epoch < epochs:
         console.print("note: its training is not finished")
 

@@ -27,8 +27,7 @@ _SETTINGS_HEAD = """\
 ## Settings of a run
 
 These are options of `train` and, where they apply, of `reproduce` and `bench train`. In a file for
-`--config` (toml, without tables) they have the same names: `batch_size = 16` or `batch-size = 16`.
-Options override the file.
+`--config` (toml) they have the same names: `batch_size = 16` or `batch-size = 16`. Options override the file.
 """
 
 
@@ -76,8 +75,8 @@ def _rows(command: click.Command) -> Iterator[tuple[str, str, str]]:
             typed = _typed(parameter)
             yield f"`{typed}`", "|", _text(getattr(parameter, "help", None) or "") + _default(parameter)
     if settings:
-        all_of_them = settings == len(SETTINGS)
-        what = "all" if all_of_them else f"{settings} of the {len(SETTINGS)}"
+        options = sum(one.kind != "table" for one in SETTINGS.values())
+        what = "all" if settings == options else f"{settings} of the {options}"
         yield "settings", "|", f"{what} [settings of a run](#settings-of-a-run)"
 
 
@@ -102,7 +101,8 @@ def _settings() -> str:
         rows += ["", f"### {panel}", "", "| option | default | what | source of the default |", "|---|---|---|---|"]
         for name, one in SETTINGS.items():
             if one.panel == panel:
-                typed = f"{option(name)} / {option(f'no_{name}')}" if one.kind == "flag" else option(name)
+                typed = option(name)
+                typed += f" / {option(f'no_{name}')}" if one.kind == "flag" else ""
                 values = f" ({one.range_text})" if one.kind in ("choice", "number", "whole") else ""
                 rows.append(f"| `{typed}` | {one.default_text} | {_text(one.help)}{values} | {one.source} |")
     return "\n".join([_SETTINGS_HEAD, *rows[1:], ""])

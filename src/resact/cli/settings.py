@@ -35,7 +35,7 @@ def with_settings(
         without: names of the settings that it has no option for.
         defaults: by name, in words, where a default is the command's own.
     """
-    names = [name for name in SETTINGS if name not in without]
+    names = [name for name, one in SETTINGS.items() if name not in without and one.kind != "table"]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         @wraps(command)

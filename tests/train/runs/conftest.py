@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.conftest import PATIENCE_SECONDS
 
 from resact.cache.codecs import build_codec
 from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
@@ -198,6 +199,12 @@ def start_ranks(words: list[str], folder: Path, world_size: int = 2, **environme
         )
         for rank in range(world_size)
     ]
+
+
+def finish(processes: list[Any], code: int) -> None:
+    for process in processes:
+        process.join(PATIENCE_SECONDS)
+    assert [process.exitcode for process in processes] == [code] * len(processes)
 
 
 def _resact(words: list[str], output: Path, environment: dict[str, str]) -> None:

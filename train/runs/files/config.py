@@ -13,7 +13,7 @@ from typing import Any, Self
 from resact.errors import UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.networks.architecture import Architecture
-from resact.train.settings import Setting, check, declared, setting
+from resact.train.settings import Setting, check, declared, option, setting
 
 KERNELS = ("auto", "fused", "eager")
 
@@ -200,6 +200,12 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.architecture.is_own and self.kernels == "fused":
+            raise UsageError("got --kernels fused with a network of your own, expected eager: leave --kernels out")
+        if self.architecture.is_own and self.checkpoint_activations:
+            raise UsageError(
+                "got --checkpoint-activations with a network of your own, which has to do that itself: leave it out"
+            )
         if self.kernels == "fused" and self.compile:
             raise UsageError("got --kernels fused and --compile, expected one of the two: leave --compile out")
         if self.val_share is not None and not self.val_groups:
@@ -256,7 +262,7 @@ class RunConfig:
         if "residual" in geometry.streams:
             words.append(f"s{geometry.step}")
         if network.network != "p3d-resnet50":
-            words.append(network.network)
+            words.append(network.network.rpartition(":")[2])
         else:
             words += ["dense"] if network.conv == "dense" else []
             words += [f"no-{name}" for name in ("attention", "feature_residual") if not getattr(network, name)]
@@ -298,7 +304,9 @@ def _values(part: Any) -> dict[str, Any]:
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Settings by name from a toml file without tables; dashes in names count as underscores.
+    """Settings by name from a toml file; dashes in names count as underscores.
+
+    The one table that it may have, `[network]`, is for a network of the user's own, which its `factory` may name.
 
     Raises:
         UsageError: not such a file, an unknown name, or a wrong value.
@@ -310,7 +318,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"got --config {path}, expected toml: {error}") from None
     settings = {}
+    if isinstance(table := found.get("network"), dict):
+        found["network_settings"] = found.pop("network")
+        if "factory" in table:
+            found["network"] = table.pop("factory")
     for key, value in found.items():
         name = canonical_name(key, f"{path}: ")
-        settings[name] = SETTINGS[name].checked(name, value, written=f"{path}: got {key}")
+        shown = option(name) if name == "network_settings" else key
+        settings[name] = SETTINGS[name].checked(name, value, written=f"{path}: got {shown}")
     return settings

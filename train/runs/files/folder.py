@@ -20,8 +20,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from torch import nn
+
 from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
-from resact.train.networks.models import ActionNetwork
+from resact.train.networks.build import build
 from resact.train.runs.files.atomic_write import write_failure_as_error, write_whole
 from resact.train.runs.files.record import RunRecord
 from resact.train.runs.files.tensors import from_header, read_header, read_tensors, require_like, write_tensors
@@ -161,19 +163,21 @@ class RunFolder:
             raise RunNotFoundError(f"no run at {self}: make one with `resact train`, or name another") from None
         return RunRecord.from_text(text, str(self.config))
 
-    def write_weights(self, which: Which, network: ActionNetwork, header: WeightsHeader) -> None:
+    def write_weights(self, which: Which, network: nn.Module, header: WeightsHeader) -> None:
         """Write `last.safetensors` or `best.safetensors`, whole."""
         write_tensors(self.weights(which), network.state_dict(), asdict(header))
 
-    def read_network(self, which: Which = "last") -> tuple[ActionNetwork, WeightsHeader]:
+    def read_network(self, which: Which = "last") -> tuple[nn.Module, WeightsHeader]:
         """The network with its weights, on the CPU and in training mode, and what is known of them.
 
         Raises:
             RunNotFoundError: no run here.
             CheckpointError: the weights are missing, damaged, or not this run's.
+            UsageError: the network is of the user's own, and cannot be made here.
         """
         record, path = self.read_record(), self.weights(which)
-        network = ActionNetwork(record.architecture)
+        geometry = record.config.geometry
+        network = build(record.architecture, frames=geometry.frames, size=geometry.size)
         if which == "best" and not (path.exists() or (record.choose_best and record.val_videos)):
             raise CheckpointError(f"{self} has no best weights, as too few videos were held out: use --weights last")
         with self._what_next(which):

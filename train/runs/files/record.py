@@ -13,6 +13,7 @@ from resact.cache.store import ClipStore, open_store
 from resact.errors import RunError, StoreNotFoundError
 from resact.train.clips.normalisation import Normalisation
 from resact.train.networks.architecture import Architecture
+from resact.train.networks.own import NetworkSource
 from resact.train.runs.files.config import RunConfig
 
 FORMAT_VERSION = 2
@@ -112,6 +113,8 @@ class RunRecord:
     """That computed on the CPU, which weights depend on to the last bit there; None in runs of older versions."""
     choose_best: bool = True
     """Whether the best weights are kept by the videos held out, where there are any."""
+    source: NetworkSource | None = None
+    """Of a network of the user's own."""
     initial: InitialWeights | None = None
     """What it began with; None from scratch."""
     earlier_epochs: tuple[int, ...] = ()
@@ -126,7 +129,7 @@ class RunRecord:
 
     @property
     def architecture(self) -> Architecture:
-        """`ActionNetwork(architecture)` is the network."""
+        """`networks.build.build` makes the network of it."""
         return self.config.architecture
 
     def to_text(self) -> str:
@@ -149,13 +152,14 @@ class RunRecord:
                 saved["config"]["architecture"] = saved.pop("architecture")
             elif version != FORMAT_VERSION:
                 raise RunError(f"{where} has another format than {FORMAT_VERSION}: use the resact that wrote it")
-            store, initial = saved.pop("store"), saved.pop("initial", None)
+            store, initial, source = saved.pop("store"), saved.pop("initial", None), saved.pop("source", None)
             return cls(
                 config=RunConfig.from_json(saved.pop("config")),
                 normalisation=Normalisation(**saved.pop("normalisation")),
                 store=StoreIdentity(**{**store, "settings": StoreSettings.from_plain(store["settings"])}),
                 classes=tuple(saved.pop("classes")),
                 held_out=tuple(saved.pop("held_out")),
+                source=None if source is None else NetworkSource(**source),
                 initial=None if initial is None else _initial(initial),
                 earlier_epochs=tuple(saved.pop("earlier_epochs", ())),
                 **saved,

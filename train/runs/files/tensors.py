@@ -31,7 +31,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     Raises:
         RunWriteError: it could not be written.
     """
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    on_cpu, memory = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        copy = tensor.detach().cpu().contiguous()
+        place = copy.untyped_storage().data_ptr()
+        on_cpu[name] = copy.clone() if place in memory else copy  # safetensors refuses tensors that share theirs
+        memory.add(place)
     text = json.dumps(header)
     metadata = {_HEADER: text, _CHECKSUM: _checksum(text, on_cpu)}
     write_whole(path, safetensors.torch.save(on_cpu, metadata))

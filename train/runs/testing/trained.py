@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resact.errors import CheckpointError, RunNotFoundError
 from resact.train.clips.geometry import ClipGeometry
-from resact.train.networks.models import ActionNetwork
-from resact.train.runs.execution import autocast, memory_format
+from resact.train.runs.execution import autocast, memory_format, place
 from resact.train.runs.files.folder import RunFolder, WeightsHeader, Which
 from resact.train.runs.files.record import RunRecord
 from resact.train.runs.testing.predictions import Provenance
@@ -23,7 +22,7 @@ class TrainedRun:
 
     name: str
     record: RunRecord
-    network: ActionNetwork
+    network: nn.Module
     """On `device`, in evaluation mode."""
     device: torch.device
     weights: Which
@@ -101,13 +100,13 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
         network, header = folder.read_network(weights)
         if digest == _sha256(path):  # a training that goes on may have replaced the file between
             break
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    network.to(place, memory_format=memory_format(record.config))  # type: ignore[call-overload]
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place(network, record.config, target)
     return TrainedRun(
         name=folder.name,
         record=record,
         network=network.eval(),
-        device=place,
+        device=target,
         weights=weights,
         header=header,
         weights_sha256=digest,

@@ -12,7 +12,7 @@ from resact.train.networks.kernel_probe import probe_kernels
 from resact.train.networks.kernels import fused_obstacle, kernel_failures
 from resact.train.networks.parity import probe_parity
 from resact.train.networks.timing import median_seconds
-from resact.train.runs.execution import build_network, memory_format
+from resact.train.runs.execution import memory_format, outline
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.step_variants import StepVariant
@@ -30,16 +30,21 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
     """
     if not config.amp or ranks.device.type != "cuda" or config.kernels == "fused":
         return config
-    with torch.device("meta"):
-        network = build_network(config, 2)
-    report = probe_parity(
-        network,
-        device=ranks.device,
-        batch=config.recipe.batch_size // ranks.world_size,
-        frames=config.geometry.frames,
-        size=config.geometry.size,
-        memory_format=memory_format(config),
-    )
+    try:
+        report = probe_parity(
+            outline(config, 2),
+            streams=config.geometry.streams,
+            device=ranks.device,
+            batch=config.recipe.batch_size // ranks.world_size,
+            frames=config.geometry.frames,
+            size=config.geometry.size,
+            memory_format=memory_format(config),
+        )
+    except Exception:
+        if not config.architecture.is_own:
+            raise
+        console.print("note: the network's code needs values, so its convolutions are not compared with float64")
+        return config
     console.print(str(report))
     if ranks.any(report.fallback == "another device"):
         raise UsageError(f"{report}: train on another device, or with another version of torch")
@@ -60,8 +65,8 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
     Raises:
         UsageError: fused ones were asked for, or the run that goes on has them, and they cannot run or are wrong.
     """
-    if config.kernels == "eager":
-        return config
+    if config.kernels == "eager" or config.architecture.is_own:
+        return replace(config, kernels="eager")
     obstacle = None
     if config.compile:
         obstacle = "they do not work with --compile"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resact.errors import CheckpointError, UsageError
 from resact.train.networks.architecture import STREAMS
 from resact.train.networks.parts import freeze, last_layer
-from resact.train.runs.execution import build_network
+from resact.train.runs.execution import outline
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.record import InitialWeights, RunRecord
@@ -85,9 +85,7 @@ def initial_weights(config: RunConfig, runs: Path, classes: Sequence[str]) -> In
     if config.fine_tuning.init_from is None:
         return None
     source = _read(_find(config.fine_tuning.init_from, runs))
-    with torch.device("meta"):
-        network = build_network(config)
-    match = _matched(source, network, classes)
+    match = _matched(source, outline(config), classes)
     trained = source.record
     return InitialWeights(
         source=str(source.path),

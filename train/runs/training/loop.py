@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resact.errors import CheckpointError, DivergedError, Interrupted
 from resact.train.clips.sampling import batches
 from resact.train.clips.stream import ClipStream
-from resact.train.networks.models import ActionNetwork
 from resact.train.runs.files.checkpoint import Checkpoints, EpochSums, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
@@ -61,7 +60,7 @@ class Loop:
         *,
         config: RunConfig,
         folder: RunFolder,
-        network: ActionNetwork,
+        network: nn.Module,
         optimiser: torch.optim.SGD,
         progress: Progress,
         stream: ClipStream,

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from resact.errors import ToolError
-from resact.train.networks.models import ActionNetwork
 from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
@@ -18,7 +17,7 @@ from resact.train.runs.training.distributed import Ranks
 class TrainStep:
     """Steps of one network."""
 
-    def __init__(self, config: RunConfig, network: ActionNetwork, optimiser: torch.optim.SGD, ranks: Ranks) -> None:
+    def __init__(self, config: RunConfig, network: nn.Module, optimiser: torch.optim.SGD, ranks: Ranks) -> None:
         """Args:
         config: with nothing left to choose.
         network: on the ranks' device.
@@ -54,7 +53,7 @@ class TrainStep:
         for group in self._optimiser.param_groups:
             group["lr"] = lr * group["lr_factor"]
         torch.manual_seed(seed)
-        layout, streams = memory_format(self._config), self._network.architecture.streams
+        layout, streams = memory_format(self._config), self._config.geometry.streams
         inputs = {name: batch[name].to(memory_format=layout) for name in streams}
         with autocast(self._config, self._ranks.device):
             logits_BC: Tensor = self._trained(**inputs)

@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from resact.errors import ToolError
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import ConvolutionForm, use_form
-from resact.train.runs.execution import build_network
+from resact.train.runs.execution import build_network, place
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import build_optimiser
@@ -47,7 +48,7 @@ class StepVariant:
     graphed: bool = False
     """Whether a step is captured once as a CUDA graph, and replayed."""
 
-    def network(self, num_classes: int, device: torch.device) -> ActionNetwork:
+    def network(self, num_classes: int, device: torch.device) -> nn.Module:
         """One with fresh weights.
 
         Raises:
@@ -55,19 +56,19 @@ class StepVariant:
 
         """
         torch.manual_seed(self.config.seed)
-        network = self.build(num_classes).to(device)
-        if self.config.channels_last:
-            network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+        network = self.build(num_classes)
+        place(network, self.config, device)
         use_form(network, self.form)
         if self.config.kernels == "fused":
+            assert isinstance(network, ActionNetwork)
             network.use_kernels("fused")
         return network
 
-    def build(self, num_classes: int) -> ActionNetwork:
+    def build(self, num_classes: int) -> nn.Module:
         """The network, on the CPU and in its own form."""
         return build_network(self.config, num_classes)
 
-    def step(self, network: ActionNetwork, device: torch.device) -> TrainStep:
+    def step(self, network: nn.Module, device: torch.device) -> TrainStep:
         """Steps of a network that is on the device; not captured."""
         ranks = Ranks(rank=0, world_size=1, device=device)
         return TrainStep(self.config, network, build_optimiser(network, self.config.recipe), ranks)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 from resact.cache.default_paths import find_store
 from resact.cache.grouping import grouping
@@ -19,8 +20,10 @@ from resact.errors import Interrupted, UsageError
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TestPlan, TrainPlan
 from resact.train.clips.stream import ClipStream
+from resact.train.networks.architecture import refuse_for_own
 from resact.train.networks.models import ActionNetwork
-from resact.train.runs.execution import build_network, memory_format
+from resact.train.networks.own import NetworkSource, changed_files, try_own
+from resact.train.runs.execution import build_network, outline, place
 from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
@@ -106,6 +109,8 @@ def train(
         Interrupted: ctrl-C or SIGTERM.
     """
     asked = RunConfig.of(settings)
+    if asked.architecture.is_own:
+        refuse_for_own(settings)
     folder = RunFolder(runs / _checked_name(asked.default_name if name is None else name))
     with open_ranks() as ranks, compute_threads_restored():
         display = TrainDisplay(console if ranks.leads else Console(quiet=True), folder.name)
@@ -166,15 +171,17 @@ def _train(
     slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
     if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
         console.print(f"note: of the training list, {slower.note}")
-    initial = None
-    if saved is None:
-        with torch.device("meta"):
-            optimiser_for(build_network(config), config)  # what is wrong with it is said before any work
+    source, initial = None, None
+    if saved is None:  # what is wrong with the network or its weights is said before any work
+        network = outline(config)
+        optimiser_for(network, config)
+        if config.architecture.is_own:
+            source = try_own(network, config.architecture, frames=config.geometry.frames, size=config.geometry.size)
         initial = ranks.from_first(lambda: initial_weights(config, folder.path.parent, opened.index.classes))
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
         record = planned or ranks.from_first(
-            lambda: _begin(config, folder, opened, videos, initial, ranks, threads, display)
+            lambda: _begin(config, folder, opened, videos, source, initial, ranks, threads, display)
         )
         held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
         display.prepare("building the network")
@@ -281,6 +288,7 @@ def _begin(
     folder: RunFolder,
     store: ClipStore,
     videos: RunVideos,
+    source: NetworkSource | None,
     initial: InitialWeights | None,
     ranks: Ranks,
     threads: int | None,
@@ -309,6 +317,7 @@ def _begin(
         provenance=provenance() | {"device": device},
         compute_threads=torch.get_num_threads(),
         choose_best=videos.choose_best,
+        source=source,
         initial=initial,
     )
     for line in [] if initial is None else said_of(initial, str(folder)):
@@ -321,14 +330,19 @@ def _begin(
 
 def _restored(
     record: RunRecord, folder: RunFolder, ranks: Ranks, console: Console
-) -> tuple[ActionNetwork, torch.optim.SGD, Progress]:
+) -> tuple[nn.Module, torch.optim.SGD, Progress]:
     """Network and optimiser as the newest whole checkpoint has them, or as they are at first."""
     config = record.config
     torch.manual_seed(config.seed)
     network = build_network(config)
-    network.to(ranks.device, memory_format=memory_format(config))  # type: ignore[call-overload]
+    place(network, config, ranks.device)
     if config.kernels == "fused":
+        assert isinstance(network, ActionNetwork)
         network.use_kernels("fused")
+    if record.source is not None and (changed := changed_files(config.architecture, record.source)):
+        console.print(
+            f"note: {', '.join(changed)} changed since {folder} was begun: from here on it is trained with the new code"
+        )
     optimiser = optimiser_for(network, config)
     checkpoints = Checkpoints(folder.path)
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from resact.train.clips.sampling import TestPlan
 from resact.train.clips.stream import ClipStream
-from resact.train.networks.models import ActionNetwork
 from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
@@ -29,7 +28,7 @@ class Validation:
 
 
 def validate(
-    network: ActionNetwork,
+    network: nn.Module,
     stream: ClipStream,
     ranks: Ranks,
     *,
@@ -49,7 +48,7 @@ def validate(
     assert isinstance(plan, TestPlan)
     videos, layout = len(plan) // plan.views, memory_format(config)
     ranks.equalise(list(network.buffers()))  # running statistics are each rank's own, and rank 0's are saved
-    scores_VC = torch.zeros(videos, network.fc2.out_features, device=ranks.device)
+    scores_VC = torch.zeros(videos, config.architecture.num_classes or 0, device=ranks.device)
     label_V = torch.zeros(videos, dtype=torch.int64, device=ranks.device)
     hits = torch.zeros((), device=ranks.device)
     training = [module for module in network.modules() if module.training]  # all but frozen norms

@@ -88,9 +88,12 @@ def test_names_say_what_differs(settings, name):
         ({"depths": (1, 2, 3)}, "^got --depths \\(1, 2, 3\\), expected 4 whole numbers above 0$"),
         ({"dropout": 1}, "^got --dropout 1, expected a number of 0 or more and below 1$"),
         ({"step": 32}, "^got --step 32, expected one below the 32 frames"),
-        ({"arch": "p3d"}, "^got --network 'p3d', expected p3d-resnet50 or 3d-resnet50$"),
-        ({"network": 3}, "^got --network 3, expected p3d-resnet50 or 3d-resnet50$"),
-        ({"network": ["p3d-resnet50"]}, "^got --network \\['p3d-resnet50'\\], expected p3d-resnet50 or 3d-resnet50$"),
+        ({"arch": "p3d"}, "^got --network 'p3d', expected p3d-resnet50, 3d-resnet50 or PACKAGE.MODULE:FACTORY$"),
+        ({"network": 3}, "^got --network 3, expected p3d-resnet50, 3d-resnet50 or PACKAGE.MODULE:FACTORY$"),
+        (
+            {"network": ["p3d-resnet50"]},
+            "^got --network \\['p3d-resnet50'\\], expected p3d-resnet50, 3d-resnet50 or PACKAGE.MODULE:FACTORY$",
+        ),
         ({"checkpoint_activations": "no"}, "^got --checkpoint-activations 'no', expected true or false$"),
         ({"checkpoint_activations": 1}, "^got --checkpoint-activations 1, expected true or false$"),
         ({"zero_init": 1}, "^got --zero-init 1, expected true or false$"),
@@ -100,6 +103,20 @@ def test_names_say_what_differs(settings, name):
         ({"stem_channels": 0.5}, "^got --stem-channels 0.5, expected"),
         ({"min_scale": 0.4}, "^got --min-scale 0.4, expected a number from 0.5 to 1$"),
         ({"network": "3d-resnet50", "feature_residual": True}, "leave them out$"),
+        ({"network": "nets:small", "attention": True}, "^got --attention with a network of your own, expected none of"),
+        ({"network": "nets:small", "width": 2, "conv": "dense"}, "^got --conv, --width with a network of your own"),
+        ({"network": "nets:small", "kernels": "fused"}, "expected eager: leave --kernels out$"),
+        ({"network": "nets:small", "checkpoint_activations": True}, "which has to do that itself: leave it out$"),
+        (
+            {"network": "nets:small", "network_settings": {"frames": 3}},
+            "^got frames in \\[network\\], which",
+        ),
+        ({"network": "nets:small", "network_settings": {"a": float("inf")}}, "expected a table of text, numbers"),
+        ({"network_settings": {"a": 3}}, "^got settings of \\[network\\] \\(a\\) with the network p3d-resnet50"),
+        *(
+            ({"network": wrong}, "PACKAGE.MODULE:FACTORY$")
+            for wrong in ("nets", "a/b.py:c", "a.b:", ":c", "a:b:c", "1:c")
+        ),
         ({"kernels": "fused", "compile": True}, "leave --compile out$"),
         ({"learning_rate": 1}, "did you mean 'lr'|did you mean"),
         ({"epoch": 1}, "got setting 'epoch', .*did you mean 'epochs'"),
@@ -108,6 +125,24 @@ def test_names_say_what_differs(settings, name):
 def test_wrong_settings_are_told(settings, words):
     with pytest.raises(UsageError, match=words):
         RunConfig.of(settings)
+
+
+def test_a_network_of_ones_own_has_a_table_and_no_settings_of_the_papers(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        'lr = 0.3\n[network]\nfactory = "mine.nets:small"\nchannels = 4\nstages = [{depth = 2}, {depth = 3}]\n'
+    )
+    config = RunConfig.of(asked_settings(path))
+    assert config.architecture.is_own
+    assert config.architecture.network_settings == {"channels": 4, "stages": [{"depth": 2}, {"depth": 3}]}
+    assert RunConfig.from_json(json.loads(json.dumps(asdict(config)))) == config
+    assert RunConfig.of(config.settings) == config
+    assert {config: 1}[RunConfig.of(config.settings)] == 1, "it can be a key"
+    assert config.default_name == "residual-s1-small-0"
+    assert RunConfig.of(asked_settings(path, network="other:net")).architecture.network == "other:net"
+    path.write_text("[network]\nsince = 2020-01-01\n")
+    with pytest.raises(UsageError, match=r"run.toml: got \[network\] .*expected a table of text, numbers, flags"):
+        read_settings(path)
 
 
 def test_options_win_over_the_file_and_the_file_over_defaults(tmp_path):

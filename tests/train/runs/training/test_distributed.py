@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.conftest import PATIENCE_SECONDS, wait_until
-from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, start_ranks, weights_of
+from tests.conftest import wait_until
+from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, finish, start_ranks, weights_of
 from torch.nn import functional
 
 from resact.cache.store import open_store
@@ -38,12 +38,6 @@ def two_ranks(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     runs = tmp_path_factory.mktemp("two")
     finish(start_ranks(arguments(tiny_store, runs, "a", "--json", **SETTINGS), runs), 0)
     return runs
-
-
-def finish(processes: list[Any], code: int) -> None:
-    for process in processes:
-        process.join(PATIENCE_SECONDS)
-    assert [process.exitcode for process in processes] == [code] * len(processes)
 
 
 def losses(folder: Path) -> list[float]:
