@@ -1,14 +1,12 @@
 """The rows of `resact bench train`; here those that training itself has no use for, such as other networks."""
 
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resact.errors import ToolError
-from resact.train.networks.models import ActionNetwork
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.step_variants import EAGER, StepVariant
 
@@ -33,13 +31,13 @@ NAMES = (
 class TorchvisionVariant(StepVariant):
     """A competitor: torchvision's network of this name in place of ours, in the same form and layout."""
 
-    def build(self, num_classes: int) -> ActionNetwork:
-        """It has what a step asks of a network.
+    def build(self, num_classes: int) -> nn.Module:
+        """It takes clips by the names of their streams, as ours do.
 
         Raises:
             ToolError: torchvision is not installed, or does not load.
         """
-        return cast(ActionNetwork, _VideoResNet(self.name, num_classes))
+        return _VideoResNet(self.name, num_classes)
 
 
 def derived_variants(
@@ -73,8 +71,6 @@ def derived_variants(
 
 class _VideoResNet(nn.Module):
     """A network of torchvision's, called as ours are. It takes one stream: RGB."""
-
-    architecture = SimpleNamespace(streams=("rgb",))
 
     def __init__(self, name: str, num_classes: int) -> None:
         super().__init__()

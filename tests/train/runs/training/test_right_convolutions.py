@@ -53,6 +53,7 @@ def test_it_is_asked_about_the_runs_own_shapes(probed) -> None:
     assert asked == [
         {
             "device": GPU.device,
+            "streams": ("residual",),
             "batch": 6,
             "frames": CONFIG.geometry.frames,
             "size": CONFIG.geometry.size,
@@ -89,3 +90,15 @@ def test_no_probe_without_bfloat16(probed) -> None:
     single = RunConfig.of(CONFIG.settings | {"amp": False})
     assert computed(single)[0] == single
     assert asked == []
+
+
+def test_of_ones_own_network_what_cannot_be_probed_is_said(own_code, monkeypatch) -> None:
+    def needs_values(_network, **_):
+        raise NotImplementedError
+
+    monkeypatch.setattr(device_checks, "probe_parity", needs_values)
+    config = RunConfig.of({"network": "nets:small", "amp": True})
+    assert computed(config)[0] == config
+    assert "its convolutions are not compared with float64" in computed(config)[1]
+    with pytest.raises(NotImplementedError):
+        computed(CONFIG)
