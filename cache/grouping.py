@@ -21,7 +21,7 @@ class Grouping:
     ungrouped: int
     """Videos that are a group of their own, because nothing says what they belong to."""
     divided: dict[str, int]
-    """Split -> groups with videos in both train and test; only where there are any."""
+    """Split -> groups with videos on several sides (train, val, test); only where there are any."""
     by_chance: bool
     """Whether sides were drawn by group; else lists say them."""
     whole: bool
@@ -30,7 +30,7 @@ class Grouping:
     @property
     def notes(self) -> list[str]:
         """What a user should know, one sentence each."""
-        torn = (f"{split} has videos of {n:,} groups in both train and test" for split, n in self.divided.items())
+        torn = (f"{split} has videos of {n:,} groups on more than one side" for split, n in self.divided.items())
         return [*([self.leak] if self.leak else []), *torn]
 
     @property

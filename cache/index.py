@@ -7,7 +7,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from resact.cache.layout import MEMBERSHIPS, SLOT_BYTES, STATUSES, VideoRecord, crc32c, fps_value, shard_index_bytes
+from resact.cache.layout import (
+    MEMBERSHIPS,
+    SIDES,
+    SLOT_BYTES,
+    STATUSES,
+    VideoRecord,
+    crc32c,
+    fps_value,
+    shard_index_bytes,
+)
 from resact.errors import DamagedError, UsageError
 
 REBUILD = "run `resact verify STORE --rebuild-index`"
@@ -68,7 +77,7 @@ class Index:
     frame_bytes: npt.NDArray[np.uint32]
     """(F,) stored bytes of each frame, crc32c included."""
     splits: dict[str, npt.NDArray[np.uint8]]
-    """Split name -> (N,) 0 none, 1 train, 2 test."""
+    """Split name -> (N,) 0 none, 1 train, 2 test, 3 val."""
     classes: tuple[str, ...]
 
     def __len__(self) -> int:
@@ -94,17 +103,23 @@ class Index:
         return np.asarray(frames + tails, np.uint64)
 
     def video_indices(self, split: str, membership: str) -> npt.NDArray[np.intp]:
-        """Indices of the videos with frames that a split calls `train` or `test`.
+        """Indices of the videos with frames that a split calls `train`, `val` or `test`.
 
         Raises:
             UsageError: no such split or membership.
         """
         if split not in self.splits or membership not in MEMBERSHIPS:
             raise UsageError(
-                f"got split {split!r} and {membership!r}, expected one of {', '.join(self.splits)} and train or test"
+                f"got split {split!r} and {membership!r}, expected one of {', '.join(self.splits)} and one of "
+                f"{', '.join(SIDES)}"
             )
         member = self.splits[split] == MEMBERSHIPS.index(membership)
         return np.flatnonzero(member & (self.num_frames > 0))
+
+    def sides(self, split: str) -> dict[str, int]:
+        """`train`, `test` and, where the split has any, `val` -> its videos with frames."""
+        count = {side: len(self.video_indices(split, side)) for side in SIDES}
+        return {side: number for side, number in count.items() if number or side != "val"}
 
     def video_index(self, video_id: str) -> int:
         """Where a video stands among the columns, by bisection.

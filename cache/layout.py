@@ -52,7 +52,9 @@ Status = Literal["ok", "damaged", "failed"]
 READ_ME = "README"
 """The root's attribute that comes first, because capitals do, and tells a person how to read the frames."""
 STATUSES: tuple[Status, ...] = ("ok", "damaged", "failed")
-MEMBERSHIPS = ("none", "train", "test")
+MEMBERSHIPS = ("none", "train", "test", "val")
+"""Of a video in a split, by code; `val` came last, and stores made before have none of it."""
+SIDES = MEMBERSHIPS[1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,19 @@ class Source:
     """Pixels before scaling; 0 where ffmpeg found no video."""
 
 
+@dataclass(frozen=True)
+class Segment:
+    """A part of a source that is a video of its own."""
+
+    start: str
+    """Seconds after the source's first frame, as a plain decimal number such as `12.5`."""
+    end: str | None
+    """Likewise; None for the source's end."""
+
+    def __str__(self) -> str:
+        return f"@{self.start}-{self.end or ''}"
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoRecord:
     """All that the store knows of one video, apart from its pixels."""
@@ -83,12 +98,14 @@ class VideoRecord:
     group: str
     """Videos of one group are alike (same scene, same people) and stay on one side of every split."""
     splits: dict[str, str]
-    """Split name -> `train` or `test`; a split without this video is absent."""
+    """Split name -> `train`, `val` or `test`; a split without this video is absent."""
     status: Status
     problem: str | None
     """What was wrong, in ffmpeg's words where they are its; None when status is `ok`."""
     note: str | None = None
     """What a user may want to know though nothing is wrong, such as which of several video tracks was taken."""
+    segment: Segment | None = None
+    """The part of the source that it is; None for all of it."""
     source: Source
     arguments: list[str]
     """ffmpeg's arguments, the source's path replaced by its name; empty where ffmpeg was not run."""
@@ -229,6 +246,8 @@ def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:
     }
     if record.note is not None:
         attributes["note"] = record.note
+    if record.segment is not None:
+        attributes["segment"] = vars(record.segment)
     if record.status == "failed":
         return group_document(attributes)
     frame = [1, record.height, record.width, 3]
@@ -258,8 +277,16 @@ def video_record(document: dict[str, Any], frame_bytes: npt.NDArray[np.uint32]) 
     """The inverse of `video_document`; `frame_bytes` comes from the shard's index."""
     attributes = {k: v for k, v in document["attributes"].items() if k != "crc32c"}
     source = Source(**attributes.pop("source"))
+    segment = attributes.pop("segment", None)
     height, width = document["shape"][1:3] if document["node_type"] == "array" else (0, 0)
-    return VideoRecord(**attributes, source=source, height=height, width=width, frame_bytes=frame_bytes)
+    return VideoRecord(
+        **attributes,
+        segment=segment and Segment(**segment),
+        source=source,
+        height=height,
+        width=width,
+        frame_bytes=frame_bytes,
+    )
 
 
 def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:

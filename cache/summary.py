@@ -51,10 +51,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         "fps": _number(settings.decode.fps),
         "short_side": settings.decode.short_side,
         "classes": len(settings.dataset.classes),
-        "splits": {
-            name: {side: len(index.video_indices(name, side)) for side in ("train", "test")}
-            for name in settings.dataset.splits
-        },
+        "splits": {name: index.sides(name) for name in settings.dataset.splits},
         "groups": groups.groups,
         "ungrouped": groups.ungrouped,
         "notes": groups.notes,
@@ -91,7 +88,8 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
         f"short side {summary['short_side']}",
         "size": size,
         "splits": "; ".join(
-            f"{name}: {s['train']:,} train, {s['test']:,} test" for name, s in summary["splits"].items()
+            f"{name}: " + ", ".join(f"{number:,} {side}" for side, number in sides.items())
+            for name, sides in summary["splits"].items()
         ),
         "groups": "\n".join([f"{summary['groups']:,}", *summary["notes"]]),
         "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),

@@ -63,7 +63,7 @@ def lacking_words(settings: StoreSettings, index: Index, whole: Whole | None) ->
         whole: what prep has noted.
     """
     dataset, seconds = settings.dataset, settings.decode.max_seconds
-    listed = np.zeros(len(index), bool)
+    listed = np.full(len(index), dataset.videos is None)  # of what may grow, all videos count, in a split or not
     for codes in index.splits.values():
         listed |= codes > 0
     have = int((listed & (index.num_frames > 0)).sum())

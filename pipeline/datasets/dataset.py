@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from resact.cache.index import Index
-from resact.cache.layout import array_name
+from resact.cache.layout import Segment, array_name
 from resact.cache.settings import DatasetSettings
 from resact.errors import UsageError
 from resact.pipeline.datasets.division import SPLIT, Division
@@ -26,6 +26,8 @@ class SourceVideo:
     path: Path
     name: str
     """Path below the data set's root, with forward slashes."""
+    segment: Segment | None = None
+    """The part of the file that it is; None for all of it."""
     problem: str | None = None
     """Known before decoding; such a video is listed as failed."""
 

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +23,9 @@ _SUFFIXES = (
 _NO_VIDEO = frozenset(_SUFFIXES.split())
 """Of files that lie beside videos; some of them ffmpeg would take for one, such as a picture or half a download."""
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}
+
+SPECIAL = "not a regular file"
+"""What is said of a pipe, a socket or a device."""
 
 Identity = tuple[int, ...]
 """Equal for two names of one file or folder."""
@@ -51,8 +55,11 @@ class FolderSearch:
         """Class -> its videos, both sorted; classes without videos are left out.
 
         A folder that two classes lead to is searched for both: `twins` finds its videos in both.
+
+        Raises:
+            SourceError: a folder cannot be read.
         """
-        try:
+        with self._searching():
             top = _status(self.root) or self.root.stat()
             by_class = {}
             for name in self._entries(""):
@@ -63,11 +70,30 @@ class FolderSearch:
                     seen = {_identity(top)}
                     if self._is_to_search(name, status, seen):
                         by_class[name] = sorted(self._below(name, seen))
+        self._empty = [name for name, videos in by_class.items() if not videos]
+        return {name: videos for name, videos in by_class.items() if videos}
+
+    def search_all(self) -> list[str]:
+        """Videos at any depth, also beside the folders; sorted.
+
+        Raises:
+            SourceError: a folder cannot be read.
+        """
+        with self._searching():
+            return sorted(n for n in self._below("", {_identity(self.root.stat())}) if not self.is_own(n))
+
+    @property
+    def not_taken(self) -> Sequence[str]:
+        """Files that are no videos, by their suffixes."""
+        return self._no_videos
+
+    @contextmanager
+    def _searching(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             where = os.fsdecode(error.filename or self.root)
             raise SourceError(f"{where!a} cannot be searched for videos: {error.strerror}") from None
-        self._empty = [name for name, videos in by_class.items() if not videos]
-        return {name: videos for name, videos in by_class.items() if videos}
 
     def _below(self, class_name: str, seen: set[Identity]) -> Iterator[str]:
         folders = [class_name]  # and not recursion, which a deep tree would exhaust
@@ -110,14 +136,16 @@ class FolderSearch:
     def _is_linked(self, name: str) -> bool:
         return os.path.realpath(self.root / name) != os.path.join(os.path.realpath(self.root), name)  # noqa: PTH118
 
+    def is_own(self, name: str) -> bool:
+        """Whether that is the user's list."""
+        return self.csv is not None and (self.root / name).resolve() == self.csv.resolve()
+
     def notes(self) -> list[str]:
         """What was skipped, and why."""
-        beside = [
-            name for name in self._beside if self.csv is None or (self.root / name).resolve() != self.csv.resolve()
-        ]
+        beside = [name for name in self._beside if not self.is_own(name)]
         reasons = {
             "files outside the class folders": beside,
-            "files that are not videos": self._no_videos,
+            "files that are not videos": [name for name in self._no_videos if not self.is_own(name)],
             "folders without videos, which are not classes": self._empty,
             "folders reached by a second link": self._again,
             "Zarr stores": self._stores,

@@ -30,7 +30,7 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
         raise UsageError(f"got --limit {limit}, expected at least 1")
 
     def turn_of(video: SourceVideo) -> list[Any]:
-        sides = (("train", "test", None).index(video.splits.get(split)) for split in dataset.settings.splits)
+        sides = (("train", "test", "val", None).index(video.splits.get(split)) for split in dataset.settings.splits)
         return [video.label, *sides, video.group]
 
     by_id = sorted(dataset.videos, key=lambda v: v.video_id)

@@ -1,7 +1,8 @@
-"""Names that say a side, such as `train` or `val_256`, where a class or a group is looked for.
+"""Names that say a side, such as `train` or `val_256`.
 
-Taken for a class, such a folder makes a data set of two or three classes that nobody wants. Taken for a group, it is
-drawn as a whole, so that the videos of `val` may be trained on and those of `train` tested.
+Above the classes they say on which side a video is. Taken for a class, such a folder would make a data set of two or
+three classes that nobody wants. Taken for a group, it would be drawn as a whole, so that the videos of `val` may be
+trained on and those of `train` tested.
 """
 
 import re
@@ -9,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from resact.cache.layout import SIDES
 from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import some
 
@@ -50,27 +52,30 @@ def sides_named(names: Iterable[str]) -> dict[str, str]:
     return sides
 
 
-def require_no_sides_as_classes(root: Path, classes: Collection[str], *, layout: str) -> list[str]:
-    """Refuse a tree whose first level are sides.
+def sides_above(root: Path, folders: Collection[str]) -> dict[str, str]:
+    """Top folder -> `train`, `val` or `test`, where all of them are sides, as in `train/<class>/<video>`.
 
     Args:
         root: of the tree.
-        classes: its folders with videos.
-        layout: what is expected, in words.
+        folders: in the root, those with videos.
 
     Returns:
-        What is to be said of a class that may be meant as one, such as `train` among vehicles.
+        Empty where they are classes, one of which may be `train`, among vehicles.
 
     Raises:
-        SourceError: all of them are sides, or several different ones are among them.
+        SourceError: some are sides and some are not, or one is none that videos can be on.
     """
-    sides = sides_named(classes)
-    if sides and (len(sides) == len(classes) or len(set(sides.values())) > 1):
+    sides = sides_named(folders)
+    if not sides or (len(sides) < len(folders) and len(set(sides.values())) < 2):
+        return {}
+    others = [name for name in folders if sides.get(name) not in SIDES]
+    if others:
+        named = [name for name in folders if name not in others]
         raise SourceError(
-            f"{root} holds {', '.join(sides)}, which are not classes, expected {layout}: put the videos, or links "
-            "to them, into one folder a class, and name their sides in a CSV for --splits"
+            f"{root} holds {some(others)}{' beside ' + some(named) if named else ''}, expected folders of the sides "
+            "train, val and test only, or of classes only: move the others elsewhere, or write a list for --list"
         )
-    return [f"folders named like a side are used as classes: {some(list(sides))}"] if sides else []
+    return sides
 
 
 def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:

@@ -7,19 +7,16 @@
 `split` and `group` may be left out; the order of columns does not matter, nor do a byte order mark or CRLF.
 """
 
-import csv
-import io
-import re
-import unicodedata
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from resact.cache.layout import SIDES
 from resact.errors import SourceError
 from resact.pipeline.datasets.division import SPLIT
+from resact.pipeline.datasets.list_file import SPLIT_NAME, SPLIT_NAME_WORDS, Names, read_text, rows_of
 
 _NEEDED, _OPTIONAL = ("video", "membership"), ("split", "group")
-_SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # it becomes the name of a file in the store
 _EXPECTED = "expected the columns video,membership and optionally split and group, separated by commas"
 
 
@@ -29,7 +26,7 @@ class Lists:
 
     splits: tuple[str, ...]
     memberships: dict[str, dict[str, str]] = field(default_factory=dict)
-    """Video -> split -> `train` or `test`."""
+    """Video -> split -> `train`, `val` or `test`."""
     groups: dict[str, str] = field(default_factory=dict)
     """Video -> group, where the CSV gives one."""
 
@@ -48,12 +45,12 @@ def read_split_csv(path: Path, names: Collection[str]) -> Lists:
     Raises:
         SourceError: the file is missing or not of this form; says in which line.
     """
-    lines = _rows(path)
+    lines = rows_of(read_text(path), path)
     number, header = next(lines, (1, []))
     columns = [column.strip().lower() for column in header]
     if not set(_NEEDED) <= set(columns) <= {*_NEEDED, *_OPTIONAL} or len(set(columns)) < len(columns):
         raise SourceError(f"{path}, line {number}: got {','.join(header)!r}, {_EXPECTED}")
-    on_disk = _Names(names)
+    on_disk = Names(names)
     memberships: dict[str, dict[str, str]] = {}
     groups: dict[str, str] = {}
     for number, row in lines:
@@ -63,14 +60,18 @@ def read_split_csv(path: Path, names: Collection[str]) -> Lists:
         values = dict(zip(columns, row, strict=True))
         split = values.get("split", "").strip() or SPLIT
         side = values["membership"].strip().lower()
-        if side not in ("train", "test"):
-            raise SourceError(f"{where}: got membership {values['membership']!r}, expected train or test")
-        if not _SPLIT_NAME.fullmatch(split):
-            raise SourceError(f"{where}: got split {split!r}, expected a name of letters, digits, '_', '-' and '.'")
-        video = on_disk.meant_by(values["video"], where)
+        if side not in SIDES:
+            raise SourceError(f"{where}: got membership {values['membership']!r}, expected train, val or test")
+        if not SPLIT_NAME.fullmatch(split):
+            raise SourceError(f"{where}: got split {split!r}, {SPLIT_NAME_WORDS}")
+        alike = on_disk.meant_by(values["video"]) or [values["video"]]
+        if len(alike) > 1:
+            named = " or ".join(map(ascii, alike))
+            raise SourceError(f"{where}: {values['video']!r} may mean {named}: write one of them exactly")
+        video = alike[0]
         splits = memberships.setdefault(video, {})
         if split in splits:
-            both = "both in train and in test" if splits[split] != side else f"twice in {side}"
+            both = f"both in {splits[split]} and in {side}" if splits[split] != side else f"twice in {side}"
             raise SourceError(f"{where}: {video!r} is {both} of {split}: keep one of these lines")
         splits[split] = side
         group = values.get("group", "").strip()
@@ -80,46 +81,3 @@ def read_split_csv(path: Path, names: Collection[str]) -> Lists:
         raise SourceError(f"{path} names no video: write a line for each, such as Walk/a.mp4,train")
     splits_named = sorted({split for sides in memberships.values() for split in sides})
     return Lists(splits=tuple(splits_named), memberships=memberships, groups=groups)
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields, empty lines left out."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read: {error.strerror}") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise SourceError(f"{path} is in UTF-16: save it as CSV in UTF-8")
-    text = data.decode("utf-8-sig", "surrogateescape")  # a file's name may be no UTF-8 either
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        for row in reader:
-            if any(value.strip() for value in row):
-                yield reader.line_num, row
-    except csv.Error as error:
-        raise SourceError(f"{path}, line {reader.line_num}: {error}") from None
-
-
-class _Names:
-    """Names on the disk, found also by another spelling."""
-
-    def __init__(self, names: Collection[str]) -> None:
-        self._names = set(names)
-        self._by_form: dict[str, list[str]] = {}
-        for name in sorted(names):
-            self._by_form.setdefault(_form(name), []).append(name)
-
-    def meant_by(self, name: str, where: str) -> str:
-        if name in self._names:
-            return name
-        alike = self._by_form.get(_form(name), [name])
-        if len(alike) > 1:
-            raise SourceError(f"{where}: {name!r} may mean {' or '.join(map(ascii, alike))}: write one of them exactly")
-        return alike[0]
-
-
-def _form(name: str) -> str:
-    name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
-    while name.startswith("./"):
-        name = name[2:]
-    return name

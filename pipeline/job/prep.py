@@ -18,7 +18,7 @@ from resact.cache.grouping import grouping
 from resact.cache.index import Index
 from resact.cache.index_files import read_index, write_index
 from resact.cache.journal import Journal
-from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, Source, VideoRecord, array_name, video_id_of
+from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, SIDES, Source, VideoRecord, array_name, video_id_of
 from resact.cache.repeats import repeats
 from resact.cache.store import read_settings
 from resact.cache.whole import Whole, lacking_words, remove_whole, write_whole
@@ -249,7 +249,7 @@ def _require_distinct(dataset: Dataset) -> None:
 
 
 def _require_agreement(dataset: Dataset, index: Index, store: Path) -> None:
-    """No video that is there changes its group or its membership."""
+    """No video that is there changes its class, its group or its membership."""
     row_of = {video_id: row for row, video_id in enumerate(index.video_id)}
     differing = []
     for video in dataset.videos:
@@ -257,22 +257,32 @@ def _require_agreement(dataset: Dataset, index: Index, store: Path) -> None:
         if row is None:
             continue
         sides = {name: MEMBERSHIPS[codes[row]] for name, codes in index.splits.items() if codes[row]}
-        if (index.group[row], sides) != (video.group, video.splits):
+        class_name = index.classes[index.label[row]]
+        if (class_name, index.group[row], sides) != (video.class_name, video.group, video.splits):
+            of_class = [
+                f"class {n!r}, " if class_name != video.class_name else "" for n in (class_name, video.class_name)
+            ]
             differing.append(
-                f"{video.video_id!r} (store: group {index.group[row]!r}, {_in_words(sides)}; "
-                f"asked for: group {video.group!r}, {_in_words(video.splits)})"
+                f"{video.video_id!r} (store: {of_class[0]}group {index.group[row]!r}, {_in_words(sides)}; "
+                f"asked for: {of_class[1]}group {video.group!r}, {_in_words(video.splits)})"
             )
     if differing:
+        several = f"{len(differing):,} of these videos in another group or on another side of a split"
+        if any("(store: class" in words for words in differing):
+            several = f"{len(differing):,} of these videos in another class or group, or on another side of a split"
         raise SettingsError(
-            f"{store} holds {len(differing):,} of these videos in another group or on another side of a split, such as "
-            f"{differing[0]}: prep with the lists and options that it was made with, or choose another --store"
+            f"{store} holds {several}, such as {differing[0]}: prep with the lists and options that it was made with, "
+            "or choose another --store"
         )
 
 
 def _counts(dataset: Dataset) -> str:
     """Videos on each side of each split."""
     count = Counter((split, side) for video in dataset.videos for split, side in video.splits.items())
-    return "; ".join(f"{s}: {count[s, 'train']:,} train, {count[s, 'test']:,} test" for s in dataset.settings.splits)
+    return "; ".join(
+        f"{split}: " + ", ".join(f"{count[split, s]:,} {s}" for s in SIDES if count[split, s] or s != "val")
+        for split in dataset.settings.splits
+    )
 
 
 def _in_words(sides: dict[str, str]) -> str:

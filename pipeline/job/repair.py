@@ -313,10 +313,10 @@ def _as_it_was(source: SourceVideo | None, known: _Remains, dataset: DatasetSett
             splits={split: MEMBERSHIPS[code] for split, code in codes.items() if code},
             problem=problem,
         )
-    if source.class_name not in dataset.classes:
-        raise SourceError(f"its class {source.class_name} is not one of the store's")
     if not source.splits and dataset.videos is None:  # of a folder, whose options the store does not know
         raise SourceError("its group and side are lost: run the prep that made the store again")
+    if source.class_name not in dataset.classes:
+        raise SourceError(f"its class {source.class_name} is not one of the store's")
     sides = {split: side for split, side in source.splits.items() if split in dataset.splits}
     return replace(source, label=dataset.classes.index(source.class_name), splits=sides)
 

@@ -62,7 +62,7 @@ def test_a_list_is_told_what_it_lacks() -> None:
 
 def test_groups_on_both_sides_are_counted() -> None:
     assert known({"a": "anna", "t1": "anna", "b": "bert", "c": "bert"}, **LISTED).notes == [
-        "split1 has videos of 1 groups in both train and test"
+        "split1 has videos of 1 groups on more than one side"
     ]
 
 

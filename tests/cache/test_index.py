@@ -95,6 +95,6 @@ def test_rows_of_an_unknown_split_are_refused(built) -> None:
     index = open_store(built.path).index
     for split, side in (("3", "train"), ("1", "validation")):
         with pytest.raises(
-            UsageError, match=f"got split '{split}' and '{side}', expected one of 1, 2 and train or test"
+            UsageError, match=f"got split '{split}' and '{side}', expected one of 1, 2 and one of train, "
         ):
             index.video_indices(split, side)

@@ -64,7 +64,8 @@ ClassesOption = Annotated[
 ]
 AllowPartialOption = Annotated[bool, typer.Option("--allow-partial", help="Accept an incomplete data set.")]
 LimitOption = Annotated[
-    int | None, typer.Option(metavar="N", help="Use at most N videos, from each class and side (train, test) in turn.")
+    int | None,
+    typer.Option(metavar="N", help="Use at most N videos, from each class and side (train, test, val) in turn."),
 ]
 NameOption = Annotated[
     str | None, typer.Option(help="folder: name of the data set and its store. Default: the folder's name.")
@@ -75,6 +76,19 @@ SplitsOption = Annotated[
         metavar="FILE.csv",
         help="folder: CSV that says which videos are for test; columns video, membership, split, group.",
     ),
+]
+ListOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--list",
+        metavar="FILE",
+        help="folder: CSV, TSV or JSON lines that say each video's label and, where wanted, start, end, membership, "
+        "split and group; or lines `path label`.",
+    ),
+]
+ClassesFileOption = Annotated[
+    Path | None,
+    typer.Option("--classes-file", metavar="FILE", help="folder: class names, where --list has numbers for labels."),
 ]
 TestShareOption = Annotated[
     float | None,

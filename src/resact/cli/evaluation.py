@@ -60,6 +60,13 @@ def evaluate(
     store: Annotated[str | None, typer.Option(help="Clip store. Default: the one that the run was trained on.")] = None,
     views: ViewsOption = None,
     weights: WeightsOption = None,
+    membership: Annotated[
+        str,
+        typer.Option(
+            help="Videos to test on: test, val or train. The report counts test videos only.",
+            autocompletion=complete.among("resact.cache.layout:SIDES"),
+        ),
+    ] = "test",
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Clips per batch. Default: the clips of one video."),
@@ -94,6 +101,7 @@ def evaluate(
     if fuse is not None:
         said: dict[str, object] = {"--store": store, "--views": views, "--weights": weights, "--output": output}
         said |= {"--batch-size": batch_size, "--threads": threads, "--compute-threads": compute_threads}
+        said |= {"--membership": membership if membership != "test" else None}
         if given := [name for name, value in said.items() if value is not None]:
             raise UsageError(
                 f"got {', '.join(given)} with --fuse, which only reads saved predictions: pass them to `resact "
@@ -121,6 +129,7 @@ def evaluate(
             trained,
             opened,
             views=VIEWS if views is None else views,
+            membership=membership,
             other_codec=store is not None,
             batch_size=batch_size,
             threads=threads,

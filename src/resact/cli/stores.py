@@ -12,6 +12,7 @@ from resact.cli import complete
 from resact.cli.common import (
     DONE_WITH_FAILURES,
     AllowPartialOption,
+    ClassesFileOption,
     ClassesOption,
     DatasetArgument,
     FfmpegOption,
@@ -20,6 +21,7 @@ from resact.cli.common import (
     GroupPatternOption,
     JsonOption,
     LimitOption,
+    ListOption,
     NameOption,
     RootOption,
     ShortSideOption,
@@ -75,6 +77,8 @@ def prep(
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
     name: NameOption = None,
+    list_file: ListOption = None,
+    classes_file: ClassesFileOption = None,
     splits: SplitsOption = None,
     test_share: TestShareOption = None,
     split_seed: SplitSeedOption = None,
@@ -112,6 +116,8 @@ def prep(
     executor = partial(open_executor, workers=worker_count(workers), scheduler=scheduler)
     own = {
         "name": name,
+        "list": list_file,
+        "classes_file": classes_file,
         "splits": splits,
         "test_share": test_share,
         "split_seed": split_seed,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tests.pipeline.datasets.test_folder import groups_of, sides_of, touch, two_classes
 
-from resact.errors import SourceError
+from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.folder import load_folder
 from resact.pipeline.datasets.sides import sides_named
 
@@ -36,8 +36,19 @@ def notes_of(root: Path) -> str:
 def test_names_of_sides(names: list[str], tmp_path: Path) -> None:
     assert set(sides_named(names)) == set(names)
     root = touch(tmp_path / "first", *(f"{name}/Walk/{i}.mp4" for name in names for i in range(2)))
-    with pytest.raises(SourceError, match=r"which are not classes, expected ROOT/<class>/<video>.* in a CSV for --spl"):
-        load_folder(root)
+    if any("replacement" in name for name in names):
+        with pytest.raises(
+            SourceError, match=r"holds replacement.*, expected folders of the sides train, val and test"
+        ):
+            load_folder(root)
+    else:
+        dataset = load_folder(touch(root, "train/Walk/1.mp4"))
+        kinds = {name: sides_named(names)[name] for name in names}
+        assert {v.splits["split1"] for v in dataset.videos} == {"train", *kinds.values()}
+        assert all(
+            v.splits["split1"] == kinds[v.name.partition("/")[0]] for v in dataset.videos if v.name[:6] != "train/"
+        )
+        assert dataset.settings.classes == ("Walk",)
     root = touch(tmp_path / "second", *(f"Walk/{name}/{i}.mp4" for name in names for i in range(2)))
     with pytest.raises(
         SourceError, match=r"named like sides, .*: name each video's side in a CSV for --splits, or ren"
@@ -70,7 +81,7 @@ def refused(root: Path, *files: str) -> str:
 
 def test_sides_are_found_wherever_they_are(tmp_path: Path) -> None:
     kinetics = ("train/Walk/a.mp4", "val/Walk/b.mp4", "annotations/Walk/c.mp4")
-    assert "holds train, val, which are not classes" in refused(tmp_path / "beside others", *kinetics)
+    assert "holds annotations beside train, val, expected fold" in refused(tmp_path / "beside others", *kinetics)
     deep = ("Walk/anna/train/1.mp4", "Walk/anna/val/2.mp4")
     assert "holds Walk/anna/train, Walk/anna/val, which are named like sides" in refused(tmp_path / "deep", *deep)
     assert "holds Walk/val," in refused(tmp_path / "one class", "Walk/val/1.mp4", "Walk/2.mp4", "Run/1.mp4")
@@ -105,18 +116,51 @@ def test_the_lines_of_the_documentation_keep_sides_below_classes(tmp_path: Path)
     names = [f"{name}/{side}/{file}.mp4" for name in WALKS for side in SIDES for file in ("a", "b c")]
     root = touch(tmp_path / "gestures", *names)
     run_from_the_docs("sides below classes", tmp_path)
-    assert sides_of(root, splits=root / "splits.csv") == {n: "train" if "/train/" in n else "test" for n in names}
+    assert sides_of(root, splits=root / "splits.csv") == {n: "train" if "/train/" in n else "val" for n in names}
 
 
-def test_the_lines_of_the_documentation_turn_a_tree_of_sides_around(tmp_path: Path) -> None:
-    names = [f"{side}/{name}/{file}.mp4" for name in WALKS for side in SIDES for file in ("a", "b c")]
-    touch(tmp_path / "kinetics", *names)
-    run_from_the_docs("sides above classes", tmp_path)
-    dataset = load_folder(tmp_path / "linked", splits=tmp_path / "linked" / "splits.csv")
-    assert {(v.class_name, v.path.resolve().parts[-3], v.splits["split1"]) for v in dataset.videos} == {
-        (name, side, side.replace("val", "test")) for name in WALKS for side in SIDES
+def test_folders_of_sides_above_the_classes_divide_the_videos(tmp_path: Path) -> None:
+    names = [
+        f"{side}/{name}/{file}.mp4" for side in ("train_256", "val_256", "test") for name in WALKS
+        for file in ("a", "anna/b c", "v_Run_g07_c01")
+    ]  # fmt: skip
+    dataset = load_folder(touch(tmp_path, *names))
+    assert {v.video_id: (v.class_name, v.label, v.splits) for v in dataset.videos} == {
+        name: (name.split("/")[1], WALKS.index(name.split("/")[1]), {"split1": name.partition("/")[0].split("_")[0]})
+        for name in names
     }
-    assert len(dataset.videos) == len(names)
+    assert (dataset.settings.classes, dataset.settings.division, dataset.division) == (WALKS, None, None)
+    assert {v.name: v.group for v in dataset.videos} == {
+        n: "anna" if "anna" in n else "v_Run_g07" if "g07" in n else n for n in names
+    }
+    assert "split1 has videos of 2 groups on more than one side (anna, v_Run_g07)" in dataset.notes
+    assert load_folder(tmp_path, classes=["Run"]).settings.classes == ("Run",)
+    assert groups_of(tmp_path, group_pattern=r"/([^/]*)\.mp4$")["test/Run/a.mp4"] == "a"
+    csv = tmp_path / "s.csv"
+    csv.write_text("video,membership\ntest/Run/a.mp4,train\ntrain_256/Run/a.mp4,test\n")
+    assert sides_of(tmp_path, splits=csv) == {"test/Run/a.mp4": "train", "train_256/Run/a.mp4": "test"}
+
+
+def test_trees_of_sides_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    flat = refused(tmp_path / "flat", "train/Walk/1.mp4", "val/1.mp4")
+    assert "holds val/1.mp4 in no folder of a class, expected <side>/<class>/<video>" in flat
+    lacking = refused(tmp_path / "lacking", "train/Walk/1.mp4", "val/Walk/2.mp4", "val/Run/3.mp4")
+    assert "has no training videos of 1 classes (Run): add some" in lacking
+    assert load_folder(tmp_path / "lacking", classes=["Walk"]).settings.classes == ("Walk",)
+    alike = refused(tmp_path / "alike", "train/Walk/1.mp4", "val/walk/2.mp4")
+    assert "the folders 'Walk' and 'walk', which look alike" in alike
+    below = refused(tmp_path / "below", "train/Walk/test/1.mp4", "train/Walk/val/2.mp4", "val/Walk/3.mp4")
+    assert "holds Walk/test, Walk/val, which are named like sides" in below
+    with pytest.raises(UsageError, match="got --test-share, but the folders train, val say who is for test"):
+        load_folder(touch(tmp_path / "drawn", "train/Walk/1.mp4", "val/Walk/2.mp4"), test_share=0.2)
+    twins = touch(tmp_path / "twins", "train/Walk/1.mp4", "val/Walk/2.mp4")
+    (twins / "val/Walk/3.mp4").hardlink_to(twins / "train/Walk/1.mp4")
+    assert "the folders have 'train/Walk/1.mp4' and 'val/Walk/3.mp4' on different sides, and they are" in refused(twins)
+
+
+def test_a_tree_without_test_videos_says_how_to_test(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{side}/{name}/1.mp4" for side in ("train", "val") for name in WALKS))
+    assert "split1 has no test videos: `resact evaluate --membership val` tests on its val videos" in notes_of(tmp_path)
 
 
 def test_what_may_be_meant_otherwise_is_said(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_videos_that_are_not_there_keep_their_name(tmp_path: Path) -> None:
         ("video,membership\n", "names no video"),
         ("video,membership\nWalk/a.mp4\n", "line 2: got 1 fields, expected 2"),
         ("video,membership\nWalk/a.mp4,train,x\n", "line 2: got 3 fields, expected 2"),
-        ("video,membership\nWalk/a.mp4,val\n", "line 2: got membership 'val', expected train or test"),
+        ("video,membership\nWalk/a.mp4,vel\n", "line 2: got membership 'vel', expected train, val or test"),
         ("video,membership,split\nWalk/a.mp4,train,a/b\n", "line 2: got split 'a/b', expected a name"),
         ("video,membership\nWalk/a.mp4,train\nWalk/a.mp4,test\n", "line 3: 'Walk/a.mp4' is both in train and in test"),
         (
@@ -97,7 +97,7 @@ def test_files_that_are_no_csv(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"splits.csv cannot be read: No such file"):
         read_split_csv(tmp_path / "splits.csv", NAMES)
     (tmp_path / "splits.csv").write_text("video,membership\nWalk/a.mp4,train\n", encoding="utf-16")
-    with pytest.raises(SourceError, match="is in UTF-16: save it as CSV in UTF-8"):
+    with pytest.raises(SourceError, match="is in UTF-16: save it in UTF-8"):
         read_split_csv(tmp_path / "splits.csv", NAMES)
 
 

@@ -45,9 +45,10 @@ SMALL = {
 
 
 def build_store(
-    path: Path, *, groups: int = GROUPS, classes: tuple[str, ...] = CLASSES, seed: int = 0, source_fps: str = "25"
-) -> Path:
-    """Random frames of 32x40 pixels, lossless; 9 to 16 a video."""
+    path: Path, *, groups: int = GROUPS, classes: tuple[str, ...] = CLASSES, seed: int = 0, source_fps: str = "25",
+    sides: tuple[str, ...] = ("test",),
+) -> Path:  # fmt: skip
+    """Random frames of 32x40 pixels, lossless; 9 to 16 a video. `sides` are of a class's first groups."""
     random = np.random.default_rng(seed)
     dataset = DatasetSettings(
         name="tiny", videos=len(classes) * groups * CLIPS, all_classes=len(classes), classes=classes,
@@ -63,7 +64,7 @@ def build_store(
                 for clip in range(1, CLIPS + 1):
                     frames = random.integers(0, 256, (int(random.integers(9, 17)), 32, 40, 3), dtype=np.uint8)
                     frames[..., label % 3] //= 4  # what tells the classes apart
-                    split = {"split1": "test" if group == 1 else "train", "split2": "train"}
+                    split = {"split1": (*sides, "train")[min(group - 1, len(sides))], "split2": "train"}
                     video_id = f"v_{name}_g{group:02}_c{clip:02}"
                     source = Source(
                         name=f"{video_id}.avi", bytes=1, sha256="ab" * 32, fps=source_fps, height=32, width=40

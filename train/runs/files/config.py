@@ -160,7 +160,8 @@ class RunConfig:
         kind="whole",
         least=0,
         metavar="N",
-        help="Training groups per class held out for validation; 0: none, and no best weights.",
+        help="Training groups per class held out for validation, unless the store has val videos; 0: no validation, "
+        "no best weights.",
         source="ours",
     )
     val_share: float | None = _recipe(

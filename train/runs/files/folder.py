@@ -5,7 +5,7 @@ config.json                        all that decides the result (record.py)
 metrics.jsonl, events.out.tfevents.*   what was measured on the way (history.py)
 last.ckpt, previous.ckpt           all state, to go on from (checkpoint.py)
 last.safetensors                   weights after the last whole epoch
-best.safetensors                   weights of the best validation; only where groups are held out
+best.safetensors                   weights of the best validation; only where there are validation videos
 predictions.npz                    per-clip logits of an evaluation
 lock                               held by the training that writes here
 """

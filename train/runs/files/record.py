@@ -102,7 +102,7 @@ class RunRecord:
     """Devices, each of which normalises its own part of a batch."""
     train_videos: int
     val_videos: int
-    """Held out of the training list; 0 where none are."""
+    """Held out of the training list, or of the split's own; 0 where there are none."""
     held_out: tuple[str, ...]
     """Their groups, as `class/group`."""
     padded_share: float
@@ -117,6 +117,8 @@ class RunRecord:
     """Of a network of the user's own."""
     initial: InitialWeights | None = None
     """What it began with; None from scratch."""
+    val_given: bool = False
+    """Whether the validation videos are those that the store's split calls `val`; then no groups are held out."""
     earlier_epochs: tuple[int, ...] = ()
     """Where the run was done before, and then went on for more epochs; they decide its learning rates."""
 

@@ -83,7 +83,7 @@ def evaluate_run(
         trained: the run.
         store: its store, or another of the same data set, decoded alike.
         views: clips a video.
-        membership: `test` or `train`.
+        membership: `test`, `val` or `train`.
         other_codec: allow frames that are stored in another way, such as without loss.
         batch_size: as for `clip_logits`.
         threads: likewise.
@@ -99,7 +99,11 @@ def evaluate_run(
     assert split is not None
     video_indices = index.video_indices(split, membership)
     if not len(video_indices):
-        raise UsageError(f"{store.files} has no {membership} video in {split}: `resact info` says what it holds")
+        others = [side for side, number in index.sides(split).items() if number and side != membership]
+        raise UsageError(
+            f"{store.files} has no {membership} video in {split}: choose another --membership, one of "
+            f"{', '.join(others) or 'none'}"
+        )
     plan = TestPlan(index, video_indices, trained.geometry, views=views)
     logits = clip_logits(trained, store, plan, batch_size=batch_size, threads=threads, progress=progress)
     starts = [plan.clip(0, position).start for position in range(len(plan))]

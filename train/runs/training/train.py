@@ -70,7 +70,7 @@ class TrainResult:
     data_wait_share: float | None
     """Share of that time spent waiting for data."""
     video_top1: float | None
-    """Of the last epoch's weights on the held-out groups, in [0, 1]; None where none are held out."""
+    """Of the last epoch's weights on the validation videos, in [0, 1]; None where there are none."""
     best_epoch: int | None
     """Epochs that the best weights were trained for; None where none are kept."""
     best_video_top1: float | None
@@ -164,7 +164,7 @@ def _train(
             opened.index, _split(config), val_groups=config.val_groups, val_share=config.val_share, seed=config.seed
         )
     else:
-        videos = videos_as_begun(opened.index, _split(config), saved.held_out)
+        videos = videos_as_begun(opened.index, _split(config), saved.held_out, given=saved.val_given)
     for note in videos.notes:
         console.print(f"note: {note}")
     _require_batches(len(videos.train), config, ranks)
@@ -319,6 +319,7 @@ def _begin(
         choose_best=videos.choose_best,
         source=source,
         initial=initial,
+        val_given=videos.given,
     )
     for line in [] if initial is None else said_of(initial, str(folder)):
         display.say(line)
@@ -396,7 +397,7 @@ def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ran
     console.print(
         f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
         f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
-        f"than a clip), {record.val_videos:,} held out; "
+        f"than a clip), {record.val_videos:,} {'for validation' if record.val_given else 'held out'}; "
         f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}"
     )
 

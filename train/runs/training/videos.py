@@ -24,13 +24,15 @@ class RunVideos:
 
     train: npt.NDArray[np.intp]
     validation: npt.NDArray[np.intp]
-    """Of the split's training list too; empty where nothing is held out."""
+    """Of the split's training list too, unless the split has a list of its own; empty where nothing is held out."""
     held_out: tuple[str, ...]
     """Groups of the latter, as `class/group`."""
     notes: tuple[str, ...] = ()
     """What a user should know of the latter."""
     choose_best: bool = True
     """Whether weights are chosen by the latter: not where they are few, and each a group of its own."""
+    given: bool = False
+    """Whether the latter are the videos that the split calls `val`; then no groups are held out."""
 
 
 _Groups = dict[str, dict[int, list[int]]]
@@ -38,17 +40,20 @@ _Groups = dict[str, dict[int, list[int]]]
 
 
 def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float | None = None, seed: int) -> RunVideos:
-    """Divide a split's training list; the test list plays no part.
+    """Divide a split's training list; the test list plays no part. A split's own validation videos, where it has any,
+    are taken as they are.
 
     Args:
         index: of the store.
         split: its name.
-        val_groups: groups of each class to hold out, for clips of one group show one scene.
+        val_groups: groups of each class to hold out, for clips of one group show one scene; 0 also leaves a split's
+            own validation videos out.
         val_share: hold out more groups, until they have this share of each class's videos; None for no more.
         seed: which groups; a class's groups do not depend on what other classes there are, unless they share them.
 
     Raises:
-        UsageError: no such split, or a class would be left without a training video.
+        UsageError: no such split, a class would be left without a training video, or a share is asked for of a split
+            that has validation videos.
     """
     groups = _training_groups(index, split)
     count = Counter(label for classes in groups.values() for label in classes)
@@ -57,6 +62,13 @@ def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float
             f"{split} has no training video of {', '.join(empty[:5])}{' ...' if empty[5:] else ''} in this "
             "store: choose another --split, or make a store of other --classes"
         )
+    if val_groups and has_validation(index, split):
+        if val_share is not None:
+            raise UsageError(
+                f"got --val-share {val_share:g}, but {split} of this store says itself which videos are for "
+                "validation: leave it out, or take none of them with --val-groups 0"
+            )
+        return _given(index, split)
     if small := [name for label, name in enumerate(index.classes) if count[label] <= val_groups]:
         raise UsageError(
             f"got --val-groups {val_groups}, but {split} has no more training groups than that of "
@@ -64,32 +76,44 @@ def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float
         )
     held = _held_out(index, groups, val_groups=val_groups, val_share=val_share, seed=seed) if val_groups else set()
     pairs = [(label, group) for group in held for label in groups[group]]
-    chosen = _divided(index, split, {(index.classes[label], group) for label, group in pairs})
+    chosen = _divided(index, split, [f"{index.classes[label]}/{group}" for label, group in sorted(pairs)])
     if not val_groups:
         return chosen
     return RunVideos(
         train=chosen.train,
         validation=chosen.validation,
-        held_out=tuple(f"{index.classes[label]}/{group}" for label, group in sorted(pairs)),
+        held_out=chosen.held_out,
         notes=tuple(_doubts(index, chosen, single=_are_single(groups), val_share=val_share)),
         choose_best=not (_are_single(groups) and len(chosen.validation) < FEWEST_TO_CHOOSE_BY),
     )
 
 
-def videos_as_begun(index: Index, split: str, held_out: Collection[str]) -> RunVideos:
+def has_validation(index: Index, split: str) -> bool:
+    """Whether a split says itself which videos are for validation.
+
+    Raises:
+        UsageError: no such split.
+    """
+    return len(index.video_indices(split, "val")) > 0
+
+
+def videos_as_begun(index: Index, split: str, held_out: Collection[str], *, given: bool = False) -> RunVideos:
     """Of a run that is gone on with, by whatever rule its groups were chosen.
 
     Args:
         index: of the store, which is as it was.
         split: its name.
         held_out: groups as the run's record has them, `class/group`.
+        given: whether it has the split's own validation videos instead.
     """
-    named = (name.partition("/") for name in held_out)
-    return _divided(index, split, {(class_name, group) for class_name, _, group in named})
+    if given:
+        return _given(index, split)
+    return _divided(index, split, held_out)
 
 
 def usual_share(index: Index, split: str, *, val_groups: int, seed: int) -> float | None:
-    """The share of videos to hold out unless asked otherwise; None where groups hold several videos.
+    """The share of videos to hold out unless asked otherwise; None where groups hold several videos, or the split has
+    validation videos of its own.
 
     Where each video is a group, one group a class is next to nothing. Then it is a tenth of each class, or as much as
     gives `FEWEST_TO_CHOOSE_BY` videos, unless that takes more than a quarter.
@@ -98,13 +122,23 @@ def usual_share(index: Index, split: str, *, val_groups: int, seed: int) -> floa
         UsageError: no such split.
     """
     groups = _training_groups(index, split)
-    if not val_groups or not _are_single(groups):
+    if not val_groups or has_validation(index, split) or not _are_single(groups):
         return None
     for percent in range(_LEAST_SHARE, _LARGEST_SHARE + 1):
         held = _held_out(index, groups, val_groups=val_groups, val_share=percent / 100, seed=seed)
         if sum(len(video_indices) for group in held for video_indices in groups[group].values()) >= FEWEST_TO_CHOOSE_BY:
             return percent / 100
     return _LEAST_SHARE / 100
+
+
+def _given(index: Index, split: str) -> RunVideos:
+    validation = index.video_indices(split, "val")
+    note = f"the {len(validation):,} videos that {split} calls val are for validation, and no groups are held out"
+    if len(validation) < FEWEST_TO_CHOOSE_BY:
+        note += f": with fewer than {FEWEST_TO_CHOOSE_BY}, the best weights are chosen by little more than chance"
+    return RunVideos(
+        train=index.video_indices(split, "train"), validation=validation, held_out=(), notes=(note,), given=True
+    )
 
 
 def _training_groups(index: Index, split: str) -> _Groups:
@@ -151,17 +185,17 @@ def _held_out(index: Index, groups: _Groups, *, val_groups: int, val_share: floa
     return held
 
 
-def _divided(index: Index, split: str, held: Collection[tuple[str, str]]) -> RunVideos:
-    video_indices = index.video_indices(split, "train")
+def _divided(index: Index, split: str, held_out: Collection[str]) -> RunVideos:
+    video_indices, held = index.video_indices(split, "train"), set(held_out)
     validation = [
         video_index
         for video_index in video_indices.tolist()
-        if (index.classes[index.label[video_index]], index.group[video_index]) in held
+        if f"{index.classes[index.label[video_index]]}/{index.group[video_index]}" in held
     ]
     return RunVideos(
         train=np.setdiff1d(video_indices, np.array(validation, np.intp)),
         validation=np.array(validation, np.intp),
-        held_out=tuple(sorted(f"{class_name}/{group}" for class_name, group in held)),
+        held_out=tuple(held_out),
     )
 
 

@@ -20,6 +20,9 @@ from resact.cache.store import open_store
 from resact.errors import CheckpointError, UsageError
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.record import RunRecord
+from resact.train.runs.testing.evaluate import evaluate_run
+from resact.train.runs.testing.trained import load_trained
 from resact.train.runs.training.videos import RunVideos, choose_videos, usual_share, videos_as_begun
 
 
@@ -149,6 +152,24 @@ def test_contradictions_are_told() -> None:
             RunConfig.of({"val_share": share})
 
 
+def test_a_splits_own_validation_videos_take_the_place_of_held_out_groups(tmp_path: Path) -> None:
+    index = open_store(build_store(tmp_path / "s.zarr", groups=5, sides=("test", "val"))).index
+    assert usual_share(index, "split1", val_groups=1, seed=0) is None
+    videos = choose_videos(index, "split1", val_groups=1, seed=0)
+    assert videos.train.tolist() == index.video_indices("split1", "train").tolist()
+    assert videos.validation.tolist() == index.video_indices("split1", "val").tolist()
+    assert {index.group[row] for row in videos.validation} == {"g02"}
+    assert (videos.given, videos.held_out, videos.choose_best) == (True, (), True)
+    assert "the 6 videos that split1 calls val are for validation, and no groups are held out" in videos.notes[0]
+    none = choose_videos(index, "split1", val_groups=0, seed=0)
+    assert (none.train.tolist(), len(none.validation), none.given) == (videos.train.tolist(), 0, False)
+    with pytest.raises(UsageError, match=r"^got --val-share 0.2, but split1 of this store says itself which videos"):
+        choose_videos(index, "split1", val_groups=1, val_share=0.2, seed=0)
+    assert not choose_videos(index, "split2", val_groups=1, seed=0).given, "the other split has none"
+    begun = videos_as_begun(index, "split1", (), given=True)
+    assert begun.validation.tolist() == videos.validation.tolist()
+
+
 # Whole runs -------------------------------------------------------------------------------------------------
 
 
@@ -192,3 +213,26 @@ def test_a_run_that_was_begun_by_the_older_rule_goes_on_by_it(train_tiny: Any, l
     assert begun.best_epoch == 1
     assert folder.weights("best").exists()
     assert folder.read_record().held_out == older.held_out
+
+
+def test_a_run_on_given_validation_videos_records_them_goes_on_so_and_can_be_tested_on_them(
+    train_tiny: Any, tmp_path: Path
+) -> None:
+    store = build_store(tmp_path / "val.zarr", sides=("val",))
+    text = StringIO()
+    result = train_tiny(store=store, epochs=1, console=Console(file=text, width=1000))
+    record = RunFolder(result.run).read_record()
+    assert (record.val_given, record.val_videos, record.train_videos, record.held_out) == (True, 6, 18, ())
+    assert (result.best_epoch, record.choose_best) == (1, True)
+    assert "6 for validation" in text.getvalue()
+    assert train_tiny(resume=True, store=store, epochs=2).epochs == 2
+    trained = load_trained(RunFolder(result.run))
+    with pytest.raises(
+        UsageError, match="no video that split1 calls test: choose another --membership, one of train, "
+    ):
+        evaluate_run(trained, open_store(store))
+    predictions = evaluate_run(trained, open_store(store), views=1, membership="val")
+    assert (len(predictions.video_id), predictions.provenance.membership) == (6, "val")
+    older = json.loads(record.to_text())
+    del older["val_given"]
+    assert RunRecord.from_text(json.dumps(older), "x").val_given is False

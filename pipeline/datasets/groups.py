@@ -1,0 +1,123 @@
+"""What a video's group is where its path says it, and what a user should know of groups and sides."""
+
+import re
+import unicodedata
+from collections.abc import Collection, Mapping, Sequence
+
+from resact.errors import UsageError
+from resact.pipeline.datasets.dataset import SourceVideo, path_as_id, some
+from resact.pipeline.datasets.division import Division
+
+_UCF_GROUP = re.compile(r"(.*_g\d+)_", re.DOTALL)
+
+
+def parse_pattern(text: str | None) -> re.Pattern[str] | None:
+    """`--group-pattern`.
+
+    Raises:
+        UsageError: no regular expression with one pair of parentheses.
+    """
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise UsageError(f"got --group-pattern {text!r}, which is not a regular expression: {error}") from None
+    if pattern.groups != 1:
+        raise UsageError(f"got --group-pattern {text!r}, expected one pair of parentheses around what names the group")
+    return pattern
+
+
+def groups_of(
+    names: Sequence[str], pattern: re.Pattern[str] | None, *, depth: int | None, sides: Collection[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """Video -> group; and what there is to say of it.
+
+    Args:
+        names: of the videos, as paths below the root.
+        pattern: `--group-pattern`.
+        depth: of the class's folder in a path, below which folders are groups; None where folders say nothing.
+        sides: folders that are sides, and so no groups.
+    """
+    notes = []
+    if pattern and (own := [name for name in names if not _found_in(name, pattern)]):
+        if len(own) == len(names):
+            raise UsageError(f"got --group-pattern {pattern.pattern!r}, which matches no path, such as {names[0]!a}")
+        notes.append(f"{len(own):,} videos do not match --group-pattern: each is its own group ({some(own)})")
+    groups = {name: _group(name, pattern, depth, sides) for name in names}
+    return groups, notes + look_alikes(groups.values())
+
+
+def look_alikes(groups: Collection[str]) -> list[str]:
+    """What there is to say of groups whose names differ in case or Unicode form alone."""
+    forms: dict[str, set[str]] = {}
+    for group in groups:
+        forms.setdefault(unicodedata.normalize("NFC", group).casefold(), set()).add(group)
+    alike = [", ".join(map(ascii, sorted(same))) for same in forms.values() if len(same) > 1]
+    if not alike:
+        return []
+    return [
+        f"groups with similar names stay separate, and may be on different sides: {len(alike):,} "
+        f"({'; '.join(alike[:3])})"
+    ]
+
+
+def _group(name: str, pattern: re.Pattern[str] | None, depth: int | None, sides: Collection[str]) -> str:
+    """The group of a video; one name is one group, in whatever classes it is. A folder that is a side is none."""
+    *folders, file = name.split("/")
+    if pattern:
+        return _found_in(name, pattern) or path_as_id(name)
+    if match := _UCF_GROUP.match(file):
+        return match[1]
+    if depth is not None:
+        for place in range(depth + 1, len(folders)):
+            if "/".join(folders[: place + 1]) not in sides:
+                return folders[place]
+    return path_as_id(name)
+
+
+def _found_in(name: str, pattern: re.Pattern[str]) -> str | None:
+    match = pattern.search(name)
+    return match and match[1]
+
+
+def division_of(videos: Mapping[str, tuple[str, str]], share: float, seed: int) -> Division:
+    """How to draw sides.
+
+    Args:
+        videos: id -> class and group.
+        share: of each class's groups that is for test.
+        seed: of the draw.
+    """
+    classes: dict[str, set[str]] = {}
+    for class_name, group in videos.values():
+        classes.setdefault(group, set()).add(class_name)
+    return Division(test_share=share, seed=seed, groups={g: frozenset(names) for g, names in classes.items()})
+
+
+def doubts(videos: Sequence[SourceVideo], classes: Sequence[str], splits: Sequence[str], *, remedy: str) -> list[str]:
+    """What a user may not have meant: classes on one side alone, groups on several, no test videos.
+
+    Args:
+        videos: those asked for.
+        classes: likewise.
+        splits: of the data set.
+        remedy: what to do for classes that are on one side alone.
+    """
+    notes = []
+    for split in splits:
+        sides_of_class: dict[str, set[str]] = {name: set() for name in classes}
+        sides_of_group: dict[str, set[str]] = {}
+        for video in videos:
+            if split in video.splits:
+                sides_of_class[video.class_name].add(video.splits[split])
+                sides_of_group.setdefault(video.group, set()).add(video.splits[split])
+        used = set().union(*sides_of_class.values())
+        lacking = [name for name, sides in sides_of_class.items() if len(sides) < 2]
+        if lacking:
+            notes.append(f"{split} has no videos on both sides of {len(lacking):,} classes ({some(lacking)}){remedy}")
+        if torn := sorted(group for group, sides in sides_of_group.items() if len(sides) > 1):
+            notes.append(f"{split} has videos of {len(torn):,} groups on more than one side ({some(torn)})")
+        if "val" in used and "test" not in used:
+            notes.append(f"{split} has no test videos: `resact evaluate --membership val` tests on its val videos")
+    return notes

@@ -1,0 +1,249 @@
+"""A list that says all of a data set: which videos, or which parts of them, of what class, on which side.
+
+    video,label,start,end,membership,split,group
+    talks/a.mp4,wave,0:12.5,0:15,train,split1,anna
+
+CSV or TSV with a header, JSON lines with these keys, or two columns without a header, `path label` or `path,label`,
+with whole numbers for labels. `video` and `label` are needed.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from resact.cache.layout import SIDES, Segment
+from resact.errors import SourceError
+from resact.pipeline.datasets.division import SPLIT
+from resact.pipeline.datasets.list_file import SPLIT_NAME, SPLIT_NAME_WORDS, read_text, rows_of
+
+NONE = "none"
+"""The membership of a video that is kept, and in no split."""
+
+_NEEDED = ("video", "label")
+_COLUMNS = (*_NEEDED, "start", "end", "membership", "split", "group")
+_MEMBERSHIPS = {side: side for side in (*SIDES, NONE)} | {"training": "train", "validation": "val", "testing": "test"}
+_TWO_COLUMNS = (
+    re.compile(r"(?P<video>.*?),\s*(?P<label>\d+)\s*"),
+    re.compile(r"(?P<video>.*?)[ \t]+(?P<label>\d+)\s*"),
+)
+_TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d*\.?\d*(?:e[+-]?\d+)?)", re.I)
+_MOST_SECONDS = 10_000_000
+_EXPECTED = (
+    "expected a header with the columns video and label and, where wanted, start, end, membership, split and group, "
+    "or lines such as `clips/a.mp4 0` with whole numbers for labels"
+)
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of a list."""
+
+    line: int
+    video: str
+    """As it is written."""
+    label: str
+    segment: Segment | None
+    membership: str | None
+    """`train`, `val`, `test` or `none`; None where the list has no such column."""
+    split: str
+    group: str
+    """Empty where the list gives none."""
+
+
+@dataclass
+class Problems:
+    """What is wrong with a list, by line."""
+
+    path: Path
+    found: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, line: int, what: str) -> None:
+        """Note it."""
+        self.found.append((line, what))
+
+    def require_none(self, advice: str = "correct the list") -> None:
+        """Raises SourceError: names the first of them, with their lines."""
+        if self.found:
+            shown = "; ".join(f"line {line}: {what}" for line, what in sorted(self.found)[:_SHOWN])
+            more = f"; and {len(self.found) - _SHOWN:,} more lines" if len(self.found) > _SHOWN else ""
+            raise SourceError(f"{self.path}, {shown}{more}: {advice}")
+
+
+def read_list(path: Path) -> tuple[list[Row], list[str]]:
+    """All rows of a list, and the columns that say nothing to prep.
+
+    Raises:
+        SourceError: it cannot be read, or lines are not of its form; names them.
+    """
+    text = read_text(path)
+    problems = Problems(path)
+    first = next((line for line in _lines(text) if line.strip()), "")
+    if first.lstrip().startswith("["):
+        raise SourceError(f"{path} is one JSON array, expected JSON lines: write them with `jq -c '.[]' {path.name}`")
+    if first.lstrip().startswith("{"):
+        lines, others = _json_lines(text, problems)
+    elif form := next((form for form in _TWO_COLUMNS if form.fullmatch(first)), None):
+        lines, others = _two_columns(text, form, problems), []
+    else:
+        lines, others = _with_header(text, path, problems)
+    rows = [row for number, values in lines if (row := _row(number, values, problems)) is not None]
+    problems.require_none()
+    if not rows:
+        raise SourceError(f"{path} names no video, {_EXPECTED}")
+    return rows, others
+
+
+def _lines(text: str) -> list[str]:
+    return re.split(r"\r\n|\n|\r", text)  # a name may hold what `splitlines` takes for a line's end, too
+
+
+def _with_header(text: str, path: Path, problems: Problems) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    first = next((line for line in _lines(text) if line.strip()), "")
+    lines = rows_of(text, path, delimiter="\t" if "\t" in first else ",")
+    number, header = next(lines, (1, []))
+    columns = [column.strip().lower() for column in header]
+    known = [column for column in columns if column in _COLUMNS]
+    if not set(_NEEDED) <= set(columns) or len(set(known)) < len(known):
+        raise SourceError(f"{path}, line {number}: got {','.join(header)!r}, {_EXPECTED}")
+    found = []
+    for number, row in lines:
+        if len(row) == len(columns):
+            found.append((number, dict(zip(columns, row, strict=True))))
+        else:
+            problems.add(number, f"got {len(row)} fields, expected {len(columns)} ({','.join(columns)})")
+    return found, [column for column in columns if column not in _COLUMNS]
+
+
+def _two_columns(text: str, form: re.Pattern[str], problems: Problems) -> list[tuple[int, dict[str, str]]]:
+    found = []
+    for number, line in enumerate(_lines(text), start=1):
+        if match := form.fullmatch(line):
+            values = match.groupdict()
+            quoted = re.fullmatch(r'"(.*)"', values["video"])
+            found.append((number, values | ({"video": quoted[1].replace('""', '"')} if quoted else {})))
+        elif line.strip():
+            problems.add(number, f"got {line[:80]!a}, expected a path and a whole number, as in the first line")
+    return found
+
+
+def _json_lines(text: str, problems: Problems) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
+    found, others = [], dict[str, None]()
+    for number, line in enumerate(_lines(text), start=1):
+        if not line.strip():
+            continue
+        try:
+            # Numbers stay as they are written: seconds are exact.
+            entry = json.loads(line, parse_float=str, parse_int=str, parse_constant=str)
+        except ValueError as error:
+            problems.add(number, f"is no JSON ({error})")
+            continue
+        if not isinstance(entry, dict) or not set(_NEEDED) <= {str(key).lower() for key in entry}:
+            problems.add(number, "has no video and label, expected an object with both on each line")
+            continue
+        values = {key.lower(): value for key, value in entry.items()}
+        others |= dict.fromkeys(key for key in values if key not in _COLUMNS)
+        if wrong := [k for k, v in values.items() if k in _COLUMNS and not isinstance(v, str | None)]:
+            problems.add(number, f"has {wrong[0]} {json.dumps(values[wrong[0]])[:60]}, expected a text or a number")
+            continue
+        found.append((number, {key: value or "" for key, value in values.items() if key in _COLUMNS}))
+    return found, list(others)
+
+
+def _row(number: int, values: dict[str, Any], problems: Problems) -> Row | None:
+    before = len(problems.found)
+    video, label = values["video"], values["label"].strip()
+    if not video.strip() or not label:
+        problems.add(number, "has no video" if not video.strip() else "has no label")
+    membership = None
+    if "membership" in values:
+        membership = _MEMBERSHIPS.get(values["membership"].strip().lower())
+        if membership is None:
+            problems.add(number, f"got membership {values['membership']!r}, expected train, val, test or none")
+    split = values.get("split", "").strip() or SPLIT
+    if split.lower() in _MEMBERSHIPS and "membership" not in values:
+        problems.add(number, f"got split {split!r}, which is a side: call that column membership")
+    elif not SPLIT_NAME.fullmatch(split):
+        problems.add(number, f"got split {split!r}, {SPLIT_NAME_WORDS}")
+    segment = None
+    if any(values.get(name, "").strip() for name in ("start", "end")):
+        times = [_seconds(values.get(name, ""), name, number, problems) for name in ("start", "end")]
+        start, end = times[0] or Decimal(0), times[1]
+        if end is not None and end <= start:
+            problems.add(number, f"ends at {end:f} s and begins at {start:f} s: expected an end after the start")
+        segment = Segment(f"{start:f}", None if end is None else f"{end:f}")
+    if len(problems.found) > before:
+        return None
+    return Row(
+        line=number,
+        video=video,
+        label=label,
+        segment=segment,
+        membership=membership,
+        split=split,
+        group=values.get("group", "").strip(),
+    )
+
+
+def _seconds(text: str, name: str, number: int, problems: Problems) -> Decimal | None:
+    """`12.5`, `1:02.5` or `1:00:02.5`, exact and without zeros at its end; None where there is none."""
+    if not text.strip():
+        return None
+    match = _TIME.fullmatch(text.strip())
+    if match and re.search(r"\d", match[3]):
+        hours, minutes, seconds = int(match[1] or 0), int(match[2] or 0), Decimal(match[3])
+        whole = hours * 3600 + minutes * 60 + seconds
+        in_range = (match[2] is None or seconds < 60) and (match[1] is None or minutes < 60)
+        if in_range and whole < _MOST_SECONDS:
+            return whole.quantize(Decimal(1)) if whole == whole.to_integral_value() else whole.normalize()
+    problems.add(number, f"got {name} {text.strip()!r}, expected seconds such as 12.5, or 1:02.5")
+    return None
+
+
+def read_class_names(path: Path) -> dict[str, str]:
+    """Number in a list -> class name.
+
+    A text file with a name on each line, numbered from 0; with a number before each name, or behind a comma; or JSON:
+    an array of names (of Diving48 the parts of each), or an object of names and numbers, either way around.
+
+    Raises:
+        SourceError: it cannot be read, or a number or name is there twice.
+    """
+    text = read_text(path).strip()
+    if text[:1] in ("[", "{"):
+        try:
+            pairs = _pairs_of_json(json.loads(text))
+        except (ValueError, TypeError):
+            raise SourceError(
+                f"{path} is no JSON of class names, expected an array of names, or names: numbers"
+            ) from None
+    else:
+        lines = [line.strip() for line in _lines(text) if line.strip()]
+        pairs = _pairs_of_lines(lines)
+    numbers = [number for number, _ in pairs]
+    names = [name for _, name in pairs]
+    for what, values in (("number", numbers), ("class", names)):
+        if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
+            raise SourceError(f"{path} has the {what} {twice[0]!r} twice: leave one")
+    if not pairs:
+        raise SourceError(f"{path} names no class, expected a name on each line")
+    return dict(pairs)
+
+
+def _pairs_of_lines(lines: Sequence[str]) -> list[tuple[str, str]]:
+    for form in (r"(?P<number>\d+)(?:[ \t]+|[ \t]*,[ \t]*)(?P<name>.+)", r"(?P<name>.+)[ \t]*,[ \t]*(?P<number>\d+)"):
+        if all(matches := [re.fullmatch(form, line) for line in lines]):
+            return [(str(int(match["number"])), match["name"].strip()) for match in matches if match]
+    return [(str(number), name) for number, name in enumerate(lines)]
+
+
+def _pairs_of_json(parsed: Any) -> list[tuple[str, str]]:
+    if isinstance(parsed, dict):
+        numbered = all(str(key).isdecimal() for key in parsed)
+        items: Iterator[tuple[Any, Any]] = ((k, v) if numbered else (v, k) for k, v in parsed.items())
+        return [(str(int(number)), str(name)) for number, name in items]
+    return [(str(n), name if isinstance(name, str) else " ".join(map(str, name))) for n, name in enumerate(parsed)]
