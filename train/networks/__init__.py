@@ -1,1 +1,1 @@
-"""The paper's networks: what they are built of, what they cost, and whether a device computes them rightly."""
+"""The paper's networks: their building blocks, their cost, and checks that a device computes them correctly."""

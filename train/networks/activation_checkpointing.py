@@ -1,4 +1,4 @@
-"""Activation checkpointing that leaves batch norm's running statistics as a plain step does."""
+"""Activation checkpointing that updates batch norm's running statistics exactly as a plain step does."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,9 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(module: nn.Module, x: Tensor) -> Tensor:
-    """`module(x)`, keeping only `x` for the backward pass, which computes the rest again.
+    """`module(x)`, keeping only `x` for the backward pass, which recomputes the rest.
 
-    `module` must draw no random numbers: the generator's state is not kept.
+    `module` must not draw random numbers: the generator's state is not saved.
     """
     # The compiler updates statistics once by itself, and does not take a `context_fn`.
     if torch.compiler.is_compiling():

@@ -1,4 +1,4 @@
-"""What a network is: everything that fixes its layers and its first weights, checked, ready to be saved."""
+"""Everything that determines a network's layers and initial weights, validated and ready to be saved."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ STREAMS = {"rgb": ("rgb",), "residual": ("residual",), "both": ("rgb", "residual
 """Modality -> its input streams, in the order in which conv1's features are concatenated."""
 
 CONV1_CHANNELS = 128
-"""Channels after conv1: 64 a stream for two (paper, table 1), doubled for one (sec. 3)."""
+"""Channels after conv1: 64 per stream for two streams (paper, table 1), doubled for one stream (sec. 3)."""
 
 STAGE_CHANNELS = (64, 128, 256, 512)
 """Widths of res2 to res5 (paper, table 1)."""
@@ -36,7 +36,7 @@ def _option(default: Any, **said: Any) -> Any:
 class Architecture:
     """One network of the family. `Architecture(**json.loads(json.dumps(asdict(a))))` equals `a`.
 
-    What is None when it is made follows from the network and its input, and is never None afterwards.
+    Fields passed as None get the default for the network and its input, so they are never None afterwards.
 
     Raises:
         UsageError: a field has a wrong value, or two contradict each other.
@@ -47,7 +47,7 @@ class Architecture:
     """`rgb`, `residual` or `both`: the streams of conv1."""
 
     num_classes: int | None = None
-    """Width of the logits; None where no store has said it yet. Such an architecture cannot be built."""
+    """Width of the logits; None if no store has set it yet. Such an architecture cannot be built."""
 
     network: str = _option(
         "p3d-resnet50",
@@ -180,12 +180,12 @@ class Architecture:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """By name, with None for what follows from the network and its input."""
+        """Settings by name; None for those that have the default for the network and its input."""
         said = {name: getattr(self, name) for name in declared(Architecture)}
         return said | {name: None for name, value in self._defaults().items() if said[name] == value}
 
     def for_classes(self, num_classes: int) -> "Architecture":
-        """The same network with so many logits."""
+        """The same network with `num_classes` logits."""
         return replace(self, num_classes=num_classes)
 
     @property
@@ -199,7 +199,7 @@ class Architecture:
         return tuple(self.scaled(channels) for channels in STAGE_CHANNELS)
 
     def scaled(self, channels: int) -> int:
-        """`channels` of the paper's network in this one."""
+        """`channels` of the paper's network, scaled by this network's width."""
         return max(1, round(channels * self.width))
 
 

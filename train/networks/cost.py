@@ -1,4 +1,4 @@
-"""What a network costs, counted on the meta device: no memory, no arithmetic, any size."""
+"""The cost of a network, counted on the meta device: no memory, no arithmetic, any size."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,14 +27,14 @@ class Cost:
     """In convolutions and linear layers. FLOPs, which count multiplications and additions, are twice this."""
 
     parameters: int
-    """Numbers that training learns."""
+    """Number of learned parameters."""
 
 
 def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112) -> Cost:
     """Multiply-adds and parameters of `model` for one view of `frames` x `size` x `size` pixels.
 
-    The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not
-    counted, as is the custom. The model, on whatever device, is left as it was, and nothing is allocated.
+    The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not counted, as is
+    usual. The model may be on any device and does not change; nothing is allocated.
 
     Raises:
         UsageError: `frames` or `size` is no whole number above 0.
@@ -50,10 +50,10 @@ def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112) -> Cost:
 def count_saved_bytes(model: nn.Module, *, batch: int = 1, frames: int = 32, size: int = 112) -> int:
     """Bytes that a step of a model in training mode keeps for its backward pass, weights and clips included.
 
-    On an accelerator; the folded convolutions of the CPU keep a little more, their strided inputs.
+    This is the number on an accelerator; on the CPU, folded convolutions also keep their strided inputs.
 
-    Storage that several operations share counts once. With activation checkpointing, what the backward pass
-    computes again, one module at a time, comes on top.
+    Storage that several operations share counts once. With activation checkpointing, the activations that the backward
+    pass recomputes, one module at a time, come on top.
 
     Raises:
         UsageError: `batch`, `frames` or `size` is no whole number above 0.
@@ -74,9 +74,9 @@ def count_saved_bytes(model: nn.Module, *, batch: int = 1, frames: int = 32, siz
 def forward_on_meta(
     model: nn.Module, *, streams: Sequence[str] | None = None, batch: int = 1, frames: int = 32, size: int = 112
 ) -> Tensor:
-    """Logits (batch, num_classes) without values: the model's own code, run with weights that are shapes.
+    """Logits (batch, num_classes) without values: runs the model's own code with weights that are only shapes.
 
-    `streams` are those that it takes; None for what the architecture of one of our networks says.
+    `streams` are the model's inputs; None for those of our own networks' architecture.
 
     Raises:
         UsageError: `batch`, `frames` or `size` is no whole number above 0.
@@ -123,7 +123,7 @@ def _streams(model: nn.Module) -> Sequence[str]:
 
 
 def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:
-    """One row a distinct network of the paper's tables, then our other readings of them.
+    """One row for each distinct network in the paper's tables, then for our other readings of them.
 
     Each has network, modality, conv, attention, feature_residual, stem_channels, multiply_adds, parameters
     and paper_g, the paper's figure for 32x112x112 in 10^9 multiply-adds, or None.
@@ -145,7 +145,7 @@ def row_of(architecture: Architecture, cost: Cost, *, paper_g: int | None) -> di
 
 
 def cost_table(rows: list[dict[str, Any]], *, frames: int, size: int) -> Table:
-    """`cost_rows` for people, 80 columns wide."""
+    """`cost_rows` as a table to print, 80 columns wide."""
     table = Table(
         title=f"multiply-adds of one {frames}x{size}x{size} view (FLOPs are twice that)",
         caption='paper: its "GFLOPs" at 32x112x112; fmres: the feature residual',

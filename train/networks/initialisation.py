@@ -1,4 +1,4 @@
-"""First weights for training from scratch (paper, sec. 3, names no scheme; He et al., arXiv 1502.01852)."""
+"""Initial weights for training from scratch: He et al., arXiv 1502.01852 (the paper, sec. 3, names no scheme)."""
 
 from torch import nn
 
@@ -6,7 +6,7 @@ from resact.train.networks.modules import Bottleneck
 
 
 def initialise(network: nn.Module, *, zero_init: bool = False) -> None:
-    """Draw every weight anew, in place, from torch's global generator.
+    """Initialise every weight in place, from torch's global generator.
 
     Convolutions and fc1, before its ReLU, are He-normal; other linear layers have variance 1 / fan-in; biases
     are 0, norms 1 and 0. `zero_init` starts each module's last norm at 0 (arXiv 1706.02677, sec. 5.1). On the meta

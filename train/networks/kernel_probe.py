@@ -1,4 +1,4 @@
-"""Whether the fused kernels are right on a device: each part of a network beside the eager code and float64."""
+"""Checks the fused kernels on a device: compares each part of a network with the eager code and float64."""
 
 import copy
 import math
@@ -19,24 +19,24 @@ _DRAWS = 5
 _SLACK = {torch.bfloat16: 2.0, torch.float32: 3.0}
 _LEAST = {torch.bfloat16: 0.05, torch.float32: 1e-4}
 _LEAST_SCALE = {torch.bfloat16: 1e-2, torch.float32: 1e-3}
-"""Some gradients are zero by the norms; their errors are relative to this share of the largest gradient."""
+"""Norms make some gradients zero; their errors are relative to this share of the largest gradient."""
 
 
 @dataclass(frozen=True)
 class KernelParity:
-    """How far the fused and the eager code are from float64, where the fused is furthest beyond what is allowed."""
+    """Errors against float64 of the fused and the eager code, for the tensor where the fused code does worst."""
 
     fused: float
-    """Relative error of a tensor: the norm of the difference over the norm of the right values."""
+    """Relative error of a tensor: the norm of the difference divided by the norm of the correct values."""
 
     eager: float
     dtype: torch.dtype
     what: str
-    """Of which part of the network, and which tensor of it."""
+    """The part of the network and its tensor that the errors are of."""
 
     @property
     def right(self) -> bool:
-        """Whether the fused code is about as near as the eager one; not where it is NaN."""
+        """Whether the fused code is about as accurate as the eager code; false for NaN."""
         return self._excess <= 1
 
     @property
@@ -62,26 +62,25 @@ def probe_kernels(
 ) -> KernelParity:
     """One training step of each part of a network, with random weights and input: fused, eager and in float64.
 
-    Parts are judged apart, conv1 and modules of each kind, output and each gradient: through a whole network errors in
-    bfloat16 grow until they would hide anything. A value that one of them rounds across a ReLU's zero moves many
-    gradients. So what is not right is tried again with other weights and input, five times in all: kernels that are
-    wrong are wrong in each.
+    conv1 and modules of each kind are checked separately, output and each gradient: through a complete network, errors
+    in bfloat16 grow until they would hide anything. If one of the codes rounds a value across a ReLU's zero, many
+    gradients change. So a part that fails is tried again with other weights and input, up to five times in all: wrong
+    kernels fail each time.
 
     Args:
-        architecture: of the network.
-        device: to compute on.
+        architecture: the network's architecture.
+        device: where to compute.
         dtype: `bfloat16`, under autocast, or `float32`.
-        frames: of a clip.
+        frames: frames per clip.
         size: height and width of a clip.
-        clips: of the step.
-        memory_format: of the weights.
-        seed: of weights and input.
+        clips: clips per step.
+        memory_format: memory layout of the weights.
+        seed: seed of weights and input.
 
-    Returns:
-        The worst.
+    Returns: The parity of the worst tensor.
 
     Raises:
-        ToolError: the kernels fail on this device, or it has not the memory for this.
+        ToolError: the kernels fail on this device, or it has too little memory for the check.
     """
     worst = KernelParity(0.0, 0.0, dtype, "nothing")
     for part in _parts(architecture, (clips, 3, frames, size, size)):

@@ -16,12 +16,12 @@ Kernels = Literal["eager", "fused"]
 
 
 def fused_obstacle(architecture: Architecture, device: torch.device, *, checkpointed: bool = False) -> str | None:
-    """Why the fused kernels cannot compute a network, or None where they can.
+    """Why the fused kernels cannot compute a network, or None if they can.
 
     Args:
-        architecture: of the network.
-        device: that it is on.
-        checkpointed: whether it computes activations twice to save memory.
+        architecture: the network's architecture.
+        device: the network's device.
+        checkpointed: whether the network recomputes activations to save memory.
     """
     if architecture.conv != "separable":
         return "they are for channel-separated convolutions, and the network's are dense"
@@ -35,7 +35,7 @@ def fused_obstacle(architecture: Architecture, device: torch.device, *, checkpoi
 
 
 def kernel_failures() -> tuple[type[Exception], ...]:
-    """What is raised where the fused kernels do not compile, or need more than the device has."""
+    """Exceptions raised if the fused kernels do not compile, or need more resources than the device has."""
     failures = RuntimeError, OSError, ImportError, SubprocessError
     try:
         from triton.errors import TritonError

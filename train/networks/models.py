@@ -32,12 +32,12 @@ def build_model(
         network: `p3d-resnet50`, or `3d-resnet50` with a dense 3x3x3 in each module.
         modality: `rgb`, `residual` or `both`.
         num_classes: width of the logits.
-        checkpoint_activations: keep one activation a module while training and compute the rest twice.
+        checkpoint_activations: keep one activation per module while training, and recompute the rest.
         **options: further fields of `Architecture`, which has their defaults: `conv`, `attention`,
             `feature_residual`, `stem_channels`, `width`, `depths`, `dropout`, `zero_init`.
 
     Raises:
-        UsageError: an option is unknown or wrong, or does not go with the network.
+        UsageError: an option is unknown or wrong, or contradicts the network.
 
     """
     known = declared(Architecture)
@@ -50,7 +50,7 @@ def build_model(
 class ActionNetwork(nn.Module):
     """conv1, res2 to res5, pool, fc1, fc2 (paper, table 1).
 
-    T is kept to the pool; H and W are halved, rounded up, by conv1 and by the first module of res3 to res5.
+    T does not change up to the pool. H and W are halved, rounded up, by conv1 and by the first module of res3 to res5.
     """
 
     def __init__(self, architecture: Architecture, *, checkpoint_activations: bool = False) -> None:
@@ -84,10 +84,10 @@ class ActionNetwork(nn.Module):
 
         Args:
             rgb: (B, 3, T, H, W) in the weights' dtype (any floating dtype under autocast), any T, H, W.
-            residual: likewise, of the same shape as `rgb` where the network takes both.
+            residual: the same for residuals; same shape as `rgb` if the network takes both.
 
         Returns:
-            (B, num_classes), not yet softmaxed.
+            (B, num_classes), before the softmax.
 
         Raises:
             UsageError: a modality is missing or superfluous, or has a wrong shape or dtype.
@@ -120,10 +120,10 @@ class ActionNetwork(nn.Module):
         return self._kernels
 
     def use_kernels(self, kernels: Kernels) -> None:
-        """Compute conv1 to res5 by PyTorch's operations, `eager` as at first, or by the `fused` kernels.
+        """Compute conv1 to res5 with PyTorch's operations (`eager`, the default) or with the `fused` kernels.
 
         Raises:
-            UsageError: the fused kernels cannot compute this network where it is.
+            UsageError: the fused kernels cannot compute this network on its device.
         """
         if kernels == "fused":
             obstacle = fused_obstacle(

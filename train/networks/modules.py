@@ -1,4 +1,4 @@
-"""The building blocks of table 1 (paper, sec. 2.2, fig. 2); docs/networks.md has our readings of open points.
+"""The building blocks of table 1 (paper, sec. 2.2, fig. 2); docs/networks.md says how we read open points.
 
 Shapes: B batch, C channels, K concatenated channels (3C or 2C), T frames, H height, W width.
 """
@@ -20,9 +20,9 @@ CONVOLUTION_FORMS: tuple[str, ...] = get_args(ConvolutionForm)
 def convolution(
     in_channels: int, out_channels: int, kernel: Triple, *, stride: int = 1, separable: bool = False
 ) -> nn.Conv3d:
-    """A convolution that keeps T (and H, W at stride 1); without bias, since a norm follows each of them.
+    """A convolution that keeps T (and H, W at stride 1), without bias, since a norm always follows.
 
-    `stride` acts on space alone; `separable` gives each channel one filter of its own.
+    `stride` applies to space only; with `separable`, each channel has its own filter.
     """
     return FactorisedConv3d(
         in_channels,
@@ -36,20 +36,20 @@ def convolution(
 
 
 class FactorisedConv3d(nn.Conv3d):
-    """`nn.Conv3d`, with the same weights, computed in one of three forms that are the same function.
+    """`nn.Conv3d` with the same weights, computed in one of three equivalent forms.
 
-    - `3d`: as PyTorch does it.
-    - `folded`: a kernel that spans space or time alone runs as a 2D convolution; with channels last in memory the
+    - `3d`: PyTorch's own 3D convolution.
+    - `folded`: a kernel that spans only space or only time runs as a 2D convolution; with channels last in memory,
       folding copies nothing.
-    - `shifted`: a channel-separated convolution as a sum of shifted products, a term for each tap of its kernel, added
-      up in the products' own precision; one across channels is folded.
+    - `shifted`: a channel-separable convolution is a sum of shifted products, one per tap of its kernel, in the
+      products' own precision; a convolution across channels is folded.
 
-    PyTorch's channel-separated 3D convolutions are several times slower on the CPU than its 2D ones, forward and
-    backward: left to itself, the form is `folded` there, and `3d` elsewhere. A 3x3x3 across channels has one form.
+    PyTorch's channel-separable 3D convolutions are several times slower on the CPU than its 2D ones, forward and
+    backward. So the default form is `folded` on the CPU, and `3d` elsewhere. A 3x3x3 across channels has one form.
     """
 
     form: ConvolutionForm | None = None
-    """None: by the input's device; see `use_form`."""
+    """None: chosen by the input's device; see `use_form`."""
 
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, out_channels, T, H/stride, W/stride)."""
@@ -103,7 +103,7 @@ class FactorisedConv3d(nn.Conv3d):
 
 
 def use_form(network: nn.Module, form: ConvolutionForm | None) -> None:
-    """Have all of a network's convolutions computed in one form; None leaves it to them.
+    """Compute all convolutions of a network in one form; with None, each chooses by its input's device.
 
     Raises:
         UsageError: there is no such form.
@@ -155,7 +155,7 @@ class Stem(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """`f * M + f`, where `M = sigmoid(W pool(f) + b)` is one mask a clip (paper, sec. 2.2)."""
+    """`f * M + f`, where `M = sigmoid(W pool(f) + b)` is one mask per clip (paper, sec. 2.2)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class ChannelAttention(nn.Module):
 
 
 class Pseudo3D(nn.Module):
-    """1x3x3 (`fs`) beside 3x1x1 (`fm`), and `fmres` from `fm`; concatenated, recalibrated (paper, fig. 2)."""
+    """1x3x3 (`fs`) parallel to 3x1x1 (`fm`), and `fmres` from `fm`; concatenated, then recalibrated (paper, fig. 2)."""
 
     def __init__(self, channels: int, *, separable: bool, attention: bool, feature_residual: bool) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Pseudo3D(nn.Module):
 
 
 class Dense3D(nn.Module):
-    """What 3D-ResNet50 has in place of `Pseudo3D`: one dense 3x3x3, norm, ReLU."""
+    """3D-ResNet50's replacement for `Pseudo3D`: one dense 3x3x3, norm, ReLU."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Dense3D(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """Bottom 1x1x1 with the stride, `body`, top 1x1x1, and a shortcut, projected where the shape changes."""
+    """Bottom 1x1x1 with the stride, `body`, top 1x1x1, and a shortcut, which is projected if the shape changes."""
 
     def __init__(self, in_channels: int, channels: int, body: Pseudo3D | Dense3D, *, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whether a device computes the network's convolutions right in bfloat16.
+"""Checks whether a device computes the network's convolutions correctly in bfloat16.
 
 Some cuDNN versions silently give wrong 1x3x3 results at large shapes. The probe runs each convolution of a
 network, forward and backward, at its shape there, and compares slices with float64 on the CPU.
@@ -21,8 +21,9 @@ Precision = Literal["bfloat16", "autocast", "float32"]
 Fallback = Literal["none", "without cudnn", "float32", "another device"]
 
 TOLERANCE = 0.1
-"""Largest error allowed, in units of the right values' root mean square. A CPU's bfloat16 came to 0.07, for
-the gradient of a 3x3x3's input; a wrong value is off by about 1, and one lost channel of 512 by about 0.2."""
+"""Largest error allowed, relative to the root mean square of the correct values. On a CPU, the largest bfloat16 error
+was 0.07, for the input gradient of a 3x3x3. A wrong value has an error of about 1, one lost channel of 512 about
+0.2."""
 
 _FALLBACKS: tuple[Fallback, ...] = ("none", "without cudnn", "float32", "another device")
 _WINDOW_THW = (4, 8, 8)
@@ -30,10 +31,10 @@ _WINDOW_THW = (4, 8, 8)
 
 @dataclass(frozen=True)
 class Convolution:
-    """A convolution at the shape it has in a network; equal ones differ at most in their name."""
+    """A convolution with its shapes in a network. Two that differ only in their name compare equal."""
 
     name: str = field(compare=False)
-    """Where the network has it first, such as `res2.0.body.spatial.conv`."""
+    """Its first place in the network, such as `res2.0.body.spatial.conv`."""
 
     input_shape: tuple[int, ...]
     """(B, C, T, H, W)."""
@@ -48,37 +49,37 @@ class Convolution:
 
 @dataclass(frozen=True)
 class ConvolutionParity:
-    """How far one convolution at one precision is from float64."""
+    """Errors of one convolution at one precision, compared with float64."""
 
     convolution: Convolution
     precision: Precision
     errors: dict[str, float]
-    """Of `output`, `input_gradient` and `weight_gradient`: the largest error over the right values' rms."""
+    """Largest error divided by the rms of the correct values, for `output`, `input_gradient` and `weight_gradient`."""
 
     fallback: Fallback
-    """The mildest measure that makes it right; `none` where it is right as it is."""
+    """The mildest remedy that makes it correct; `none` if it is already correct."""
 
 
 @dataclass(frozen=True)
 class ParityReport:
-    """What the probe found on one device."""
+    """Results of the probe on one device."""
 
     device: str
     torch_version: str
     cudnn_version: int | None
-    """As cuDNN counts, 91002 for 9.10.2; None where the device does not use it."""
+    """In cuDNN's own format, such as 91002 for 9.10.2; None if the device does not use cuDNN."""
 
     tolerance: float
     convolutions: tuple[ConvolutionParity, ...]
 
     @property
     def fallback(self) -> Fallback:
-        """The mildest measure that makes every convolution right."""
+        """The mildest remedy that makes every convolution correct."""
         return max((parity.fallback for parity in self.convolutions), key=_FALLBACKS.index, default="none")
 
     @property
     def passed(self) -> bool:
-        """Whether every convolution is right as it is."""
+        """Whether every convolution is correct without a remedy."""
         return self.fallback == "none"
 
     def __str__(self) -> str:
@@ -109,12 +110,12 @@ def probe_parity(
     Args:
         model: only its shapes matter; it may be on any device, the meta device included.
         device: where the convolutions run, with cuDNN's flags as they are set now.
-        batch: clips a step; as large as training's, for the faults known come with large shapes.
-        frames: of each clip.
-        size: height and width of each clip, in pixels.
-        streams: as for `forward_on_meta`.
-        memory_format: of inputs and weights, `torch.channels_last_3d` for instance.
-        convolve: what computes them, called as `torch.nn.functional.conv3d` is.
+        batch: clips per step; use training's batch size, as the known faults occur at large shapes.
+        frames: frames per clip.
+        size: height and width of a clip, in pixels.
+        streams: as in `forward_on_meta`.
+        memory_format: memory layout of inputs and weights, such as `torch.channels_last_3d`.
+        convolve: function that computes them, with the arguments of `torch.nn.functional.conv3d`.
 
     Raises:
         UsageError: `batch`, `frames` or `size` is no whole number above 0.

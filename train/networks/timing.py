@@ -1,7 +1,7 @@
-"""How long a device takes for something.
+"""Time measurement on a CPU or GPU.
 
-A GPU works on while its host goes ahead. A moment is therefore an event there, which comes once the GPU has done what
-it was asked to before; on the CPU it is the clock.
+A GPU works asynchronously. So on a GPU a time mark is an event, which occurs when the GPU has finished all earlier
+work; on the CPU it is the clock's time.
 """
 
 import time
@@ -16,7 +16,7 @@ _WARMUP, _REPEATS = 3, 20
 
 
 def mark(device: torch.device) -> Any:
-    """A moment."""
+    """A time mark on the device, for `seconds_between`."""
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
@@ -25,13 +25,13 @@ def mark(device: torch.device) -> Any:
 
 
 def seconds_between(begin: Any, end: Any) -> float:
-    """Of two moments, both over."""
+    """Seconds between two time marks, both in the past."""
     return float(end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000)
 
 
 @contextmanager
 def tuned_cudnn() -> Iterator[None]:
-    """Where shapes stay, cuDNN's own choice is slower than the best of its ways, which it finds by trying them."""
+    """Let cuDNN try its algorithms and keep the fastest: with constant shapes that beats its default choice."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -41,13 +41,13 @@ def tuned_cudnn() -> Iterator[None]:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked to."""
+    """Wait until the device has finished all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def median_seconds(work: Callable[[], object], device: torch.device, *, repeats: int = _REPEATS) -> float:
-    """What one call takes on the device, after a few that do not count."""
+    """Median time of a call on the device, after a few warm-up calls."""
     for _ in range(_WARMUP):
         work()
     moments = [mark(device)]

@@ -9,23 +9,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One network with its input, as a row of the paper's tables or as another reading of one."""
+    """A network and its input: a row of the paper's tables, or another reading of one."""
 
     options: dict[str, Any] = field(default_factory=dict)
-    """What `build_model` is told; `{}` is the paper's full network."""
+    """Options for `build_model`; `{}` is the paper's full network."""
 
     step: int | None = 1
-    """Frames between the two that a residual subtracts; None where no residual is taken."""
+    """Residual step, in frames; None without residuals."""
 
     tables: tuple[int, ...] = ()
-    """Of the paper, those that have it as a row."""
+    """The paper's tables that have it as a row."""
 
     paper_g: int | None = None
-    """The paper's "GFLOPs", which are 10^9 multiply-adds; None where it gives none."""
+    """The paper's "GFLOPs", which are 10^9 multiply-adds; None if it gives none."""
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a run of it is told, by the names of its settings."""
+        """A run's settings for it, by name."""
         options = dict(self.options)
         named = {
             "modality": options.pop("modality", "both"),
@@ -44,7 +44,7 @@ class Variant:
 
 
 VARIED = ("modality", "step", "network", "attention", "feature_residual", "seed")
-"""Settings that the tables' rows, and the seeds of one row, differ in."""
+"""Settings that distinguish the tables' rows, and the seeds within a row."""
 
 PAPER_VARIANTS = (
     Variant(options={"modality": "rgb"}, step=None, tables=(2,), paper_g=28),

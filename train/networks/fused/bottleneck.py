@@ -1,8 +1,8 @@
-"""A module, forward and backward.
+"""A bottleneck module, forward and backward.
 
-Kept for the backward pass are its input, its output and the raw outputs between them, five tensors of its width (six
-with a projection); whatever a norm, an activation, the feature residual, the concatenation or the attention gives is
-made again where it is read.
+The backward pass keeps its input, its output and the raw outputs between them: five tensors of its width (six with a
+projection). Results of norms, activations, the feature residual, the concatenation and attention are recomputed where
+they are read.
 
 Shapes: B clips, C channels of the module, K concatenated ones, (T, H, W) in, (T, h, w) out.
 """
@@ -20,11 +20,11 @@ from resact.train.networks.modules import Bottleneck, ChannelAttention, ConvNorm
 
 
 def bottleneck(module: Bottleneck, x_BCTHW: Tensor) -> Tensor:
-    """`module(x_BCTHW)`: (B, C, T, h, w), channels last in memory, of the input's dtype (bfloat16 or float32).
+    """`module(x_BCTHW)`: (B, C, T, h, w), channels last in memory, with the input's dtype (bfloat16 or float32).
 
     Args:
-        module: with channel-separated convolutions, on CUDA (or in Triton's interpreter).
-        x_BCTHW: best with channels last in memory; otherwise it is copied.
+        module: has channel-separable convolutions; on CUDA, or in Triton's interpreter.
+        x_BCTHW: with channels last in memory; otherwise it is copied.
     """
     x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1).contiguous()
     out_BTHWC: Tensor = _Bottleneck.apply(module, x_BTHWC, *module.parameters())
@@ -124,19 +124,19 @@ class _Bottleneck(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Features:
-    """What the top multiplies raw outputs with and adds to them."""
+    """Gains and offsets that the top applies to raw outputs."""
 
     s_state: Tensor
     m_state: Tensor
-    """(4, C) each, of the norms."""
+    """(4, C) each: states of the two norms."""
     pooled: Tensor
-    """(B, K): means over a clip of the normed features."""
+    """(B, K): means of the normed features over a clip."""
     mask: Tensor
-    """(B, K): attention's; zeros without it."""
+    """(B, K): attention's mask; zeros without attention."""
 
     @classmethod
     def of(cls, body: Pseudo3D, s_state: Tensor, m_state: Tensor, means_B3C: Tensor) -> "_Features":
-        """From each clip's means of the raw outputs and of the temporal's changes."""
+        """From each clip's means of the raw outputs and of the temporal output's frame differences."""
         means_BK = means_B3C[:, : 3 if body.feature_residual else 2].flatten(1)
         plain = cls(s_state, m_state, means_BK, torch.zeros_like(means_BK))
         if not isinstance(body.attention, ChannelAttention):

@@ -1,7 +1,7 @@
-"""conv1: each stream's dense 1x7x7 with stride 2 and channel-separated 3x1x1, without anything stored in between.
+"""conv1: each stream's dense 1x7x7 with stride 2 and channel-separable 3x1x1, with nothing stored in between.
 
-A program owns some pixels, walks through the frames and keeps the 1x7x7's last outputs in registers; backward it makes
-them again. Shapes: B clips, (T, H, W) in, (T, h, w) out, N channels of a stream, P programs.
+A program owns some pixels, walks through the frames and keeps the 1x7x7's last outputs in registers; the backward pass
+recomputes them. Shapes: B clips, (T, H, W) in, (T, h, w) out, N channels of a stream, P programs.
 """
 
 from typing import Any
@@ -24,10 +24,10 @@ _REST_TAPS = tl.constexpr(32)  # the smallest power of two for those beyond
 
 
 def conv1(stems: nn.ModuleDict, clips_BCTHW: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
-    """The streams' features, concatenated: (B, streams * N, T, h, w) of `dtype`, channels last in memory.
+    """The streams' features, concatenated: (B, streams * N, T, h, w) in `dtype`, channels last in memory.
 
     Raises:
-        UsageError: a clip wants a gradient, which these kernels do not compute.
+        UsageError: a clip requires a gradient, which these kernels do not compute.
     """
     for stream, clip in clips_BCTHW.items():
         if clip.requires_grad:

@@ -1,4 +1,4 @@
-"""What all kernels share: sizes of blocks, numbers of programs, the product of two blocks."""
+"""Code shared by all kernels: block sizes, numbers of programs, the product of two blocks."""
 
 import torch
 import triton
@@ -14,20 +14,20 @@ TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
 
 def programs(tensor: Tensor, at_most: int) -> int:
-    """How many programs share work that up to `at_most` of them could do: as many as a GPU runs at a time."""
+    """Number of programs to launch: as many as the GPU runs at a time, but at most `at_most`."""
     if tensor.device.type != "cuda":
         return min(_INTERPRETED_PROGRAMS, at_most)
     return min(torch.cuda.get_device_properties(tensor.device).multi_processor_count * _PROGRAMS_A_PROCESSOR, at_most)
 
 
 def block(size: int, at_most: int, at_least: int = 16) -> int:
-    """A power of two that covers `size`, within bounds; 16 is the least that the matrix units take."""
+    """A power of two of at least `size`, within bounds; 16 is the minimum for the matrix units."""
     return max(min(1 << (size - 1).bit_length(), at_most), at_least)
 
 
 @triton.jit
 def rounded(values, STORED: tl.constexpr):
-    """To what activations are stored in, to the nearest; the interpreter by itself would cut bits off."""
+    """Values rounded to the nearest of the stored type; the interpreter by itself would truncate."""
     if INTERPRETED and tl.bfloat16 == STORED:
         bits = values.to(tl.float32).to(tl.uint32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
@@ -37,7 +37,7 @@ def rounded(values, STORED: tl.constexpr):
 
 @triton.jit
 def product(a, b, total, STORED: tl.constexpr):
-    """`total + a @ b` in float32, of operands rounded to what activations are stored in."""
+    """`total + a @ b` in float32, with operands rounded to the stored type."""
     a, b = rounded(a, STORED), rounded(b, STORED)
     if INTERPRETED:  # it would multiply bfloat16's bits
         a, b = a.to(tl.float32), b.to(tl.float32)
@@ -54,7 +54,7 @@ def affine(values, coefficients, channel, inside, C):
 
 @triton.jit
 def raw_gradient(gradient, raw, coefficients, channel, inside, C):
-    """The gradient of a raw output from that of its norm's; coefficients are (3, C), from `norm.backward`."""
+    """The gradient of a raw output, from that of its norm's output; coefficients (3, C) are from `norm.backward`."""
     of_norm = tl.load(coefficients + channel, mask=inside, other=0.0)
     of_raw = tl.load(coefficients + C + channel, mask=inside, other=0.0)
     constant = tl.load(coefficients + 2 * C + channel, mask=inside, other=0.0)

@@ -1,4 +1,4 @@
-"""Batch norm, folded into those around it: from sums to what its readers multiply with and add.
+"""Batch norm, folded into neighbouring kernels: turns sums into the scale and shift that readers apply.
 
 Shapes: P partial sums, C channels.
 """
@@ -18,9 +18,9 @@ _BLOCK_C, _BLOCK_P = 16, 256
 
 @dataclass(frozen=True)
 class Moments:
-    """Of some rows of a channel each; all rows together make a whole.
+    """Moments per channel; each partial result covers some rows, and together they cover all.
 
-    Not sums of squares: their difference from a large mean's square would have few right digits in float32.
+    These are not sums of squares: minus the square of a large mean, they would have few correct digits in float32.
     """
 
     partial: Tensor
@@ -28,30 +28,30 @@ class Moments:
     count: int = 0
     mean: int = 1
     squares: int = 2
-    """Sum of squared deviations from the rows' own mean."""
+    """Sum of squared deviations from the mean of the same rows."""
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Of gradients of a norm's output; all rows together make a whole."""
+    """Sums of the gradients of a norm's output; each partial result covers some rows, and together they cover all."""
 
     partial: Tensor
     """(P, n, C) float32: n kinds, among them these."""
     plain: int = 0
     weighted: int = 1
-    """Of gradients times the raw values' deviations from the channel's mean."""
+    """Sum of gradients times the raw values' deviations from the channel's mean."""
 
 
 def forward(norm: nn.BatchNorm3d, moments: Moments, count: int) -> Tensor:
     """(4, C): scale and shift, mean and 1 / standard deviation; updates running statistics as PyTorch does.
 
     Args:
-        norm: in training, its batch's statistics count, otherwise the running ones.
-        moments: of what it is to normalise, of a whole batch.
-        count: of values of a channel.
+        norm: in training mode, the batch's statistics are used, otherwise the running ones.
+        moments: moments of its input over a complete batch.
+        count: number of values per channel.
 
     Raises:
-        UsageError: in training, channels have a single value.
+        UsageError: in training mode, with a single value per channel.
     """
     if norm.training and count < 2:
         raise UsageError("batch norm got 1 value a channel, expected more while training; use more or larger clips")
@@ -85,14 +85,14 @@ def forward(norm: nn.BatchNorm3d, moments: Moments, count: int) -> Tensor:
 def backward(
     norm: _BatchNorm, state: Tensor, sums: Sums, count: int, *, training: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(3, C) as `launch.raw_gradient` takes it; gradients of the norm's weight and bias, (C,) each.
+    """(3, C) for `launch.raw_gradient`, and the gradients of the norm's weight and bias, (C,) each.
 
     Args:
         norm: as in `forward`.
-        state: what `forward` gave.
-        sums: of gradients of its output, of a whole batch.
+        state: result of `forward`.
+        sums: sums of the gradients of its output over a complete batch.
         count: as in `forward`.
-        training: whether the norm was in training when `forward` was called.
+        training: whether the norm was in training mode in `forward`.
     """
     coefficients = torch.empty(3, norm.num_features, device=state.device)
     weight_gradient, bias_gradient = torch.empty_like(norm.weight), torch.empty_like(norm.bias)

@@ -1,4 +1,4 @@
-"""1x1x1 convolutions, perhaps with a stride in space: the bottom of a module, and its projected shortcut.
+"""1x1x1 convolutions, optionally with a stride in space: the bottom of a module, and its projected shortcut.
 
 Shapes: C channels in, N channels out, (B, T, H, W) in, (B, T, h, w) out, P programs.
 """
@@ -15,7 +15,7 @@ _BLOCK_ROWS = 128
 
 
 def forward(x_BTHWC: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Moments]:
-    """(B, T, h, w, N), raw, and the moments for its norm. `weight` is (N, C, 1, 1, 1)."""
+    """The raw output (B, T, h, w, N), and the moments for its norm. `weight` is (N, C, 1, 1, 1)."""
     b, t, height, width, channels = x_BTHWC.shape
     h, w = -(-height // stride), -(-width // stride)
     out = x_BTHWC.new_empty(b, t, h, w, len(weight))
@@ -48,7 +48,7 @@ def forward(x_BTHWC: Tensor, weight: Tensor, stride: int) -> tuple[Tensor, Momen
 def weight_gradient(
     gradient_BThwN: Tensor, raw_BThwN: Tensor, coefficients_3N: Tensor, x_BTHWC: Tensor, stride: int
 ) -> Tensor:
-    """(N, C, 1, 1, 1); the first three as `launch.raw_gradient` takes them."""
+    """The weight's gradient (N, C, 1, 1, 1). The first three arguments are as in `launch.raw_gradient`."""
     b, t, height, width, channels = x_BTHWC.shape
     h, w, n = gradient_BThwN.shape[2:]
     rows = b * t * h * w
@@ -85,13 +85,13 @@ def input_gradient(
     convolutions: list[tuple[Tensor, Tensor, Tensor, Tensor]],
     passed_BTHWC: Tensor | None = None,
 ) -> Tensor:
-    """(B, T, H, W, C): the sum of what comes back through one convolution of `x_BTHWC`, or two.
+    """The gradient of `x_BTHWC` (B, T, H, W, C), summed over one or two convolutions of it.
 
     Args:
-        x_BTHWC: for its shape and type.
-        stride: of the convolutions.
-        convolutions: of each gradient, raw output, coefficients (as in `weight_gradient`) and weight.
-        passed_BTHWC: what comes back around them, where there is a single one, with stride 1.
+        x_BTHWC: used for its shape and type.
+        stride: stride of the convolutions.
+        convolutions: for each: gradient, raw output, coefficients (as in `weight_gradient`) and weight.
+        passed_BTHWC: gradient that comes back around the convolution, if there is only one, with stride 1.
     """
     b, t, height, width, channels = x_BTHWC.shape
     (gradient, raw, coefficients, weight), *others = convolutions

@@ -16,11 +16,11 @@ def forward(
     """Fills `out`.
 
     Args:
-        out: (..., C) like the others; or a part of more channels, (..., C) of them.
+        out: (..., C) like the others, or such a slice of a tensor with more channels.
         raw: (..., C), contiguous.
-        state_4C: of its norm.
-        shortcut: (..., C), contiguous; None: there is none.
-        shortcut_state_4C: of the shortcut's norm, where it is a projection's raw output.
+        state_4C: state of its norm.
+        shortcut: (..., C), contiguous, or None.
+        shortcut_state_4C: state of the shortcut's norm, if the shortcut is a projection's raw output.
     """
     rows, channels = raw.numel() // raw.shape[-1], raw.shape[-1]
     _forward[(triton.cdiv(rows, _BLOCK_ROWS), triton.cdiv(channels, _BLOCK_C))](
@@ -46,15 +46,15 @@ def backward(
     projected: Tensor | None,
     projected_state_4C: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Back through the ReLU.
+    """The backward pass through the residual add and its ReLU.
 
     Args:
-        gradient: of `out`, with the same strides.
+        gradient: gradient of `out`, with the same strides.
         out: as `forward` filled it.
-        raw: as `forward` took it.
-        state_4C: likewise.
-        projected: the shortcut, where it is a projection's raw output.
-        projected_state_4C: of its norm.
+        raw: as in `forward`.
+        state_4C: as in `forward`.
+        projected: the shortcut, if it is a projection's raw output.
+        projected_state_4C: state of its norm.
 
     Returns:
         The gradient of the sum under it (..., C), and (P, 3, C): sums of that, and of that times the deviations of

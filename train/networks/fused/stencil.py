@@ -1,8 +1,8 @@
-"""The channel-separated 1x3x3 (`fs`) and 3x1x1 (`fm`) of a module, from one reading of the bottom's raw output.
+"""The channel-separable 1x3x3 (`fs`) and 3x1x1 (`fm`) of a module; they read the bottom's raw output once.
 
 The feature residual needs no tensor of its own: a norm scales and shifts, so that `abs(fm(t + 1) - fm(t))` is
-`abs(scale) * abs(m(t + 1) - m(t))` of the raw temporal output `m`, whose reader subtracts in passing. What attention
-has to know of it, its sum over a clip, is taken here.
+`abs(scale) * abs(m(t + 1) - m(t))` of the raw temporal output `m`, which the reader computes on the fly. Attention
+needs its sum over a clip, which is computed here.
 
 A program owns a few rows and columns and a block of channels, walks through the frames and keeps the last ones in
 registers. Shapes: B clips, (T, H, W), C channels, P = programs that share a clip.
@@ -26,7 +26,7 @@ def forward(
 
     Args:
         raw_BTHWC: the bottom's raw output.
-        state_4C: of its norm.
+        state_4C: state of its norm.
         spatial: weight, (C, 1, 1, 3, 3).
         temporal: weight, (C, 1, 3, 1, 1).
 
@@ -71,16 +71,16 @@ def backward(
     spatial: Tensor,
     temporal: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Sums]:
-    """Back through both.
+    """The backward pass through both convolutions.
 
     Args:
-        gradients_BTHWC: of the norms' outputs, spatial and temporal, here as in what follows.
-        raw_outputs_BTHWC: as `forward` gave them.
-        coefficients_3C: as `launch.raw_gradient` takes them.
-        raw_BTHWC: as given to `forward`.
-        state_4C: likewise.
-        spatial: likewise.
-        temporal: likewise.
+        gradients_BTHWC: gradients of the norms' outputs, for spatial and temporal, as in the next two arguments.
+        raw_outputs_BTHWC: raw outputs of `forward`.
+        coefficients_3C: as in `launch.raw_gradient`.
+        raw_BTHWC: as in `forward`.
+        state_4C: as in `forward`.
+        spatial: as in `forward`.
+        temporal: as in `forward`.
 
     Returns:
         The gradient of `norm(raw)` (B, T, H, W, C), of both weights, and the sums for that norm's backward pass.

@@ -1,8 +1,8 @@
 """The top 1x1x1 of a module, which reads the raw outputs of the two convolutions below it.
 
-Their norms, the feature residual, the concatenation and the attention happen in passing: of the concatenated, normed
-and recalibrated features, feature k of clip b is `raw * gain[b, k] + offset[b, k]`, where the raw value of a feature
-residual is `abs(m(t + 1) - m(t))`, and it is zero in the last frame.
+Their norms, the feature residual, the concatenation and the attention are computed on the fly. After concatenation,
+norms and recalibration, feature k of clip b is `raw * gain[b, k] + offset[b, k]`, where the raw value of a feature
+residual is `abs(m(t + 1) - m(t))`. Feature residuals are zero in the last frame.
 
 Shapes: B clips, C channels of a raw output, K = 3C features (2C without feature residuals) in the order fs, fm,
 fmres, N channels out, S parts of a clip.
@@ -23,7 +23,7 @@ _BLOCK_WEIGHTS = 32
 def forward(
     s_BTHWC: Tensor, m_BTHWC: Tensor, gain_BK: Tensor, offset_BK: Tensor, weight: Tensor
 ) -> tuple[Tensor, Moments]:
-    """(B, T, H, W, N), raw, and the moments for its norm. `weight` is (N, K, 1, 1, 1)."""
+    """The raw output (B, T, H, W, N), and the moments for its norm. `weight` is (N, K, 1, 1, 1)."""
     b, t, h, w, c = s_BTHWC.shape
     n, k = weight.shape[:2]
     out = s_BTHWC.new_empty(b, t, h, w, n)
@@ -67,18 +67,18 @@ def weight_gradient(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of the weight (N, K, 1, 1, 1) and of attention's mask (B, K).
 
-    Both are sums of one product, a clip's gradients times its normed features before their recalibration: over clips,
-    scaled by `1 + mask`, and over the weight's outputs, scaled by the weight.
+    Both are sums of the same product, a clip's gradients times its normed features before recalibration: summed over
+    clips, scaled by `1 + mask`, and summed over the weight's outputs, scaled by the weight.
 
     Args:
-        gradient_BTHWN: of the norm's output.
+        gradient_BTHWN: gradient of the norm's output.
         raw_BTHWN: the top's raw output.
-        coefficients_3N: as `launch.raw_gradient` takes them.
+        coefficients_3N: as in `launch.raw_gradient`.
         s_BTHWC: the raw spatial output.
         m_BTHWC: the raw temporal output.
         plain_gain_K: gain without attention.
         plain_offset_K: offset without attention.
-        mask_BK: attention's; zeros without it.
+        mask_BK: attention's mask; zeros without attention.
         weight: (N, K, 1, 1, 1).
     """
     b, t, h, w, c = s_BTHWC.shape
@@ -144,14 +144,14 @@ def input_gradient(
     """The gradients of the spatial and of the temporal norm's output, and the sums for each one's backward pass.
 
     Args:
-        gradient_BTHWN: as in `weight_gradient`, and likewise the next four.
-        raw_BTHWN: ...
-        coefficients_3N: ...
-        s_BTHWC: ...
-        m_BTHWC: ...
-        states_4C: of the spatial and the temporal norm.
+        gradient_BTHWN: as in `weight_gradient`.
+        raw_BTHWN: as in `weight_gradient`.
+        coefficients_3N: as in `weight_gradient`.
+        s_BTHWC: as in `weight_gradient`.
+        m_BTHWC: as in `weight_gradient`.
+        states_4C: states of the spatial and the temporal norm.
         gain_BK: `1 + mask`.
-        constant_BK: what each value of a feature gets back through attention's pooling.
+        constant_BK: gradient that each value of a feature gets through attention's pooling.
         weight: (N, K, 1, 1, 1).
     """
     b, t, h, w, c = s_BTHWC.shape
