@@ -1,1 +1,1 @@
-"""Clips from the store to the network: which ones, how they are read ahead, and what is made of them on the device."""
+"""Clips from the store to the network: which clips, how they are read ahead, and their transform on the device."""

@@ -1,4 +1,4 @@
-"""Clips one by one, for code that brings its own loader."""
+"""Clips one by one, for code with its own loader."""
 
 from typing import Any
 
@@ -12,10 +12,9 @@ from resact.train.clips.transform import make_clip
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
-    """The same clips as `ClipStream`'s, as a map from position to clip; may be sent to other processes.
+    """A map-style data set with the same clips as `ClipStream`; it can be pickled to other processes.
 
-    Each item is a dictionary: `rgb`, `residual` (3, T, D, D), those that the plan's geometry asks for; `label`;
-    `video_id`.
+    Each item is a dictionary: `rgb`, `residual` (3, T, D, D), as the plan's geometry asks; `label`; `video_id`.
     """
 
     def __init__(
@@ -30,9 +29,9 @@ class ClipDataset(Dataset[dict[str, Any]]):
         """Args:
         store: an open store.
         plan: which clips.
-        normalisation: of the plan's modalities.
-        dtype: of the clips.
-        epoch: whose clips; assign to `epoch` before a loader starts its next pass.
+        normalisation: for the plan's modalities.
+        dtype: dtype of the clips.
+        epoch: the epoch whose clips to give; assign to `epoch` before each new pass of a loader.
 
         """
         self.store, self.plan, self.normalisation, self.dtype, self.epoch = store, plan, normalisation, dtype, epoch

@@ -1,7 +1,7 @@
 """Pictures of stored videos: RGB frames above, their residual frames below (paper, figure 1).
 
-Frames are resized first and subtracted then, as in training: a residual is the exact difference of the two frames that
-one sees. `strip` has no words; `figure` and `contact_sheet` say which video, frames and step are shown.
+As in training, frames are first resized and then subtracted: a residual is the exact difference of the two frames
+shown. `strip` has no text; `figure` and `contact_sheet` name the video, frames and step.
 
 Shapes: T frames, H height, W width, C = 3 (RGB); everything uint8.
 """
@@ -34,10 +34,10 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     ".tif": ("TIFF", {"compression": "tiff_deflate"}),
     ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
 }
-"""Suffix of a file -> what Pillow calls it, and how it is told to write it."""
+"""File suffix -> Pillow's name of the format, and its options for writing."""
 
 MAX_PIXELS = 100_000_000
-"""Of one picture: 300 MB in memory."""
+"""Most pixels of one picture: 300 MB in memory."""
 
 _GAP, _MARGIN = 4, 12  # pixels between pictures, and around everything
 _TEXT, _TITLE = 13, 17  # sizes of letters
@@ -50,20 +50,20 @@ _BRIGHT_SHARE, _BRIGHT = 0.02, 240  # the brightest 2 % of a figure's residuals 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What is shown of a video."""
+    """What to show of a video."""
 
     steps: tuple[int, ...] = (1,)
-    """A row of residuals each: `abs(x[t + step] - x[t])`, below frame t."""
+    """Residual steps, one row each: `abs(x[t + step] - x[t])`, below frame t."""
     frames: int = 8
-    """At most so many columns."""
+    """Most columns."""
     start: int = 0
     """The first frame that may be shown."""
     every: int | None = None
     """Frames from column to column; None spreads the columns evenly over the rest of the video."""
     height: int = 128
-    """Of each picture, in pixels; its width follows."""
+    """Height of each frame, in pixels; the width follows."""
     gain: float = 1.0
-    """Residuals are shown so many times brighter than they are, cut at 255. `visible_gain` finds one."""
+    """Brightness factor of residuals, clipped at 255. `visible_gain` finds one."""
 
     def __post_init__(self) -> None:
         for name in ("frames", "height"):
@@ -79,7 +79,7 @@ class Look:
         )
 
     def times(self, num_frames: int) -> list[int]:
-        """Which of a video's frames are shown: fewer than `frames` where it has no more with all their successors."""
+        """The frames to show: fewer than `frames` if the video has fewer frames with all their successors."""
         stop = num_frames - max(self.steps)
         if self.every is not None:
             return list(range(self.start, stop, self.every)[: self.frames])
@@ -91,28 +91,28 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Excerpt:
-    """What `Look` asks for, of one video."""
+    """One video's frames for a `Look`."""
 
     video_id: str
     class_name: str
     problem: str
-    """What ffmpeg had to recover from, or why there are no frames; mostly empty."""
+    """What ffmpeg recovered from, or why there are no frames; usually empty."""
     num_frames: int
-    """Of the whole video."""
+    """Number of frames of the whole video."""
     fps: float | None
-    """Stored frames a second; None where not even the source's are known."""
+    """Stored frames per second; None if not even the source's rate is known."""
     times: list[int]
-    """Frames shown; empty where the video is too short for the look."""
+    """Frames shown; empty if the video is too short for the look."""
     frames: dict[int, Picture]
     """The frames at `times` and their successors, resized."""
 
     def seconds(self, time: int) -> float | None:
-        """When a frame is shown."""
+        """Time of a frame in the video."""
         return time / self.fps if self.fps else None
 
 
 def residual(earlier: Picture, later: Picture) -> Picture:
-    """`abs(later - earlier)` of two frames, or of as many as the arrays hold, without wrapping around."""
+    """`abs(later - earlier)` of two frames, or of two arrays of frames, without integer overflow."""
     return np.maximum(earlier, later) - np.minimum(earlier, later)
 
 
@@ -123,15 +123,15 @@ def strip(
 
     Args:
         frames_THWC: neighbouring frames, uint8 RGB.
-        steps: frames between the two that are subtracted, each 1 <= step < T.
-        times: which frames to show, each with a successor at every step; left out, all that have them.
-        gain: residuals are shown so many times brighter, cut at 255.
+        steps: residual steps in frames, each 1 <= step < T.
+        times: frames to show, each with a successor at every step; default: all that have them.
+        gain: brightness factor of residuals, clipped at 255.
 
     Returns:
         uint8 (height, width, 3).
 
     Raises:
-        UsageError: these are no such frames, or one has no successor.
+        UsageError: the frames have another shape or dtype, or one of `times` has no successor.
     """
     if frames_THWC.ndim != 4 or frames_THWC.shape[3] != 3 or frames_THWC.dtype != np.uint8:
         raise UsageError(f"got frames {frames_THWC.shape} of {frames_THWC.dtype}, expected (T, H, W, 3) of uint8")
@@ -146,10 +146,10 @@ def strip(
 
 
 def read_excerpt(store: ClipStore, row: int, look: Look) -> Excerpt:
-    """Read the frames that are shown and their successors, one by one, and resize them.
+    """Read the frames to show and their successors, one by one, and resize them.
 
     Raises:
-        DamagedError: bytes are not those that were written.
+        DamagedError: bytes have changed since they were written.
         StoreError: the file system or server does not answer.
     """
     index, rate = store.index, store.settings.decode.fps
@@ -169,13 +169,13 @@ def read_excerpt(store: ClipStore, row: int, look: Look) -> Excerpt:
 
 
 def visible_gain(shown: Iterable[tuple[Excerpt, Sequence[int]]]) -> float:
-    """One gain for all residuals of a figure, so bright that they can be seen and steps still be compared.
+    """One gain for all residuals of a figure: bright enough to see them, and steps stay comparable.
 
     Residuals of real videos are dark: half of their pixels are below 3, and 2 % above 10 to 70. The gain brings
     the brightest 2 % close to white.
 
     Args:
-        shown: what the figure shows, each with the steps of its residuals.
+        shown: the excerpts in the figure, each with its residual steps.
 
     Returns:
         1 to 16, a round number.
@@ -194,12 +194,12 @@ def visible_gain(shown: Iterable[tuple[Excerpt, Sequence[int]]]) -> float:
 
 
 def strip_of(excerpt: Excerpt, look: Look) -> Picture:
-    """As `strip`, of what was read; `excerpt.times` must not be empty."""
+    """`strip` of an excerpt; `excerpt.times` must not be empty."""
     return _tiled(_rows(excerpt.frames, excerpt.times, look))
 
 
 def figure(excerpt: Excerpt, look: Look) -> Picture:
-    """One video: a column a frame, with its number and time, and a row for RGB and for each step.
+    """One video: a column per frame, with its number and time; a row for RGB and for each step.
 
     Raises:
         UsageError: it is too short to show anything, or the picture would be too large.
@@ -237,9 +237,9 @@ def figure(excerpt: Excerpt, look: Look) -> Picture:
 
 
 def contact_sheet(excerpts: Sequence[Excerpt], look: Look) -> Picture:
-    """A cell a video: its frames, below them their residuals, below these its id; a heading for each class.
+    """One cell per video: its frames, below them their residuals, then its id; a heading for each class.
 
-    Videos that are too short for the look, or have no frames, have a cell that says so.
+    If a video is too short for the look, or has no frames, its cell says so.
 
     Raises:
         UsageError: the picture would be too large.
@@ -282,7 +282,7 @@ def contact_sheet(excerpts: Sequence[Excerpt], look: Look) -> Picture:
 
 
 def require_drawable(store: ClipStore, rows: Sequence[int], look: Look) -> None:
-    """Before anything is read: that the pictures, not counting words, fit into one.
+    """Check, before anything is read, that the frames, without text, fit into one picture.
 
     Raises:
         UsageError: they do not.
@@ -302,10 +302,10 @@ def encoded(picture: Picture, suffix: str) -> bytes:
 
     Args:
         picture: uint8 (H, W, 3).
-        suffix: of `FORMATS`.
+        suffix: one of `FORMATS`.
 
     Raises:
-        UsageError: another suffix, or a picture larger than the format can have.
+        UsageError: another suffix, or a picture too large for the format.
     """
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""Whether frames, clips, geometry and outputs fit each other. What does not would be read from outside the frames."""
+"""Checks that frames, clips, geometry and outputs fit each other: otherwise memory outside the frames would be read."""
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from resact.train.clips.sampling import Clip
 def fitting_output(
     frames_NHWC: Tensor, clip: Clip, geometry: ClipGeometry, dtype: torch.dtype, out: dict[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """`out`, or new tensors, once everything fits."""
+    """`out`, or new tensors, after checking that everything fits."""
     count = clip.stop - clip.start
     if frames_NHWC.dtype != torch.uint8 or frames_NHWC.ndim != 4 or frames_NHWC.shape[::3] != (count, 3):
         raise UsageError(f"got frames {described(frames_NHWC)}, expected ({count}, H, W, 3) of uint8")
@@ -26,7 +26,7 @@ def fitting_output(
 
 
 def check_fit(height: int, width: int, clip: Clip, geometry: ClipGeometry) -> None:
-    """What does not fit would be read from outside the frames."""
+    """Check the crop and the order: otherwise memory outside the frames would be read."""
     top, left, side, count = clip.top, clip.left, clip.side, clip.stop - clip.start
     if not (side >= 1 and 0 <= top <= height - side and 0 <= left <= width - side):
         raise UsageError(f"got a crop of {side} at ({top}, {left}), expected it within frames of {height}x{width}")
@@ -37,5 +37,5 @@ def check_fit(height: int, width: int, clip: Clip, geometry: ClipGeometry) -> No
 
 
 def described(tensor: Tensor) -> str:
-    """A tensor's shape and dtype, for people."""
+    """A tensor's shape and dtype, for messages."""
     return f"{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,4 +1,4 @@
-"""What a clip is: how many frames of what size, and how far apart the two that a residual subtracts."""
+"""The sizes of a clip: number of frames, height and width, residual step."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MODALITIES = ("rgb", "residual", "both")
 SHORT_CLIPS = ("mirror", "loop", "hold")
 SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
-"""A training crop's side over the frame's short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
+"""A training crop's side, relative to the frame's short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
 
 _MOST = 2**16
 
@@ -77,24 +77,24 @@ class ClipGeometry:
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """`rgb`, `residual` or both, as the network takes them."""
+        """The network's inputs: `rgb`, `residual` or both."""
         return ("rgb", "residual") if self.modality == "both" else (self.modality,)
 
     @property
     def scales(self) -> tuple[float, ...]:
-        """Those of `SCALES` that training crops take, each as often."""
+        """The `SCALES` of training crops, all equally likely."""
         return tuple(scale for scale in SCALES if scale >= self.min_scale)
 
     @property
     def frames_read(self) -> int:
-        """T + s frames are read for T residuals, T for RGB alone."""
+        """Frames that a clip reads: T + s with residuals, T for RGB alone."""
         return self.frames + (self.step if "residual" in self.streams else 0)
 
     def frame_order(self, start: int, num_frames: int) -> "npt.NDArray[np.int64]":
-        """(frames_read,) which stored frame each frame of a clip is.
+        """(frames_read,) the stored frame that each frame of a clip is.
 
         Args:
-            start: the clip's first frame; 0 where the video is shorter than the clip.
+            start: the clip's first frame; 0 if the video is shorter than the clip.
             num_frames: stored frames of the video.
         """
         import numpy as np  # the options of `resact train` come from this class, and `--help` has no use for NumPy

@@ -1,4 +1,4 @@
-"""Mean and spread of the clips that a network is trained on: measured, not borrowed."""
+"""Measures mean and standard deviation of the clips that a network is trained on."""
 
 from collections.abc import Callable
 
@@ -25,19 +25,19 @@ def measure_normalisation(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Normalisation:
-    """Mean and standard deviation of each colour over seeded training clips, for RGB and for the residual at its step.
+    """Mean and standard deviation per colour channel over seeded training clips, for RGB and the residual at its step.
 
     Args:
         store: an open store.
-        video_indices: the training videos; passed over again with other clips where they are fewer than `clips`.
-        geometry: of the clips.
+        video_indices: the training videos; with fewer videos than `clips`, further epochs give other clips of them.
+        geometry: geometry of the clips.
         seed: as for `TrainPlan`; clips are drawn as in training.
-        clips: how many.
-        threads: that read; the result does not depend on it.
-        progress: is told of clips done and in all.
+        clips: number of clips to measure.
+        threads: number of reading threads; the result does not depend on it.
+        progress: called with the number of clips done and the total.
 
     Returns:
-        In 8-bit pixel values. A colour that never changes is given a spread of 1.
+        The normalisation, in 8-bit pixel values. A channel that never changes gets a standard deviation of 1.
 
     """
     plan = TrainPlan(store.index, video_indices, geometry, seed=seed, flip=False)

@@ -1,4 +1,4 @@
-"""Memory that is used again once nobody holds it."""
+"""Memory that is reused once nothing refers to it."""
 
 import math
 import weakref
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class MemoryPool:
-    """Lends host memory as tensors. It comes back when the last tensor that shares it is gone; nobody has to say so.
+    """Lends host memory as tensors, and gets it back automatically when the last tensor that shares it is gone.
 
-    Fresh memory costs a page fault each 4 KiB, and pinning it far more.
+    New memory costs a page fault per 4 KiB, and pinning it costs far more.
     """
 
     def __init__(self, *, keep: int, pinned: bool = False) -> None:
         """Args:
-        keep: pieces that are kept for the next lender; what comes back beyond them is freed.
+        keep: number of pieces to keep for reuse; memory that comes back beyond them is freed.
         pinned: page-locked, so that a GPU can fetch it while the CPU goes on.
 
         """
@@ -23,7 +23,7 @@ class MemoryPool:
         self._free: list[Tensor] = []
 
     def take(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Uninitialised memory of that shape, which nobody else holds."""
+        """Uninitialised memory of that shape, which nothing else refers to."""
         size = math.prod(shape) * dtype.itemsize
         try:
             memory = self._free.pop()

@@ -1,4 +1,4 @@
-"""The mean and the spread that are taken out of a clip's pixels."""
+"""The mean and standard deviation that normalise a clip's pixels."""
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Channels = tuple[float, float, float]
 class Normalisation:
     """Mean and standard deviation of each channel, in 8-bit pixel values (0 to 255): `x -> (x - mean) / std`.
 
-    Those of a stream that is not used are None. Lists, as JSON has them, are taken too.
+    They are None for a stream that is not used. Lists, as in JSON, are accepted.
     """
 
     rgb_mean: Channels | None = None
@@ -33,13 +33,13 @@ class Normalisation:
                 raise UsageError(f"got {stream} std {std}, expected numbers above 0")
 
     def scale_and_shift(self, stream: str) -> tuple[Channels, Channels]:
-        """The same as `x * scale + shift`, each a number a channel.
+        """The same as `x * scale + shift`, with one scale and one shift per channel.
 
         Args:
             stream: `rgb` or `residual`.
 
         Raises:
-            UsageError: it has none for that stream.
+            UsageError: it has no values for that stream.
         """
         mean, std = getattr(self, f"{stream}_mean"), getattr(self, f"{stream}_std")
         if mean is None:

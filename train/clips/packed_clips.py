@@ -1,4 +1,4 @@
-"""A batch of clips of many sizes in one buffer. Shapes: N stored frames of a clip, H height, W width."""
+"""A batch of clips of different sizes in one buffer. Shapes: N stored frames of a clip, H height, W width."""
 
 import math
 from collections.abc import Sequence
@@ -14,19 +14,19 @@ from resact.train.clips.sampling import Clip
 
 @dataclass(frozen=True, kw_only=True)
 class PackedClips:
-    """Frames of a batch of clips, as stored or the clips' crops alone, one clip after another in one buffer."""
+    """Frames of a batch of clips, complete or cropped, one clip after another in one buffer."""
 
     frames: Tensor
     """(bytes,) uint8, on any device."""
     offsets: Sequence[int]
-    """Of each clip: where its `clip.stop - clip.start` frames begin; they are contiguous, (N, H, W, 3)."""
+    """Offset of each clip's first frame; its `clip.stop - clip.start` frames are contiguous, (N, H, W, 3)."""
     heights: Sequence[int]
-    """Of what is packed of each clip's frames."""
+    """Height of each clip's packed frames."""
     widths: Sequence[int]
     clips: Sequence[Clip]
     largest_side: int | None = None
-    """Of any batch like this one: the kernel is compiled for it once. None: of this batch, and each other largest side
-    may compile the kernel anew."""
+    """Largest side in any batch like this one: the kernel is compiled for it once. None: the largest side of this
+    batch; each new largest side may compile the kernel again."""
 
     def __post_init__(self) -> None:
         if self.frames.ndim != 1 or self.frames.dtype != torch.uint8 or not self.frames.is_contiguous():
@@ -47,7 +47,7 @@ class PackedClips:
                 )
 
     def frames_of(self, position: int) -> Tensor:
-        """(N, H, W, 3) uint8, a view: the stored frames of one of the clips."""
+        """(N, H, W, 3) uint8, a view of the stored frames of one clip."""
         clip, height, width = self.clips[position], self.heights[position], self.widths[position]
         shape = (clip.stop - clip.start, height, width, 3)
         return self.frames[self.offsets[position] :][: math.prod(shape)].view(shape)

@@ -1,7 +1,7 @@
-"""The transform of a clip in plain PyTorch, on any device: what each other form of it has to equal.
+"""The transform of a clip in plain PyTorch, on any device: the reference for all other implementations.
 
-Shapes: N stored frames of a clip, T frames of a clip, C channels, H height, W width, D height and width of what the
-network is given.
+Shapes: N stored frames of a clip, T frames of a clip, C channels, H height, W width, D height and width of the
+network's input.
 """
 
 import numpy as np
@@ -19,21 +19,21 @@ from resact.train.clips.sampling import Clip
 def resize_clip(frames_NHWC: Tensor, *, top: int, left: int, side: int, size: int) -> Tensor:
     """A crop of each frame, resized.
 
-    Each output pixel is a mean of the pixels around its centre, weighted by a triangle that reaches as far to each side
-    as neighbouring output pixels are apart, in input pixels, but at least 1: bilinear interpolation where the crop is
-    enlarged, antialiased where it is reduced. Centres lie at half pixels; the weights of what lies in the crop add up
-    to 1. The result is rounded to 8 bits, a tie to the even value. It is what `interpolate(mode="bilinear",
-    antialias=True)` computes.
+    Each output pixel is a weighted mean of the input pixels around its centre. The weights form a triangle whose
+    half-width is the distance between neighbouring output pixels, in input pixels, but at least 1: bilinear
+    interpolation when enlarging, antialiased when reducing. Centres lie at half pixels; the weights of pixels inside
+    the crop add up to 1. The result is rounded to 8 bits, ties to even. It equals
+    `interpolate(mode="bilinear", antialias=True)`.
 
-    The CPU rounds after each of the two axes, which is twenty times as fast as floating point and moves no value by
-    more than 1: of pixels of genuine UCF101 clips, one in eight.
+    The CPU rounds after each of the two axes, which is twenty times as fast as floating point and changes no value by
+    more than 1: in UCF101 clips, it changes one pixel in eight.
 
     Args:
         frames_NHWC: (N, H, W, 3) uint8, on any device.
-        top: of the crop, in pixels.
-        left: of the crop.
-        side: height and width of the crop.
-        size: D, height and width of the result.
+        top: top edge of the crop, in pixels.
+        left: left edge of the crop, in pixels.
+        side: height and width of the crop, in pixels.
+        size: D, height and width of the result, in pixels.
 
     Returns:
         (N, 3, D, D) uint8; on the CPU with the channels last in memory.
@@ -51,18 +51,18 @@ def transform_clip(
     dtype: torch.dtype = torch.float32,
     out: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """What the network is given of a clip.
+    """The network's input for a clip: crop, resize, flip, residual, normalisation.
 
     Args:
         frames_NHWC: (N, H, W, 3) uint8, the stored frames [clip.start, clip.stop), on any device.
-        clip: which crop of them, in which order, flipped or not.
-        geometry: of the clip.
-        normalisation: of each of `geometry.streams`, calculated in float32.
-        dtype: of the result.
-        out: where to write it: for each of `geometry.streams` a tensor such as is returned, perhaps a part of a batch.
+        clip: crop, order of frames, and flip.
+        geometry: geometry of the clip.
+        normalisation: for each of `geometry.streams`; computed in float32.
+        dtype: dtype of the result.
+        out: tensors to write to, one for each of `geometry.streams`, shaped as the result; slices of a batch will do.
 
     Returns:
-        For each of `geometry.streams` (3, T, D, D), on the frames' device; `out` where that was given.
+        For each of `geometry.streams` (3, T, D, D), on the frames' device; `out` if given.
 
     Raises:
         UsageError: frames, clip, normalisation or `out` do not fit each other.

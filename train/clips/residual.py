@@ -14,13 +14,13 @@ def residual_frames(clip_BCTHW: Tensor, *, step: int = 1) -> Tensor:
 
     Args:
         clip_BCTHW: (B, C, T, H, W), uint8 or floating point, on any device.
-        step: frames between the two that are subtracted, 1 <= step < T.
+        step: residual step in frames, 1 <= step < T.
 
     Returns:
         (B, C, T - step, H, W) in the clip's dtype; uint8 gives the exact difference, 0 to 255.
 
     Raises:
-        UsageError: the clip is no such tensor, or it has no two frames `step` apart.
+        UsageError: the clip has another type, shape or dtype, or no two frames `step` apart.
 
     """
     _check(clip_BCTHW, step)

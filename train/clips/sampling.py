@@ -1,9 +1,9 @@
-"""Which clips a network is given, and in which order.
+"""Chooses the clips for a network, and their order.
 
-A clip is a pure function of (seed, epoch, position): nothing is drawn in sequence, so neither threads nor ranks nor
-where a run was stopped can change it. The random words come from Philox, a generator that is addressed by a counter.
+A clip is a pure function of (seed, epoch, position): no random number depends on an earlier one, so threads, ranks and
+interruptions do not change it. The random words come from Philox, a counter-based generator.
 
-A plan keeps of the index what its own videos need, so that it may be sent to other processes.
+A plan copies the index rows of its own videos, so that it can be pickled to other processes.
 """
 
 from collections.abc import Iterator
@@ -24,31 +24,31 @@ _64_BITS = 2**64 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip: which frames of which video, which crop of them, mirrored or not."""
+    """One clip: video, frames, crop and flip."""
 
     video_index: int
-    """Of the store's index."""
+    """The video's index in the store."""
     start: int
     """Stored frames [start, stop) are read."""
     stop: int
     order: npt.NDArray[np.int64]
-    """(frames_read,) which of the frames read each frame of the clip is, counted from `start`."""
+    """(frames_read,) position of each of the clip's frames among the frames read, counted from `start`."""
     top: int
     """The crop's upper edge, in pixels of the stored frame."""
     left: int
     side: int
-    """Its height and width."""
+    """The crop's height and width, in pixels."""
     flip: bool
-    """Mirrored, left to right."""
+    """Whether the clip is mirrored left to right."""
 
     @property
     def crop(self) -> Crop:
-        """As a part of the frame."""
+        """The crop's rows and columns in the frame."""
         return Crop(self.top, self.top + self.side, self.left, self.left + self.side)
 
     @property
     def cropped(self) -> "Clip":
-        """The same clip, of frames that hold nothing but its crop."""
+        """The same clip, for frames that are already cropped."""
         return replace(self, top=0, left=0)
 
 
@@ -57,7 +57,7 @@ class ClipPlan(Protocol):
 
     geometry: ClipGeometry
     video_indices: npt.NDArray[np.intp]
-    """Of the store's index: the videos."""
+    """Indices of the videos in the store."""
 
     def __len__(self) -> int:
         """Clips in an epoch."""
@@ -71,7 +71,7 @@ class ClipPlan(Protocol):
 
 
 class TrainPlan:
-    """One clip a video and epoch: random start, corner or centre crop at a random scale, flip (paper, sec. 3)."""
+    """One clip per video and epoch: random start, corner or centre crop at a random scale, flip (paper, sec. 3)."""
 
     def __init__(
         self, index: Index, video_indices: npt.NDArray[np.intp], geometry: ClipGeometry, *, seed: int, flip: bool
@@ -81,7 +81,7 @@ class TrainPlan:
         video_indices: the videos to draw from, such as `index.video_indices("split1", "train")`.
         geometry: of the clips.
         seed: 0 to 2^63 - 1.
-        flip: mirror every other clip, at random; for data sets whose classes survive it.
+        flip: mirror half of the clips, at random; only for flip-safe data sets.
 
         """
         self.geometry = geometry
@@ -129,7 +129,7 @@ class TrainPlan:
 
 
 class TestPlan:
-    """`views` clips a video at uniform starts, centre crop (paper, sec. 3): video by video, the same in every epoch."""
+    """`views` clips per video, uniform starts, centre crop (paper, sec. 3), video by video; equal in every epoch."""
 
     __test__ = False  # no test case, whatever its name begins with
 
@@ -140,7 +140,7 @@ class TestPlan:
         index: of the store.
         video_indices: the videos, such as `index.video_indices("split1", "test")`.
         geometry: of the clips.
-        views: clips a video, 1 or more.
+        views: clips per video, 1 or more.
 
         """
         self.geometry = geometry
@@ -192,15 +192,16 @@ def batches(
 ) -> Iterator[range]:
     """The positions that one rank takes in each step of an epoch.
 
-    An epoch's clips are dealt into as many steps as full batches would need, as evenly as can be, and each step's
-    among the ranks likewise: every clip is taken once, all ranks take equally many steps, and no batch is a small rest.
+    An epoch has as many steps as full batches would need. Its clips are spread evenly over the steps, and each step's
+    clips evenly over the ranks. So every clip is used once, all ranks take the same number of steps, and there is no
+    small last batch.
 
     Args:
         num_clips: clips in an epoch.
-        batch_size: the most that one rank takes in a step.
-        rank: which of `world_size`.
-        world_size: ranks.
-        position: clips of the epoch that all ranks together have had.
+        batch_size: most clips of one rank in a step.
+        rank: rank of this process, 0 <= rank < world_size.
+        world_size: number of ranks.
+        position: clips of the epoch that all ranks together have already taken.
     """
     steps = -(-num_clips // (batch_size * world_size))
     for step in range(steps):

@@ -1,9 +1,9 @@
 """Clips from a store as batches on a device, read ahead by threads.
 
-Threads take clips in the order of the plan, read and decode each one, and fill its place in a batch. A bounded number
-of batches is under way; their memory is used again once nobody holds a batch any more. On the CPU the threads make the
-finished clips themselves; for a GPU they fill pinned memory with the stored crops, and the transform follows on a
-stream of its own while the network works on the batch before.
+Threads take clips in the order of the plan, read and decode each one, and fill its place in a batch. The number of
+batches in flight is bounded, and their memory is reused once nothing refers to a batch. On the CPU the threads make the
+finished clips themselves. For a GPU they fill pinned memory with the stored crops, and the transform runs on a CUDA
+stream of its own while the network works on the previous batch.
 """
 
 import math
@@ -34,13 +34,13 @@ _JOIN_SECONDS = 5.0  # a thread that reads from a file system that has gone away
 
 
 class ClipStream:
-    """Batches of an epoch's clips, in the plan's order; every epoch can be had again, from any position.
+    """Batches of an epoch's clips, in the plan's order. Every epoch can be read again, from any position.
 
     Each batch is a dictionary:
 
-    - `rgb`, `residual`: (B, 3, T, D, D), normalised, those that the plan's geometry asks for;
+    - `rgb`, `residual`: (B, 3, T, D, D), normalised, as the plan's geometry asks;
     - `label`: (B,) int64;
-    - `video_id`: a list of B;
+    - `video_id`: list of length B;
     - `positions`: the clips' positions in the epoch, a range.
     """
 
@@ -60,21 +60,21 @@ class ClipStream:
         world_size: int = 1,
         packed: bool | None = None,
     ) -> None:
-        """Nothing is read before `epoch`.
+        """Nothing is read before `epoch` is called.
 
         Args:
             store: an open store.
             plan: which clips.
             batch_size: the most clips in a batch; an epoch's batches differ by at most one clip.
             normalisation: of the plan's modalities.
-            device: where batches are wanted.
+            device: device of the batches.
             dtype: of the clips.
-            threads: that read and decode; unless said one a core, divided among the processes that torchrun started.
-            batches_ahead: that are being made while the consumer works on another.
-            timeout_seconds: after which a batch that does not come is an error, not a hanging loader.
-            rank: which of `world_size` consumers this is; each gets its own part of every step.
+            threads: number of threads that read and decode; default: one per core, shared among torchrun's processes.
+            batches_ahead: batches prepared while the consumer works on another.
+            timeout_seconds: after this time without a batch, raise an error instead of hanging.
+            rank: rank of this consumer, 0 <= rank < world_size; each gets its own part of every step.
             world_size: consumers that share an epoch.
-            packed: hand stored crops to the device and transform them there; so on a GPU, unless said.
+            packed: send stored crops to the device and transform them there; default: True on a GPU.
 
         Raises:
             UsageError: an argument is out of range, or the normalisation lacks a modality.
@@ -101,7 +101,7 @@ class ClipStream:
         pinned = self.packed and self._side is not None
         pieces = 1 if self.packed else len(plan.geometry.streams)
         self.memory = MemoryPool(keep=(batches_ahead + 2) * pieces, pinned=pinned)
-        """For frames on their way to the device, or for finished clips where there is none."""
+        """Memory for frames on their way to a GPU, or for finished clips on the CPU."""
         pixels = int((index.height[plan.video_indices].astype("int64") * index.width[plan.video_indices]).max())
         self.scratch = _Scratch(self.threads, plan.geometry.frames_read * pixels * 3)
 
@@ -110,11 +110,11 @@ class ClipStream:
         return sum(1 for _ in batches(len(self.plan), self.batch_size, world_size=self.world_size))
 
     def side_stream(self) -> AbstractContextManager[Any]:
-        """The device's stream on which batches are made; nothing where the device is the CPU."""
+        """Context of the CUDA stream that makes batches; does nothing on the CPU."""
         return nullcontext() if self._side is None else torch.cuda.stream(self._side)
 
     def wait_for_side_stream(self) -> None:
-        """Until the device has done all that was asked of it on that stream so far; threads that decode go on."""
+        """Wait until that stream has finished all its work so far; decoding threads continue."""
         if self._side is not None:
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._side.record_event(done).synchronize()
@@ -124,21 +124,21 @@ class ClipStream:
 
         Args:
             epoch: 0 or more.
-            position: clips of it that all consumers together have had already.
+            position: clips of it that all consumers together have already taken.
 
         Returns:
-            An iterator over the rest of the epoch's batches; a context manager, which ends the threads.
+            An iterator over the rest of the epoch's batches, and a context manager that ends the threads.
 
         """
         return EpochReader(self, epoch, position)
 
 
 class EpochReader:
-    """The rest of one epoch, being read; made by `ClipStream.epoch`."""
+    """Reader of the rest of one epoch; made by `ClipStream.epoch`."""
 
     def __init__(self, stream: ClipStream, epoch: int, position: int) -> None:
         self.wait_seconds = 0.0
-        """How long the consumer has waited for data so far."""
+        """Time the consumer has waited for data so far, in seconds."""
         self._stream, self._epoch = stream, epoch
         self._steps = batches(
             len(stream.plan), stream.batch_size, rank=stream.rank, world_size=stream.world_size, position=position
@@ -155,7 +155,7 @@ class EpochReader:
         """The next batch.
 
         Raises:
-            ResactError: a clip could not be read; it names the video. The epoch ends with it.
+            ResactError: a clip could not be read; the error names the video and ends the epoch.
 
         """
         if not self._under_way:
@@ -186,7 +186,7 @@ class EpochReader:
         self.close()
 
     def close(self) -> None:
-        """End the threads; each finishes the clip that it has in hand."""
+        """End the threads; each finishes the clip that it is working on."""
         self._under_way.clear()
         self._readers.stop()
         self._readers.join()

@@ -1,11 +1,11 @@
-"""From stored frames to what the network is given: crop, resize, flip, residual, normalisation, in that order.
+"""From stored frames to the network's input: crop, resize, flip, residual, normalisation, in that order.
 
-Everything before the normalisation is on 8-bit values, so that a residual is an exact difference of two of them.
-`plain_transform.transform_clip` is the reference. What runs is `make_clip`, which has machine code of its own on the
-CPU (`transform_cpu`), and `transform_batch`, which has a kernel on CUDA too (`transform_kernel`).
+Everything before the normalisation works on 8-bit values, so a residual is the exact difference of two of them.
+`plain_transform.transform_clip` is the reference. In use are `make_clip`, with machine code on the CPU
+(`transform_cpu`), and `transform_batch`, with a kernel on CUDA (`transform_kernel`).
 
-Shapes: B clips, N stored frames of a clip, T frames of a clip, H height, W width, D height and width of what the
-network is given.
+Shapes: B clips, N stored frames of a clip, T frames of a clip, H height, W width, D height and width of the network's
+input.
 """
 
 import os
@@ -37,10 +37,10 @@ def make_clip(
     dtype: torch.dtype = torch.float32,
     out: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """As `transform_clip`, bit for bit, in less than half the time where frames and result lie on the CPU.
+    """The same as `transform_clip`, bit for bit, in less than half the time if frames and result are on the CPU.
 
-    That goes for float32 and bfloat16, for frames whose rows' pixels lie side by side, and a contiguous `out`; the rest
-    goes through `transform_clip`.
+    This holds for float32 and bfloat16, frames whose rows are contiguous, and a contiguous `out`. Everything else uses
+    `transform_clip`.
     """
     out = fitting_output(frames_NHWC, clip, geometry, dtype, out)
     wanted = {stream: out[stream] for stream in geometry.streams}
@@ -62,15 +62,16 @@ def transform_batch(
     dtype: torch.dtype = torch.float32,
     kernel: Literal["auto", "triton", "plain"] = "auto",
 ) -> dict[str, Tensor]:
-    """What the network is given of a batch of clips.
+    """The network's input for a batch of clips.
 
     Args:
         packed: the clips and their frames.
-        geometry: of the clips.
-        normalisation: of each of `geometry.streams`.
-        dtype: of the result.
-        kernel: `triton`: one kernel on CUDA, whose pixels equal those of `transform_clip` as `resize_clip` says;
-            `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA and `make_clip` elsewhere.
+        geometry: geometry of the clips.
+        normalisation: for each of `geometry.streams`.
+        dtype: dtype of the result.
+        kernel: `triton`: one kernel on CUDA, whose pixels equal those of `transform_clip` up to the rounding that
+            `resize_clip` describes; `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA and `make_clip`
+            elsewhere.
 
     Returns:
         For each of `geometry.streams` (B, 3, T, D, D), on the frames' device.

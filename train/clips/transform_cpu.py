@@ -1,4 +1,4 @@
-"""The transform of a clip on the CPU by machine code, equal to `plain_transform.transform_clip` bit for bit."""
+"""The transform of a clip in machine code on the CPU, equal to `plain_transform.transform_clip` bit for bit."""
 
 from functools import lru_cache
 
@@ -16,16 +16,16 @@ from resact.train.clips.sampling import Clip
 def transform_by_machine_code(
     frames_NHWC: Tensor, clip: Clip, geometry: ClipGeometry, normalisation: Normalisation, out: dict[str, Tensor]
 ) -> None:
-    """Fills `out`, for each of `geometry.streams` a contiguous (3, T, D, D), float32 or bfloat16.
+    """Fill `out`: for each of `geometry.streams` a contiguous (3, T, D, D), float32 or bfloat16.
 
-    Nothing is checked: what does not fit would be read from other memory, or written to it.
+    Nothing is checked: arguments that do not fit would read or write other memory.
 
     Args:
-        frames_NHWC: (N, H, W, 3) uint8, on the CPU; the pixels of a row lie side by side.
-        clip: fits them.
-        geometry: of the clip.
-        normalisation: of each of `geometry.streams`.
-        out: on the CPU.
+        frames_NHWC: (N, H, W, 3) uint8, on the CPU, with contiguous rows.
+        clip: a clip that fits the frames.
+        geometry: geometry of the clip.
+        normalisation: for each of `geometry.streams`.
+        out: tensors on the CPU.
     """
     size, top, left = geometry.size, clip.top, clip.left
     if clip.side * 3 < LANES:  # whole lanes would reach beyond the row, and perhaps beyond the frames

@@ -1,11 +1,11 @@
-"""The transform of a batch of clips on CUDA, in one kernel: `transform.transform_clip` is what it has to equal.
+"""The transform of a batch of clips on CUDA, in one kernel that must equal `plain_transform.transform_clip`.
 
 A program makes one block of output pixels of one clip, for every `step`-th frame: it walks through those frames and
 keeps the last one's values in registers, so that a stored frame is read once for both the RGB clip and the residual.
 Importing this module needs Triton.
 
-The resize's weights are whole numbers here. In units of 1 / (2 D) of an input pixel, output pixel o has its centre at
-(2 o + 1) side, input pixel i at (2 i + 1) D, and the triangle reaches 2 max(side, D) to each side.
+Here the weights of the resize are whole numbers. In units of 1 / (2 D) of an input pixel, output pixel o has its centre
+at (2 o + 1) side, input pixel i at (2 i + 1) D, and the triangle reaches 2 max(side, D) to each side.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ _ROUND = tl.constexpr(2.0**23)  # a float32 from here on has no fraction: adding
 def transform_on_device(
     packed: PackedClips, geometry: ClipGeometry, normalisation: Normalisation, batch: dict[str, Tensor]
 ) -> None:
-    """Fills `batch`, for each of `geometry.streams` (B, 3, T, D, D) on the frames' device, float32 or bfloat16."""
+    """Fill `batch`: for each of `geometry.streams` (B, 3, T, D, D) on the frames' device, float32 or bfloat16."""
     device = packed.frames.device
     scale_and_shift = {stream: normalisation.scale_and_shift(stream) for stream in geometry.streams}
     table = _table(packed)
