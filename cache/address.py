@@ -1,4 +1,4 @@
-"""Where a store is: a local path or any fsspec URL."""
+"""The address of a store: a local path or any fsspec URL."""
 
 import os
 from pathlib import Path
@@ -9,12 +9,12 @@ from resact.errors import StoreError, ToolError, UsageError
 
 
 def open_files(path: str | os.PathLike[str]) -> Files:
-    """Local for a path or a `file://` URL, remote for every other URL.
+    """A store's files: local for a path or a `file://` URL, remote for any other URL.
 
     Raises:
-        UsageError: no URL of a file system that fsspec knows.
+        UsageError: not a URL of a file system that fsspec knows.
         ToolError: the package for it is not installed.
-        StoreError: it cannot be reached as it is set up.
+        StoreError: it cannot be reached with the user's settings.
     """
     local = local_path(path)
     if local is not None:
@@ -43,7 +43,7 @@ def open_files(path: str | os.PathLike[str]) -> Files:
 
 
 def local_path(path: str | os.PathLike[str]) -> Path | None:
-    """The folder that a path or a `file://` URL names; None for every other URL."""
+    """The folder of a path or a `file://` URL; None for any other URL."""
     text = os.fspath(path)
     scheme, separator, rest = text.partition("://")
     if not separator:

@@ -1,4 +1,4 @@
-"""What was found when something that resact needs of a machine was tried."""
+"""The result of checking one requirement of resact on a machine."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -17,4 +17,4 @@ class Check:
     state: State
     found: str
     advice: str | None = None
-    """What to do where the state is not `ok`."""
+    """What to do if the state is not `ok`."""

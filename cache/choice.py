@@ -1,4 +1,4 @@
-"""Which videos of a store people mean: by id, by a part of one, or by class."""
+"""Finds the videos that a user names: by id, by part of an id, or by class."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _MAX_COMPARED = 200_000  # ids that a wrong one is compared with: that takes a s
 
 
 def find_video(store: ClipStore, video: str) -> int:
-    """Index of a video, by its id or a part that only it has.
+    """Index of a video, by its id or a part that no other id has.
 
     Raises:
-        UsageError: no video, or several; or it is a class.
+        UsageError: no video or several match, or it is a class.
     """
     index = store.index
     try:
@@ -57,11 +57,11 @@ def videos_of_classes(store: ClipStore, names: Sequence[str], per_class: int | N
 
     Args:
         store: an open store.
-        names: of the classes.
-        per_class: at most so many of each, evenly spread over it; None for all.
+        names: names of the classes.
+        per_class: most videos per class, evenly spread over it; None for all.
 
     Raises:
-        UsageError: no such class, or none of its videos is there.
+        UsageError: no such class, or the store has no video of it.
     """
     index, video_indices = store.index, []
     for name in dict.fromkeys(names):

@@ -1,13 +1,13 @@
-"""How one frame becomes bytes and back. Shapes: H, W, C = 3 (RGB); everything uint8.
+"""Encodes and decodes single frames. Shapes: H, W, C = 3 (RGB); everything uint8.
 
 | codec | pixels | what it is |
 |---|---|---|
 | jpeg | lossy | libjpeg-turbo, quality 95, 4:2:0; decoded with accurate DCT and plain chroma upsampling |
 | zstd | exact | Zstandard, level -3 |
-| lz4 | exact | LZ4 of matches that are worth their time (`machine_code.lz4`), in Blosc's container |
+| lz4 | exact | LZ4 with only matches that pay for their time (`machine_code.lz4`), in Blosc's container |
 
-Speeds and sizes that led to these parameters: docs/performance.md. The libraries decode a frame; a clip's JPEG and LZ4
-frames are decoded by code of ours (`machine_code`), to the same pixels.
+Speeds and sizes that led to these parameters: docs/performance.md. The libraries decode single frames. Our machine code
+(`machine_code`) decodes a clip's JPEG and LZ4 frames to the same pixels.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from resact.errors import DamagedError, UsageError
 blosc.use_threads = False
 
 WORTH_CODE = 8
-"""So many frames are worth machine code: to load it takes half a second, once a process."""
+"""Fewest frames for machine code, whose loading takes half a second once per process."""
 
 Frame = npt.NDArray[np.uint8]
 
@@ -38,21 +38,21 @@ _version = lru_cache(metadata.version)  # parsing a package's metadata takes mil
 
 
 class FrameCodec(Protocol):
-    """One frame to bytes and back; threads may share an instance."""
+    """Encodes and decodes frames; threads may share an instance."""
 
     @property
     def name(self) -> str:
-        """As in `CODEC_NAMES`."""
+        """Its name in `CODEC_NAMES`."""
 
     @property
     def makes_whole_frames(self) -> bool:
-        """Whether a crop of a frame is copied out of the whole one."""
+        """Whether it decodes complete frames, out of which crops are copied."""
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """The codec as Zarr v3 metadata, array-to-bytes codec first."""
 
     def library(self) -> str:
-        """Name and version of the library whose bytes end up in the store."""
+        """Name and version of the library that encodes the store's bytes."""
 
     def encode(self, frame_HWC: Frame) -> bytes:
         """Bytes of one RGB frame."""
@@ -61,29 +61,29 @@ class FrameCodec(Protocol):
         """Fill `out_HWC` (contiguous) with the frame.
 
         Raises:
-            DamagedError: the bytes are no frame of that shape.
+            DamagedError: the bytes are not a frame of that shape.
         """
 
     def decode_together(
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
     ) -> Sequence[int]:
-        """Fill in a crop of each of those frames for which there is a quicker way than one by one.
+        """Decode a crop of all frames that can be decoded faster together than one by one.
 
         Args:
             data: the frames' bytes.
-            bounds: of each frame, N >= 1.
-            out_NHWC: N crops, or N frames of which no more than the crop is wanted; contiguous.
+            bounds: where each frame begins and ends in `data`, N >= 1.
+            out_NHWC: N crops, or N frames of which only the crop is needed; contiguous.
             size: height and width of the frames.
-            crop: within them.
+            crop: the crop within the frames.
 
         Returns:
-            Which frames are left for `decode_into`; anything may have been written to their crops.
+            The frames left for `decode_into`; their crops may contain anything.
         """
 
 
 @dataclass(frozen=True)
 class JpegFrames:
-    """JPEG through libjpeg-turbo."""
+    """JPEG with libjpeg-turbo."""
 
     quality: int = 95
     name = "jpeg"
@@ -99,11 +99,11 @@ class JpegFrames:
         return f"simplejpeg {_version('simplejpeg')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:
-        """Bytes of one RGB frame; prep itself hands over planes instead."""
+        """Bytes of one RGB frame; prep uses `encode_planes` instead."""
         return bytes(simplejpeg.encode_jpeg(frame_HWC, self.quality, "RGB", "420"))
 
     def encode_planes(self, y_HW: Frame, u_hw: Frame, v_hw: Frame) -> bytes:
-        """Bytes of one full-range BT.601 4:2:0 frame, the colours that JFIF fixes: no detour over RGB."""
+        """Bytes of one frame in full-range BT.601 4:2:0, the colours of JFIF, without conversion to RGB."""
         return bytes(simplejpeg.encode_jpeg_yuv_planes(y_HW, u_hw, v_hw, self.quality))
 
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
@@ -188,12 +188,12 @@ class Lz4Frames:
     makes_whole_frames = True
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
-        """Zarr's own `bytes` and `blosc`: readable without resact. The level is for those who write with Blosc."""
+        """Zarr's own `bytes` and `blosc`: readable without resact. The level is only for writing with Blosc."""
         configuration = {"cname": "lz4", "clevel": 5, "shuffle": "noshuffle", "typesize": 1, "blocksize": 0}
         return [{"name": "bytes"}, {"name": "blosc", "configuration": configuration}]
 
     def library(self) -> str:
-        """Our own encoder; Blosc's where machine code is off, which writes other bytes."""
+        """Our own encoder; Blosc if machine code is off, which writes other bytes."""
         return "resact.lz4 1" if machine_code.is_on() else f"numcodecs {_version('numcodecs')}"
 
     def encode(self, frame_HWC: Frame) -> bytes:

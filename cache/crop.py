@@ -1,4 +1,4 @@
-"""The part of a frame that is wanted, and where frames lie among bytes."""
+"""The crop of a frame, and the bounds of frames in a byte buffer."""
 
 from typing import NamedTuple
 
@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 Bounds = npt.NDArray[np.int64]
-"""(N, 2), where each chunk begins and ends in some bytes."""
+"""(N, 2): where each chunk begins and ends in a buffer."""
 
 
 class Crop(NamedTuple):
-    """Of a frame, rows [top, bottom) and columns [left, right)."""
+    """Rows [top, bottom) and columns [left, right) of a frame."""
 
     top: int
     bottom: int

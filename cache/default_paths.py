@@ -1,4 +1,4 @@
-"""Where sources and stores are, unless a command is told otherwise."""
+"""Default paths of sources and stores."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from resact.errors import StoreNotFoundError, UsageError
 
 
 def data_folder() -> Path:
-    """`RESACT_DATA`, or `data` in the current folder.
+    """The data folder: `RESACT_DATA`, or `data` in the current folder.
 
     Raises:
         UsageError: it is a URL.
@@ -19,7 +19,7 @@ def data_folder() -> Path:
 
 
 def default_store(dataset: str) -> Path:
-    """The store of a data set, beside its sources."""
+    """The default path of a data set's store, in the data folder."""
     return data_folder() / f"{dataset}.zarr"
 
 
@@ -27,8 +27,8 @@ def find_store() -> Path:
     """The store in the data folder, if there is exactly one.
 
     Raises:
-        StoreNotFoundError: none.
-        UsageError: several.
+        StoreNotFoundError: there is none.
+        UsageError: there are several.
     """
     folder = data_folder()
     stores = sorted(path.parent for path in folder.glob("*.zarr/zarr.json"))

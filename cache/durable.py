@@ -1,7 +1,7 @@
-"""Writing that survives a kill or a power cut at any moment.
+"""Writes that survive a kill or a power cut at any moment.
 
-A file, or a video's folder, is written under a name unique to the attempt, synced, and renamed into place;
-then the folder above is synced, so that the new name is on the disk before what relies on it is written.
+A file, or a video's folder, is written under a name unique to the attempt, synced, and renamed into place. Then the
+parent folder is synced, so the new name is on the disk before anything that relies on it is written.
 """
 
 import errno
@@ -58,7 +58,7 @@ def disk_full_as_error(store: Path) -> Iterator[None]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the folder's names durable."""
+    """Sync the names in a folder to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -67,7 +67,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def write_synced(path: Path, data: bytes) -> None:
-    """Write a file that nothing refers to yet; its folder is still to be synced."""
+    """Write and sync a file that nothing refers to yet; the caller syncs its folder."""
     try:
         with path.open("wb") as file:
             file.write(data)
@@ -79,14 +79,14 @@ def write_synced(path: Path, data: bytes) -> None:
 
 
 def write_replacing(path: Path, data: bytes, *, attempt: Path) -> None:
-    """Put a file there, whole and on the disk, or leave what was there; `attempt`, beside it, is written first."""
+    """Replace a file atomically and sync it, or leave it unchanged; `attempt`, in the same folder, is written first."""
     write_synced(attempt, data)
     attempt.replace(path)
     sync_folder(path.parent)
 
 
 def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write a whole file or nothing; an existing one is replaced, unless `publish` is `os.link`."""
+    """Write a file atomically; an existing file is replaced, unless `publish` is `os.link`."""
     attempt = _attempt(store, Path(name).name)
     write_synced(attempt, data)
     path = store / name
@@ -111,9 +111,9 @@ def _discard(store: Path, folder: Path) -> None:
 
 
 class ShardWriter:
-    """Writes one video's frames, as they come, to a shard in a folder of this attempt's own.
+    """Writes one video's frames, one by one, to a shard in a folder of this attempt.
 
-    A context manager: what has not been committed when it is left is removed.
+    A context manager: on leaving, what has not been committed is removed.
     """
 
     def __init__(self, store: Path, video_id: str) -> None:
@@ -124,13 +124,13 @@ class ShardWriter:
         self._frame_bytes: list[int] = []
 
     def append(self, frame: bytes) -> None:
-        """One frame's encoded bytes; its checksum is added here."""
+        """Append one frame's encoded bytes and its checksum."""
         self._file.write(frame)
         self._file.write(crc32c(frame).to_bytes(CRC_BYTES, "little"))
         self._frame_bytes.append(len(frame) + CRC_BYTES)
 
     def finish(self) -> npt.NDArray[np.uint32]:
-        """Append the shard index and sync; `commit_video` comes next.
+        """Append the shard index and sync; call `commit_video` next.
 
         Returns:
             (T,) stored bytes of each frame.
@@ -151,16 +151,16 @@ class ShardWriter:
 
 
 def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, shard: Path | None) -> None:
-    """Put a finished video in its place: one rename of a folder with its shard and metadata, both synced.
+    """Commit a finished video: sync its shard and metadata, and move their folder into place with one rename.
 
     Args:
         store: local path of the store.
-        record: the video; with status `failed` it is noted under `failed/` and has no shard.
+        record: the video; with status `failed` it is recorded under `failed/` and has no shard.
         settings: the job's settings.
         shard: a finished `ShardWriter`'s path; None for a failed video.
 
     Raises:
-        StoreError: the store at that path is no longer the one that the job began with.
+        StoreError: the store at that path is no longer the one that the job started with.
     """
     # A worker that outlived its prep must not write into a store that has since been made anew.
     data = (store / DOCUMENT).read_bytes()
@@ -218,16 +218,16 @@ def _same_files(node: Path, attempt: Path) -> bool:
 
 
 def forget_failure(store: Path, video_id: str) -> None:
-    """Remove the note of an earlier failure, now that the video is in the store."""
+    """Remove the record of an earlier failure, now that the video is in the store."""
     node = store / FAILED / array_name(video_id)
     if node.exists():
         _discard(store, node)
 
 
 def create_store(store: Path, settings: StoreSettings) -> None:
-    """Make an empty store, unless there is one.
+    """Create an empty store, unless one exists.
 
-    The root's document is linked into place last: of two processes that create at once, one wins, whole.
+    The root document is linked into place last: of two processes that create at the same time, exactly one wins.
 
     Raises:
         UsageError: the path holds something else.
@@ -257,9 +257,9 @@ def create_store(store: Path, settings: StoreSettings) -> None:
 
 @contextmanager
 def store_lock(store: Path) -> Iterator[None]:
-    """Hold the store for writing; the kernel lets go when the process ends, however it ends.
+    """Lock the store for writing; the kernel releases the lock when the process ends, however it ends.
 
-    Inside, `index/partial` is there for uncommitted files, emptied first of what killed attempts left.
+    While it is held, `index/partial` exists for uncommitted files; leftovers of killed attempts are removed first.
 
     Raises:
         StoreLockedError: another process holds it.

@@ -1,4 +1,4 @@
-"""Reading a store's files, and from a local folder."""
+"""The interface for reading a store's files, and its implementation for a local folder."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ from resact.errors import DamagedError
 
 
 class Files(Protocol):
-    """Names are relative to the store, with forward slashes; `str()` gives its address, without secrets."""
+    """A store's files. Names are relative to it, with forward slashes; `str()` gives its address without secrets."""
 
     @property
     def can_list(self) -> bool:
@@ -19,7 +19,7 @@ class Files(Protocol):
 
     @property
     def address(self) -> str:
-        """What `open_files` opens again, secrets included."""
+        """The address with secrets, which `open_files` can open again."""
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
@@ -46,7 +46,7 @@ class Files(Protocol):
         """Names in a folder, sorted."""
 
     def map(self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int) -> npt.NDArray[Any]:
-        """A file of `length` numbers and `tail_bytes` as a read-only array of the former, mapped where it can be.
+        """The `length` numbers of a file that ends in `tail_bytes` more bytes, read-only, memory-mapped if possible.
 
         Raises:
             DamagedError: the file has another size.
@@ -54,7 +54,7 @@ class Files(Protocol):
 
 
 def require_size(name: str, got: int, expected: int) -> None:
-    """Refuse a column of the index that is cut or too long."""
+    """Refuse an index column that is truncated or too long."""
     if got != expected:
         raise DamagedError(f"{name}: {got} bytes, expected {expected}: run `resact verify STORE --rebuild-index`")
 
@@ -80,7 +80,7 @@ class LocalFiles:
         return (self.root / name).read_bytes()
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """One `pread`, unless the kernel gives less: over 2 GB, or where a network file system was interrupted."""
+        """One `pread`, or more if the kernel returns less: over 2 GB, or after an interrupted network file system."""
         descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY)
         try:
             parts = [os.pread(descriptor, stop - start, start)]
@@ -107,7 +107,7 @@ class LocalFiles:
 
 
 def read_if_there(files: Files, name: str) -> bytes | None:
-    """A whole file that a store need not have; None where it is not there."""
+    """An optional file of a store; None if it does not exist."""
     try:
         return files.read(name)
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""How far a store knows which videos are alike, such as clips of one recording, which a split has to keep together."""
+"""Whether a store knows the groups of similar videos (such as clips of one recording) that a split keeps together."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ WHAT_MENDS_IT = "make the store with --group-pattern REGEX, or with a sub-folder
 
 @dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """Of the videos with frames that are in a split."""
+    """Groups of the videos that have frames and are in a split."""
 
     videos: int
     groups: int
     ungrouped: int
-    """Videos that are a group of their own, because nothing says what they belong to."""
+    """Number of videos that are their own group, because nothing says which group they belong to."""
     divided: dict[str, int]
     """Split -> groups with videos on several sides (train, val, test); only where there are any."""
     by_chance: bool
-    """Whether sides were drawn by group; else lists say them."""
+    """Whether the split was drawn at random, by group; otherwise lists decide it."""
     whole: bool
-    """Whether all videos are here of a data set whose groups may all hold one video for a bad reason."""
+    """Whether the store has all videos, so that groups of one video are not due to missing ones."""
 
     @property
     def notes(self) -> list[str]:
@@ -35,7 +35,7 @@ class Grouping:
 
     @property
     def leak(self) -> str | None:
-        """Why recordings may stand on both sides; None where groups keep them apart."""
+        """Why a recording may be on both sides of a split; None if groups prevent it."""
         if self.ungrouped:
             all_of_them = self.ungrouped == self.videos
             known = (
@@ -55,7 +55,7 @@ class Grouping:
 
 
 def grouping(index: Index, dataset: DatasetSettings, *, partial: str | None) -> Grouping:
-    """As a store holds it.
+    """The grouping of a store's videos.
 
     Args:
         index: of the store.
@@ -84,12 +84,12 @@ def grouping(index: Index, dataset: DatasetSettings, *, partial: str | None) -> 
 def note_on_tests(
     video_ids: Sequence[str], groups: Sequence[str], dataset: DatasetSettings, *, partial: str | None
 ) -> str | None:
-    """What keeps the figures of test videos from being of recordings that were not trained on; None for nothing.
+    """A note if test videos may share recordings with training videos; None if they do not.
 
     Args:
-        video_ids: of the test videos.
-        groups: theirs.
-        dataset: settings of the store.
+        video_ids: ids of the test videos.
+        groups: their groups.
+        dataset: the store's settings of the data set.
         partial: what it lacks.
     """
     videos = len(video_ids)

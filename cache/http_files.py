@@ -1,7 +1,7 @@
 """Reading a store's files from a web server. Servers decode percent signs, may ignore ranges, and list no folders.
 
-fsspec keeps the session, so that its settings for `http` and `https` (headers, logins, proxies) hold here too. It
-does not say what a server answered, and takes a whole file for the part that was asked for; hence the request here.
+fsspec keeps the session, so its settings for `http` and `https` (headers, logins, proxies) apply here too. But it hides
+the server's answer, and mistakes a whole file for the requested part. So requests are made here.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class HttpFiles(RemoteFiles):
-    """Files below an `http://` or `https://` URL; its query, such as a signature, goes with every request.
+    """Files below an `http://` or `https://` URL; its query, such as a signature, is sent with every request.
 
     Args:
         url: of the store.
@@ -46,11 +46,11 @@ class HttpFiles(RemoteFiles):
         return True
 
     def read(self, name: str) -> bytes:
-        """A whole file, asked for as a range: so it is known from the first file on whether the server has any."""
+        """A whole file, requested as a range: so the first file already shows whether the server supports ranges."""
         return self._get(name, 0, None)[0]
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """One request; cut out of the whole file where the server sends that."""
+        """One request; if the server sends the whole file, the range is cut out of it."""
         return self._get(name, start, stop)[0] if start < stop else b""
 
     def size(self, name: str) -> int:

@@ -1,4 +1,4 @@
-"""The index: one row a video, as columns, the largest one memory-mapped."""
+"""The index: one row per video, stored as columns, of which the largest is memory-mapped."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
@@ -23,20 +23,20 @@ REBUILD = "run `resact verify STORE --rebuild-index`"
 
 
 class TextColumn(Sequence[str]):
-    """Strings in one UTF-8 block; a million of them cost no Python object until one is asked for."""
+    """Strings in one UTF-8 block; Python objects are made only for the strings that are read."""
 
     def __init__(self, utf8: npt.NDArray[np.uint8], ends: npt.NDArray[np.uint64]) -> None:
         self.utf8, self.ends = utf8, ends
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Self:
-        """Pack strings; undecodable bytes of file names survive."""
+        """Pack strings; undecodable bytes of file names are kept."""
         encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.uint64)
         return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
 
     def encoded(self, row: int) -> bytes:
-        """UTF-8 of one row; the index's rows are sorted by it."""
+        """UTF-8 bytes of one row; the index's rows are sorted by them."""
         start = int(self.ends[row - 1]) if row else 0
         return self.utf8[start : int(self.ends[row])].tobytes()
 
@@ -53,27 +53,27 @@ class TextColumn(Sequence[str]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Index:
-    """Columns, sorted by `video_id`; N rows, F stored frames in all, S splits."""
+    """Columns, sorted by `video_id`. N videos, F stored frames in total."""
 
     video_id: TextColumn
     group: TextColumn
     problem: TextColumn
-    """Empty where status is `ok`."""
+    """What was wrong; empty if the status is `ok`."""
     label: npt.NDArray[np.int32]
-    """(N,) place of the class among the store's classes."""
+    """(N,) position of the class in the store's classes."""
     status_code: npt.NDArray[np.uint8]
     """(N,) 0 ok, 1 damaged, 2 failed."""
     num_frames: npt.NDArray[np.uint32]
-    """(N,) stored frames; 0 where failed."""
+    """(N,) number of stored frames; 0 for failed videos."""
     height: npt.NDArray[np.uint32]
     width: npt.NDArray[np.uint32]
     source_fps: npt.NDArray[np.float64]
-    """(N,) frames a second of the source; NaN where it holds no video."""
+    """(N,) frame rate of the source, in frames per second; NaN if it has no video."""
     source_bytes: npt.NDArray[np.uint64]
     first_frame: npt.NDArray[np.uint64]
     """(N,) where the video's frames begin in `frame_bytes`."""
     frames_crc32c: npt.NDArray[np.uint32]
-    """(N,) checksum of the video's part of `frame_bytes`, so that opening need not read all of it."""
+    """(N,) checksum of the video's part of `frame_bytes`, so that opening does not have to read all of it."""
     frame_bytes: npt.NDArray[np.uint32]
     """(F,) stored bytes of each frame, crc32c included."""
     splits: dict[str, npt.NDArray[np.uint8]]
@@ -95,7 +95,7 @@ class Index:
 
     @property
     def shard_bytes(self) -> npt.NDArray[np.uint64]:
-        """(N,) size of each video's shard file; 0 where failed."""
+        """(N,) size of each video's shard file, in bytes; 0 for failed videos."""
         ends = np.zeros(len(self.frame_bytes) + 1, np.uint64)
         np.cumsum(self.frame_bytes, dtype=np.uint64, out=ends[1:])
         frames = ends[self.first_frame + self.num_frames] - ends[self.first_frame]
@@ -122,7 +122,7 @@ class Index:
         return {side: number for side, number in count.items() if number or side != "val"}
 
     def video_index(self, video_id: str) -> int:
-        """Where a video stands among the columns, by bisection.
+        """Index of a video in the columns, found by bisection.
 
         Raises:
             UsageError: no such video.
@@ -152,7 +152,7 @@ class Index:
         return part
 
     def frame_offsets(self, video_index: int, stop: int) -> npt.NDArray[np.int64]:
-        """(stop + 1,) where in the shard frame 0, 1, ... `stop` of a video begins; the last one may be where all end.
+        """(stop + 1,) byte offsets in the shard of frames 0 to `stop`; the last may be the end of the last frame.
 
         Raises:
             DamagedError: this part of the index has changed since it was written.
@@ -185,7 +185,7 @@ class Index:
         )
 
     def merged(self, newer: "Index") -> "Index":
-        """The rows of both; where both have a video, the newer one's row."""
+        """The rows of both; for videos in both, the newer row."""
         if not len(newer):
             return self
         replaced = {newer.video_id.encoded(row) for row in range(len(newer))}
@@ -215,7 +215,7 @@ class Index:
         return self.frame_bytes[first : first + int(self.num_frames[video_index])]
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """The columns as they lie on the disk."""
+        """The columns as stored on disk."""
         flat: dict[str, npt.NDArray[Any]] = {}
         for name in (f.name for f in fields(self) if f.name not in ("splits", "classes")):
             value = getattr(self, name)

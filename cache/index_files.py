@@ -1,7 +1,7 @@
-"""The index on the disk: a generation of columns, written whole beside the current one.
+"""The index on disk: each generation of columns is written completely beside the current one.
 
-Replacing `index/zarr.json`, which names the generation, is the moment of change. Until then the journal holds the same
-rows, so that a kill at any point loses nothing. All of it is derived from the arrays (`verify --rebuild-index`).
+Replacing `index/zarr.json`, which names the generation, switches to it. Until then the journal holds the same rows, so
+a kill at any point loses nothing. The index is derived from the arrays (`verify --rebuild-index`).
 """
 
 import shutil
@@ -40,7 +40,7 @@ def index_files(index: Index) -> tuple[str, dict[str, bytes]]:
 
 
 def index_generation(index: Index) -> str:
-    """The name that follows from what the index holds; no column is copied for it."""
+    """The generation's name, derived from the index's contents without copying a column."""
     digest = sha256()
     for name, parts in _column_files(index):
         for part in (name.encode(), b"\0", *parts):
@@ -62,7 +62,7 @@ def _column_files(index: Index) -> Iterator[tuple[str, Sequence[bytes | memoryvi
 
 
 def pointer_document(generation: str, index: Index) -> bytes:
-    """`index/zarr.json`: which generation counts, and the sizes that its columns have."""
+    """`index/zarr.json`: names the current generation and the sizes of its columns."""
     attributes = {"generation": generation, "videos": len(index), "frames": len(index.frame_bytes)}
     attributes["text_bytes"] = {name: len(getattr(index, name).utf8) for name in _TEXT}
     return seal(group_document(attributes))
@@ -83,7 +83,7 @@ _NUMBERS: dict[str, Any] = {
 
 
 def write_index(store: Path, index: Index) -> None:
-    """Make `index` the store's current one and drop the journal, whose rows it has to contain."""
+    """Make `index` the store's current index, and delete the journal, whose rows it must contain."""
     generation, files = index_files(index)
     folder = store / INDEX / generation
     in_use = folder.exists()  # then readers may have its files mapped: each is replaced whole
@@ -107,8 +107,8 @@ def write_index(store: Path, index: Index) -> None:
 def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) -> Index:
     """Read the current generation and add the journal's rows.
 
-    Only `frame_bytes`, by far the largest column, is mapped, and checked video by video when it is used. The others
-    take a hundred bytes a video; mapped, each would hold a file descriptor.
+    Only `frame_bytes`, by far the largest column, is memory-mapped, and checked video by video when used. The others
+    take a hundred bytes per video; if mapped, each would hold a file descriptor.
 
     Raises:
         DamagedError: missing, truncated or changed columns or journal lines.

@@ -1,4 +1,4 @@
-"""The journal: what was committed since the index was written last."""
+"""The journal: the videos committed since the index was last written."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from resact.errors import DamagedError
 
 
 class Journal:
-    """What was committed since the last generation: one checksummed JSON line a video, the driver's work."""
+    """Videos committed since the last index generation: one JSON line per video, with a checksum."""
 
     def __init__(self, store: Path) -> None:
         self._path = store / JOURNAL
         self._descriptor: int | None = None
 
     def append(self, records: Sequence[VideoRecord]) -> None:
-        """Write and sync; on failure (a full disk) nothing of it stays."""
+        """Write and sync records; if that fails (full disk), none of them is kept."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
             _cut_torn_line(self._path)
@@ -38,7 +38,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Let go of the file, which `write_index` then removes."""
+        """Close the file, which `write_index` then removes."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
@@ -57,7 +57,7 @@ def _cut_torn_line(path: Path) -> None:
 
 
 def read_journal(files: Files) -> Iterator[VideoRecord]:
-    """The journal's records, later ones of a video replacing earlier ones; a torn last line is not one.
+    """The journal's records; a later record of a video replaces an earlier one, and an incomplete last line is ignored.
 
     Raises:
         DamagedError: a line does not match its checksum.

@@ -1,18 +1,18 @@
-"""The store's format, version 1. This module is the one place that knows it; docs/store.md says it in prose.
+"""The store's format, version 1. Only this module knows it; docs/store.md describes it.
 
     NAME.zarr/
       zarr.json                    group; its attributes are the settings; written once, never changed
-      <array name>/zarr.json       one array a video: uint8 (time, y, x, channel)
+      <array name>/zarr.json       one array per video: uint8 (time, y, x, channel)
       <array name>/0.0.0.0         its only shard: the frames' chunks, then the shard index
-      failed/<array name>/         a group a video that gave no usable frames; its attributes say why
+      failed/<array name>/         one group per video without usable frames; its attributes say why
       index/zarr.json              names the current generation of the index
       index/<generation>/<column>  derived columns, each a one-chunk array of raw little-endian numbers
-      index/journal.jsonl          while a prep is under way: what was committed since that generation
-      index/partial/               while a prep is under way: files not yet committed
-      index/whole.json             while videos of a data set that may grow are lacking: how many it has (whole.py)
+      index/journal.jsonl          only during a prep: videos committed since that generation
+      index/partial/               only during a prep: files not committed yet
+      index/whole.json             only while the store of a data set that may grow lacks videos: its size (whole.py)
 
-A chunk is one frame: the codec's bytes, then their crc32c. Each `zarr.json` is canonical JSON that carries a
-crc32c of itself, so that a flip of any of its bits shows. All numbers are little-endian.
+A chunk is one frame: the codec's bytes, then their crc32c. Each `zarr.json` is canonical JSON with a
+crc32c of itself, so any flipped bit shows. All numbers are little-endian.
 """
 
 import json
@@ -50,7 +50,7 @@ _MAX_NAME_BYTES = 240  # under the 255 that file systems allow, with room for a 
 
 Status = Literal["ok", "damaged", "failed"]
 READ_ME = "README"
-"""The root's attribute that comes first, because capitals do, and tells a person how to read the frames."""
+"""The root's first attribute (capitals sort first), which tells people how to read the frames."""
 STATUSES: tuple[Status, ...] = ("ok", "damaged", "failed")
 MEMBERSHIPS = ("none", "train", "test", "val")
 """Of a video in a split, by code; `val` came last, and stores made before have none of it."""
@@ -59,16 +59,16 @@ SIDES = MEMBERSHIPS[1:]
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The file that a video came from."""
+    """The source file of a video."""
 
     name: str
     """Path below the data set's root, with forward slashes."""
     bytes: int
-    """Size of the file; 0 where it could not be read."""
+    """Size of the file; 0 if it could not be read."""
     sha256: str | None
-    """None where the file could not be read."""
+    """None if the file could not be read."""
     fps: str | None
-    """Frames a second as an exact fraction such as `30000/1001`; None where ffmpeg found no video."""
+    """Frames per second as an exact fraction such as `30000/1001`; None if ffmpeg found no video."""
     height: int
     """Pixels before scaling; 0 where ffmpeg found no video."""
     width: int
@@ -90,25 +90,25 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class VideoRecord:
-    """All that the store knows of one video, apart from its pixels."""
+    """Everything that the store knows about one video, except its pixels."""
 
     video_id: str
     class_name: str
     label: int
     group: str
-    """Videos of one group are alike (same scene, same people) and stay on one side of every split."""
+    """Videos of one group are similar (same scene, same people) and stay on one side of every split."""
     splits: dict[str, str]
     """Split name -> `train`, `val` or `test`; a split without this video is absent."""
     status: Status
     problem: str | None
-    """What was wrong, in ffmpeg's words where they are its; None when status is `ok`."""
+    """What was wrong, with ffmpeg's message if it came from ffmpeg; None if the status is `ok`."""
     note: str | None = None
     """What a user may want to know though nothing is wrong, such as which of several video tracks was taken."""
     segment: Segment | None = None
     """The part of the source that it is; None for all of it."""
     source: Source
     arguments: list[str]
-    """ffmpeg's arguments, the source's path replaced by its name; empty where ffmpeg was not run."""
+    """ffmpeg's arguments, with the source's path replaced by its name; empty if ffmpeg was not run."""
     height: int
     width: int
     frame_bytes: npt.NDArray[np.uint32]
@@ -132,7 +132,7 @@ def first_wrong_chunk(data: memoryview, edges: npt.NDArray[np.int64]) -> int | N
 
     Args:
         data: chunks, one after another.
-        edges: (N + 1,), where each begins and the last one ends in `data`.
+        edges: (N + 1,), where each chunk begins in `data`, and where the last one ends.
     """
     too_short = np.flatnonzero(np.diff(edges) < CRC_BYTES)
     if len(too_short):  # for a checksum, even
@@ -173,7 +173,7 @@ def video_id_of(name: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Text with the undecodable bytes of a file name escaped, as a terminal can show it."""
+    """Text that a terminal can show: undecodable bytes of file names are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -186,7 +186,7 @@ def _canonical(document: dict[str, Any]) -> bytes:
 
 
 def seal(document: dict[str, Any]) -> bytes:
-    """A Zarr document as canonical JSON with its own crc32c among its attributes."""
+    """A Zarr document as canonical JSON, with its own crc32c as an attribute."""
     attributes = {k: v for k, v in document["attributes"].items() if k != "crc32c"}
     checksum = crc32c(_canonical({**document, "attributes": attributes}))
     return _canonical({**document, "attributes": {**attributes, "crc32c": f"{checksum:08x}"}})
@@ -214,7 +214,7 @@ def group_document(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_me(codec: FrameCodec) -> str:
-    """What a person should know who opens the store with zarr. It plays no part in what the store is."""
+    """Instructions for people who open the store with zarr. They have no effect on the store's meaning."""
     name = codec.zarr_codecs()[0]["name"]
     if name.startswith("resact."):
         how = (
@@ -232,7 +232,7 @@ def read_me(codec: FrameCodec) -> str:
 
 
 def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:
-    """The array of one video, or the group that stands for a failed one."""
+    """The document of one video's array, or of a failed video's group."""
     attributes = {
         "video_id": record.video_id,
         "class_name": record.class_name,
@@ -290,7 +290,7 @@ def video_record(document: dict[str, Any], frame_bytes: npt.NDArray[np.uint32]) 
 
 
 def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:
-    """A one-chunk array of one column of the index: raw numbers, then their crc32c."""
+    """The document of an index column, a one-chunk array: raw numbers, then their crc32c."""
     return {
         "zarr_format": 3,
         "node_type": "array",
@@ -326,7 +326,7 @@ def parse_shard_index(tail: bytes, shard_bytes: int, where: str) -> npt.NDArray[
     """Stored bytes of each frame, from a shard's tail.
 
     Raises:
-        DamagedError: wrong checksum, or the chunks do not fill the shard one behind the other, or one holds nothing.
+        DamagedError: wrong checksum, the chunks do not follow each other without gaps, or a chunk is empty.
     """
     table, checksum = tail[:-CRC_BYTES], tail[-CRC_BYTES:]
     if crc32c(table) != int.from_bytes(checksum, "little"):
@@ -343,7 +343,7 @@ _FRACTION = re.compile(r"(\d+)(?:/(\d*[1-9]\d*))?")
 
 
 def fps_value(fps: str) -> float:
-    """Frames a second from an exact fraction such as `25/1` or `30000/1001`."""
+    """Frames per second as a float, from an exact fraction such as `25/1` or `30000/1001`."""
     match = _FRACTION.fullmatch(fps)
     if match is None:
         raise UsageError(f"got frame rate {fps!r}, expected a fraction such as 15 or 30000/1001")

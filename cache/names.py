@@ -1,4 +1,4 @@
-"""Several names in one text, as options take them: with commas between, or in double quotes."""
+"""Options with several names: separated by commas, or in double quotes."""
 
 import re
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|\Z)')
 
 
 def names_in(texts: Sequence[str] | None) -> list[str] | None:
-    """The names in an option that takes several: repeated, or with commas between; None where it is not given.
+    """The names given to an option: repeated, or separated by commas; None if the option is not given.
 
-    A name in double quotes may have commas, and spaces at its ends; a double quote in it is written twice.
+    A name in double quotes may contain commas, and spaces at its ends; a double quote in it is doubled.
     """
     if texts is None:
         return None
@@ -19,6 +19,6 @@ def names_in(texts: Sequence[str] | None) -> list[str] | None:
 
 
 def as_option(name: str) -> str:
-    """A name as `names_in` reads it."""
+    """A name, quoted so that `names_in` reads it."""
     plain = "," not in name and '"' not in name and name == name.strip()
     return name if plain else '"' + name.replace('"', '""') + '"'

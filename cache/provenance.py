@@ -1,4 +1,4 @@
-"""What a figure or a run was made with: machine, versions, commit."""
+"""The provenance of a result: machine, versions, commit."""
 
 import os
 import platform
@@ -62,7 +62,7 @@ def _versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the source tree that this runs from, `-dirty` if it has changes; None outside of one."""
+    """The commit of the source tree in use, with `-dirty` if it has changes; None outside a repository."""
     command = [
         "git",
         "-C",

@@ -1,4 +1,4 @@
-"""Reading a store's files from one of fsspec's file systems."""
+"""Reads a store's files through fsspec."""
 
 import errno
 import os
@@ -18,8 +18,8 @@ class RemoteFiles:
     """Files of one of fsspec's file systems, such as those below `s3://bucket/ucf101.zarr`.
 
     Args:
-        url: of the store.
-        system: the file system.
+        url: URL of the store.
+        system: fsspec's file system.
         root: the store's path in it.
     """
 
@@ -63,7 +63,7 @@ class RemoteFiles:
             return int(self._system.size(self._path(name)))
 
     def list(self, name: str) -> "list[str]":
-        """Names in a folder, as it is now."""
+        """Current names in a folder."""
         folder = self._path(name).rstrip("/")
         with self._one_line(name):
             self._system.invalidate_cache(folder)
@@ -72,7 +72,7 @@ class RemoteFiles:
         return sorted(entry.rpartition("/")[2] for entry in entries if entry.strip("/") != folder.strip("/"))
 
     def map(self, name: str, dtype: np.dtype[Any], length: int, tail_bytes: int) -> npt.NDArray[Any]:
-        """Fetched whole."""
+        """Downloads the whole file."""
         data = self.read(name)
         require_size(name, len(data), length * dtype.itemsize + tail_bytes)
         return np.frombuffer(data, dtype, length)
@@ -94,6 +94,6 @@ class RemoteFiles:
 
 
 def without_secrets(url: str) -> str:
-    """Without password and query, which may be a signature: it is printed, and kept in runs."""
+    """A URL without password and query (which may be a signature), to be printed and stored in runs."""
     bare = re.sub(r"(https?://[^?]*)\?.*", r"\1", url)
     return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1@", bare).rstrip("/")

@@ -1,4 +1,4 @@
-"""Frames that a store repeats, because a source has fewer a second than the store: their step-1 residuals are zero."""
+"""Frames that a store repeats, because the source's frame rate is lower: their step-1 residuals are zero."""
 
 import math
 from collections.abc import Sequence
@@ -19,17 +19,17 @@ class Repeats:
 
     videos: int
     of_videos: int
-    """Of so many with frames."""
+    """Number of videos with frames."""
     share: float
-    """Of these videos' frames, those that repeat the one before."""
+    """Share of these videos' frames that repeat the frame before."""
     fps: str
-    """The store's rate."""
+    """The store's frame rate."""
     avoiding_fps: float
-    """The highest rate, cut to hundredths, at which none would be repeated: the slowest source's."""
+    """The highest frame rate without repeated frames: the slowest source's, rounded down to hundredths."""
 
     @property
     def videos_words(self) -> str:
-        """How many videos, and what of them."""
+        """How many videos repeat frames, in words."""
         return (
             f"{self.videos:,} of {self.of_videos:,} videos have fewer than {self.fps} frames a second: "
             f"{100 * self.share:.0f} % of their frames repeat the one before"
@@ -37,7 +37,7 @@ class Repeats:
 
     @property
     def note(self) -> str:
-        """What a user should know, and what avoids it."""
+        """A note for the user, and how to avoid repeated frames."""
         return (
             f"{self.videos_words}, and step-1 residuals there are nearly zero; a store made with "
             f"--fps {self.avoiding_fps:g} has none"
@@ -47,11 +47,11 @@ class Repeats:
 def repeats(
     index: Index, fps: str, video_indices: Sequence[int] | npt.NDArray[np.intp] | None = None
 ) -> Repeats | None:
-    """Of a store's videos; None where no frame is repeated.
+    """The repeated frames in a store's videos; None if no frame is repeated.
 
     Args:
         index: of the store.
-        fps: its rate, as in `DecodeSettings.fps`.
+        fps: its frame rate, as in `DecodeSettings.fps`.
         video_indices: which videos to count; default: all.
     """
     if fps == "source":

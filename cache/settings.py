@@ -1,4 +1,4 @@
-"""What decides a store's bytes, apart from the videos themselves: fixed when the store is made."""
+"""The settings that, with the videos, decide a store's bytes. They are fixed when the store is made."""
 
 import math
 from collections.abc import Mapping
@@ -14,44 +14,44 @@ from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSettings:
-    """The data set, and what part of it the store is meant to hold."""
+    """The data set, and the part of it that the store should hold."""
 
     name: str
     videos: int | None
-    """Videos in the whole data set, whatever part of it is at hand; None where it may grow."""
+    """Number of videos in the whole data set, even if the store has only a part; None if it may grow."""
     all_classes: int | None
-    """Classes in the whole data set; None where it may grow."""
+    """Number of classes in the whole data set; None if it may grow."""
     classes: tuple[str, ...]
-    """The classes of this store; a video's label is its class's place here."""
+    """The classes of this store; a video's label is its class's position here."""
     splits: tuple[str, ...]
     flip_safe: bool
-    """Whether a mirrored video keeps its class."""
+    """Whether a mirrored video still shows its class."""
     division: str | None = None
-    """How its groups were drawn for train and test; None where lists divide it."""
+    """How its groups were drawn for train and test; None if lists decide."""
 
 
 FIRST_RULE = 1
-"""Of stores that do not say by which rule they were made."""
+"""Rule of stores that do not name one."""
 RULE = 2
-"""By which new stores are made: docs/videos.md says what each rule does."""
+"""Rule of new stores; docs/videos.md describes the rules."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeSettings:
-    """How a video becomes frames."""
+    """How videos are decoded."""
 
     fps: str
     """Exact fraction such as `15` or `30000/1001`, or `source` for the video's own rate."""
     short_side: int
     """Pixels; even. The other side keeps the aspect ratio and is rounded to an even number."""
     max_seconds: float | None
-    """Only the first so many seconds of each video; None for all of it."""
+    """Most seconds of each video; None for all of it."""
     scaler: str = "bicubic"
     """ffmpeg's `scale` algorithm."""
     ffmpeg: str
-    """Version of the ffmpeg that decodes."""
+    """Version of ffmpeg."""
     rule: int = RULE
-    """By which frames are sampled and coloured; one rule's frames are not mixed with another's."""
+    """Rule for sampling and colours; a store has frames of only one rule."""
 
     def __post_init__(self) -> None:
         if self.short_side < 2 or self.short_side % 2:
@@ -77,7 +77,7 @@ _WORDS = {
 
 
 def setting_words(key: str) -> str:
-    """For people, what `StoreSettings.differences` calls `decode.fps`: the option where there is one."""
+    """A setting's name in messages, such as `--fps` for `decode.fps`: its option, if it has one."""
     return _WORDS.get(key, key.rpartition(".")[2].replace("_", " "))
 
 
@@ -89,16 +89,16 @@ class StoreSettings:
     decode: DecodeSettings
     codec: str
     library: str
-    """Name and version of the library that encodes frames."""
+    """Name and version of the library that encodes the frames."""
 
     @property
     def frame_codec(self) -> FrameCodec:
-        """The codec named."""
+        """The codec with its parameters."""
         return build_codec(self.codec)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the settings, in hex: equal fingerprints make equal bytes of equal videos."""
+        """sha256 of the settings, in hex: with equal fingerprints, equal videos give equal bytes."""
         return sha256(seal(group_document(self._attributes()))).hexdigest()
 
     @lru_cache  # noqa: B019 - a handful of instances in a process, and every commit asks
@@ -135,10 +135,10 @@ class StoreSettings:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> Self:
-        """From what `asdict` gives, after a turn as JSON.
+        """From the result of `asdict`, after a round trip through JSON.
 
         Raises:
-            KeyError, TypeError: not that.
+            KeyError, TypeError: other values.
         """
         dataset, decode = values["dataset"], values["decode"]
         tuples = {key: tuple(dataset[key]) for key in ("classes", "splits")}
@@ -149,7 +149,7 @@ class StoreSettings:
         return cls(**{**values, **parts})
 
     def differences(self, other: "StoreSettings") -> dict[str, tuple[Any, Any]]:
-        """Setting, such as `decode.fps`, -> its value here and in the other, where they differ."""
+        """Settings that differ, such as `decode.fps` -> its value here and in the other."""
         ours, theirs = _flat(asdict(self)), _flat(asdict(other))
         return {key: (ours[key], theirs[key]) for key in ours if ours[key] != theirs[key]}
 
@@ -157,7 +157,7 @@ class StoreSettings:
         """Refuse to mix settings in one store.
 
         Raises:
-            SettingsError: names each setting that differs, both values side by side.
+            SettingsError: names each setting that differs, with both values.
         """
         ours, theirs = self.decode.rule, wanted.decode.rule
         if ours != theirs:

@@ -27,23 +27,23 @@ class ClipStore:
     files: Files
     settings: StoreSettings
     index: Index
-    """One row a video; see `Index` for the columns."""
+    """One row per video; see `Index` for the columns."""
     whole: Whole | None = None
-    """What prep found of a data set that may grow, where the store lacks some of it."""
+    """The size of a data set that may grow, as prep found it, if the store lacks some of it."""
     _codec: Any = field(repr=False)
 
     @property
     def partial(self) -> str | None:
-        """What is missing from the whole data set, in words; None when the store holds all of it.
+        """What is missing from the whole data set, in words; None if the store has everything.
 
-        Of a data set that may grow, the whole is what prep found.
+        For a data set that may grow, the whole is what prep found.
         """
         return lacking_words(self.settings, self.index, self.whole)
 
     def read(
         self, video_id: str, start: int, stop: int, *, out: npt.NDArray[np.uint8] | None = None
     ) -> npt.NDArray[np.uint8]:
-        """Frames [start, stop) of a video, in one ranged read; each frame's checksum is tested.
+        """Frames [start, stop) of a video, in one ranged read; each frame's checksum is checked.
 
         Args:
             video_id: as in `index.video_id`.
@@ -55,8 +55,8 @@ class ClipStore:
             uint8 (stop - start, H, W, 3), RGB.
 
         Raises:
-            UsageError: no such video, a range that leaves the video, or an unfit `out`.
-            DamagedError: bytes are missing or are not those that were written.
+            UsageError: no such video, a range outside the video, or an `out` of the wrong shape or dtype.
+            DamagedError: bytes are missing or have changed since they were written.
             StoreError: the file system or server does not answer, or refuses.
         """
         return self.read_frames(self.index.video_index(video_id), start, stop, out=out)
@@ -71,19 +71,19 @@ class ClipStore:
         crop: Crop | None = None,
         memory: npt.NDArray[np.uint8] | None = None,
     ) -> npt.NDArray[np.uint8]:
-        """As `read`, for a video that is known by its index, and only a crop of its frames.
+        """Like `read`, for a video given by its index, and optionally for a crop of its frames.
 
-        Other threads go on meanwhile: reading, checking and decoding all let go of the GIL.
+        Reading, checking and decoding release the GIL, so other threads run meanwhile.
 
         Args:
-            video_index: its place in the index, such as `index.video_index(video_id)` gives.
+            video_index: its index, as from `index.video_index(video_id)`.
             start: first frame.
             stop: one past the last frame.
-            out: as for `read`; of the crop's size.
-            crop: default: whole frames.
-            memory: in place of `out`, writable uint8 (bytes,) that as many whole frames fit into. The result is a view
-                of it, whose rows may lie as far apart as whole frames' do: so a codec that makes whole frames need not
-                copy the crop out of them.
+            out: as in `read`, with the crop's size.
+            crop: crop to read; default: whole frames.
+            memory: instead of `out`, writable uint8 (bytes,) with room for as many whole frames. The result is a view
+                of it, whose rows may be as far apart as those of whole frames: so a codec that decodes whole frames
+                does not have to copy the crop out of them.
 
         Returns:
             uint8 (stop - start, crop's height, crop's width, 3), RGB.
@@ -109,11 +109,11 @@ class ClipStore:
         return out if out.shape[1:3] == crop.size else out[:, crop.top : crop.bottom, crop.left : crop.right]
 
     def note(self, video_id: str) -> str | None:
-        """What prep noted of a video though nothing is wrong with it, such as which of several tracks it took.
+        """Prep's note on a video with nothing wrong, such as which of several tracks it used.
 
         Raises:
             UsageError: no such video.
-            DamagedError: its document is not what was written.
+            DamagedError: its document has changed since it was written.
         """
         path = f"{array_name(video_id)}/{DOCUMENT}"
         if not self.index.num_frames[self.index.video_index(video_id)]:
@@ -253,7 +253,7 @@ def open_store(path: str | os.PathLike[str]) -> ClipStore:
 
     Raises:
         StoreNotFoundError: nothing there.
-        DamagedError: its root document or its index is not what was written.
+        DamagedError: its root document or its index has changed since it was written.
         StoreError: the file system or server does not answer, or refuses.
     """
     files = open_files(path)
@@ -275,7 +275,7 @@ def read_settings(files: Files) -> StoreSettings:
 
     Raises:
         StoreNotFoundError: nothing there.
-        DamagedError: the root document is not what was written.
+        DamagedError: the root document has changed since it was written.
     """
     try:
         data = files.read(DOCUMENT)

@@ -1,4 +1,4 @@
-"""What `resact info` says of a store."""
+"""The summary of a store that `resact info` prints."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ CLIP_FRAMES = (33, 34, 36)
 
 
 def summarise(store: ClipStore) -> dict[str, Any]:
-    """Counts, sizes and what is wrong, as plain values.
+    """Counts, sizes and problems of a store, as plain values.
 
     Returns:
         `videos, frames, bytes, codec, fps, short_side, classes` and more; sizes in bytes, `hours` of video.
@@ -68,7 +68,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
 
 
 def summary_table(where: str, summary: dict[str, Any]) -> "Table":
-    """The summary for people; problems are listed below it, one line a video."""
+    """The summary as a table to print, followed by the problems, one line per video."""
     from rich.table import Table
     from rich.text import Text
 

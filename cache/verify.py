@@ -1,4 +1,4 @@
-"""Checking every byte of a store, here or remote, and making a local store's index again from the arrays."""
+"""Checks every byte of a store, local or remote, and rebuilds a local store's index from its arrays."""
 
 import os
 from collections.abc import Callable, Collection, Iterator
@@ -43,10 +43,10 @@ from resact.errors import DamagedError, ResactError, StoreError
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that is not as it was written."""
+    """Something that is missing or has changed since it was written."""
 
     video_id: str | None
-    """None where it concerns the store as a whole."""
+    """The video; None for a problem of the store as a whole."""
     problem: str
 
 
@@ -55,7 +55,7 @@ _REMOTE_THREADS = 16  # mostly, they wait
 
 ROOT_OF_FAILED = f"{FAILED}/{DOCUMENT}"
 Nodes = dict[str, bool]
-"""Array name -> whether it stands for a failed video."""
+"""Array name -> whether it is a failed video."""
 Progress = Callable[[int, int], None]
 """Called with the number of videos checked and their total."""
 
@@ -69,16 +69,16 @@ def verify_store(
 ) -> tuple[int, list[Problem]]:
     """Read the whole store: every document, every shard index, every frame's checksum, every frame decoded.
 
-    Where folders cannot be listed, as on web servers, what the index names is checked; nothing else is looked for.
+    If folders cannot be listed, as on web servers, only what the index names is checked.
 
     Args:
         store: local path or fsspec URL.
-        threads: videos checked at a time; of a remote store, no fewer than 16.
-        progress: see `Progress`.
-        only: of the videos, check just these; None for all.
+        threads: videos checked at the same time; at least 16 for a remote store.
+        progress: called as described at `Progress`.
+        only: videos to check; None for all.
 
     Returns:
-        How many videos were checked, and all that is wrong.
+        The number of videos checked, and all problems.
 
     Raises:
         StoreNotFoundError: nothing there.
@@ -145,10 +145,10 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
 
 
 def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
-    """Make the index again from the arrays; it lacks what is damaged, so that prep does it again.
+    """Rebuild the index from the arrays, without damaged videos, so that prep makes these again.
 
     Returns:
-        How many videos the new index lists, and what was left out.
+        The number of videos in the new index, and what was left out.
 
     Raises:
         StoreNotFoundError, StoreLockedError, DamagedError: no store, a busy one, or its settings are lost.
@@ -162,7 +162,7 @@ def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
 
 
 def index_of_arrays(files: Files, settings: StoreSettings) -> tuple[Index, list[Problem]]:
-    """The index that the arrays give, and what is damaged and left out; frames are not decoded."""
+    """The index rebuilt from the arrays, and the damaged videos left out; frames are not decoded."""
     nodes, problems = find_nodes(files)
     records = []
     for name, failed in nodes.items():
@@ -174,10 +174,10 @@ def index_of_arrays(files: Files, settings: StoreSettings) -> tuple[Index, list[
 
 
 def sound_record(files: Files, settings: StoreSettings, name: str, *, failed: bool, decode: bool = True) -> VideoRecord:
-    """One video's record, once every byte of it has been checked.
+    """One video's record, after checking every byte of the video.
 
     Raises:
-        DamagedError: not what was written.
+        DamagedError: the video has changed since it was written.
     """
     record = read_record(files, settings, name, failed=failed)
     _check_frames(files, settings, record, decode=decode)
@@ -185,10 +185,10 @@ def sound_record(files: Files, settings: StoreSettings, name: str, *, failed: bo
 
 
 def read_record(files: Files, settings: StoreSettings, name: str, *, failed: bool) -> VideoRecord:
-    """One video's record from its own node, checksums tested.
+    """One video's record from its own node, with its checksums checked.
 
     Raises:
-        DamagedError: its document or its shard index is not what was written.
+        DamagedError: its document or its shard index has changed since it was written.
     """
     node = f"{FAILED}/{name}" if failed else name
     where = f"{files}/{node}/{DOCUMENT}"
@@ -213,10 +213,10 @@ def read_record(files: Files, settings: StoreSettings, name: str, *, failed: boo
 
 
 def find_nodes(files: Files) -> tuple[Nodes, list[Problem]]:
-    """The videos that have a node, and what lies about that is none.
+    """The videos that have a node, and entries that do not belong to the store.
 
-    A video that succeeded after all may still have its note of failure, if prep was killed at that moment:
-    the array counts.
+    A video that succeeded on a later try may still have its record of failure, if prep was killed in between: then the
+    array counts.
     """
     nodes: Nodes = {}
     problems = []
@@ -270,12 +270,12 @@ def _check_row(index: Index, row: int, record: VideoRecord) -> None:
 
 
 def row_of_record(record: VideoRecord, classes: tuple[str, ...], splits: tuple[str, ...]) -> dict[str, Any]:
-    """The `row_values` that an index has to have for a record."""
+    """The `row_values` that the index must have for a record."""
     return row_values(Index.of([record], classes, splits), 0)
 
 
 def row_values(index: Index, row: int) -> dict[str, Any]:
-    """Column -> its value, of those that say something of the video itself; for comparing."""
+    """Column -> value, for the columns that describe the video itself; for comparisons."""
     numbers = ("label", "status_code", "num_frames", "height", "width", "source_bytes", "frames_crc32c")
     values: dict[str, Any] = {name: int(getattr(index, name)[row]) for name in numbers}
     values |= {

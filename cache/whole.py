@@ -1,7 +1,7 @@
-"""How large a data set without a fixed size is, for as long as its store lacks some of it.
+"""The size of a data set that may grow, recorded while its store lacks some of its videos.
 
-Prep writes the note before the first video, so that a killed prep's store does not pass for the whole, and removes it
-when nothing is lacking. The store of a data set whose size is among its settings has none.
+Prep writes the note before the first video, so that the store of a killed prep does not look complete, and removes it
+when nothing is missing. Stores of a data set with a fixed size, which is in their settings, have none.
 """
 
 from dataclasses import asdict, dataclass
@@ -19,30 +19,30 @@ from resact.errors import DamagedError
 
 @dataclass(frozen=True, kw_only=True)
 class Whole:
-    """Of a data set, as prep found it."""
+    """The size of a data set, as prep found it."""
 
     videos: int
-    """Whether or not they were asked for."""
+    """Number of videos found, requested or not."""
     classes: int
 
 
 def write_whole(store: Path, whole: Whole) -> None:
-    """Note it, whole and on the disk; inside a held `store_lock`."""
+    """Write the note atomically and sync it; call it only while holding `store_lock`."""
     write_file(store, WHOLE, seal(group_document(asdict(whole))))
 
 
 def remove_whole(store: Path) -> None:
-    """The store lacks nothing any more."""
+    """Remove the note, once the store lacks nothing."""
     if (store / WHOLE).exists():
         (store / WHOLE).unlink()
         sync_folder((store / WHOLE).parent)
 
 
 def read_whole(files: Files) -> Whole | None:
-    """None where nothing is lacking.
+    """The note; None if the store lacks nothing.
 
     Raises:
-        DamagedError: the note is not what was written.
+        DamagedError: the note has changed since it was written.
     """
     data = read_if_there(files, WHOLE)
     if data is None:
@@ -55,12 +55,12 @@ def read_whole(files: Files) -> Whole | None:
 
 
 def lacking_words(settings: StoreSettings, index: Index, whole: Whole | None) -> str | None:
-    """What a store lacks of the whole data set; None where that is nothing.
+    """What a store lacks of the whole data set, in words; None if nothing.
 
     Args:
-        settings: of the store.
-        index: of the store.
-        whole: what prep has noted.
+        settings: the store's settings.
+        index: the store's index.
+        whole: prep's note.
     """
     dataset, seconds = settings.dataset, settings.decode.max_seconds
     listed = np.full(len(index), dataset.videos is None)  # of what may grow, all videos count, in a split or not

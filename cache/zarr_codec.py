@@ -1,4 +1,4 @@
-"""The JPEG codec as zarr-python sees it, found through the entry point `resact.jpeg` in `zarr.codecs`."""
+"""The JPEG codec for zarr-python, which finds it through the entry point `resact.jpeg` in `zarr.codecs`."""
 
 import asyncio
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class JpegCodec(ArrayBytesCodec):
 
     Args:
         quality: libjpeg quality, 1 to 100.
-        subsampling: of the chroma; `4:2:0` is the only one.
+        subsampling: chroma subsampling; only `4:2:0` is supported.
     """
 
     quality: int
