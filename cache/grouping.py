@@ -29,7 +29,7 @@ class Grouping:
 
     @property
     def notes(self) -> list[str]:
-        """What a user should know, one sentence each."""
+        """Notes for the user, one sentence each."""
         torn = (f"{split} has videos of {n:,} groups on more than one side" for split, n in self.divided.items())
         return [*([self.leak] if self.leak else []), *torn]
 

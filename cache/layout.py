@@ -103,7 +103,7 @@ class VideoRecord:
     problem: str | None
     """What was wrong, with ffmpeg's message if it came from ffmpeg; None if the status is `ok`."""
     note: str | None = None
-    """What a user may want to know though nothing is wrong, such as which of several video tracks was taken."""
+    """What a user may want to know although nothing is wrong, such as which of several video tracks was used."""
     segment: Segment | None = None
     """The part of the source that it is; None for all of it."""
     source: Source
