@@ -30,19 +30,20 @@ class Cost:
     """Number of learned parameters."""
 
 
-def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112) -> Cost:
+def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112, streams: Sequence[str] | None = None) -> Cost:
     """Multiply-adds and parameters of `model` for one view of `frames` x `size` x `size` pixels.
 
     The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not counted, as is
     usual. The model may be on any device and does not change; nothing is allocated.
+    `streams` is as for `forward_on_meta`.
 
     Raises:
-        UsageError: `frames` or `size` is no whole number above 0.
+        UsageError: `frames` or `size` is no whole number above 0, or nothing says the streams.
 
     """
     batch = 2  # batch norm refuses to train on a single value a channel, which one clip may come to
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        forward_on_meta(model, batch=batch, frames=frames, size=size)
+        forward_on_meta(model, streams=streams, batch=batch, frames=frames, size=size)
     multiply_adds = counter.get_total_flops() // (2 * batch)  # the counter has two for each
     return Cost(multiply_adds, sum(parameter.numel() for parameter in model.parameters()))
 
@@ -76,10 +77,10 @@ def forward_on_meta(
 ) -> Tensor:
     """Logits (batch, num_classes) without values: runs the model's own code with weights that are only shapes.
 
-    `streams` are the model's inputs; None for those of our own networks' architecture.
+    `streams` are the model's inputs, `rgb` and `residual`; None for those of our own networks' architecture.
 
     Raises:
-        UsageError: `batch`, `frames` or `size` is no whole number above 0.
+        UsageError: `batch`, `frames` or `size` is no whole number above 0, or nothing says the streams.
 
     """
     streams = _streams(model) if streams is None else streams
@@ -118,8 +119,13 @@ def copied_forward(
 
 
 def _streams(model: nn.Module) -> Sequence[str]:
-    streams: Sequence[str] = model.architecture.streams  # type: ignore[union-attr, assignment]
-    return streams
+    architecture = getattr(model, "architecture", None)
+    if not isinstance(architecture, Architecture):
+        raise UsageError(
+            f"got {type(model).__name__}, expected a network of build_model: for any other, say which clips it takes, "
+            'such as streams=("rgb",)'
+        )
+    return architecture.streams
 
 
 def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:

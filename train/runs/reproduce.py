@@ -146,7 +146,13 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
     name = f"paper-{config.default_name}"
     folder = RunFolder(runs / name)
     if folder.exists:
-        require_same_settings(folder.read_record(), asked, folder)
+        record = folder.read_record()
+        if record.initial is not None:
+            raise UsageError(
+                f"{folder} began with weights of {record.initial.source}, and the paper trains from scratch: give that "
+                "run another name, or choose another --runs"
+            )
+        require_same_settings(record, asked, folder)
     split = store.settings.dataset.splits[0] if config.split is None else config.split
     share = config.val_share
     if share is None:

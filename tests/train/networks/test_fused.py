@@ -22,6 +22,7 @@ from resact.errors import ToolError, UsageError
 from resact.train.networks.kernel_probe import KernelParity, probe_kernels
 from resact.train.networks.kernels import fused_obstacle
 from resact.train.networks.models import build_model
+from resact.train.networks.parts import freeze
 
 FLOAT32_ERROR = 1e-4
 """Of any output, gradient or statistic in float32; the largest seen was 1e-5."""
@@ -308,6 +309,27 @@ def test_behaviour(place, seed):
     assert "1 value a channel" in found["one value"]
     assert found["eval before backward"] < 0.01
     assert "once_differentiable" in found["twice"]
+
+
+def frozen_in_part(_case: None, _dtype: torch.dtype, device: str, seed: int) -> float:
+    """The largest error of a gradient or a statistic, fused beside eager, where whole parts and single norms freeze."""
+    torch.manual_seed(seed)
+    sizes = {"width": 1 / 16, "depths": (1, 1, 1, 1), "dropout": 0, "zero_init": False}
+    eager = build_model(modality="rgb", num_classes=3, **sizes).to(device)
+    freeze(eager, ["conv1", "res2", "res3.0.top.norm.*", "res4.0.bottom.norm"])
+    fused = copy.deepcopy(eager)
+    fused.use_kernels("fused")
+    clip = torch.randn(2, 3, 3, 12, 12, device=device)
+    for network in (eager, fused):
+        network(rgb=clip).square().sum().backward()
+    learned = [[p.grad for p in network.parameters() if p.grad is not None] for network in (eager, fused)]
+    counted = [[b.float() for b in network.buffers()] for network in (eager, fused)]
+    pairs = [*zip(*learned, strict=True), *zip(*counted, strict=True)]
+    return max(((b - a).norm() / a.norm().clamp(min=1e-3)).item() for a, b in pairs)
+
+
+def test_frozen_parts(place, seed):
+    assert place(frozen_in_part, None, torch.float32, seed) < 0.01
 
 
 def test_where_they_cannot_run(monkeypatch):

@@ -1,17 +1,22 @@
 """Networks of the user's own: what is wrong with them is one line that says where."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from resact.bench.step_roofline import bench_roofline
+from resact.bench.train import bench_train
 from resact.cli import app
 from resact.errors import UsageError
 from resact.train.networks.architecture import Architecture
 from resact.train.networks.build import build
+from resact.train.networks.cost import count_cost
 from resact.train.networks.models import build_model
 from resact.train.networks.own import NetworkSource, changed_files, try_own
 
@@ -97,3 +102,16 @@ def test_the_cost_of_one_network_alone(own_code: Path) -> None:
     result = CliRunner().invoke(app, ["cost", "--network", "3d-resnet50", "--size", "16", "--frames", "4", "--json"])
     right = sum(parameter.numel() for parameter in build_model("3d-resnet50", modality="residual").parameters())
     assert f'"parameters": {right}' in result.output
+
+
+def test_any_network_is_counted_where_its_streams_are_said(own_code: Path) -> None:
+    network, source = tried(own("nets:small", "both", channels=5))
+    assert count_cost(network, **VIEW, streams=("rgb", "residual")) == source.cost
+    with pytest.raises(UsageError, match=r"^got Small, expected a network of build_model: .*streams=\(\"rgb\",\)$"):
+        count_cost(network, **VIEW)
+
+
+def test_the_benchmarks_of_steps_are_of_the_papers_networks() -> None:
+    for bench in (partial(bench_train, store=None), partial(bench_roofline, device=None, rates=None, variants=())):
+        with pytest.raises(UsageError, match=r"^got --network nets:small, expected one of p3d-resnet50, 3d-resnet50: "):
+            bench({"network": "nets:small"}, steps=1, console=Console(quiet=True))

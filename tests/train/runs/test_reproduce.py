@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,11 +6,13 @@ import pytest
 import torch
 from rich.console import Console
 from tests.train.runs.conftest import SMALL, weights_of
+from tests.train.runs.untrained import untrained_run
 
 from resact.cache.store import open_store
 from resact.errors import Interrupted, UsageError
 from resact.train.runs import reproduce as module
 from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.record import InitialWeights
 from resact.train.runs.reproduce import plan_runs, reproduce
 from resact.train.runs.testing.predictions import PREDICTIONS
 
@@ -42,6 +45,7 @@ def test_mistakes_are_told_before_any_work(tiny_store, tmp_path, monkeypatch):
         ({}, {"tables": [5], "seeds": [0]}, "got --tables 5, expected some of 2,3,4"),
         ({}, {"tables": [2], "seeds": [1, 1]}, "expected numbers that differ"),
         ({"modality": "rgb"}, {"tables": [2], "seeds": [0]}, "got modality, which the tables vary"),
+        ({"freeze": ("conv1",)}, {"tables": [2], "seeds": [0]}, "got freeze, but the paper trains from scratch"),
         ({"frames": 4}, {"tables": [3], "seeds": [0]}, "got --step 4, expected one below the 4 frames"),
     ):
         with pytest.raises(UsageError, match=words):
@@ -50,6 +54,20 @@ def test_mistakes_are_told_before_any_work(tiny_store, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="got several processes"):
         reproduce(TINY, store, tmp_path, console=Console(quiet=True))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_fine_tuned_run_of_a_rows_name_is_none_of_the_papers(tiny_store, tmp_path):
+    store = open_store(tiny_store)
+    folder = untrained_run(tmp_path / "paper-rgb-0", store, modality="rgb")
+    initial = InitialWeights(
+        source="/runs/pre/last.safetensors", sha256="ab" * 32, epoch=None, dataset=None, split=None,
+        taken=9, copied={}, fresh=(), unused=(),
+    )  # fmt: skip
+    folder.write_record(replace(folder.read_record(), initial=initial))
+    with pytest.raises(
+        UsageError, match=r"paper-rgb-0 began with weights of /runs/pre/last.safetensors, and the paper"
+    ):
+        plan_runs({}, store, tmp_path, tables=[2], seeds=[0])
 
 
 def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, few_measured, monkeypatch):

@@ -22,7 +22,7 @@ from typing import IO, Literal
 
 from torch import nn
 
-from resact.errors import CheckpointError, RunLockedError, RunNotFoundError
+from resact.errors import CheckpointError, RunLockedError, RunNotFoundError, UsageError
 from resact.train.networks.build import build
 from resact.train.runs.files.atomic_write import write_failure_as_error, write_whole
 from resact.train.runs.files.record import RunRecord
@@ -177,7 +177,11 @@ class RunFolder:
         """
         record, path = self.read_record(), self.weights(which)
         geometry = record.config.geometry
-        network = build(record.architecture, frames=geometry.frames, size=geometry.size)
+        try:
+            network = build(record.architecture, frames=geometry.frames, size=geometry.size)
+        except UsageError as error:
+            began = "" if record.source is None else f"; {self} was begun with {record.source.path}"
+            raise UsageError(f"{error}{began}") from None
         if which == "best" and not (path.exists() or (record.choose_best and record.val_videos)):
             raise CheckpointError(f"{self} has no best weights, as too few videos were held out: use --weights last")
         with self._what_next(which):
