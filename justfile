@@ -12,6 +12,11 @@ test *args="tests/train/networks/test_fused.py tests/train/runs tests/pipeline t
 libraries *args="tests/cache/test_codecs.py tests/cache/test_store.py tests/cache/test_flips.py tests/train/clips/test_stream.py":
     RESACT_MACHINE_CODE=0 python -m pytest --numprocesses=2 {{args}}
 
+# The store's tests with the newest zarr and numcodecs that PyPI has, in place of the pinned ones
+newest *args="tests/cache tests/test_packaging.py":
+    python -m pip install --quiet --upgrade --no-deps --target .newest zarr numcodecs
+    PYTHONPATH=.newest python -m pytest --numprocesses=2 {{args}}
+
 # The tests again, saying which lines and branches they leave out; measuring makes them up to 1.7 times slower
 coverage *args="tests": (test "--cov" "--cov-report=term:skip-covered" args)
 
