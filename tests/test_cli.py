@@ -23,6 +23,9 @@ SETTINGS_OF_ALL_ROWS = (
 )
 SETTINGS = f"--modality --step --network --attention --feature-residual --seed {SETTINGS_OF_ALL_ROWS}"
 FINE_TUNING = "--init-from --freeze --head-lr-factor"
+RECIPE_PARTS = (
+    "--class-weights --sampling --optimiser --accumulate --ema --colour-jitter --blur --mixup --drop-modality"
+)
 
 OPTIONS = {
     "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
@@ -45,7 +48,7 @@ OPTIONS = {
     "bench transform": "stores --device --rounds --stream-epochs --output --json",
     "bench index": "--videos --output --json",
     "bench help": "--rounds --output --json",
-    "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} --resume --threads --compute-threads "
+    "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} {RECIPE_PARTS} --resume --threads --compute-threads "
     "--checkpoint-seconds --json",
     "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
     "evaluate": "run --runs --store --views --weights --batch-size --threads --compute-threads --output --fuse "

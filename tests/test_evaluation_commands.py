@@ -117,6 +117,7 @@ def test_evaluate_prints_figures_and_keeps_logits(place: Workplace) -> None:
     assert (payload["videos"], payload["views"]) == (4, 10)
     assert payload["video_top1"] == (best == kept.label).mean()
     assert payload["clip_top1"] == (kept.logits.argmax(2) == kept.label[:, None]).mean()
+    assert payload["mean_class"] == (best == kept.label).mean(), "one video each, in four of the six classes"
     for name in ("video_top5", "clip_top5"):
         assert 0 <= payload[name] <= 1
     assert payload["classes"] == list(CLASSES)
@@ -131,7 +132,8 @@ def test_evaluate_prints_figures_and_keeps_logits(place: Workplace) -> None:
         "4 test videos of clips (1), 10 views, from",
         "25.0% of the clips are longer than their video",
         "note: not the whole of clips: 4 of 9 videos",
-        "video top-1 video top-5 clip top-1 clip top-5",
+        "mean video top-1 class video top-5 clip top-1 clip top-5",
+        "note: 6 of 6 classes have fewer than 5 test videos (",
         "most often taken for",
     ):
         assert part in words

@@ -15,7 +15,7 @@ from resact.cache.names import names_in
 from resact.errors import UsageError
 
 Kind = Literal["whole", "number", "flag", "choice", "counts", "text", "names", "table"]
-Panel = Literal["Clips", "Network", "Recipe", "Fine-tuning", "Execution"]
+Panel = Literal["Clips", "Network", "Recipe", "Augmentation", "Fine-tuning", "Execution"]
 """Heading in the help and in the docs."""
 
 MOST_WHOLE = 2**63 - 1

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from resact.train.clips.appearance import altered
 from resact.train.clips.fit import fitting_output
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.normalisation import Channels, Normalisation
@@ -55,7 +56,7 @@ def transform_clip(
 
     Args:
         frames_NHWC: (N, H, W, 3) uint8, the stored frames [clip.start, clip.stop), on any device.
-        clip: crop, order of frames, and flip.
+        clip: crop, order of frames, flip, and changes of appearance.
         geometry: geometry of the clip.
         normalisation: for each of `geometry.streams`; computed in float32.
         dtype: dtype of the result.
@@ -74,6 +75,8 @@ def transform_clip(
     clip_CTDD = resized_NCDD.transpose(0, 1).contiguous()
     if clip.flip:
         clip_CTDD = clip_CTDD.flip(-1)
+    if clip.appearance is not None:
+        clip_CTDD = altered(clip_CTDD, clip.appearance)
     if "rgb" in geometry.streams:
         _normalise(clip_CTDD[:, : geometry.frames], normalisation.scale_and_shift("rgb"), out["rgb"])
     if "residual" in geometry.streams:

@@ -8,6 +8,7 @@ A plan copies the index rows of its own videos, so that it can be pickled to oth
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,10 +17,33 @@ import numpy.typing as npt
 from resact.cache.crop import Crop
 from resact.cache.index import Index
 from resact.errors import UsageError
-from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.geometry import SAMPLING, ClipGeometry
 
-_ORDER, _CLIP = 0, 1  # what random words are drawn for: two streams that have nothing to do with each other
+
+class Purpose(IntEnum):
+    """What random words are drawn for: streams that have nothing to do with each other. A run relies on the numbers."""
+
+    ORDER = 0
+    CLIP = 1
+    BALANCE = 2
+    APPEARANCE = 3
+    MIXUP = 4
+    DROP = 5
+
+
 _64_BITS = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Appearance:
+    """How a clip's pixels are changed, the same in all of its frames; see `appearance.altered`."""
+
+    brightness: float
+    """A factor, as the next two; 1 leaves pixels as they are."""
+    contrast: float
+    saturation: float
+    sigma: float
+    """Of the blur, in pixels of the finished clip; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +64,8 @@ class Clip:
     """The crop's height and width, in pixels."""
     flip: bool
     """Whether the clip is mirrored left to right."""
+    appearance: Appearance | None = None
+    """How its pixels are changed; None: they are not."""
 
     @property
     def crop(self) -> Crop:
@@ -71,10 +97,21 @@ class ClipPlan(Protocol):
 
 
 class TrainPlan:
-    """One clip per video and epoch: random start, corner or centre crop at a random scale, flip (paper, sec. 3)."""
+    """Clips at a random start, a corner or centre crop at a random scale, flip (paper, sec. 3): one per video and epoch,
+    or as many of each class.
+    """
 
     def __init__(
-        self, index: Index, video_indices: npt.NDArray[np.intp], geometry: ClipGeometry, *, seed: int, flip: bool
+        self,
+        index: Index,
+        video_indices: npt.NDArray[np.intp],
+        geometry: ClipGeometry,
+        *,
+        seed: int,
+        flip: bool,
+        sampling: str = "uniform",
+        colour_jitter: float = 0.0,
+        blur: float = 0.0,
     ) -> None:
         """Args:
         index: of the store.
@@ -82,13 +119,20 @@ class TrainPlan:
         geometry: of the clips.
         seed: 0 to 2^63 - 1.
         flip: mirror half of the clips, at random; only for flip-safe data sets.
+        sampling: `uniform`: each video once per epoch. `balanced`: each class equally often, in epochs of the same
+            length; within a class, each video as often as any other, give or take one.
+        colour_jitter: most that the factors of brightness, contrast and saturation differ from 1.
+        blur: largest sigma of the Gaussian blur, in pixels of the finished clip.
 
         """
         self.geometry = geometry
         self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)
         if not 0 <= seed < 2**63:
             raise UsageError(f"got seed {seed}, expected 0 <= seed < 2^63")
-        self._seed, self._flip = seed, flip
+        if sampling not in SAMPLING:
+            raise UsageError(f"got sampling {sampling!r}, expected one of {', '.join(SAMPLING)}")
+        self._seed, self._flip, self._colour_jitter, self._blur = seed, flip, colour_jitter, blur
+        self._label_V = index.label[video_indices] if sampling == "balanced" else None
         self._last_order: tuple[int, npt.NDArray[np.intp]] | None = None
 
     def __len__(self) -> int:
@@ -96,26 +140,39 @@ class TrainPlan:
 
     @property
     def padded_share(self) -> float:
-        """Share of an epoch's clips that are longer than their video."""
-        return _padded_share(self._sizes, self.geometry)
+        """Share of the clips that are longer than their video, over many epochs."""
+        if self._label_V is None:
+            return _padded_share(self._sizes, self.geometry)
+        classes = [
+            _padded_share(self._sizes[self._label_V == label], self.geometry) for label in np.unique(self._label_V)
+        ]
+        return sum(classes) / len(classes)
 
     def clip(self, epoch: int, position: int) -> Clip:
         """The clip at a position of an epoch, for `0 <= position < len(plan)`."""
         _require_position(position, len(self))
         video = int(self._order(epoch)[position])
-        start_word, scale_word, corner_word, flip_word = _words(self._seed, _CLIP, epoch, position)
+        start_word, scale_word, corner_word, flip_word = random_words(self._seed, Purpose.CLIP, epoch, position)
         num_frames, height, width = self._sizes[video].tolist()
         scales = self.geometry.scales
-        side = max(1, round(min(height, width) * scales[_below(scale_word, len(scales))]))
-        corner = _below(corner_word, 5)
+        side = max(1, round(min(height, width) * scales[below(scale_word, len(scales))]))
+        corner = below(corner_word, 5)
         if corner < 4:
             top, left = (height - side) * (corner // 2), (width - side) * (corner % 2)
         else:
             top, left = (height - side) // 2, (width - side) // 2
-        start = _below(start_word, max(1, num_frames - self.geometry.frames_read + 1))
-        flip = self._flip and bool(_below(flip_word, 2))
+        start = below(start_word, max(1, num_frames - self.geometry.frames_read + 1))
+        flip = self._flip and bool(below(flip_word, 2))
         video_index = int(self.video_indices[video])
-        return _clip(self.geometry, video_index, num_frames, start, top=top, left=left, side=side, flip=flip)
+        clip = _clip(self.geometry, video_index, num_frames, start, top=top, left=left, side=side, flip=flip)
+        changes = self._colour_jitter or self._blur
+        return replace(clip, appearance=self._appearance(epoch, position)) if changes else clip
+
+    def _appearance(self, epoch: int, position: int) -> Appearance:
+        *words, blur_word = random_words(self._seed, Purpose.APPEARANCE, epoch, position)
+        brightness, contrast, saturation = (1 + self._colour_jitter * (2 * share(word) - 1) for word in words)
+        sigma = self._blur * share(blur_word)
+        return Appearance(brightness=brightness, contrast=contrast, saturation=saturation, sigma=sigma)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_last_order": None}
@@ -124,7 +181,10 @@ class TrainPlan:
         """Which video is at each position; made once an epoch."""
         last = self._last_order  # threads share a plan: epoch and order are replaced together
         if last is None or last[0] != epoch:
-            last = self._last_order = epoch, _shuffled(self._seed, epoch, len(self))
+            order = _shuffled(self._seed, epoch, len(self))
+            if self._label_V is not None:
+                order = _balanced(self._seed, epoch, self._label_V)[order]
+            last = self._last_order = epoch, order
         return last[1]
 
 
@@ -238,7 +298,7 @@ def _require_position(position: int, length: int) -> None:
         raise UsageError(f"got position {position}, expected 0 <= position < {length}")
 
 
-def _words(seed: int, purpose: int, epoch: int, position: int) -> tuple[int, int, int, int]:
+def random_words(seed: int, purpose: int, epoch: int, position: int) -> tuple[int, int, int, int]:
     """Four random 64-bit words, and no others for any other arguments.
 
     Philox 4x64-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011, sec. 3.3). They are the first four
@@ -255,12 +315,33 @@ def _words(seed: int, purpose: int, epoch: int, position: int) -> tuple[int, int
     return word_0, word_1, word_2, word_3
 
 
-def _below(word: int, bound: int) -> int:
+def share(word: int) -> float:
+    """A random 64-bit word as a number from 0 on and below 1."""
+    return (word >> 11) * 2.0**-53
+
+
+def below(word: int, bound: int) -> int:
     """A random 64-bit word as a whole number below `bound`."""
     return word * bound >> 64
 
 
 def _shuffled(seed: int, epoch: int, length: int) -> npt.NDArray[np.intp]:
     """A permutation, by sorting random words, which no release of NumPy will order otherwise."""
-    words = np.random.Philox(key=[seed, _ORDER], counter=[0, 0, epoch, 0]).random_raw(length)
+    words = np.random.Philox(key=[seed, Purpose.ORDER], counter=[0, 0, epoch, 0]).random_raw(length)
     return np.argsort(words, kind="stable")
+
+
+def _balanced(seed: int, epoch: int, label_V: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
+    """As many videos as there are, V, class by class: of C classes V / C each, rounded up for some that are drawn.
+
+    A class takes its videos in an order that is drawn anew each epoch, and from the first again after the last.
+    """
+    classes, videos = np.unique(label_V), len(label_V)
+    words = np.random.Philox(key=[seed, Purpose.BALANCE], counter=[0, 0, epoch, 0]).random_raw(videos + len(classes))
+    counts = np.full(len(classes), videos // len(classes))
+    counts[np.argsort(words[videos:], kind="stable")[: videos % len(classes)]] += 1
+    taken = []
+    for label, count in zip(classes, counts, strict=True):
+        of_class = np.flatnonzero(label_V == label)
+        taken.append(np.resize(of_class[np.argsort(words[of_class], kind="stable")], count))
+    return np.concatenate(taken)

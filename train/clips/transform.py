@@ -1,8 +1,9 @@
-"""From stored frames to the network's input: crop, resize, flip, residual, normalisation, in that order.
+"""From stored frames to the network's input: crop, resize, flip, appearance, residual, normalisation, in that order.
 
 Everything before the normalisation works on 8-bit values, so a residual is the exact difference of two of them.
 `plain_transform.transform_clip` is the reference. In use are `make_clip`, with machine code on the CPU
-(`transform_cpu`), and `transform_batch`, with a kernel on CUDA (`transform_kernel`).
+(`transform_cpu`), and `transform_batch`, with a kernel on CUDA (`transform_kernel`). A clip whose appearance is changed
+uses the reference.
 
 Shapes: B clips, N stored frames of a clip, T frames of a clip, H height, W width, D height and width of the network's
 input.
@@ -39,14 +40,15 @@ def make_clip(
 ) -> dict[str, Tensor]:
     """The same as `transform_clip`, bit for bit, in less than half the time if frames and result are on the CPU.
 
-    This holds for float32 and bfloat16, frames whose rows are contiguous, and a contiguous `out`. Everything else uses
-    `transform_clip`.
+    This holds for float32 and bfloat16, frames whose rows are contiguous, and a contiguous `out`. Everything else, and
+    clips whose appearance is changed, use `transform_clip`.
     """
     out = fitting_output(frames_NHWC, clip, geometry, dtype, out)
     wanted = {stream: out[stream] for stream in geometry.streams}
     in_order = frames_NHWC.stride()[2:] == (3, 1) and all(x.is_contiguous() for x in wanted.values())
     on_cpu = all(x.device.type == "cpu" for x in (frames_NHWC, *wanted.values()))
-    if not (in_order and on_cpu and machine_code.is_on()) or dtype not in _CPU_DTYPES:
+    plain = clip.appearance is not None or dtype not in _CPU_DTYPES
+    if plain or not (in_order and on_cpu and machine_code.is_on()):
         return transform_clip(frames_NHWC, clip, geometry, normalisation, dtype=dtype, out=out)
     from resact.train.clips.transform_cpu import transform_by_machine_code  # compiling takes seconds, the first time
 
@@ -70,8 +72,8 @@ def transform_batch(
         normalisation: for each of `geometry.streams`.
         dtype: dtype of the result.
         kernel: `triton`: one kernel on CUDA, whose pixels equal those of `transform_clip` up to the rounding that
-            `resize_clip` describes; `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA and `make_clip`
-            elsewhere.
+            `resize_clip` describes; `plain`: `transform_clip`, clip by clip; `auto`: `triton` on CUDA unless the
+            appearance of a clip is changed, and `make_clip` elsewhere.
 
     Returns:
         For each of `geometry.streams` (B, 3, T, D, D), on the frames' device.
@@ -85,7 +87,10 @@ def transform_batch(
     device = packed.frames.device
     shape = (len(packed.clips), 3, geometry.frames, geometry.size, geometry.size)
     batch = {stream: torch.empty(shape, dtype=dtype, device=device) for stream in geometry.streams}
-    if (kernel == "triton" or (kernel == "auto" and device.type == "cuda")) and packed.clips:
+    changed = any(clip.appearance is not None for clip in packed.clips)
+    if kernel == "triton" and changed:
+        raise UsageError("got kernel 'triton' and clips whose appearance is changed, expected 'auto' or 'plain'")
+    if (kernel == "triton" or (kernel == "auto" and device.type == "cuda" and not changed)) and packed.clips:
         for clip, height, width in zip(packed.clips, packed.heights, packed.widths, strict=True):
             check_fit(height, width, clip, geometry)
         _kernel(device)(packed, geometry, normalisation, batch)

@@ -23,6 +23,8 @@ class Group:
     """Digest of the code of a network of the user's own."""
     initial: str | None = None
     """Which weights the runs began with, in words; None from scratch. No run with any fills a row of the paper."""
+    class_ratios: tuple[float, ...] = ()
+    """Of class weights from a file, whose name is all that the settings say; each to the first class's."""
     settings: tuple[tuple[str, Any], ...] = ()
     """Of the runs, by name; empty where there is none: then they are the defaults, with no group held out."""
 

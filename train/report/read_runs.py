@@ -22,6 +22,7 @@ from resact.train.networks.cost import Cost, count_cost
 from resact.train.networks.variants import VARIED
 from resact.train.report.group import Group
 from resact.train.report.paper import PAPER_ROWS, RowKey
+from resact.train.runs.files.config import BALANCED, EXTRAS, SETTINGS
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.record import RunRecord
@@ -94,8 +95,10 @@ class ReadRun:
 
     @property
     def fills_a_row(self) -> bool:
-        """Whether it is one of the paper's: of its networks, trained from scratch."""
-        return self.record.initial is None and self.key in {row.key for row in PAPER_ROWS}
+        """Whether it is one of the paper's: of its networks, from scratch, without parts that it does not mention."""
+        settings = self.record.config.settings
+        plain = self.record.initial is None and all(settings[name] == SETTINGS[name].default for name in EXTRAS)
+        return plain and self.key in {row.key for row in PAPER_ROWS}
 
     @property
     def group(self) -> Group:
@@ -117,6 +120,7 @@ class ReadRun:
             earlier_epochs=record.earlier_epochs,
             source=None if record.source is None else record.source.digest,
             initial=None if record.initial is None else record.initial.short_words,
+            class_ratios=_class_ratios(record),
             settings=tuple(sorted(settings.items())),
         )
 
@@ -205,6 +209,12 @@ def _read_run(folder: RunFolder, record: RunRecord) -> ReadRun:
         clips_per_second=rate,
         evaluation=evaluation,
     )
+
+
+def _class_ratios(record: RunRecord) -> tuple[float, ...]:
+    if record.class_weights is None or record.config.recipe.class_weights == BALANCED:
+        return ()
+    return tuple(float(f"{weight / record.class_weights[0]:.9g}") for weight in record.class_weights)
 
 
 def _state(

@@ -14,7 +14,7 @@ from rich.table import Column, Table
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
 from resact.train.networks.variants import PAPER_VARIANTS, VARIED
-from resact.train.runs.files.config import FINE_TUNING, RunConfig
+from resact.train.runs.files.config import EXTRAS, FINE_TUNING, RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
 from resact.train.runs.testing.metrics import measure
@@ -69,6 +69,8 @@ def plan_runs(
         raise UsageError(f"got --seeds {_listed(seeds)}, expected numbers that differ, such as 0,1,2")
     if tuned := [name for name in FINE_TUNING if name in settings]:
         raise UsageError(f"got {tuned[0]}, but the paper trains from scratch: leave it out, or use `resact train`")
+    if added := [name for name in EXTRAS if name in settings]:
+        raise UsageError(f"got {added[0]}, which the paper does not mention: leave it out, or use `resact train`")
     varied = set(VARIED) & settings.keys()
     if varied:
         raise UsageError(f"got {', '.join(sorted(varied))}, which the tables vary: leave it out, or use `resact train`")

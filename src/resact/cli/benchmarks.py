@@ -27,7 +27,7 @@ from resact.cli.output import require_writable, write_output
 from resact.cli.settings import whole_numbers, with_settings
 from resact.cli.training import StoreOption, ThreadsOption
 from resact.errors import UsageError
-from resact.train.runs.files.config import FINE_TUNING
+from resact.train.runs.files.config import TRAIN_ONLY
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -208,7 +208,7 @@ def bench_codecs(
 
 
 @app.command("train")
-@with_settings(without=FINE_TUNING, defaults={"batch_size": "32 on a GPU, 2 on a CPU"})
+@with_settings(without=TRAIN_ONLY, defaults={"batch_size": "32 on a GPU, 2 on a CPU"})
 def bench_train(
     store: StoreOption = None,
     *,
@@ -254,7 +254,7 @@ def bench_train(
 
 
 @app.command("roofline")
-@with_settings(without=FINE_TUNING)
+@with_settings(without=TRAIN_ONLY)
 def bench_roofline(
     *,
     settings: dict[str, Any],

@@ -293,10 +293,11 @@ def _which(weights: str | None) -> Literal["last", "best"]:
 def _introduce(trained: "TrainedRun", console: "Console") -> None:
     """Which run, which of its weights, and whether it is done."""
     header, record = trained.header, trained.record
-    epochs = record.config.recipe.epochs
+    epochs, ema = record.config.recipe.epochs, record.config.recipe.ema
+    mean = "" if ema is None else f", their running mean over the steps (EMA {ema:g})"
     console.print(
         f"{trained.name}: {record.architecture.network}, {len(record.classes)} classes of {record.store.dataset}; "
-        f"{trained.weights} weights, of epoch {header.epoch} of {record.epochs_in_words}; "
+        f"{trained.weights} weights, of epoch {header.epoch} of {record.epochs_in_words}{mean}; "
         f"{trained.precision} on {trained.device}"
     )
     if record.source is not None:

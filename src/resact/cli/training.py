@@ -12,7 +12,7 @@ from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.settings import whole_numbers, with_settings
 from resact.errors import UsageError
 from resact.train.networks.variants import VARIED
-from resact.train.runs.files.config import FINE_TUNING
+from resact.train.runs.files.config import TRAIN_ONLY
 
 app = typer.Typer()
 
@@ -76,7 +76,7 @@ def train(
 
 
 @app.command()
-@with_settings(without=(*VARIED, *FINE_TUNING))
+@with_settings(without=(*VARIED, *TRAIN_ONLY))
 def reproduce(
     store: StoreOption = None,
     runs: RunsOption = Path("runs"),

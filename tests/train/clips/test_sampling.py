@@ -83,6 +83,50 @@ def test_a_clip_depends_on_nothing_but_seed_epoch_and_position():
     assert [as_tuple(train_plan(lengths, 8).clip(3, p)) for p in range(60)] != forwards
 
 
+def balanced_plan(labels, seed=0):
+    index = index_of([40] * len(labels))
+    index.label = np.array(labels, np.int32)
+    return TrainPlan(index, np.arange(len(labels)), ClipGeometry(), seed=seed, flip=True, sampling="balanced")
+
+
+@given(seed=seeds, epoch=st.integers(0, 10_000), labels=st.lists(st.integers(0, 4), min_size=1, max_size=60))
+@few
+def test_balanced_sampling_takes_classes_alike_and_of_a_class_each_video_alike(seed, epoch, labels):
+    plan = balanced_plan(labels, seed)
+    assert len(plan) == len(labels), "an epoch has another length"
+    taken = Counter(plan.clip(epoch, position).video_index for position in range(len(plan)))
+    share = len(labels) / len(set(labels))
+    for label in set(labels):
+        counts = [taken[video] for video, other in enumerate(labels) if other == label]
+        assert sum(counts) in (int(share), -int(-share // 1))
+        assert max(counts) - min(counts) <= 1
+
+
+def test_balanced_sampling_is_a_function_of_seed_epoch_and_position_alone():
+    labels = [0] * 20 + [1] * 5 + [2] * 3
+    forwards = [as_tuple(balanced_plan(labels, 7).clip(3, p)) for p in range(28)]
+    plan = balanced_plan(labels, 7)
+    for p in np.random.default_rng(0).permutation(28):
+        plan.clip(4, int(p))
+        assert as_tuple(plan.clip(3, int(p))) == forwards[p]
+    assert len(set(forwards)) == 28, "a video that comes again is another clip"
+    assert [as_tuple(balanced_plan(labels, 8).clip(3, p)) for p in range(28)] != forwards
+    few_seen = {plan.clip(epoch, p).video_index for epoch in range(12) for p in range(28)}
+    assert few_seen == set(range(28)), "some videos of the large class never come"
+
+
+def test_the_balanced_plan_of_a_seed_is_frozen():
+    plan = balanced_plan([0, 0, 0, 0, 1, 1, 2], seed=1)
+    assert [plan.clip(2, p).video_index for p in range(7)] == [6, 5, 1, 4, 6, 3, 0]
+
+
+def test_the_padded_share_of_balanced_sampling_is_that_of_what_is_drawn():
+    index = index_of([10, 90, 90, 90, 10])
+    index.label = np.array([0, 0, 0, 0, 1], np.int32)
+    plan = TrainPlan(index, np.arange(5), ClipGeometry(), seed=0, flip=True, sampling="balanced")
+    assert plan.padded_share == (1 / 4 + 1) / 2
+
+
 def test_the_plan_of_a_seed_is_frozen():
     """A change here changes every run: resumed runs would go on with other clips."""
     plan = train_plan([40, 50, 60, 70], seed=1)
@@ -111,11 +155,11 @@ def test_so_it_is_for_large_seeds_epochs_and_plans(seed, epoch, position, expect
     assert drawn[:3] + drawn[4:] == expected
 
 
-@given(seed=seeds, purpose=st.integers(0, 1), epoch=st.integers(0, 2**63 - 1), position=st.integers(0, 2**63 - 1))
+@given(seed=seeds, purpose=st.integers(0, 9), epoch=st.integers(0, 2**63 - 1), position=st.integers(0, 2**63 - 1))
 @few
 def test_random_words_are_numpys(seed, purpose, epoch, position):
     numpys = np.random.Philox(key=[seed, purpose], counter=[0, position, epoch, 0])
-    assert list(sampling._words(seed, purpose, epoch, position)) == numpys.random_raw(4).tolist()
+    assert list(sampling.random_words(seed, purpose, epoch, position)) == numpys.random_raw(4).tolist()
 
 
 def test_starts_scales_corners_and_flips_are_uniform():
@@ -268,6 +312,8 @@ def test_wrong_plans_are_told():
         TrainPlan(index, np.arange(1), geometry, seed=-1, flip=False)
     with pytest.raises(UsageError, match="got seed 9223372036854775808, expected"):
         TrainPlan(index, np.arange(1), geometry, seed=2**63, flip=False)
+    with pytest.raises(UsageError, match="got sampling 'even', expected one of uniform, balanced"):
+        TrainPlan(index, np.arange(1), geometry, seed=0, flip=False, sampling="even")
     with pytest.raises(UsageError, match="got 0 views"):
         TestPlan(index, np.arange(1), geometry, views=0)
     for position in (-1, 1):

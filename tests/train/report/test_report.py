@@ -198,6 +198,16 @@ def test_a_fine_tuned_run_fills_no_row_and_its_line_says_so(tmp_path: Path) -> N
     assert f"other runs, which fill no row of the paper: tuned-0 ({said}), tuned-1 ({said})" in markdown(report)
 
 
+def test_parts_that_the_paper_does_not_mention_fill_no_row(tmp_path: Path) -> None:
+    write_run(tmp_path, "plain", modality="rgb")
+    write_run(tmp_path, "balanced", modality="rgb", sampling="balanced")
+    report = build_report(tmp_path)
+    assert [other.run.folder.name for other in report.other_runs] == ["balanced"]
+    assert "sampling balanced" in report.other_runs[0].words
+    assert [run.folder.name for run in report.groups[0].runs] == ["plain"]
+    assert len(report.groups) == 1
+
+
 def test_two_runs_of_one_row_and_seed_are_refused_until_one_is_left_out(tmp_path: Path) -> None:
     write_run(tmp_path, "one", modality="rgb", correct=0.25)
     write_run(tmp_path, "two", modality="rgb", correct=0.75)

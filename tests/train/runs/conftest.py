@@ -141,21 +141,20 @@ class PowerCutError(Exception):
 
 @pytest.fixture
 def train_cut(train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., RunFolder]:
-    """Like `train_tiny`, but the power goes after the first epoch, or after another one."""
-    save, after = Checkpoints.save, 1
+    """Like `train_tiny`, but the power goes after the first epoch, another one, or a step."""
 
-    def cut(self: Checkpoints, progress: Progress, *state: Any) -> None:
-        save(self, progress, *state)
-        if progress.epoch == after:
-            raise PowerCutError
+    def run(name: str = "a", *, after_epoch: int = 1, after_step: int | None = None, **settings: Any) -> RunFolder:
+        save = Checkpoints.save
 
-    def run(name: str = "a", *, after_epoch: int = 1, **settings: Any) -> RunFolder:
-        nonlocal after
-        after = after_epoch
+        def cut(self: Checkpoints, progress: Progress, *state: Any) -> None:
+            save(self, progress, *state)
+            if progress.epoch == after_epoch if after_step is None else progress.step == after_step:
+                raise PowerCutError
+
         with monkeypatch.context() as patched:
             patched.setattr(Checkpoints, "save", cut)
             with pytest.raises(PowerCutError):
-                train_tiny(name, **settings)
+                train_tiny(name, checkpoint_seconds=300.0 if after_step is None else 0.0, **settings)
         return RunFolder(tmp_path / "runs" / name)
 
     return run

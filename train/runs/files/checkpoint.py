@@ -6,7 +6,6 @@ left are the tensors of network and optimiser and a few numbers.
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,9 @@ from resact.errors import CheckpointError
 from resact.train.runs.files.atomic_write import write_failure_as_error
 from resact.train.runs.files.tensors import from_header, read_tensors, require_like, write_tensors
 
-_WEIGHT, _MOMENTUM = "network/", "momentum/"
+_WEIGHT, _AVERAGE = "network/", "average/"
+_STATE = {"momentum_buffer": "momentum/", "step": "step/", "exp_avg": "exp_avg/", "exp_avg_sq": "exp_avg_sq/"}
+"""What an optimiser remembers of a parameter, by torch's names -> what its tensors are called."""
 
 
 @dataclass(kw_only=True)
@@ -58,14 +59,25 @@ class Checkpoints:
         """Whether there is one, whole or not."""
         return self.last.exists() or self.previous.exists()
 
-    def save(self, progress: Progress, network: nn.Module, optimiser: torch.optim.SGD) -> None:
+    def save(
+        self, progress: Progress, network: nn.Module, optimiser: torch.optim.Optimizer, average: nn.Module | None = None
+    ) -> None:
         """Write `last.ckpt`, whole; what it was becomes `previous.ckpt`.
+
+        Args:
+            progress: where the run is.
+            network: with its weights.
+            optimiser: of them.
+            average: the network with the mean of its weights over the steps, where there is one.
 
         Raises:
             RunWriteError: it could not be written; what was there still is.
         """
-        tensors = {f"{_WEIGHT}{name}": tensor for name, tensor in network.state_dict().items()}
-        tensors |= {f"{_MOMENTUM}{name}": tensor for name, tensor in _momenta(network, optimiser).items()}
+        tensors = _weights(network, average)
+        for name, parameter in _learning(network, progress).items():
+            # A parameter that the network makes no use of has no memory: zeros are what it would begin with.
+            state = _remembered(optimiser, parameter) | optimiser.state.get(parameter, {})
+            tensors |= {f"{_STATE[key]}{name}": tensor for key, tensor in state.items() if tensor is not None}
         fresh = self.last.with_name("fresh.ckpt")
         write_tensors(fresh, tensors, asdict(progress))
         with write_failure_as_error(self.last):
@@ -74,7 +86,9 @@ class Checkpoints:
             fresh.replace(self.last)
             sync_folder(self.last.parent)
 
-    def restore(self, network: nn.Module, optimiser: torch.optim.SGD) -> tuple[Progress, str | None]:
+    def restore(
+        self, network: nn.Module, optimiser: torch.optim.Optimizer, average: nn.Module | None = None
+    ) -> tuple[Progress, str | None]:
         """Load the newest whole checkpoint; where there never was one, all stays as it is.
 
         Returns:
@@ -88,7 +102,7 @@ class Checkpoints:
             if not path.exists():
                 continue
             try:
-                progress = _restore(path, network, optimiser)
+                progress = _restore(path, network, optimiser, average)
             except CheckpointError as error:
                 problems.append(str(error))
                 continue
@@ -100,7 +114,25 @@ class Checkpoints:
         return Progress(), None
 
 
-def _restore(path: Path, network: nn.Module, optimiser: torch.optim.SGD) -> Progress:
+def _remembered(optimiser: torch.optim.Optimizer, parameter: Tensor) -> dict[str, Tensor]:
+    """What the optimiser remembers of a parameter after a step, by torch's names; of any values."""
+    if isinstance(optimiser, torch.optim.AdamW):
+        place = parameter.device if optimiser.defaults["capturable"] else None
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        return {"step": torch.zeros((), device=place), **moments}
+    return {"momentum_buffer": torch.zeros_like(parameter)} if optimiser.defaults["momentum"] else {}
+
+
+def memory_of(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """All that it remembers after a step, in the order of its parameters; made where it is not there yet."""
+    memory = []
+    for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+        state = optimiser.state[parameter]
+        memory += [state.setdefault(name, tensor) for name, tensor in _remembered(optimiser, parameter).items()]
+    return memory
+
+
+def _restore(path: Path, network: nn.Module, optimiser: torch.optim.Optimizer, average: nn.Module | None) -> Progress:
     """Load a checkpoint, or change nothing.
 
     Raises:
@@ -112,22 +144,31 @@ def _restore(path: Path, network: nn.Module, optimiser: torch.optim.SGD) -> Prog
         raise CheckpointError(
             f"{path} is not of this run: got sums of {progress.sums.clips} clips, expected {progress.position}"
         )
-    weights, momenta = _part(tensors, _WEIGHT), _part(tensors, _MOMENTUM)
-    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
-    remembers = progress.step > 0 and any(group["momentum"] for group in optimiser.param_groups)
-    require_like(path, weights, network.state_dict())
-    require_like(path, momenta, parameters if remembers else {})
-    network.load_state_dict(weights)
-    for name, momentum in momenta.items():
-        parameter = parameters[name]
-        optimiser.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
+    parameters = _learning(network, progress)
+    states = {name: _remembered(optimiser, parameter) for name, parameter in parameters.items()}
+    expected = {f"{_STATE[key]}{name}": tensor for name, state in states.items() for key, tensor in state.items()}
+    require_like(path, tensors, _weights(network, average) | expected)
+    network.load_state_dict(_part(tensors, _WEIGHT))
+    if average is not None:
+        average.load_state_dict(_part(tensors, _AVERAGE))
+    for name, state in states.items():
+        loaded = {key: tensor.copy_(tensors[f"{_STATE[key]}{name}"]) for key, tensor in state.items()}
+        optimiser.state[parameters[name]].update(loaded)
     return progress
 
 
-def _momenta(network: nn.Module, optimiser: torch.optim.SGD) -> dict[str, Tensor]:
-    """The optimiser's memory by the weights' names; empty before the first step."""
-    states: dict[str, Any] = {name: optimiser.state.get(p, {}) for name, p in network.named_parameters()}
-    return {name: s["momentum_buffer"] for name, s in states.items() if s.get("momentum_buffer") is not None}
+def _learning(network: nn.Module, progress: Progress) -> dict[str, nn.Parameter]:
+    """Parameters that an optimiser remembers something of, by name: none before the first step."""
+    named = network.named_parameters() if progress.step else ()
+    return {name: parameter for name, parameter in named if parameter.requires_grad}
+
+
+def _weights(network: nn.Module, average: nn.Module | None) -> dict[str, Tensor]:
+    """As a checkpoint calls them."""
+    tensors = {f"{_WEIGHT}{name}": tensor for name, tensor in network.state_dict().items()}
+    if average is not None:
+        tensors |= {f"{_AVERAGE}{name}": tensor for name, tensor in average.state_dict().items()}
+    return tensors
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -11,11 +11,23 @@ from pathlib import Path
 from typing import Any, Self
 
 from resact.errors import UsageError
-from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.geometry import SAMPLING, ClipGeometry
 from resact.train.networks.architecture import Architecture
 from resact.train.settings import Setting, check, declared, option, setting
 
 KERNELS = ("auto", "fused", "eager")
+BALANCED = "balanced"
+EXTRAS = (
+    "class_weights", "sampling", "optimiser", "accumulate", "ema", "colour_jitter", "blur", "mixup", "drop_modality",
+)  # fmt: skip
+"""Settings of parts that the paper says nothing of: a run with any of them fills no row of its tables."""
+
+_OF_OPTIMISER = {"sgd": {"lr": 0.05, "weight_decay": 1e-4}, "adamw": {"lr": 1e-3, "weight_decay": 0.05}}
+"""Optimiser -> its defaults of other settings."""
+
+
+def _augmentation(default: Any, **said: Any) -> Any:
+    return setting(default, panel="Augmentation", kind="number", default_words="off", **said)
 
 
 def _recipe(default: Any, **said: Any) -> Any:
@@ -32,7 +44,10 @@ def _execution(default: Any, **said: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with Nesterov momentum, linear warm-up, then a cosine to 0. The paper gives none of it (open point 13)."""
+    """SGD with Nesterov momentum, linear warm-up, then a cosine to 0. The paper gives none of it (open point 13).
+
+    Left out, `lr` and `weight_decay` are those of the optimiser (`_OF_OPTIMISER`).
+    """
 
     epochs: int = _recipe(
         200,
@@ -45,24 +60,39 @@ class Recipe:
     batch_size: int = _recipe(
         32, kind="whole", least=1, metavar="N", help="Clips per step, on all devices together.", source="ours"
     )
+    optimiser: str = _recipe(
+        "sgd",
+        kind="choice",
+        choices=tuple(_OF_OPTIMISER),
+        help="SGD with Nesterov momentum, or AdamW (arXiv 1711.05101).",
+        source="arXiv 1706.02677",
+    )
     lr: float = _recipe(
-        0.05,
+        None,
         kind="number",
         above=0,
         metavar="LR",
+        default_words="0.05; 0.001 with adamw",
         help="Peak learning rate.",
-        source="ours; arXiv 1711.09577 starts from 0.1",
+        source="ours; arXiv 1711.09577 starts from 0.1; 1412.6980 has 0.001",
     )
     momentum: float = _recipe(
-        0.9, kind="number", least=0, below=1, metavar="M", help="Nesterov momentum of SGD.", source="arXiv 1706.02677"
+        0.9,
+        kind="number",
+        least=0,
+        below=1,
+        metavar="M",
+        help="Nesterov momentum of SGD; beta1 of AdamW, whose beta2 is 0.999.",
+        source="arXiv 1706.02677; 1412.6980",
     )
     weight_decay: float = _recipe(
-        1e-4,
+        None,
         kind="number",
         least=0,
         metavar="WD",
+        default_words="0.0001; 0.05 with adamw",
         help="Weight decay, except on norms and biases.",
-        source="arXiv 1706.02677; 1812.01187, sec. 3.1",
+        source="arXiv 1706.02677; 1812.01187, sec. 3.1; adamw: 2201.03545",
     )
     warmup_epochs: float = _recipe(
         5.0,
@@ -90,9 +120,85 @@ class Recipe:
         help="Clip the gradient's norm to this.",
         source="ours",
     )
+    class_weights: str | None = _recipe(
+        None,
+        kind="text",
+        metavar="balanced|FILE",
+        default_words="off",
+        help="Weight of each clip's loss by its class: balanced (the inverse of the class's number of training videos),"
+        " or a CSV file with the columns class and weight.",
+        source="ours",
+    )
+    sampling: str = _recipe(
+        "uniform",
+        kind="choice",
+        choices=SAMPLING,
+        help="uniform: each training video once per epoch; balanced: each class equally often, in epochs of the same "
+        "length.",
+        source="ours",
+    )
+
+    accumulate: int = _recipe(
+        1,
+        kind="whole",
+        least=1,
+        metavar="N",
+        help="Compute each batch in N parts, one after the other, and step once: less memory. Norms take their "
+        "statistics from a part.",
+        source="ours",
+    )
+    ema: float | None = _recipe(
+        None,
+        kind="number",
+        above=0,
+        below=1,
+        metavar="DECAY",
+        default_words="off",
+        help="Validate and keep a running mean of the weights over the steps, such as with 0.999.",
+        source="ours",
+    )
+    colour_jitter: float | None = _augmentation(
+        None,
+        above=0,
+        below=1,
+        metavar="X",
+        help="Multiply brightness, contrast and saturation of each training clip by factors from 1 - X to 1 + X.",
+        source="ours",
+    )
+    blur: float | None = _augmentation(
+        None,
+        above=0,
+        most=16,
+        metavar="SIGMA",
+        help="Blur each training clip by a Gaussian whose sigma is drawn from 0 to SIGMA, in pixels of the clip.",
+        source="ours",
+    )
+    mixup: float | None = _augmentation(
+        None,
+        above=0,
+        metavar="ALPHA",
+        help="Mix each training clip with another of its batch, by shares drawn from Beta(ALPHA, ALPHA).",
+        source="ours",
+    )
+    drop_modality: float | None = _augmentation(
+        None,
+        above=0,
+        below=1,
+        metavar="P",
+        help="With --modality both, set one of the two inputs of a training clip to its mean, with probability P.",
+        source="ours",
+    )
 
     def __post_init__(self) -> None:
         check(self)
+        for name, default in _OF_OPTIMISER[self.optimiser].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
+        if self.class_weights == self.sampling == BALANCED:
+            raise UsageError(
+                "got --class-weights balanced and --sampling balanced, expected one of the two: either makes classes "
+                "count alike"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,6 +317,11 @@ class RunConfig:
             raise UsageError("got --kernels fused and --compile, expected one of the two: leave --compile out")
         if self.val_share is not None and not self.val_groups:
             raise UsageError(f"got --val-groups 0 and --val-share {self.val_share}, expected one of the two")
+        if self.recipe.drop_modality is not None and self.geometry.modality != "both":
+            raise UsageError(
+                f"got --drop-modality {self.recipe.drop_modality} with --modality {self.geometry.modality}, expected "
+                "--modality both: a network with one input needs it"
+            )
         assert self.architecture.modality == self.geometry.modality
 
     @classmethod
@@ -275,7 +386,8 @@ SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, Fine
 """All settings by name; no two parts share one."""
 
 FINE_TUNING = tuple(declared(FineTuning))
-"""Settings that only `train` has: what is measured or reproduced is from scratch."""
+TRAIN_ONLY = (*FINE_TUNING, *EXTRAS)
+"""Settings that only `train` has: what is measured or reproduced is the plain recipe, from scratch."""
 
 _ALIASES = {alias: name for name, one in SETTINGS.items() for alias in one.aliases}
 

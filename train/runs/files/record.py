@@ -121,6 +121,8 @@ class RunRecord:
     """Whether the validation videos are those that the store's split calls `val`; then no groups are held out."""
     earlier_epochs: tuple[int, ...] = ()
     """Where the run was done before, and then went on for more epochs; they decide its learning rates."""
+    class_weights: tuple[float, ...] | None = None
+    """What each class's losses are multiplied by; None where all count alike."""
 
     @property
     def epochs_in_words(self) -> str:
@@ -154,7 +156,8 @@ class RunRecord:
                 saved["config"]["architecture"] = saved.pop("architecture")
             elif version != FORMAT_VERSION:
                 raise RunError(f"{where} has another format than {FORMAT_VERSION}: use the resact that wrote it")
-            store, initial, source = saved.pop("store"), saved.pop("initial", None), saved.pop("source", None)
+            names = "store", "initial", "source", "class_weights"
+            store, initial, source, weights = (saved.pop(name, None) for name in names)
             return cls(
                 config=RunConfig.from_json(saved.pop("config")),
                 normalisation=Normalisation(**saved.pop("normalisation")),
@@ -164,6 +167,7 @@ class RunRecord:
                 source=None if source is None else NetworkSource(**source),
                 initial=None if initial is None else _initial(initial),
                 earlier_epochs=tuple(saved.pop("earlier_epochs", ())),
+                class_weights=None if weights is None else tuple(weights),
                 **saved,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -131,6 +131,7 @@ def evaluate_run(
             geometry=asdict(trained.geometry),
             padded_share=plan.padded_share,
             compute_threads=torch.get_num_threads(),
+            ema=trained.record.config.recipe.ema,
         ),
     )
 

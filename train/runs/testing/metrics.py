@@ -42,6 +42,8 @@ class Scores:
     """None where only videos were scored."""
     clip_top5: float | None
     """None likewise, and where there are fewer than five classes."""
+    mean_class: float
+    """Mean of the classes' video top-1: each class that has videos counts alike, however many they are."""
     per_class: list[ClassScore]
     """In the order of the classes."""
     confusion: list[list[int]]
@@ -111,6 +113,7 @@ def _measured(
         video_top5=_accuracy(ranks_VC, label_V, TOP),
         clip_top1=clip_top1,
         clip_top5=clip_top5,
+        mean_class=float(np.mean([hit / count for hit, count in zip(hits, counts, strict=True) if count])),
         per_class=[
             ClassScore(class_name=name, videos=count, video_top1=hit / count if count else None)
             for name, count, hit in zip(classes, counts, hits, strict=True)

@@ -1,9 +1,14 @@
 """What a reader of an evaluation's figures should know."""
 
+import numpy as np
+
 from resact.cache.grouping import note_on_tests
 from resact.cache.settings import DatasetSettings, setting_words
 from resact.train.runs.testing.metrics import TOP
 from resact.train.runs.testing.predictions import Predictions
+
+_FEW = 5  # test videos of a class: each is 20 points of its accuracy, or more
+_NAMES_SHOWN = 5
 
 
 def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
@@ -19,6 +24,21 @@ def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
     ids, groups = predictions.video_id.tolist(), predictions.group.tolist()
     if known := note_on_tests(ids, groups, dataset, partial=made.partial):
         notes.append(known)
+    if few := _few_videos(predictions):
+        notes.append(few)
     if len(predictions.classes) < TOP:
         notes.append(f"top-{TOP} means nothing with {len(predictions.classes)} classes")
     return notes
+
+
+def _few_videos(predictions: Predictions) -> str | None:
+    """Which classes have so few test videos that their accuracy says little, and with it the mean over classes."""
+    videos_C = np.bincount(predictions.label, minlength=len(predictions.classes))
+    few = np.flatnonzero(videos_C < _FEW).tolist()
+    if not few:
+        return None
+    named = ", ".join(f"{predictions.classes[label]} {videos_C[label]}" for label in few[:_NAMES_SHOWN])
+    return (
+        f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} test videos ({named}"
+        f"{' ...' if len(few) > _NAMES_SHOWN else ''}): their own accuracy, and with it mean class, says little"
+    )

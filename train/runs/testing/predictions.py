@@ -57,6 +57,8 @@ class Provenance:
     """Share of the clips that are longer than their video."""
     compute_threads: int | None = None
     """That computed on the CPU, which the logits' last bits depend on; None: not known."""
+    ema: float | None = None
+    """Decay of the running mean of the weights that gave them; None: the weights themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,10 +12,10 @@ _CONFUSIONS = 2  # classes named beside each class that is taken for them
 
 
 def figures_table(rows: Sequence[tuple[str, Scores]]) -> Table:
-    """The four figures of each named row, in percent."""
-    table = _table("", "video top-1", f"video top-{TOP}", "clip top-1", f"clip top-{TOP}")
+    """The figures of each named row, in percent."""
+    table = _table("", "video top-1", "mean\nclass", f"video top-{TOP}", "clip top-1", f"clip top-{TOP}")
     for name, scores in rows:
-        figures = (scores.video_top1, scores.video_top5, scores.clip_top1, scores.clip_top5)
+        figures = (scores.video_top1, scores.mean_class, scores.video_top5, scores.clip_top1, scores.clip_top5)
         table.add_row(printable(name), *map(percent, figures))
     return table
 

@@ -35,7 +35,7 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
             outline(config, 2),
             streams=config.geometry.streams,
             device=ranks.device,
-            batch=config.recipe.batch_size // ranks.world_size,
+            batch=-(-config.recipe.batch_size // (ranks.world_size * config.recipe.accumulate)),
             frames=config.geometry.frames,
             size=config.geometry.size,
             memory_format=memory_format(config),

@@ -45,7 +45,7 @@ class _Match:
     """Tensors that have no place in the network."""
 
 
-def optimiser_for(network: nn.Module, config: RunConfig) -> torch.optim.SGD:
+def optimiser_for(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
     """Freeze what is not to learn, and make an optimiser of the rest.
 
     Args:

@@ -4,12 +4,14 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from resact.errors import CheckpointError, DivergedError, Interrupted
+from resact.train.clips.mixing import mix_batch
 from resact.train.clips.sampling import batches
 from resact.train.clips.stream import ClipStream
 from resact.train.runs.files.checkpoint import Checkpoints, EpochSums, Progress
@@ -22,6 +24,7 @@ from resact.train.runs.training.optimiser import learning_rate
 from resact.train.runs.training.step import TrainStep
 from resact.train.runs.training.stopping import StopWish
 from resact.train.runs.training.validation import validate
+from resact.train.runs.training.weight_average import WeightAverage
 
 
 @dataclass(kw_only=True)
@@ -61,7 +64,8 @@ class Loop:
         config: RunConfig,
         folder: RunFolder,
         network: nn.Module,
-        optimiser: torch.optim.SGD,
+        optimiser: torch.optim.Optimizer,
+        average: WeightAverage | None,
         progress: Progress,
         stream: ClipStream,
         validation: ClipStream | None,
@@ -72,12 +76,14 @@ class Loop:
         wish: StopWish,
         checkpoint_seconds: float,
         earlier_epochs: Sequence[int] = (),
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         """Args:
         config: with nothing left to choose.
         folder: held by this process; the leading rank writes there.
         network: on the ranks' device.
         optimiser: of its weights.
+        average: of its weights, where that is what is validated and kept.
         progress: where they are.
         stream: this rank's part of the training clips.
         validation: likewise of the clips held out, if there are any.
@@ -88,17 +94,19 @@ class Loop:
         wish: to stop.
         checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
         earlier_epochs: as for `learning_rate`.
+        class_weights: as for `TrainStep`.
 
         """
         self.throughput = Throughput()
         self._config, self._recipe, self._earlier_epochs = config, config.recipe, earlier_epochs
         self._folder, self._checkpoints = folder, Checkpoints(folder.path)
         self._network, self._optimiser, self._progress = network, optimiser, progress
+        self._average, self._kept = average, network if average is None else average.network
         self._stream, self._validation, self._ranks = stream, validation, ranks
         self._choose_best = choose_best
         self._display, self._history, self._wish = display, history, wish
         self._checkpoint_seconds, self._saved = checkpoint_seconds, time.monotonic()
-        self._step = TrainStep(config, network, optimiser, ranks)
+        self._step = TrainStep(config, network, optimiser, ranks, class_weights=class_weights)
         self._pending: _Step | None = None
 
     def run(self) -> None:
@@ -123,7 +131,8 @@ class Loop:
             for positions, batch in zip(self._steps(), reader, strict=True):
                 lr = self._learning_rate()
                 seed = dropout_seed(self._config.seed, progress.step, self._ranks.rank)
-                figures = self._step(batch, clips=len(positions), lr=lr, seed=seed)
+                mixed = self._mixed(batch, progress.epoch)
+                figures = self._step(mixed, clips=len(positions), lr=lr, seed=seed)
                 now, wait = time.perf_counter(), reader.wait_seconds
                 self._settle()
                 self._pending = _Step(
@@ -136,6 +145,8 @@ class Loop:
                     figures=self._ranks.sum(figures).to("cpu", non_blocking=True),
                     copied=_recorded(figures.device),
                 )
+                if self._average is not None:
+                    self._average.update(self._network, progress.step)
                 begin, waited = now, wait
                 progress.step += 1
                 progress.position = positions.stop
@@ -143,6 +154,16 @@ class Loop:
                 if self._ranks.leads and time.monotonic() - self._saved >= self._checkpoint_seconds:
                     self._save()
         self._settle()
+
+    def _mixed(self, batch: dict[str, Any], epoch: int) -> dict[str, Any]:
+        return mix_batch(
+            batch,
+            self._stream.plan.geometry.streams,
+            seed=self._config.seed,
+            epoch=epoch,
+            mixup=self._recipe.mixup,
+            drop_modality=self._recipe.drop_modality,
+        )
 
     def _learning_rate(self) -> float:
         return learning_rate(
@@ -192,7 +213,7 @@ class Loop:
         """Validate, and keep the weights."""
         progress, result = self._progress, None
         if self._validation is not None:
-            result = validate(self._network, self._validation, self._ranks, config=self._config, stopping=self._wished)
+            result = validate(self._kept, self._validation, self._ranks, config=self._config, stopping=self._wished)
             if result is None:
                 self._stop_if_wished()
         sums = progress.sums
@@ -209,7 +230,7 @@ class Loop:
             assert self._history is not None
             self._history.add("epoch", epoch=progress.epoch - 1, step=progress.step, **figures)
             for which in ("last", "best") if better else ("last",):
-                self._folder.write_weights(which, self._network, self._weights_header())
+                self._folder.write_weights(which, self._kept, self._weights_header())
             self._save()
         if result is not None:
             self._display.say(
@@ -223,7 +244,7 @@ class Loop:
             self._folder.read_network()
         except CheckpointError as error:
             self._display.say(f"{error}: done now")
-            self._folder.write_weights("last", self._network, self._weights_header())
+            self._folder.write_weights("last", self._kept, self._weights_header())
 
     def _weights_header(self) -> WeightsHeader:
         progress = self._progress
@@ -238,7 +259,8 @@ class Loop:
         self._settle()  # so that no checkpoint has weights of a loss that was no number
         assert self._history is not None
         self._history.sync()
-        self._checkpoints.save(self._progress, self._network, self._optimiser)
+        average = None if self._average is None else self._average.network
+        self._checkpoints.save(self._progress, self._network, self._optimiser, average)
         self._saved = time.monotonic()
 
     def _wished(self) -> bool:

@@ -9,11 +9,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from resact.train.runs.files.config import Recipe
 
+_BETA2 = 0.999
+
+_BETA2 = 0.999
+
 
 def build_optimiser(
     network: nn.Module, recipe: Recipe, *, head: Iterable[nn.Parameter] = (), head_lr_factor: float = 1.0
-) -> torch.optim.SGD:
-    """SGD with Nesterov momentum; weight decay acts on neither norms nor biases (arXiv 1812.01187, sec. 3.1).
+) -> torch.optim.Optimizer:
+    """SGD or AdamW; weight decay acts on neither norms nor biases (arXiv 1812.01187, sec. 3.1).
 
     Args:
         network: whose parameters learn, unless they need no gradient.
@@ -31,6 +35,9 @@ def build_optimiser(
             parameters = [p for p in learning if (id(p) in exempt) is spared]
             if parameters:
                 groups.append({"params": parameters, "weight_decay": decay, "lr_factor": factor})
+    if recipe.optimiser == "adamw":
+        on_gpu = any(p.is_cuda for p in network.parameters())  # `capturable` goes with a CUDA graph
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(recipe.momentum, _BETA2), capturable=on_gpu)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)
 
 

@@ -1,12 +1,14 @@
 """One training step: forward, backward, the optimiser. Shapes: B clips of a batch, C classes."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from resact.errors import ToolError
 from resact.train.runs.execution import autocast, memory_format
@@ -17,16 +19,26 @@ from resact.train.runs.training.distributed import Ranks
 class TrainStep:
     """Steps of one network."""
 
-    def __init__(self, config: RunConfig, network: nn.Module, optimiser: torch.optim.SGD, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        ranks: Ranks,
+        *,
+        class_weights: Sequence[float] | None = None,
+    ) -> None:
         """Args:
         config: with nothing left to choose.
         network: on the ranks' device.
         optimiser: of its weights.
         ranks: that step together.
+        class_weights: (C,) what each class's losses are multiplied by; None: 1.
 
         """
         self._config, self._network, self._optimiser, self._ranks = config, network, optimiser, ranks
-        self._trained: nn.Module = ranks.wrap(network)
+        self._weight_C = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
+        self._wrapped = self._trained = ranks.wrap(network)
         if config.compile:
             self._trained = torch.compile(self._trained)  # type: ignore[assignment]
 
@@ -34,14 +46,15 @@ class TrainStep:
         """Take a step.
 
         Args:
-            batch: this rank's part, of one clip or more.
+            batch: this rank's part, of one clip or more, perhaps mixed (`mix_batch`).
             clips: of all ranks' parts.
             lr: learning rate.
             seed: of the dropout, another one for each step and rank. Drawn for the step, not in sequence: what the
                 dropout does is then no state that a checkpoint would have to keep.
 
         Returns:
-            (2,) the sum of this rank's clips' losses, and how many of them score highest where they should.
+            (2,) the sum of this rank's clips' losses, and how many of them score highest where they should: of a mixed
+            clip, in the class that has the larger share.
 
         Raises:
             ToolError: the network was to be compiled, and cannot be on this machine.
@@ -53,19 +66,66 @@ class TrainStep:
         for group in self._optimiser.param_groups:
             group["lr"] = lr * group["lr_factor"]
         torch.manual_seed(seed)
-        layout, streams = memory_format(self._config), self._config.geometry.streams
-        inputs = {name: batch[name].to(memory_format=layout) for name in streams}
-        with autocast(self._config, self._ranks.device):
-            logits_BC: Tensor = self._trained(**inputs)
-        logits_BC, label_B, recipe = logits_BC.float(), batch["label"], self._config.recipe
-        loss = functional.cross_entropy(logits_BC, label_B, label_smoothing=recipe.label_smoothing, reduction="sum")
         self._optimiser.zero_grad(set_to_none=True)
-        # Gradients are averaged over ranks, whose parts may differ by a clip: this makes it the mean over clips.
-        (loss * (self._ranks.world_size / clips)).backward()  # type: ignore[no-untyped-call]
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip_norm)
+        parts = _parts(batch, self._config.recipe.accumulate)
+        figures = [self._add_gradients(part, clips, last=part is parts[-1]) for part in parts]
+        if self._config.recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._network.parameters(), self._config.recipe.clip_norm)
         self._optimiser.step()
+        return torch.stack(figures).sum(0)
+
+    def _add_gradients(self, part: dict[str, Any], clips: int, *, last: bool) -> Tensor:
+        """Of a part of a batch, to those that are there; figures as `__call__` returns them."""
+        layout, streams = memory_format(self._config), self._config.geometry.streams
+        inputs = {name: part[name].to(memory_format=layout) for name in streams}
+        with self._exchanged(last=last):
+            with autocast(self._config, self._ranks.device):
+                logits_BC: Tensor = self._trained(**inputs)
+            logits_BC = logits_BC.float()
+            loss = self._loss(logits_BC, part)
+            # Gradients are averaged over ranks, whose parts may differ by a clip: this makes it the mean over clips.
+            (loss * (self._ranks.world_size / clips)).backward()  # type: ignore[no-untyped-call]
+        label_B = part["label"]
+        if "share" in part:
+            label_B = torch.where(part["share"] < 0.5, part["partner_label"], label_B)
         return torch.stack([loss.detach(), (logits_BC.argmax(1) == label_B).sum()])
+
+    def _exchanged(self, *, last: bool) -> AbstractContextManager[Any]:
+        """Gradients of all ranks are averaged once a step, with the last part's."""
+        if last or not isinstance(self._wrapped, DistributedDataParallel):
+            return nullcontext()
+        return self._wrapped.no_sync()
+
+    def _loss(self, logits_BC: Tensor, part: dict[str, Any]) -> Tensor:
+        """The sum over the clips."""
+        if "share" in part:
+            own_B, partner_B = self._losses(logits_BC, part["label"]), self._losses(logits_BC, part["partner_label"])
+            share_B: Tensor = part["share"]
+            return (share_B * own_B + (1 - share_B) * partner_B).sum()
+        if self._weight_C is not None:
+            return self._losses(logits_BC, part["label"]).sum()
+        smoothing = self._config.recipe.label_smoothing
+        return functional.cross_entropy(logits_BC, part["label"], label_smoothing=smoothing, reduction="sum")
+
+    def _losses(self, logits_BC: Tensor, label_B: Tensor) -> Tensor:
+        """(B,) each clip's, times its class's weight.
+
+        These are not cross_entropy's own weights: with label smoothing those are of the classes that are scored, too.
+        """
+        smoothing = self._config.recipe.label_smoothing
+        loss_B = functional.cross_entropy(logits_BC, label_B, label_smoothing=smoothing, reduction="none")
+        return loss_B if self._weight_C is None else loss_B * self._weight_C[label_B]
+
+
+def _parts(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """A batch in so many parts as even as can be; in fewer where it has fewer clips."""
+    clips = len(batch["label"])
+    count = min(count, clips)
+    if count == 1:
+        return [batch]
+    tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
+    cuts = [number * clips // count for number in range(count + 1)]
+    return [{name: tensor[start:stop] for name, tensor in tensors.items()} for start, stop in pairwise(cuts)]
 
 
 @contextmanager

@@ -24,12 +24,13 @@ from resact.train.networks.architecture import refuse_for_own
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.own import NetworkSource, changed_files, try_own
 from resact.train.runs.execution import build_network, outline, place
-from resact.train.runs.files.checkpoint import Checkpoints, Progress
+from resact.train.runs.files.checkpoint import Checkpoints, Progress, memory_of
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import History
 from resact.train.runs.files.record import InitialWeights, RunRecord, StoreIdentity, open_run_store
 from resact.train.runs.files.tensorboard import has_tensorboard
+from resact.train.runs.training.class_weights import class_weights, imbalance
 from resact.train.runs.training.device_checks import rightly_computed, with_kernels
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.distributed import Ranks, open_ranks
@@ -53,6 +54,7 @@ from resact.train.runs.training.resumption import (
 from resact.train.runs.training.stopping import stop_on_signals
 from resact.train.runs.training.validation import VALIDATION_VIEWS
 from resact.train.runs.training.videos import RunVideos, choose_videos, usual_share, videos_as_begun
+from resact.train.runs.training.weight_average import WeightAverage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,9 @@ def _train(
         videos = videos_as_begun(opened.index, _split(config), saved.held_out, given=saved.val_given)
     for note in videos.notes:
         console.print(f"note: {note}")
+    weights = _class_weights(config, opened, videos, saved, settings, folder)
+    if (uneven := imbalance(config.recipe, opened.index, videos.train)) is not None:
+        console.print(f"note: {uneven}")
     _require_batches(len(videos.train), config, ranks)
     slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
     if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
@@ -181,11 +186,11 @@ def _train(
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
         record = planned or ranks.from_first(
-            lambda: _begin(config, folder, opened, videos, source, initial, ranks, threads, display)
+            lambda: _begin(config, folder, opened, videos, source, initial, weights, ranks, threads, display)
         )
         held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
         display.prepare("building the network")
-        network, optimiser, progress = _restored(record, folder, ranks, console)
+        network, optimiser, average, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
         if saved is not None and record != saved:
             steps = len(training)
@@ -208,6 +213,7 @@ def _train(
                 folder=folder,
                 network=network,
                 optimiser=optimiser,
+                average=average,
                 progress=progress,
                 stream=training,
                 validation=validation,
@@ -218,6 +224,7 @@ def _train(
                 wish=wish,
                 checkpoint_seconds=checkpoint_seconds,
                 earlier_epochs=record.earlier_epochs,
+                class_weights=record.class_weights,
             )
             loop.run()
     return _result(folder, progress, loop.throughput)
@@ -276,11 +283,41 @@ def _require_batches(num_videos: int, config: RunConfig, ranks: Ranks) -> None:
             f"got --batch-size {batch_size} for {ranks.world_size} devices, expected a multiple of that: it is the "
             "total of all devices"
         )
+    if config.recipe.accumulate > batch_size // ranks.world_size:
+        raise UsageError(
+            f"got --accumulate {config.recipe.accumulate} for --batch-size {batch_size} on {ranks.world_size} devices, "
+            f"expected no more parts than the {batch_size // ranks.world_size} clips of a device: --batch-size counts "
+            "the clips of all parts"
+        )
     if num_videos // -(-num_videos // batch_size) < ranks.world_size:
         raise UsageError(
             f"got --batch-size {batch_size} for {num_videos} training videos and {ranks.world_size} devices: "
             "some steps would leave a device without a clip; use fewer devices"
         )
+
+
+def _class_weights(
+    config: RunConfig,
+    store: ClipStore,
+    videos: RunVideos,
+    saved: RunRecord | None,
+    settings: Mapping[str, Any],
+    folder: RunFolder,
+) -> tuple[float, ...] | None:
+    """Of the record where a run goes on, which needs no file of weights any more.
+
+    Raises:
+        UsageError: as for `class_weights`, or it goes on and its file of weights is named again, with others in it.
+    """
+    if saved is not None and "class_weights" not in settings:
+        return saved.class_weights
+    weights = class_weights(config.recipe, store.index, videos.train)
+    if saved is not None and weights != saved.class_weights:
+        raise UsageError(
+            f"{config.recipe.class_weights} has other weights than {folder} was begun with: leave --class-weights out, "
+            "or choose another --run"
+        )
+    return weights
 
 
 def _begin(
@@ -290,6 +327,7 @@ def _begin(
     videos: RunVideos,
     source: NetworkSource | None,
     initial: InitialWeights | None,
+    weights: tuple[float, ...] | None,
     ranks: Ranks,
     threads: int | None,
     display: TrainDisplay,
@@ -298,7 +336,7 @@ def _begin(
     saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
     if Checkpoints(folder.path).exist:
         raise UsageError(f"{folder} has checkpoints, but no {folder.config.name}: restore it, or choose another --run")
-    plan = TrainPlan(store.index, videos.train, config.geometry, seed=config.seed, flip=False)
+    plan = _train_plan(store, videos, config)
     display.say(f"{folder}: measuring mean and standard deviation of the training clips")
     tell = display.prepare("measuring the training clips")
     device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
@@ -320,6 +358,7 @@ def _begin(
         source=source,
         initial=initial,
         val_given=videos.given,
+        class_weights=weights,
     )
     for line in [] if initial is None else said_of(initial, str(folder)):
         display.say(line)
@@ -331,8 +370,8 @@ def _begin(
 
 def _restored(
     record: RunRecord, folder: RunFolder, ranks: Ranks, console: Console
-) -> tuple[nn.Module, torch.optim.SGD, Progress]:
-    """Network and optimiser as the newest whole checkpoint has them, or as they are at first."""
+) -> tuple[nn.Module, torch.optim.Optimizer, WeightAverage | None, Progress]:
+    """Network, optimiser and mean weights as the newest whole checkpoint has them, or as they are at first."""
     config = record.config
     torch.manual_seed(config.seed)
     network = build_network(config)
@@ -345,24 +384,28 @@ def _restored(
             f"note: {', '.join(changed)} changed since {folder} was begun: from here on it is trained with the new code"
         )
     optimiser = optimiser_for(network, config)
+    average = None if config.recipe.ema is None else WeightAverage(network, config.recipe.ema)
+    mean = None if average is None else average.network
     checkpoints = Checkpoints(folder.path)
 
     def restore() -> Progress:
         if record.initial is not None and not checkpoints.exist:
             load_initial(record.initial, network, record.classes)
-            checkpoints.save(Progress(), network, optimiser)  # going on then does not need the source
-        progress, trouble = checkpoints.restore(network, optimiser)
+            if mean is not None:
+                mean.load_state_dict(network.state_dict())
+            checkpoints.save(Progress(), network, optimiser, mean)  # going on then does not need the source
+        progress, trouble = checkpoints.restore(network, optimiser, mean)
         if trouble:
             console.print(f"warning: {trouble}")
         return progress
 
     progress = ranks.from_first(restore)
     if ranks.world_size > 1 and (progress.step or record.initial is not None):
-        ranks.equalise(list(network.state_dict().values()))
+        networks = [network] if mean is None else [network, mean]
+        ranks.equalise([tensor for one in networks for tensor in one.state_dict().values()])
     if ranks.world_size > 1 and progress.step:
-        learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        ranks.equalise([optimiser.state[p].setdefault("momentum_buffer", torch.empty_like(p)) for p in learning])
-    return network, optimiser, progress
+        ranks.equalise(memory_of(optimiser))
+    return network, optimiser, average, progress
 
 
 def _streams(
@@ -380,17 +423,30 @@ def _streams(
         "rank": ranks.rank,
         "world_size": ranks.world_size,
     }
-    plan = TrainPlan(store.index, videos.train, geometry, seed=config.seed, flip=bool(config.flip))
-    training = ClipStream(store, plan, **shared)
+    training = ClipStream(store, _train_plan(store, videos, config), **shared)
     if not len(videos.validation):
         return training, None
     held_out = TestPlan(store.index, videos.validation, geometry, views=VALIDATION_VIEWS)
     return training, ClipStream(store, held_out, **shared)
 
 
+def _train_plan(store: ClipStore, videos: RunVideos, config: RunConfig) -> TrainPlan:
+    return TrainPlan(
+        store.index,
+        videos.train,
+        config.geometry,
+        seed=config.seed,
+        flip=bool(config.flip),
+        sampling=config.recipe.sampling,
+        colour_jitter=config.recipe.colour_jitter or 0.0,
+        blur=config.recipe.blur or 0.0,
+    )
+
+
 def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ranks, console: Console) -> None:
-    geometry = record.config.geometry
+    geometry, ema = record.config.geometry, record.config.recipe.ema
     residual = f" at step {geometry.step}" if "residual" in geometry.streams else ""
+    kept = "" if ema is None else f"; validated and kept: the running mean of the weights (EMA {ema:g})"
     devices = f"{ranks.world_size} x {ranks.device.type}" if ranks.world_size > 1 else ranks.device.type
     if ranks.device.type == "cpu":
         devices += f", {torch.get_num_threads()} compute threads"
@@ -398,7 +454,7 @@ def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ran
         f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
         f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
         f"than a clip), {record.val_videos:,} {'for validation' if record.val_given else 'held out'}; "
-        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}"
+        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}{kept}"
     )
 
 

@@ -63,6 +63,8 @@ def test_figures_equal_a_plain_count(evaluation: tuple[Logits, np.ndarray]) -> N
     for place, row in enumerate(scores.per_class):
         assert (row.class_name, row.videos) == (f"class {place}", int((label == place).sum()))
         assert row.video_top1 == (confusion[place, place] / row.videos if row.videos else None)
+    of_classes = [row.video_top1 for row in scores.per_class if row.video_top1 is not None]
+    assert scores.mean_class == pytest.approx(sum(of_classes) / len(of_classes))
 
 
 @settings(max_examples=40)
@@ -87,7 +89,7 @@ def test_the_order_of_videos_and_views_plays_no_part(
     order = data.draw(arrays.arrays(np.intp, videos, elements=st.integers(0, videos - 1), unique=True))
     other = measure(logits[order][:, ::-1].copy(), label[order], names(classes))
     plain = measure(logits, label, names(classes))
-    for name in ("video_top1", "video_top5", "clip_top1", "clip_top5", "confusion", "per_class"):
+    for name in ("video_top1", "video_top5", "clip_top1", "clip_top5", "mean_class", "confusion", "per_class"):
         assert getattr(other, name) == getattr(plain, name)
 
 
@@ -99,6 +101,11 @@ def test_clip_and_video_figures_are_told_apart() -> None:
     assert scores.clip_top1 == 3 / 6
     assert scores.clip_top5 is scores.video_top5 is None, "top-5 of two classes is no figure"
     np.testing.assert_allclose(video_scores(logits).sum(1), 1)
+
+
+def test_mean_class_counts_each_class_alike() -> None:
+    scores = measure_videos(np.eye(3)[[0] * 8 + [0, 1]], np.array([0] * 8 + [1, 1]), ["a", "b", "without videos"])
+    assert (scores.video_top1, scores.mean_class) == (0.9, 0.75)
 
 
 def test_with_five_classes_top_5_is_sure() -> None:

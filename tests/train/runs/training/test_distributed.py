@@ -138,7 +138,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(
 
 
 def test_validation_by_two_equals_validation_by_one(tiny_store: Path, tmp_path: Path) -> None:
-    settings = SMALL | {"epochs": 2, "batch_size": 4, "lr": 0.2}
+    settings = SMALL | {"epochs": 2, "batch_size": 4, "lr": 0.2, "ema": 0.5, "accumulate": 2}
     finish(start_ranks(arguments(tiny_store, tmp_path, "a", **settings), tmp_path), 0)
     *_, line = [line for line in read_metrics(tmp_path / "a" / "metrics.jsonl") if line["kind"] == "epoch"]
     record, store = RunFolder(tmp_path / "a").read_record(), open_store(tiny_store)

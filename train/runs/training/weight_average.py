@@ -1,0 +1,38 @@
+"""The mean of a network's weights over its training steps, of which later ones count more (EMA)."""
+
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """A network whose weights follow those of the one that is trained: after each step, `decay` of what they were.
+
+    In step t, counted from 0, the decay is at most (1 + t) / (10 + t), so that the first weights, which are drawn at
+    random, are forgotten even in short trainings. Running statistics of norms are averaged as weights are.
+    """
+
+    def __init__(self, trained: nn.Module, decay: float) -> None:
+        """Args:
+        trained: that the network begins as.
+        decay: of its weights, above 0 and below 1.
+
+        """
+        self.network = deepcopy(trained).requires_grad_(requires_grad=False)
+        self._decay = decay
+
+    def update(self, trained: nn.Module, step: int) -> None:
+        """After a step, counted from 0."""
+        share = 1 - min(self._decay, (1 + step) / (10 + step))
+        pairs = list(zip(_tensors(self.network), _tensors(trained), strict=True))
+        weights = [(mean, now) for mean, now in pairs if mean.is_floating_point()]
+        torch._foreach_lerp_([mean for mean, _ in weights], [now for _, now in weights], share)
+        for mean, now in pairs:
+            if not mean.is_floating_point():  # how many batches a norm has seen
+                mean.copy_(now)
+
+
+def _tensors(network: nn.Module) -> list[Tensor]:
+    """Parameters and buffers; one that has several names is there once."""
+    return [tensor.detach() for tensor in (*network.parameters(), *network.buffers())]
