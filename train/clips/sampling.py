@@ -97,8 +97,9 @@ class ClipPlan(Protocol):
 
 
 class TrainPlan:
-    """Clips at a random start, a corner or centre crop at a random scale, flip (paper, sec. 3): one per video and epoch,
-    or as many of each class.
+    """Clips at a random start, a corner or centre crop at a random scale, flip (paper, sec. 3).
+
+    An epoch has one clip of each video, or equally many of each class.
     """
 
     def __init__(
