@@ -1,4 +1,4 @@
-"""What prep and reading a store need of a machine, checked by doing it; apart from GPUs, which only training needs."""
+"""Checks by trying whether a machine has what prep and reading a store need. GPUs are checked elsewhere."""
 
 import fcntl
 import os
@@ -33,7 +33,7 @@ _INSTALL = "in the folder of resact's source: pip install -c constraints.txt ."
 
 
 def check_versions() -> Check:
-    """All that resact requires is installed; the versions of what matters."""
+    """All required packages are installed; shows the important versions."""
     versions = provenance()["versions"]
     required = [re.match(r"[\w.-]+", line) for line in requires("resact") or [] if "extra ==" not in line]
     missing = [name[0] for name in required if name and not _is_installed(name[0])]
@@ -54,7 +54,7 @@ def _is_installed(package: str) -> bool:
 
 
 def check_ffmpeg(binary: str | None) -> Check:
-    """It runs, and gives the frames of a tiny clip."""
+    """The ffmpeg in use runs, and decodes the frames of a tiny clip."""
     from resact.cache.settings import DecodeSettings
     from resact.errors import ResactError
     from resact.pipeline.decoding.binary import find_ffmpeg
@@ -88,7 +88,7 @@ def check_ffmpeg(binary: str | None) -> Check:
 
 
 def check_codecs() -> Check:
-    """Each codec gives back a frame: the lossless ones exactly, JPEG nearly; and many frames as it does one."""
+    """Each codec decodes what it encoded: lossless exactly, JPEG nearly; many frames together equal single ones."""
     import numpy as np
 
     from resact.cache.codecs import CODEC_NAMES, build_codec
@@ -116,7 +116,7 @@ def check_codecs() -> Check:
 
 
 def check_machine_code() -> Check:
-    """It is on, and what is compiled is kept for other processes."""
+    """Machine code is on, and compiled code is cached for other processes."""
     from resact.cache import machine_code
 
     if not machine_code.is_on():
@@ -160,7 +160,7 @@ def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> 
 
 
 def check_folder(folder: Path) -> Iterator[Check]:
-    """Where sources and stores are to be: it can be written to, locks and renames work, how fast, how much room."""
+    """The folder for sources and stores: writable, with working locks and renames, its speed and free space."""
     place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     shown = str(folder) if place == folder.absolute() else f"{folder} (not there yet: measured in {place})"
     try:
@@ -248,7 +248,7 @@ def _bytes_a_second(steps: Callable[[], Iterator[int]]) -> float:
 
 
 def check_temporary_files() -> Check:
-    """What ffmpeg says goes there, and the frames of a video that is looked at once."""
+    """The temporary folder, which holds ffmpeg's log and the frames of temporary stores."""
     mend = "set TMPDIR to a writable folder, on a disk with room"
     try:
         folder = tempfile.gettempdir()
@@ -266,7 +266,7 @@ def check_temporary_files() -> Check:
 
 
 def check_loopback() -> Check:
-    """What prep's worker processes talk over."""
+    """The loopback interface, over which prep's worker processes talk."""
     from resact.pipeline.executor import loopback_problem
 
     if problem := loopback_problem():
@@ -276,7 +276,7 @@ def check_loopback() -> Check:
 
 
 def check_open_files() -> Check:
-    """The limit that a process begins with."""
+    """The limit on open files of a process."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= _OPEN_FILES:
         return Check("open files", "ok", "no limit" if soft == resource.RLIM_INFINITY else f"up to {soft:,}")
@@ -286,7 +286,7 @@ def check_open_files() -> Check:
 
 
 def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:  # noqa: S108 - it is looked at, not written to
-    """What several training processes on one machine talk through."""
+    """Shared memory, through which several training processes on one machine talk."""
     mend = "only training on several GPUs needs it; in a container: --shm-size=1g"
     if not os.access(folder, os.W_OK):
         return Check("shared memory", "warning", f"{folder} is not there or not writable", mend)
@@ -296,7 +296,7 @@ def check_shared_memory(folder: Path = Path("/dev/shm")) -> Check:  # noqa: S108
 
 
 def check_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
-    """Those that this process may use, and how much of them a container is given."""
+    """The cores that this process may use, and a container's CPU limit."""
     usable, quota = len(os.sched_getaffinity(0)), _cgroup_cores(cgroup)
     found = f"{usable} of {os.cpu_count()} usable"
     if quota is not None and quota < usable:
@@ -321,7 +321,7 @@ def _cgroup_cores(cgroup: Path) -> float | None:
 
 
 def check_machine(folder: Path, ffmpeg: str | None) -> Iterator[Check]:
-    """All of these, one after the other."""
+    """All checks, one after another."""
     steps: tuple[tuple[str, Callable[[], Any]], ...] = (
         ("versions", check_versions),
         ("temporary files", check_temporary_files),

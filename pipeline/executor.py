@@ -1,4 +1,4 @@
-"""Where tasks run: in this process, or on Dask. Both give results as they come, with a bounded number in flight."""
+"""Runs tasks in this process or on Dask. Both yield results as they finish, with a bounded number in flight."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ _CONNECT_SECONDS = 10  # until an address that nobody answers at is given up
 
 
 class WorkerLostError(Exception):
-    """Workers died again and again while they had this task."""
+    """Workers died repeatedly while they had this task."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Executor(Protocol):
 
     @property
     def dashboard(self) -> str | None:
-        """A line for people: where it is, or what it lacks. None where there are no workers to watch."""
+        """Where the dashboard is, or what it lacks, in words; None if there are no workers to watch."""
 
     def map_unordered(
         self,
@@ -62,12 +62,12 @@ class Executor(Protocol):
         Args:
             function: picklable.
             items: picklable.
-            name: of an item, for people.
-            tell: called with a line for people when nothing has finished for a long time.
+            name: name of an item, for messages.
+            tell: called with a message when nothing has finished for a long time.
         """
 
     def peak_bytes(self) -> int:
-        """Largest resident memory that any worker has had."""
+        """Largest resident memory of any worker so far."""
 
 
 def _peak_bytes() -> int:
@@ -82,12 +82,12 @@ def _peak_bytes() -> int:
 
 
 def has_dashboard() -> bool:
-    """Whether the packages that Dask's dashboard is drawn with are installed: the extra `dashboard`."""
+    """Whether the packages for Dask's dashboard are installed (the extra `dashboard`)."""
     return find_spec("bokeh") is not None
 
 
 class SerialExecutor:
-    """One task after the other in this process: the plain twin of `DaskExecutor`."""
+    """Runs one task after another in this process: the simple counterpart of `DaskExecutor`."""
 
     dashboard: str | None = None
 
@@ -99,17 +99,17 @@ class SerialExecutor:
         name: Callable[[Item], str] = str,  # noqa: ARG002 - nothing is waited for here
         tell: Callable[[str], None] = lambda _: None,  # noqa: ARG002
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """In order."""
+        """Each item with its result, in order."""
         for item in items:
             yield item, function(item)
 
     def peak_bytes(self) -> int:
-        """Of this process."""
+        """Peak resident memory of this process."""
         return _peak_bytes()
 
 
 class DaskExecutor:
-    """Tasks on a Dask cluster, through an open client."""
+    """Runs tasks on a Dask cluster, through an open client."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -125,13 +125,13 @@ class DaskExecutor:
         name: Callable[[Item], str] = str,
         tell: Callable[[str], None] = lambda _: None,
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """As they finish; a lost worker's tasks are given to others.
+        """Results as they finish; the tasks of a lost worker go to others.
 
-        Tasks whose workers died again and again are done once more at the end, one after the other: any of those that
-        waited for such a worker looks like the one that killed it, and alone each one shows what it is.
+        Tasks whose workers died repeatedly run once more at the end, one by one: a task that only waited on such a
+        worker looks like the one that killed it, and running alone tells them apart.
 
         Raises:
-            ToolError: the scheduler is gone, or no local worker could be started for a long time.
+            ToolError: the scheduler ended, or no local worker could be started for a long time.
         """
         suspects: list[Item] = []
         for item, result in self._together(function, items, name, tell):
@@ -205,7 +205,7 @@ class DaskExecutor:
         return max(1, self._threads()) * _IN_FLIGHT_PER_THREAD
 
     def peak_bytes(self) -> int:
-        """Of the workers that are there now."""
+        """Peak resident memory of the current workers."""
         return int(max(self._client.run(_peak_bytes).values()))
 
 
@@ -249,14 +249,14 @@ def _kept_up(cluster: Any, workers: int) -> Iterator[None]:
 
 @contextmanager
 def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Executor]:
-    """Start what runs tasks, and stop it afterwards, running tasks included.
+    """Start an executor, and stop it afterwards, including running tasks.
 
     Args:
-        workers: processes on this machine; 0 for none but this one.
-        scheduler: address of a Dask scheduler that is already there, instead.
+        workers: worker processes on this machine; 0 runs tasks in this process.
+        scheduler: address of a running Dask scheduler to use instead.
 
     Raises:
-        ToolError: nobody answers at that address, or no processes can be started or reached here.
+        ToolError: no scheduler answers at that address, or no processes can be started or reached here.
     """
     if not workers and scheduler is None:
         yield SerialExecutor()

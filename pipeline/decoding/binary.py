@@ -1,4 +1,4 @@
-"""Which ffmpeg runs."""
+"""Finds ffmpeg and its version."""
 
 import re
 import signal
@@ -10,18 +10,18 @@ import imageio_ffmpeg
 from resact.errors import ToolError
 
 TRIES_WHEN_KILLED = 5
-"""Of an ffmpeg that is killed from outside, by the kernel out of memory, say."""
+"""Tries for a video if ffmpeg is killed from outside, for example by the kernel for lack of memory."""
 
 
 @lru_cache
 def find_ffmpeg(binary: str | None = None) -> tuple[str, str]:
-    """Ffmpeg's path and version.
+    """The path and version of ffmpeg.
 
     Args:
-        binary: a path or a name on PATH; None for the one that the `imageio-ffmpeg` wheel brings.
+        binary: a path, or a name on PATH; None for the one in the `imageio-ffmpeg` wheel.
 
     Raises:
-        ToolError: it is not there or does not run.
+        ToolError: it does not exist or does not run.
     """
     path = binary or imageio_ffmpeg.get_ffmpeg_exe()
     for left in reversed(range(TRIES_WHEN_KILLED)):

@@ -1,10 +1,10 @@
-"""One video to frames: ffmpeg in a process of its own, frames through a pipe, never more than one in memory.
+"""Decodes one video to frames: ffmpeg runs as a process, frames come through a pipe, and only one is in memory.
 
-ffmpeg first decodes strictly (`-xerror -err_detect explode`). A video that fails so is decoded again as far as ffmpeg
-can recover, and is called damaged: half an AVI otherwise looks like a whole one. The graph is that of an ordinary
-video; where the log says with the first frame that this one needs more, ffmpeg is started again. Whether its frames
-were sampled rightly is known at the end: `OtherSamplingError` says how to begin again. What a video may be and may cost
-is limited: docs/videos.md.
+ffmpeg first decodes strictly (`-xerror -err_detect explode`). A video that fails is decoded again as far as ffmpeg can
+recover, and is marked damaged: otherwise half an AVI would look like a complete one. The graph is that of an ordinary
+video; if the log shows at the first frame that the video needs more filters, ffmpeg is started again. Only at the end
+is it known whether the frames were sampled correctly: if not, `OtherSamplingError` says how to start again. Formats and
+cost are limited: docs/videos.md.
 """
 
 import fcntl
@@ -45,11 +45,11 @@ _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal
 
 
 class FfmpegKilledError(Exception):
-    """A signal that was not ours ended ffmpeg: nothing that the video is to blame for."""
+    """A signal from outside ended ffmpeg: not the video's fault."""
 
 
 class OtherSamplingError(Exception):
-    """The frames that were given are not those to keep: decode again, with `treatment`."""
+    """The frames were sampled wrongly: decode again, with `treatment`."""
 
     def __init__(self, treatment: Treatment) -> None:
         super().__init__("its frames do not keep to the rate that it declares")
@@ -57,19 +57,19 @@ class OtherSamplingError(Exception):
 
 
 class VideoDecoder:
-    """One run of ffmpeg over one video. A context manager: left early, it leaves no process behind.
+    """One run of ffmpeg over one video. A context manager: leaving it early ends the process.
 
-    Iterating gives uint8 frames that are valid until the next one: (H, W, 3) for `rgb24`; for `yuvj420p` the planes
-    one behind the other as (H * W * 3 / 2,), with `height` and `width` known from the first frame on.
+    Iterating yields uint8 frames, each valid until the next one: (H, W, 3) for `rgb24`; for `yuvj420p` the three planes
+    one after another, (H * W * 3 / 2,). `height` and `width` are known from the first frame on.
 
     Args:
         source: the video.
         settings: as in `decode_arguments`.
-        pixels: likewise.
-        strict: likewise.
-        binary: ffmpeg.
-        timeout_seconds: for the whole run.
-        treatment: what the video is known to need, from an `OtherSamplingError`; looked for where not given.
+        pixels: as in `decode_arguments`.
+        strict: as in `decode_arguments`.
+        binary: path of ffmpeg.
+        timeout_seconds: time limit of the whole run.
+        treatment: what the video needs, from an `OtherSamplingError`; default: read from the log.
         live: the frames are used as they come. `timeout_seconds` is then for each frame, there may be any number of
             them, and `OtherSamplingError` comes before the first frame that is not where its time stamp says.
     """
@@ -87,9 +87,9 @@ class VideoDecoder:
         live: bool = False,
     ) -> None:
         self.treatment = treatment or Treatment()
-        """What the video turned out to need, known from the first frame on."""
+        """What the video needs, known from the first frame on."""
         self.properties: SourceProperties | None = None
-        """What ffmpeg said of the source before the first frame."""
+        """What ffmpeg reported about the source before the first frame."""
         self._live = live
         self._source, self._settings, self._pixels, self._strict = source, settings, pixels, strict
         self._binary, self._timeout_seconds = binary, timeout_seconds
@@ -244,19 +244,20 @@ class VideoDecoder:
         return choose(stamps[: log.frames_in], declared, properties.time_base)
 
     def finish(self, *, keep_sampling: bool = False) -> tuple[SourceProperties | None, list[str]]:
-        """After the last frame: what the source is, and what ffmpeg complained of.
+        """After the last frame: the source's properties, and ffmpeg's complaints.
 
         Args:
-            keep_sampling: take the frames as they came, though another sampling would have been better.
+            keep_sampling: keep the frames even if another sampling would be better.
 
         Returns:
-            None where ffmpeg found no video, and complaints, sorted because ffmpeg's threads log in any order.
+            The properties (None if ffmpeg found no video) and the complaints, sorted because ffmpeg's threads log in
+            any order.
 
         Raises:
-            OtherSamplingError: all the frames have to be made again.
-            DecodeError: out of time, nothing that may be opened, frames of more than one size, or ffmpeg crashed.
+            OtherSamplingError: all frames have to be decoded again.
+            DecodeError: timeout, a file that may not be opened, frames of several sizes, or a crash of ffmpeg.
             FfmpegKilledError: a signal from outside ended ffmpeg.
-            ToolError: a log that says nothing of the source, of an ffmpeg too unlike those we know.
+            ToolError: the log has nothing about the source: an ffmpeg of an unknown version.
         """
         code = self._process.wait()
         if self._timed_out:

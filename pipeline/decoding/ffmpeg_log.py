@@ -1,4 +1,4 @@
-"""What ffmpeg's verbose log says of a video: its properties, what it needs besides scaling, what is wrong with it."""
+"""Reads ffmpeg's verbose log: a video's properties, what it needs besides scaling, and its errors."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from resact.pipeline.decoding.frame_times import Sampling
 from resact.pipeline.decoding.tracks import Tracks
 
 MAX_PIXELS = 1 << 26
-"""Of a source's frame: 8192x8192. 8K video has half as many."""
+"""Most pixels of a source frame: 8192x8192. 8K video has half as many."""
 
 # Each begins where ffmpeg begins a line: a title, or a complaint that quotes one, may hold anything but that.
 _GRAPH_INPUT = re.compile(
@@ -46,43 +46,43 @@ _MOST_OBLONG = 16  # beyond, either way, it is damage
 
 @dataclass(frozen=True, kw_only=True)
 class SourceProperties:
-    """What ffmpeg says of a video before scaling."""
+    """Properties of a video before scaling, as ffmpeg reports them."""
 
     width: int
     height: int
     fps: str | None
-    """Exact fraction, such as `30000/1001`; None where ffmpeg does not know it."""
+    """Frame rate as an exact fraction, such as `30000/1001`; None if ffmpeg does not know it."""
     duration_seconds: float | None
-    """As the container says; None where it does not."""
+    """Duration according to the container; None if it has none."""
     note: str | None
-    """What a user may want to know of it though nothing is wrong."""
+    """What a user may want to know about it although nothing is wrong."""
     time_base: Fraction
-    """Seconds that its time stamps are whole multiples of."""
+    """Unit of its time stamps, in seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Treatment:
-    """What some videos need and most do not, so that the graph of an ordinary one stays as it is, to the byte."""
+    """What unusual videos need in addition. The graph of ordinary videos stays exactly the same."""
 
     stream: int | None = None
-    """Of several video tracks, not the first is the video: its number among the file's streams."""
+    """Number of the video track among the file's streams, if it is not the first video track."""
     deinterlace: bool = False
-    """The stream says that it is interlaced, or is DV, which says so of each frame."""
+    """The stream is flagged as interlaced, or is DV, which flags each frame."""
     square_pixels: bool = False
     """The source's pixels are not square."""
     keep_last: bool = False
-    """It is so short that resampling would leave no frame of it."""
+    """It is so short that resampling would leave no frame."""
     sampling: Sampling | None = None
-    """Its frames do not keep to the rate that it declares."""
+    """Timing of its frames, if they do not match its declared frame rate."""
 
 
 class FfmpegLog:
     """The log of one run.
 
     Args:
-        text: at loglevel `repeat+level+verbose`.
-        source: the path that ffmpeg was given, `file:` apart.
-        rule: as in `DecodeSettings`; by the first one the first video track is the video, whatever it is.
+        text: the log, at loglevel `repeat+level+verbose`.
+        source: the path given to ffmpeg, without `file:`.
+        rule: as in `DecodeSettings`; with the first rule, the first video track is always used.
     """
 
     def __init__(self, text: str, source: Path, *, rule: int = RULE) -> None:
@@ -101,7 +101,7 @@ class FfmpegLog:
 
     @cached_property
     def properties(self) -> SourceProperties | None:
-        """None where ffmpeg found no video."""
+        """Properties of the source; None if ffmpeg found no video."""
         if self._input is None:
             return None
         width, height, ticks, base, numerator, denominator = (int(number) for number in self._input[1:7])
@@ -118,7 +118,7 @@ class FfmpegLog:
 
     @property
     def treatment(self) -> Treatment:
-        """What the video needs, as far as it can be told by now: the first frame is enough, but for `keep_last`."""
+        """What the video needs, as far as the log shows so far: the first frame is enough, except for `keep_last`."""
         chosen = self.tracks.stream if self._rule > FIRST_RULE else None
         if self._input is None or (chosen is not None and self._input[0] != f"0:{chosen}"):
             return Treatment(stream=chosen)
@@ -141,7 +141,7 @@ class FfmpegLog:
 
     @property
     def unfit(self) -> str | None:
-        """Why the frames that ffmpeg gives, if any, are not those of a video, as far as it can be told by now."""
+        """Why ffmpeg's frames, if any, are not a video's, as far as the log shows so far; None if they are."""
         if self._rule == FIRST_RULE:
             return None
         container, decoded = _CONTAINER.search(self._text), _DECODED.search(self._text)
@@ -161,7 +161,7 @@ class FfmpegLog:
 
     @property
     def frames_in(self) -> int | None:
-        """Frames of the source that were sampled; None where it does not say, or not yet."""
+        """Number of source frames that were sampled; None if the log does not say, or not yet."""
         return sum(int(count) for count, _ in self._resampled) or None
 
     @property
@@ -171,19 +171,19 @@ class FfmpegLog:
 
     @property
     def signal(self) -> int | None:
-        """The one that ffmpeg obeyed, calling it "exiting normally": SIGTERM or SIGINT."""
+        """The signal after which ffmpeg "exits normally": SIGTERM or SIGINT."""
         match = _SIGNALLED.search(self._text)
         return int(match[1]) if match else None
 
     @cached_property
     def complaints(self) -> list[str]:
-        """Its errors, each once; sorted because ffmpeg's threads log in any order."""
+        """Its errors, without duplicates; sorted because ffmpeg's threads log in any order."""
         found = (match[1] for match in map(_COMPLAINT.match, self._text.splitlines()) if match)
         return sorted({_ADDRESS.sub("", words) for words in found})
 
     @property
     def refusal(self) -> str | None:
-        """Why there can be no frame at all, in plainer words than ffmpeg's; None where it does not say."""
+        """Why there are no frames at all, in plainer words than ffmpeg's; None if the log does not say."""
         for words in self.complaints:
             if "Format not on whitelist" in words:
                 return (

@@ -1,4 +1,4 @@
-"""Which arguments make ffmpeg give the frames that the store is to hold: its filter graph, and how it decodes."""
+"""ffmpeg's arguments for the frames of a store: its filter graph and decoding options."""
 
 import math
 from fractions import Fraction
@@ -12,23 +12,23 @@ from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.frame_times import setpts_by_stamps, setpts_on_grid
 
 Pixels = Literal["rgb24", "yuvj420p"]
-"""RGB, or full-range 4:2:0 planes in the colours that JPEG fixes (BT.601)."""
+"""RGB, or full-range 4:2:0 planes in JPEG's colours (BT.601)."""
 
 
 def decode_arguments(
     source: str, settings: DecodeSettings, pixels: Pixels, *, strict: bool, treatment: Treatment | None = None
 ) -> list[str]:
-    """Ffmpeg's arguments: those that decide the frames, its own name and what restricts it apart.
+    """The ffmpeg arguments that decide the frames, without the program's name and options that restrict it.
 
     Args:
         source: path of the video.
-        settings: frame rate, short side, scaler, length.
-        pixels: what the frames are made of.
-        strict: stop at the first thing that is wrong.
-        treatment: what this video needs besides.
+        settings: frame rate, short side, scaler, maximum length.
+        pixels: pixel format of the frames.
+        strict: stop at the first error.
+        treatment: what this video needs in addition.
 
     Raises:
-        ToolError: the settings are of a rule that this version does not know.
+        ToolError: the settings have a rule that this version does not know.
     """
     if not FIRST_RULE <= settings.rule <= RULE:
         raise ToolError(
@@ -94,7 +94,7 @@ def _timed(video: ffmpeg.Stream, fps: str, treatment: Treatment) -> ffmpeg.Strea
 
 
 def parse_fps(text: str) -> str:
-    """`15`, `29.97`, `30000/1001` or `source`, in the form that `DecodeSettings.fps` has.
+    """Turn `15`, `29.97`, `30000/1001` or `source` into the form of `DecodeSettings.fps`.
 
     Raises:
         UsageError: not a rate between 0 and 1000.

@@ -1,4 +1,4 @@
-"""Frames out of the pipe that ffmpeg writes them to, never more than one in memory."""
+"""Reads frames from ffmpeg's pipe, with only one in memory."""
 
 from collections.abc import Iterator
 from typing import IO
@@ -12,16 +12,16 @@ from resact.pipeline.decoding.limits import require_size
 
 
 class FramePipe:
-    """Frames as ffmpeg writes them, valid until the next one.
+    """Iterates over ffmpeg's frames; each is valid until the next one.
 
     Args:
-        pipe: ffmpeg's output.
-        pixels: what the frames are made of.
+        pipe: ffmpeg's standard output.
+        pixels: pixel format of the frames.
     """
 
     def __init__(self, pipe: IO[bytes], pixels: Pixels) -> None:
         self.height = self.width = 0
-        """Known from the first frame on."""
+        """Height of the frames; known from the first frame on."""
         self._pipe, self._pixels = pipe, pixels
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:

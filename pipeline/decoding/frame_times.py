@@ -1,8 +1,9 @@
-"""When each source frame is shown: on its rate's grid, or by its own time stamp. docs/videos.md has the rule.
+"""Decides when each source frame is shown: on the grid of its frame rate, or by its own time stamp (docs/videos.md).
 
-Containers round time stamps (to milliseconds in MKV, WebM and FLV), cameras jitter. Sampled by such stamps, 30 fps to
-15 takes frames 1, 2, 4, 7 for 0, 2, 4, 6. So the filter graph puts frames on the exact grid of the stream's rate, and
-logs their stamps; when they are known, `choose` says whether that was right. So an ordinary video is decoded once.
+Containers round time stamps (MKV, WebM and FLV to milliseconds), and the time stamps of cameras jitter. Sampled by such
+stamps, 30 to 15 fps would take frames 1, 2, 4, 7 instead of 0, 2, 4, 6. So the filter graph puts frames on the exact
+grid of the stream's frame rate, and logs their stamps. At the end, `choose` says whether the grid was right. So an
+ordinary video is decoded only once.
 """
 
 import math
@@ -15,7 +16,7 @@ from fractions import Fraction
 import numpy as np
 
 STAMP_LINE = re.compile(rb"(?:(?<=[\r\n])|\A)(?:\[Eval @ [^]\n]*\] )?\[verbose\] (-?\d+\.\d{6}|-?nan)\n")
-"""What the graph logs of each frame: its time stamp in microseconds."""
+"""The graph's log line for each frame: its time stamp in microseconds."""
 
 _TICKS = 1_000_000  # a second, of the stamps in the graph
 _VERBOSE = 40  # AV_LOG_VERBOSE
@@ -40,23 +41,23 @@ _NTSC = (24, 30, 48, 60, 120, 240)  # of which the 1000/1001th is in use too
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the frames of a video are timed, where its declared rate's grid does not fit."""
+    """Timing of a video's frames, if the grid of its declared frame rate does not fit."""
 
     rate: str
-    """Frames a second, exact; the mean where `by_stamps`."""
+    """Exact frame rate in frames per second; the mean if `by_stamps`."""
     by_stamps: bool
-    """Its rate varies: each frame is shown from its own time stamp on."""
+    """The frame rate varies: each frame is shown from its own time stamp on."""
 
 
 def setpts_on_grid(fps: str, rate: str | None) -> str:
     """The expression for ffmpeg's `setpts` that puts frames on the grid, and logs their stamps.
 
-    The same arithmetic as `_Grid.add`, which says what the registers are. At the end ffmpeg asks once more, for where
-    the last frame ends.
+    It does the same arithmetic as `_Grid.add`, which explains the registers. At the end ffmpeg evaluates it once more,
+    for the end of the last frame.
 
     Args:
-        fps: of the output.
-        rate: of the source; None for the one that the stream declares.
+        fps: frame rate of the output.
+        rate: frame rate of the source; None for the rate that the stream declares.
     """
     source = "FR" if rate is None else f"({rate})"
     return (
@@ -72,9 +73,10 @@ def setpts_on_grid(fps: str, rate: str | None) -> str:
 
 
 def setpts_by_stamps() -> str:
-    """The same for frames that are shown from their own stamps on, counted from the first one.
+    """The `setpts` expression for frames that are shown from their own stamps on, counted from the first one.
 
-    Where the clock goes back, or a frame has no stamp, it comes as long after the one before as that one did.
+    If the clock goes back, or a frame has no stamp, the frame gets the same distance from its predecessor as that one
+    had.
     """
     return (
         "st(2,if(gte(PTS,ld(0))*gt(N,0),PTS-ld(0),ld(2)));st(1,if(gt(N,0),ld(1)+ld(2),0));"
@@ -87,9 +89,9 @@ class _Grid:
 
     def __init__(self, rate: Fraction) -> None:
         self.gaps = 0
-        """How often frames are missing."""
+        """Number of gaps where frames are missing."""
         self.spread = 0.0
-        """Of the stamps around their places, in frames: the largest of any stretch of a clock."""
+        """Spread of the stamps around their grid positions, in frames: the largest over all stretches of one clock."""
         self._rate = rate.numerator / rate.denominator
         self._count = 0
         self._before = self._phase = 0.0  # registers 0 and 2; the phase is where place 0 would be
@@ -122,10 +124,10 @@ class _Grid:
 
 
 def places(stamps: Sequence[float], rate: Fraction) -> Iterator[int]:
-    """Of each frame, its place on the grid of a rate, counted from the first frame's.
+    """Position of each frame on the grid of a frame rate, counted from the first frame.
 
     Args:
-        stamps: microseconds; not a number where a frame has none.
+        stamps: time stamps in microseconds; NaN for a frame without one.
         rate: frames a second.
     """
     grid = _Grid(rate)
@@ -134,20 +136,21 @@ def places(stamps: Sequence[float], rate: Fraction) -> Iterator[int]:
 
 
 def fits(stamps: Sequence[float], rate: Fraction, time_base: Fraction) -> bool:
-    """Whether the stamps of all frames, or of all until now, keep to the rate's grid.
+    """Whether the stamps of all frames, or of all frames so far, match the grid of a frame rate.
 
-    What does not fit will not fit with more frames.
+    If they do not fit now, they will not fit with more frames.
 
     Args:
         stamps: microseconds, as they were logged.
-        rate: that the stream declares.
+        rate: frame rate that the stream declares.
         time_base: seconds that the container's stamps are whole multiples of.
     """
     return _is_near(_fit(stamps, rate), rate, time_base)
 
 
 class GridWatch:
-    """Whether frames keep to a rate's grid, asked again and again as they come; as `fits`, which begins anew each time.
+    """Watches whether frames match the grid of a frame rate while they come: like `fits`, without starting over each
+    time.
 
     Args:
         rate: frames a second.
@@ -156,12 +159,12 @@ class GridWatch:
 
     def __init__(self, rate: Fraction, time_base: Fraction) -> None:
         self.stamps = array("d")
-        """Microseconds, as they were logged; to be added to."""
+        """Time stamps in microseconds, as logged; append new ones here."""
         self._rate, self._time_base, self._seen = rate, time_base, 0
         self._grid = _Grid(rate)
 
     def fits(self) -> bool:
-        """Whether all stamps until now do, but for the last, which may be the end's."""
+        """Whether all stamps so far match, except the last, which may be the end of the video."""
         for stamp in self.stamps[self._seen : -1]:
             self._grid.add(stamp)
             self._seen += 1
@@ -169,11 +172,11 @@ class GridWatch:
 
 
 def choose(stamps: Sequence[float], declared: Fraction | None, time_base: Fraction) -> Sampling | None:
-    """How to time the frames, from the stamps of all of them; None where the declared rate's grid is best.
+    """How to time the frames, given all stamps; None if the grid of the declared frame rate is best.
 
     Args:
         stamps: microseconds, as they were logged.
-        declared: frames a second; None where the stream does not say.
+        declared: declared frames per second; None if the stream does not say.
         time_base: seconds that the container's stamps are whole multiples of.
     """
     fit = _fit(stamps, declared) if declared else None
@@ -246,10 +249,10 @@ def _mean_rate(stamps: Sequence[float]) -> Fraction | None:
 
 
 def find_stamps(log: bytes, into: "array[float]") -> bytes:
-    """Take the logged stamps out of a piece of ffmpeg's log that consists of whole lines.
+    """Extract the logged stamps from a part of ffmpeg's log that consists of complete lines.
 
     Returns:
-        The rest of it.
+        The rest of the log.
     """
     into.extend(float(stamp) for stamp in STAMP_LINE.findall(log))
     return STAMP_LINE.sub(b"", log)

@@ -1,4 +1,4 @@
-"""What a video may be and may cost: formats, memory, log, length and size of frames. See docs/videos.md."""
+"""Limits for videos: formats, memory, log, length and frame size. See docs/videos.md."""
 
 import math
 import resource
@@ -45,13 +45,13 @@ def require_size(width: int, height: int) -> None:
 
 
 def most_frames(settings: DecodeSettings) -> int:
-    """So many that a single wrong time stamp does not fill the disk with copies of one frame."""
+    """Most frames of a video, so that one wrong time stamp cannot fill the disk with copies of a frame."""
     seconds = settings.max_seconds or _MAX_SECONDS
     return math.ceil(seconds * (_MAX_SOURCE_FPS if settings.fps == "source" else Fraction(settings.fps))) + 1
 
 
 def too_many_frames(settings: DecodeSettings) -> DecodeError:
-    """What to say of a video that gives more than `most_frames`."""
+    """Message for a video with more than `most_frames`."""
     got = f"it gives more than {most_frames(settings):,} frames"
     if settings.max_seconds is None:
         return DecodeError(
@@ -62,7 +62,7 @@ def too_many_frames(settings: DecodeSettings) -> DecodeError:
 
 
 def endless_log() -> DecodeError:
-    """What to say of a video whose log reached its limit."""
+    """Message for a video whose log reached its limit."""
     return DecodeError(f"ffmpeg complains of it without end: over {_MAX_LOG_FILE_BYTES:,} bytes")
 
 

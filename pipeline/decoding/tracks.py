@@ -1,4 +1,4 @@
-"""Which of a file's video streams is the video, from what ffmpeg's log says of them before the first frame."""
+"""Chooses a file's video track, from what ffmpeg's log says about its streams before the first frame."""
 
 import re
 from dataclasses import dataclass
@@ -22,27 +22,27 @@ _WORTH_OF_DEFAULT = 5_000_000  # pixels, as ffmpeg itself has it
 
 @dataclass(frozen=True, kw_only=True)
 class Track:
-    """A video stream that is more than a picture."""
+    """A video stream that is not just a picture."""
 
     stream: int
     """Its number among all streams of the file."""
     words: str
-    """What ffmpeg says of it."""
+    """ffmpeg's description of it."""
 
     @property
     def pixels(self) -> int:
-        """Of a frame; 0 where it is not known."""
+        """Pixels of a frame; 0 if unknown."""
         size = _SIZE.search(self.words)
         return int(size[1]) * int(size[2]) if size else 0
 
     @property
     def is_default(self) -> bool:
-        """Whether the file calls it that."""
+        """Whether the file marks it as the default track."""
         return "(default)" in self.words
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
-        """The highest is taken: by ffmpeg where it may choose, and by players."""
+        """Its rank: ffmpeg and players use the track with the highest one."""
         return (
             not _UNKNOWN.search(self.words),
             not _SECONDARY.search(self.words),
@@ -58,7 +58,7 @@ class Tracks:
     """The video streams of the first input.
 
     Args:
-        log: ffmpeg's, at loglevel `level+info` or more.
+        log: ffmpeg's log, at loglevel `level+info` or higher.
     """
 
     def __init__(self, log: str) -> None:
@@ -73,23 +73,23 @@ class Tracks:
             for number, words in streams
             if not (pictures and _PICTURE_ITEM.match(words))
         ]
-        """In the file's order."""
+        """The video tracks, in the file's order."""
         self.are_pictures = bool(streams) and not self.videos
-        """There are streams, and each is a picture."""
+        """Whether there are streams, and all are pictures."""
 
     @cached_property
     def chosen(self) -> Track | None:
-        """The video; None where there is none."""
+        """The track to use; None if there is none."""
         return max(self.videos, key=lambda track: track.rank, default=None)
 
     @property
     def stream(self) -> int | None:
-        """Of the chosen one; None where it is the first that is no cover, which ffmpeg calls `V:0`."""
+        """Stream number of the chosen track; None if it is the first that is not a cover, which ffmpeg calls `V:0`."""
         return None if self.chosen is None or self.chosen.stream == self._first else self.chosen.stream
 
     @property
     def note(self) -> str | None:
-        """Which one of several was taken; None where there is but one."""
+        """A note on which of several tracks was used; None if there is only one."""
         if self.chosen is None or len(self.videos) < 2:
             return None
         place = self.videos.index(self.chosen) + 1

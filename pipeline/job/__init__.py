@@ -1,1 +1,1 @@
-"""The prep job: what is missing, the tasks that decode and commit it, progress, repair."""
+"""The prep job: planning, tasks that decode and commit videos, progress, repair."""

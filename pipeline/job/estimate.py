@@ -1,4 +1,4 @@
-"""How large a store will be, measured on a few of its videos before prep begins."""
+"""Estimates a store's size from a few of its videos, before prep starts."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +21,11 @@ _UNUSUAL = 10  # times the bytes a byte of source that the middle one of the sam
 def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> int | None:
     """Bytes that these videos will take in the store.
 
-    A dozen of them, evenly spread, are decoded for a second each: that gives bytes a frame, and, with the frames
-    that so many bytes of source hold, bytes a byte of source.
+    A dozen evenly spread videos are decoded for one second each. That gives bytes per frame and, with the number of
+    frames per source byte, store bytes per source byte.
 
     Returns:
-        None where none of those could be decoded.
+        None if none of them could be decoded.
     """
     sample = _evenly(videos, _SAMPLE_VIDEOS)
     with ThreadPoolExecutor(2) as pool:

@@ -1,4 +1,4 @@
-"""What a prep is to do: which videos, decoded how, into which store."""
+"""Plans a prep: its videos, decode settings and store."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,10 +26,9 @@ def load_videos(
     executor: Any,
     options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """The data set of that name, made first where it can be; says what is missing from it.
+    """The data set of that name, generated first if it can be; prints what is missing from it.
 
-    `classes` are names.
-    `options`, of which None is not given, are those that only some data sets take.
+    `classes` are names of classes. `options` are those of single data sets; None means not given.
     """
     root = root and root.absolute()
     given = {option: value for option, value in (options or {}).items() if value is not None}
@@ -45,7 +44,7 @@ def load_videos(
 
 
 def decode_settings(fps: str, short_side: int, max_seconds: float | None, ffmpeg: str | None) -> DecodeSettings:
-    """From the options; asks ffmpeg for its version."""
+    """Decode settings from the options, with ffmpeg's version."""
     rate, (_, version) = parse_fps(fps), find_ffmpeg(ffmpeg)
     return DecodeSettings(fps=rate, short_side=short_side, max_seconds=max_seconds, ffmpeg=version)
 
@@ -60,6 +59,6 @@ def prep_job(
     ffmpeg: str | None,
     timeout: float,
 ) -> PrepJob:
-    """What is the same for all videos of a prep."""
+    """The job: everything that is the same for all videos of a prep."""
     settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec, library=library)
     return PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout)

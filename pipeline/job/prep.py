@@ -1,4 +1,4 @@
-"""The driver of `resact prep`: decides what is missing, lets workers do it, keeps the journal and the index."""
+"""The driver of `resact prep`: finds missing videos, gives them to workers, and keeps the journal and the index."""
 
 import shutil
 import signal
@@ -36,28 +36,28 @@ _COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a 
 
 @dataclass(frozen=True, kw_only=True)
 class PrepResult:
-    """What a prep did, and what the store then holds."""
+    """What a prep did, and what the store holds afterwards."""
 
     videos: int
     """Videos in the store, failed ones included."""
     written: int
-    """Put into the store by this prep, damaged ones included."""
+    """Videos stored by this prep, damaged ones included."""
     skipped: int
-    """There already."""
+    """Videos that were already in the store."""
     damaged: int
-    """In the store, of which ffmpeg recovered only a part."""
+    """Videos in the store of which ffmpeg recovered only a part."""
     failed: int
-    """In the store's list, without frames."""
+    """Failed videos, which the store lists without frames."""
     frames: int
-    """In the store."""
+    """Frames in the store."""
     bytes: int
-    """Of all shards in the store."""
+    """Bytes of all shards in the store."""
     seconds: float
-    """From the first task to the finished index."""
+    """Time from the first task to the finished index, in seconds."""
     partial: str | None
-    """What the store lacks of the data set; None for nothing."""
+    """What the store lacks of the data set, in words; None if nothing."""
     notes: list[str]
-    """What it does not know of its groups, and whether frames are repeated."""
+    """Notes on unknown groups and repeated frames."""
 
 
 def prep(
@@ -68,22 +68,22 @@ def prep(
     console: Console,
     retry_failed: bool = False,
 ) -> PrepResult:
-    """Put every video of a data set into a store that may hold some of them already.
+    """Store every video of a data set; the store may already hold some of them.
 
     Args:
         dataset: what to prep.
-        job: where to, and how.
-        open_executor: starts what runs the tasks; called only if there is something to do.
-        console: for people.
-        retry_failed: do failed videos again.
+        job: store and settings.
+        open_executor: starts an executor for the tasks; called only if there is something to do.
+        console: where to print.
+        retry_failed: try failed videos again.
 
     Raises:
         UsageError: the store's path holds something else, or two ids differ only in case.
-        SettingsError: the store was made with other settings, or divides videos otherwise.
-        StoreLockedError: another prep is at it.
-        DiskFullError: the store cannot fit, or the disk filled up; all that was committed is intact.
+        SettingsError: the store was made with other settings, or has another split.
+        StoreLockedError: another prep is writing to the store.
+        DiskFullError: the store does not fit, or the disk became full; all committed videos are intact.
         ToolError: ffmpeg or a library is missing or differs between hosts.
-        Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
+        Interrupted: ctrl-C or SIGTERM; the same call continues.
     """
     _require_distinct(dataset)
     with interruptible(f"stopped; {job.store} is intact: the same command continues from here"):
@@ -291,7 +291,7 @@ def _in_words(sides: dict[str, str]) -> str:
 
 @contextmanager
 def interruptible(words: str) -> Iterator[None]:
-    """Where ctrl-C and SIGTERM end the work with `Interrupted`, which says these words."""
+    """A context in which ctrl-C and SIGTERM raise `Interrupted` with this message."""
     try:
         with _sigterm_as_interrupt():
             yield

@@ -1,4 +1,4 @@
-"""What prep shows while it works: a rich bar on a terminal, a plain line every few seconds elsewhere."""
+"""Prep's progress display: a bar on a terminal, otherwise a plain line every few seconds."""
 
 import time
 from types import TracebackType
@@ -14,11 +14,11 @@ _NOTES_SHOWN = 5  # of a data set from cameras with two lenses each video may ha
 
 
 class PrepProgress:
-    """Counts records. A context manager.
+    """Counts records and shows progress. A context manager.
 
     Args:
         console: where to show it.
-        total: videos to do.
+        total: number of videos to prep.
     """
 
     def __init__(self, console: Console, total: int) -> None:
@@ -30,7 +30,7 @@ class PrepProgress:
 
     @property
     def seconds(self) -> float:
-        """Since the start."""
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
     def add(self, record: VideoRecord) -> None:
@@ -61,7 +61,7 @@ class PrepProgress:
             self._console.print(f"prep: {done}, {rate}, {size}, {failed}, {left:,.0f} s left")
 
     def tell(self, line: str) -> None:
-        """Show a line for people."""
+        """Print a line without disturbing the display."""
         self._console.print(printable(line))
 
     def _rates(self) -> tuple[str, str, str]:

@@ -1,8 +1,8 @@
-"""`resact verify --repair`: preps again what is bad, from the sources, to the bytes that were there before.
+"""`resact verify --repair`: preps bad videos again from their sources, to the same bytes as before.
 
-What is left of a video has to agree with what is made anew before that is committed: its own document has the
-source's sha256, the index's row the source's size and a checksum of the sizes of all encoded frames. A source that
-has changed is named, and the store left as it was for that video.
+Before a new array is committed, it must agree with what is left of the old one: its document has the source's sha256;
+the index row has the source's size and a checksum of the sizes of all encoded frames. If a source has changed, it is
+named, and its video stays as it was in the store.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,21 +56,21 @@ _SHOWN_DIGITS = 16  # of a sha256
 
 @dataclass(frozen=True)
 class Repaired:
-    """What was bad, and is as it was written again."""
+    """Something bad that was repaired."""
 
     video_id: str | None
-    """None where it concerned the store as a whole."""
+    """The video; None for a problem of the store as a whole."""
     problem: str
     how: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class RepairResult:
-    """All that was bad, or was found to be, in two parts."""
+    """All problems: repaired and not repaired."""
 
     repaired: list[Repaired]
     not_repaired: list[Problem]
-    """With the reason."""
+    """Problems that remain, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +107,24 @@ def repair(
     open_executor: Callable[[], AbstractContextManager[Executor]],
     console: Console,
 ) -> RepairResult:
-    """Make good what `verify_store` found; nothing else is written.
+    """Repair what `verify_store` found; nothing else is written.
 
     Args:
         store: local path of the store.
-        bad: what was found.
-        find_sources: gives the data set's videos; called only if one has to be prepped again.
+        bad: the problems found.
+        find_sources: finds the data set's videos; called only if a video has to be prepped again.
         ffmpeg: path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel.
-        timeout_seconds: for one video.
-        threads: videos checked at a time, afterwards.
-        open_executor: starts what runs the tasks; called only if there are any.
-        console: for people.
+        timeout_seconds: time limit per video.
+        threads: videos checked at the same time afterwards.
+        open_executor: starts an executor for the tasks; called only if there are any.
+        console: where to print.
 
     Raises:
         StoreNotFoundError, StoreLockedError: no store, or a busy one.
-        SourceError: the data set is not where it is looked for.
+        SourceError: the data set was not found.
         ToolError: ffmpeg or the codec's library is missing, or not the version that the store was made with.
-        DiskFullError: the disk filled up; what was repaired stays so.
-        Interrupted: ctrl-C or SIGTERM; the same call goes on from there.
+        DiskFullError: the disk became full; repairs made so far are kept.
+        Interrupted: ctrl-C or SIGTERM; the same call continues.
     """
     with interruptible(f"stopped; what was repaired so far in {store} stays repaired: the same command does the rest"):
         return _repair(store, bad, find_sources, ffmpeg, timeout_seconds, threads, open_executor, console)

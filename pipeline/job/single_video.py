@@ -1,4 +1,4 @@
-"""One video as prep would have it in a store, for as long as it is looked at."""
+"""One video in a temporary store, as prep would make it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,17 +29,19 @@ def single_video_store(
     ffmpeg: str | None = None,
     timeout_seconds: float = 600.0,
 ) -> Iterator[ClipStore]:
-    """A store of one video, decoded by prep's own task into a temporary folder, which goes when it is left.
+    """A store of one video, decoded by prep's own task into a temporary folder, which is removed on leaving the
+    context.
 
     Args:
         video: the file.
-        decode: frame rate, short side and so on; its version of ffmpeg is replaced by the one at hand.
-        codec: of the frames. That of a run's store gives the pixels that the run was trained on; `lz4` loses nothing.
+        decode: frame rate, short side and so on; the version of ffmpeg is replaced by the one in use.
+        codec: codec of the frames. The codec of a run's store gives the pixels that the run was trained on; `lz4` is
+            lossless.
         ffmpeg: path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel.
-        timeout_seconds: for the decoding.
+        timeout_seconds: time limit of decoding.
 
     Raises:
-        DecodeError: the file is missing or gives no frames; says why.
+        DecodeError: the file is missing or gives no frames, with the reason.
         DiskFullError: the temporary folder has no room for the frames.
     """
     if not video.exists():

@@ -1,4 +1,4 @@
-"""What a worker does with one video: decode, encode, commit. It returns a small record and never raises."""
+"""A worker's task for one video: decode, encode, commit. It returns a small record and never raises."""
 
 import errno
 import re
@@ -29,10 +29,10 @@ _NUMBERS = re.compile(r"\d+")
 
 @dataclass(frozen=True, kw_only=True)
 class PrepJob:
-    """What is the same for all videos of a prep."""
+    """Everything that is the same for all videos of a prep."""
 
     store: Path
-    """Absolute, on a file system that all workers share."""
+    """Absolute path, on a file system that all workers share."""
     settings: StoreSettings
     ffmpeg: str | None
     """Path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel."""
@@ -41,26 +41,26 @@ class PrepJob:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a task committed nothing, as text, because not every exception can travel between processes."""
+    """Why a task committed nothing, as text, because not every exception can be pickled."""
 
     kind: Literal["source", "disk full", "tool", "bug"]
     message: str
 
     def as_error(self) -> Exception:
-        """To raise in the process that is told."""
+        """The error to raise in the driver."""
         kinds: dict[str, type[Exception]] = {"source": SourceError, "disk full": DiskFullError, "tool": ToolError}
         return kinds.get(self.kind, RuntimeError)(self.message)
 
 
 Approve = Callable[[VideoRecord], None]
-"""Called before a record is committed; raises `SourceError` to keep it out of the store."""
+"""Called before a record is committed; raises `SourceError` to reject it."""
 
 
 def prep_video(job: PrepJob, video: SourceVideo, approve: Approve = lambda _: None) -> VideoRecord | Trouble:
-    """Put one video into the store, or note there why it has no frames.
+    """Put one video into the store, or record there why it has no frames.
 
     Returns:
-        The record that the driver has to write to the journal, or why there is none.
+        The record for the driver's journal, or why there is none.
     """
     try:
         with disk_full_as_error(job.store):
@@ -96,7 +96,7 @@ def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoReco
 
 
 def failed_record(video: SourceVideo, source: Source, problem: str | None) -> VideoRecord:
-    """The record of a video without frames; decoding fills it in where there are some."""
+    """The record of a video without frames; decoding fills it in if there are any."""
     return VideoRecord(
         video_id=video.video_id,
         class_name=video.class_name,
@@ -139,7 +139,7 @@ def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
 
 
 def announced_bytes(path: Path) -> tuple[int, int]:
-    """An AVI's size as its header says, and as it is: ffmpeg takes one cut between two frames for whole."""
+    """An AVI's size according to its header, and its actual size: ffmpeg does not notice a cut between two frames."""
     with path.open("rb") as file:
         head = file.read(12)
         actual = file.seek(0, 2)
@@ -223,12 +223,12 @@ def _decode_into(
 
 
 def pixels_of(codec: FrameCodec) -> Pixels:
-    """What the codec takes without a detour: JPEG stores planes, the lossless codecs RGB."""
+    """The pixel format that the codec takes directly: planes for JPEG, RGB for the lossless codecs."""
     return "yuvj420p" if isinstance(codec, JpegFrames) else "rgb24"
 
 
 def encode_frame(codec: FrameCodec, frame: Frame, decoder: VideoDecoder) -> bytes:
-    """One frame as `decoder` gave it, for a codec that takes `pixels_of`."""
+    """Bytes of one frame from `decoder`, for a codec that takes `pixels_of`."""
     if not isinstance(codec, JpegFrames):
         return codec.encode(frame)
     return codec.encode_planes(*planes_of(frame, decoder.height, decoder.width))
@@ -243,7 +243,7 @@ def planes_of(frame: Frame, height: int, width: int) -> tuple[Frame, Frame, Fram
 
 
 def complaint_words(complaints: list[str]) -> str:
-    """A few of ffmpeg's complaints, without how many there were: of a broken stream ffmpeg does not always say all."""
+    """A few of ffmpeg's complaints, without their number: for a broken stream, that number varies from run to run."""
     alike: dict[str, list[str]] = {}
     for complaint in complaints:
         alike.setdefault(_NUMBERS.sub("", complaint), []).append(complaint)
