@@ -255,6 +255,11 @@ def open_store(path: str | os.PathLike[str]) -> ClipStore:
         StoreNotFoundError: nothing there.
         DamagedError: its root document or its index has changed since it was written.
         StoreError: the file system or server does not answer, or refuses.
+
+    Example:
+        store = resact.open_store("data/sample.zarr")
+        video_id = store.index.video_id[0]
+        frames = store.read(video_id, 0, 16)  # uint8 (16, H, W, 3), RGB
     """
     files = open_files(path)
     try:

@@ -1,16 +1,29 @@
-"""The examples in README.md and docs/ run as they stand, beside a small store where they look for one."""
+"""The examples in README.md, docs/ and the docstrings of public names run as they stand.
 
+Beside them there are a small store, run and video where they look for them.
+"""
+
+import inspect
 import re
 import shlex
+import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from tests.pipeline.conftest import encode, footage
 from tests.train.conftest import make_clip_store
+from tests.train.runs.untrained import untrained_run
 
 import resact
 from resact.cli.reference import commands
+from resact.notebook import Run
 from resact.train.clips.measurement import measure_normalisation
+from resact.train.runs.testing.export import export_run
+from resact.train.runs.testing.trained import load_trained
+from resact.train.runs.training.train import train
 
 DOCUMENTS = Path(__file__).parents[1]
 EXAMPLES = [
@@ -18,27 +31,71 @@ EXAMPLES = [
     for document in sorted([DOCUMENTS / "README.md", *(DOCUMENTS / "docs").glob("*.md")])
     for number, block in enumerate(document.read_text().split("```python\n")[1:])
 ]
+PUBLIC = {name: getattr(resact, name) for name in resact.__all__ if name != "__version__"}
+DESCRIBED = PUBLIC | {"train": train, "Run.predict": Run.predict, "Run.batch": Run.batch}
+"""The package `resact.train` has its own docstring; called, it is `train`."""
 SMALL_CLIP = torch.zeros(1, 3, 2, 32, 32)
-WHAT_THE_TEXT_HAS = {"resact": resact, "rgb_BCTHW": SMALL_CLIP, "residual_BCTHW": SMALL_CLIP}
+WHAT_THE_TEXT_HAS = {"resact": resact, "torch": torch, "rgb_BCTHW": SMALL_CLIP, "residual_BCTHW": SMALL_CLIP}
+
+
+class ColourMeans(torch.nn.Module):
+    """What is exported in little time."""
+
+    def forward(self, *, residual: torch.Tensor) -> torch.Tensor:
+        return residual.mean(dim=(2, 3, 4))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("examples")
     (path / "data").mkdir()
-    make_clip_store(path / "data" / "sample.zarr", [40] * 12)
+    store = make_clip_store(path / "data" / "sample.zarr", [40] * 12)
+    run = untrained_run(path / "runs" / "residual-s2-0", store, step=2)
+    export_run(replace(load_trained(run, device="cpu"), network=ColourMeans()), path / "model.onnx")
+    encode(footage("bikes"), path / "my_video.mp4", start=0, seconds=1)
     return path
 
 
+@pytest.fixture
+def few_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(measure_normalisation.__kwdefaults__, "clips", 4)  # of 512, which take half a minute
+
+
+@pytest.fixture
+def a_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its network takes minutes on a CPU, and its wheel does not load beside every build of torch."""
+
+    def small_network(num_classes: int) -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten(), torch.nn.Linear(3, num_classes))
+
+    video = SimpleNamespace(r2plus1d_18=small_network)
+    monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=SimpleNamespace(video=video)))
+
+
+@pytest.mark.usefixtures("few_measured", "a_torchvision")
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_examples_run(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    monkeypatch.setitem(measure_normalisation.__kwdefaults__, "clips", 4)  # of 512, which take half a minute
     exec(compile(example, "example", "exec"), dict(WHAT_THE_TEXT_HAS))
 
 
 def test_there_are_examples() -> None:
-    assert {example.id for example in EXAMPLES} >= {"README-0", "clips-0", "networks-0"}
+    assert {example.id for example in EXAMPLES} >= {"README-0", "clips-0", "networks-0", "python-3"}
+
+
+def test_a_known_network_is_trained_in_25_lines() -> None:
+    (example,) = (parameter.values[0] for parameter in EXAMPLES if "r2plus1d_18" in parameter.values[0])
+    assert len(example.strip().splitlines()) <= 25
+
+
+@pytest.mark.usefixtures("few_measured")
+@pytest.mark.parametrize("name", DESCRIBED)
+def test_examples_of_docstrings_run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    before, heading, example = (inspect.getdoc(DESCRIBED[name]) or "").partition("\nExample:\n")
+    assert before
+    assert heading
+    exec(compile(inspect.cleandoc(example), "example", "exec"), dict(WHAT_THE_TEXT_HAS))
 
 
 def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:

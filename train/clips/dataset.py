@@ -14,7 +14,21 @@ from resact.train.clips.transform import make_clip
 class ClipDataset(Dataset[dict[str, Any]]):
     """A map-style data set with the same clips as `ClipStream`; it can be pickled to other processes.
 
-    Each item is a dictionary: `rgb`, `residual` (3, T, D, D), as the plan's geometry asks; `label`; `video_id`.
+    Each item is a dictionary: `rgb`, `residual` (3, T, D, D), as the plan's geometry asks; `label`; `video_id`. The
+    plan orders the clips itself, so a loader needs no `shuffle`.
+
+    Example:
+        store = resact.open_store("data/sample.zarr")
+        videos = store.index.video_indices("split1", "train")
+        geometry = resact.ClipGeometry(modality="residual", frames=16)
+        normalisation = resact.measure_normalisation(store, videos, geometry, seed=0)
+        plan = resact.TrainPlan(store.index, videos, geometry, seed=0, flip=True)
+        dataset = resact.ClipDataset(store, plan, normalisation=normalisation)
+        loader = torch.utils.data.DataLoader(dataset, batch_size=4)
+        for epoch in range(2):
+            dataset.epoch = epoch  # other clips of the same videos; workers that go on hear of it too
+            for batch in loader:
+                residual_BCTHW, label_B = batch["residual"], batch["label"]
     """
 
     def __init__(
@@ -33,8 +47,23 @@ class ClipDataset(Dataset[dict[str, Any]]):
         dtype: dtype of the clips.
         epoch: the epoch whose clips to give; assign to `epoch` before each new pass of a loader.
 
+        Raises:
+            UsageError: the normalisation lacks a modality of the plan.
         """
-        self.store, self.plan, self.normalisation, self.dtype, self.epoch = store, plan, normalisation, dtype, epoch
+        for name in plan.geometry.streams:
+            normalisation.scale_and_shift(name)  # raises now rather than in a worker
+        self.store, self.plan, self.normalisation, self.dtype = store, plan, normalisation, dtype
+        # In memory that workers share, or those that stay for the next pass would give the clips of this one again.
+        self._epoch = torch.tensor(epoch).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def epoch(self) -> int:
+        """Whose clips."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.plan)

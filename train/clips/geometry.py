@@ -25,7 +25,15 @@ def _option(default: Any, **said: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipGeometry:
-    """Sizes of the clips that a network is given (paper, table 1)."""
+    """Sizes of the clips that a network is given (paper, table 1).
+
+    Raises:
+        UsageError: a value is out of range, or the step is not below the number of frames.
+
+    Example:
+        geometry = resact.ClipGeometry(modality="both", frames=32, step=2, size=112)
+        print(geometry.streams, geometry.frames_read)  # ('rgb', 'residual') 34: T + s frames for T residuals
+    """
 
     modality: Literal["rgb", "residual", "both"] = _option(
         "residual",

@@ -39,6 +39,14 @@ def measure_normalisation(
     Returns:
         The normalisation, in 8-bit pixel values. A channel that never changes gets a standard deviation of 1.
 
+    Raises:
+        UsageError: there are no videos, or the seed is out of range.
+        StoreError: a clip could not be read.
+
+    Example:
+        store = resact.open_store("data/sample.zarr")
+        videos = store.index.video_indices("split1", "train")
+        normalisation = resact.measure_normalisation(store, videos, resact.ClipGeometry(), seed=0)
     """
     plan = TrainPlan(store.index, video_indices, geometry, seed=seed, flip=False)
     zeros, ones = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)

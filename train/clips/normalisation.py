@@ -14,6 +14,12 @@ class Normalisation:
     """Mean and standard deviation of each channel, in 8-bit pixel values (0 to 255): `x -> (x - mean) / std`.
 
     They are None for a stream that is not used. Lists, as in JSON, are accepted.
+
+    Raises:
+        UsageError: not three finite numbers each, a mean without its spread, or a spread of 0 or less.
+
+    Example:
+        normalisation = resact.Normalisation(rgb_mean=(101, 97, 90), rgb_std=(63, 61, 62))
     """
 
     rgb_mean: Channels | None = None

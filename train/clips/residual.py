@@ -22,6 +22,9 @@ def residual_frames(clip_BCTHW: Tensor, *, step: int = 1) -> Tensor:
     Raises:
         UsageError: the clip has another type, shape or dtype, or no two frames `step` apart.
 
+    Example:
+        frames = torch.randint(0, 256, (1, 3, 34, 112, 112), dtype=torch.uint8)
+        residual = resact.residual_frames(frames, step=2)  # uint8 (1, 3, 32, 112, 112)
     """
     _check(clip_BCTHW, step)
     later, earlier = clip_BCTHW[:, :, step:], clip_BCTHW[:, :, :-step]

@@ -100,6 +100,12 @@ class TrainPlan:
     """Clips at a random start, a corner or centre crop at a random scale, flip (paper, sec. 3).
 
     An epoch has one clip of each video, or equally many of each class.
+
+    Example:
+        store = resact.open_store("data/sample.zarr")
+        videos = store.index.video_indices("split1", "train")
+        plan = resact.TrainPlan(store.index, videos, resact.ClipGeometry(), seed=0, flip=True)
+        clip = plan.clip(epoch=0, position=3)  # which video, frames [start, stop), crop in pixels, flip
     """
 
     def __init__(
@@ -125,6 +131,8 @@ class TrainPlan:
         colour_jitter: most that the factors of brightness, contrast and saturation differ from 1.
         blur: largest sigma of the Gaussian blur, in pixels of the finished clip.
 
+        Raises:
+            UsageError: there are no videos, or the seed is out of range.
         """
         self.geometry = geometry
         self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)
@@ -190,7 +198,14 @@ class TrainPlan:
 
 
 class TestPlan:
-    """`views` clips per video, uniform starts, centre crop (paper, sec. 3), video by video; equal in every epoch."""
+    """`views` clips per video, uniform starts, centre crop (paper, sec. 3), video by video; equal in every epoch.
+
+    Example:
+        store = resact.open_store("data/sample.zarr")
+        videos = store.index.video_indices("split1", "test")
+        plan = resact.TestPlan(store.index, videos, resact.ClipGeometry(), views=10)
+        print(len(plan))  # 10 clips a video
+    """
 
     __test__ = False  # no test case, whatever its name begins with
 
@@ -203,6 +218,8 @@ class TestPlan:
         geometry: of the clips.
         views: clips per video, 1 or more.
 
+        Raises:
+            UsageError: there are no videos, or no views.
         """
         self.geometry = geometry
         self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)

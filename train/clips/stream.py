@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from itertools import count
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self
@@ -42,6 +43,18 @@ class ClipStream:
     - `label`: (B,) int64;
     - `video_id`: list of length B;
     - `positions`: the clips' positions in the epoch, a range.
+
+    A loop over the stream itself has one epoch: the first loop epoch 0, each later one the next.
+
+    Example:
+        store = resact.open_store("data/sample.zarr")
+        videos = store.index.video_indices("split1", "train")
+        geometry = resact.ClipGeometry(modality="both", frames=16)
+        normalisation = resact.measure_normalisation(store, videos, geometry, seed=0)
+        plan = resact.TrainPlan(store.index, videos, geometry, seed=0, flip=True)
+        stream = resact.ClipStream(store, plan, batch_size=8, normalisation=normalisation)
+        with stream.epoch(3) as reader:  # any epoch; leaving it ends its threads
+            batch = next(reader)  # batch["rgb"]: (B, 3, 16, 112, 112), B at most 8
     """
 
     def __init__(
@@ -104,10 +117,15 @@ class ClipStream:
         """Memory for frames on their way to a GPU, or for finished clips on the CPU."""
         pixels = int((index.height[plan.video_indices].astype("int64") * index.width[plan.video_indices]).max())
         self.scratch = _Scratch(self.threads, plan.geometry.frames_read * pixels * 3)
+        self._loops = count()
 
     def __len__(self) -> int:
         """Steps in an epoch."""
         return sum(1 for _ in batches(len(self.plan), self.batch_size, world_size=self.world_size))
+
+    def __iter__(self) -> "EpochReader":
+        """The next epoch; 0 at first."""
+        return self.epoch(next(self._loops))
 
     def side_stream(self) -> AbstractContextManager[Any]:
         """Context of the CUDA stream that makes batches; does nothing on the CPU."""

@@ -40,6 +40,9 @@ def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112, streams: 
     Raises:
         UsageError: `frames` or `size` is no whole number above 0, or nothing says the streams.
 
+    Example:
+        cost = resact.count_cost(resact.build_model("p3d-resnet50", modality="both"))
+        print(f"{cost.multiply_adds / 1e9:.2f} G multiply-adds, {cost.parameters / 1e6:.2f} M parameters")
     """
     batch = 2  # batch norm refuses to train on a single value a channel, which one clip may come to
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

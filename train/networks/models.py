@@ -39,6 +39,9 @@ def build_model(
     Raises:
         UsageError: an option is unknown or wrong, or contradicts the network.
 
+    Example:
+        model = resact.build_model("p3d-resnet50", modality="residual", num_classes=6, width=0.25)
+        logits = model(residual=torch.zeros(2, 3, 8, 32, 32))  # (2, 6); a clip is (B, 3, T, H, W)
     """
     known = declared(Architecture)
     if unknown := [name for name in options if name not in known]:
@@ -93,15 +96,31 @@ class ActionNetwork(nn.Module):
             UsageError: a modality is missing or superfluous, or has a wrong shape or dtype.
 
         """
+        features_BF = self.features(rgb=rgb, residual=residual)
+        logits: Tensor = self.fc2(functional.dropout(features_BF, self.architecture.dropout, self.training))
+        return logits
+
+    def features(self, *, rgb: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """What fc2, the last layer, makes the logits of: fc1's output after its ReLU, before dropout.
+
+        Args:
+            rgb: as for `forward`.
+            residual: likewise.
+
+        Returns:
+            (B, 2048 * width), 0 or more.
+
+        Raises:
+            UsageError: as for `forward`.
+
+        """
         clips = {"rgb": rgb, "residual": residual}
         inputs = self._checked({name: clip for name, clip in clips.items() if clip is not None})
         x_BCTHW = self._conv1(inputs)
         for stage in (self.res2, self.res3, self.res4, self.res5):
             for module in stage:
                 x_BCTHW = self._run(module, x_BCTHW)
-        features_BC = functional.relu(self.fc1(x_BCTHW.mean(dim=(2, 3, 4))))
-        logits: Tensor = self.fc2(functional.dropout(features_BC, self.architecture.dropout, self.training))
-        return logits
+        return functional.relu(self.fc1(x_BCTHW.mean(dim=(2, 3, 4))))
 
     def _body(self, channels: int) -> Pseudo3D | Dense3D:
         architecture = self.architecture

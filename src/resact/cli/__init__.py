@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from resact.cli import benchmarks, demo, doctor, evaluation, networks, report, show, stores, training
+from resact.cli import benchmarks, demo, doctor, evaluation, exporting, networks, report, show, stores, training
 from resact.cli.compute_threads import wait_passively
 from resact.cli.streams import say, steady_output
 from resact.errors import ResactError
@@ -24,7 +24,7 @@ app = typer.Typer(
 PANELS = {
     "First steps": (demo, doctor),
     "Clip stores": (stores, show),
-    "Networks": (training, evaluation, report, networks),
+    "Networks": (training, evaluation, report, exporting, networks),
 }
 """Heading in the help -> where its commands are."""
 for panel, modules in PANELS.items():

@@ -121,10 +121,10 @@ def evaluate(
         raise UsageError(f"got --output {target}, expected a file in an existing folder: create {target.parent} first")
     if problem := write_problem(target):
         raise UsageError(f"{target} cannot be written ({problem}): name another file with --output")
-    trained = load_trained(folder, weights=_which(weights))
-    _introduce(trained, console)
-    opened = _store_of(trained, store)
-    with _progress(console) as progress:
+    trained = load_trained(folder, weights=which(weights))
+    introduce(trained, console)
+    opened = store_of(trained, store)
+    with progress_of(console, "evaluate") as progress:
         predictions = evaluate_run(
             trained,
             opened,
@@ -207,10 +207,10 @@ def predict(
     if every is not None and views is not None:
         raise UsageError("got --views with --every, which takes one clip every so often: leave one out")
     spacing = None if every is None else parse_every(every)
-    trained = load_trained(find_run(run, runs), weights=_which(weights))
+    trained = load_trained(find_run(run, runs), weights=which(weights))
     settings = trained.record.store.settings
     decode, codec = settings.decode, settings.codec
-    _introduce(trained, console)
+    introduce(trained, console)
     if (version := find_ffmpeg(ffmpeg)[1]) != decode.ffmpeg:
         console.print(f"note: decoded with ffmpeg {version}, but the run's store was made with {decode.ffmpeg}")
     if spacing is not None and rows_format is not None:
@@ -282,7 +282,8 @@ _PADDING = {
 }
 
 
-def _which(weights: str | None) -> Literal["last", "best"]:
+def which(weights: str | None) -> Literal["last", "best"]:
+    """The weights asked for."""
     if weights is None or weights == "last":
         return "last"
     if weights == "best":
@@ -290,7 +291,7 @@ def _which(weights: str | None) -> Literal["last", "best"]:
     raise UsageError(f"got --weights {weights!r}, expected last or best")
 
 
-def _introduce(trained: "TrainedRun", console: "Console") -> None:
+def introduce(trained: "TrainedRun", console: "Console") -> None:
     """Which run, which of its weights, and whether it is done."""
     header, record = trained.header, trained.record
     epochs, ema = record.config.recipe.epochs, record.config.recipe.ema
@@ -309,7 +310,8 @@ def _introduce(trained: "TrainedRun", console: "Console") -> None:
         console.print("note: its training is not finished")
 
 
-def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
+def store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
+    """The store named, or the run's own."""
     from resact.cache.store import open_store
     from resact.train.runs.files.record import open_run_store
 
@@ -317,14 +319,14 @@ def _store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
 
 
 @contextmanager
-def _progress(console: "Console") -> "Iterator[Callable[[int, int], None]]":
+def progress_of(console: "Console", what: str) -> "Iterator[Callable[[int, int], None]]":
     """A bar on a terminal, a plain line every few seconds elsewhere."""
     from time import monotonic
 
     from resact.progress import PlainLines, ProgressLine
 
     start, plain = monotonic(), PlainLines(_PLAIN_LINE_SECONDS)
-    with ProgressLine(console, "evaluate", unit="clips") as line:
+    with ProgressLine(console, what, unit="clips") as line:
 
         def tell(done: int, total: int) -> None:
             line.update(done, total=total)

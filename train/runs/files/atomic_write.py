@@ -1,12 +1,14 @@
-"""Writing into a run's folder: a whole file or nothing, and one clear error where it cannot be."""
+"""Writing what a run makes: a whole file or nothing, and one clear error where it cannot be."""
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
-from resact.cache.durable import write_replacing
+from resact.cache.durable import sync_folder, write_replacing
 from resact.errors import RunWriteError
 
 _GO_ON = "and continue with `resact train ... --resume`"
@@ -47,6 +49,42 @@ def write_whole(path: Path, data: bytes, *, attempt: Path | None = None, what_ne
     """
     with write_failure_as_error(path, what_next=what_next):
         write_replacing(path, data, attempt=attempt or path.with_name(f".{path.name}.partial"))
+
+
+@contextmanager
+def put_in_place(path: Path, *, what_next: str) -> Iterator[Path]:
+    """A path beside `path`, for what is too large to be held in memory: a file, or a folder where there is none yet.
+
+    It takes its place once it is whole, without an error, and on the disk; until then what was there stays.
+
+    Args:
+        path: where it is to be.
+        what_next: as for `write_failure_as_error`.
+
+    Raises:
+        RunWriteError: it could not be written.
+    """
+    attempt = path.with_name(f".{uuid4().hex}.partial{path.suffix}")
+    try:
+        with write_failure_as_error(path, what_next=what_next):
+            yield attempt
+            for inside in (*attempt.rglob("*"), attempt):
+                if inside.is_dir():
+                    sync_folder(inside)
+                else:
+                    _sync_file(inside)
+            attempt.replace(path)
+            sync_folder(path.parent)
+    finally:
+        if attempt.is_dir():
+            shutil.rmtree(attempt)
+        else:
+            attempt.unlink(missing_ok=True)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _free(path: Path) -> str:

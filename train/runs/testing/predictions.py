@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from resact.errors import DivergedError, RunError
 from resact.train.runs.files.atomic_write import write_whole
-from resact.train.runs.testing.metrics import video_scores
+from resact.train.runs.testing.metrics import Scores, measure, video_scores
 
 PREDICTIONS = "predictions.npz"
 
@@ -111,6 +111,11 @@ class Predictions:
     def scores(self) -> npt.NDArray[np.float64]:
         """(V, C) probabilities: each video's softmax, averaged over its views."""
         return video_scores(self.logits)
+
+    @property
+    def accuracy(self) -> Scores:
+        """Top-1 and top-5 of videos and of clips, for each class too."""
+        return measure(self.logits, self.label, self.classes.tolist())
 
 
 def require_finite(logits_VKC: npt.NDArray[np.float32], video_id: Sequence[str]) -> None:

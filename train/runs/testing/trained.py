@@ -1,5 +1,6 @@
 """A run opened for inference: its network with the weights that it has, and all that goes with them."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resact.errors import CheckpointError, RunNotFoundError
+from resact.errors import CheckpointError, RunNotFoundError, UsageError
 from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.normalisation import Normalisation
 from resact.train.runs.execution import autocast, memory_format, place
 from resact.train.runs.files.folder import RunFolder, WeightsHeader, Which
 from resact.train.runs.files.record import RunRecord
@@ -40,17 +42,62 @@ class TrainedRun:
         """`bfloat16` (autocast), where it was trained so, or `float32`."""
         return "bfloat16" if self.record.config.amp else "float32"
 
-    def logits(self, batch: dict[str, Any]) -> Tensor:
-        """(B, C) float32, on the device.
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names, in the order of the logits."""
+        return self.record.classes
+
+    @property
+    def normalisation(self) -> Normalisation:
+        """Of the clips that it was trained on."""
+        return self.record.normalisation
+
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
+        """(B, C) float32, not yet softmaxed, on the run's device.
 
         Args:
-            batch: as `ClipStream` gives it.
+            batch: `rgb` and/or `residual` (B, 3, T, D, D), as the run's network takes them, cropped and normalised as
+                `ClipStream`, `ClipDataset` and `Run.batch` do it; on any device. What else it holds plays no part.
+
+        Raises:
+            UsageError: a modality is missing, or has a wrong shape or dtype.
         """
-        config = self.record.config
-        clips = {name: batch[name].to(memory_format=memory_format(config)) for name in self.geometry.streams}
-        with torch.inference_mode(), autocast(config, self.device):
-            logits_BC: Tensor = self.network(**clips)
-        return logits_BC.float()
+        return self._computed(self.network, batch)
+
+    def features(self, batch: Mapping[str, Any]) -> Tensor:
+        """(B, F) float32, on the run's device: what the last layer makes the logits of.
+
+        Of the paper's networks that is fc1's output after its ReLU (F is 2048 times `width`). A network of your own
+        says it with a method `features(rgb=, residual=)`.
+
+        Args:
+            batch: as for `logits`.
+
+        Raises:
+            UsageError: as for `logits`, or the network has no such method.
+        """
+        method = getattr(self.network, "features", None)
+        if not callable(method) or isinstance(method, nn.Module):  # a part of that name takes no rgb= and residual=
+            raise UsageError(
+                f"the network of {self.name} has no method features(rgb=, residual=) that returns (B, F): "
+                "give its class one, or use its logits"
+            )
+        features_BF = self._computed(method, batch)
+        if features_BF.ndim != 2:
+            raise UsageError(f"{self.name}: its network's features are {tuple(features_BF.shape)}, expected (B, F)")
+        return features_BF
+
+    def _computed(self, compute: Callable[..., Tensor], batch: Mapping[str, Any]) -> Tensor:
+        config, streams = self.record.config, self.geometry.streams
+        if missing := [name for name in streams if name not in batch]:
+            raise UsageError(
+                f"got a batch of {', '.join(batch) or 'nothing'} without {' and '.join(missing)}, which {self.name} "
+                f"takes: make it with modality={self.geometry.modality!r}"
+            )
+        clips = {name: batch[name].to(self.device, memory_format=memory_format(config)) for name in streams}
+        # Without inference mode, whose tensors could not go into training, such as that of a head on features.
+        with torch.no_grad(), autocast(config, self.device):
+            return compute(**clips).float()
 
 
 def find_run(run: str | None, runs: Path) -> RunFolder:

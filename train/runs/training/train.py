@@ -81,14 +81,14 @@ class TrainResult:
 def train(
     settings: Mapping[str, Any],
     *,
-    runs: Path,
+    runs: str | os.PathLike[str] = "runs",
     name: str | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
     threads: int | None = None,
     compute_threads: int | None = None,
     checkpoint_seconds: float = 300.0,
-    console: Console,
+    console: Console | None = None,
 ) -> TrainResult | None:
     """Train one run to its end. Where torchrun started several processes, the first writes, prints and has the result.
 
@@ -101,7 +101,7 @@ def train(
         threads: that read clips; None: one a core, shared among ranks.
         compute_threads: on the CPU; None takes the run's, or for a new one as many as torch is set to.
         checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
-        console: for people.
+        console: for people; None prints to standard output, `Console(quiet=True)` nothing.
 
     Raises:
         UsageError: settings are wrong, contradict each other, the store, or the run that is to go on.
@@ -109,11 +109,17 @@ def train(
         CheckpointError: no checkpoint of the run is whole.
         DivergedError: the loss is no longer a number.
         Interrupted: ctrl-C or SIGTERM.
+
+    Example:
+        small = {"step": 2, "width": 0.25, "depths": (1, 1, 1, 1), "frames": 8, "size": 32, "epochs": 2}
+        result = resact.train(small, store="data/sample.zarr", name="small")
+        print(result.run, result.video_top1)  # runs/small; top-1 of the training videos that were held out
     """
     asked = RunConfig.of(settings)
     if asked.architecture.is_own:
         refuse_for_own(settings)
-    folder = RunFolder(runs / _checked_name(asked.default_name if name is None else name))
+    console = console or Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    folder = RunFolder(Path(runs) / _checked_name(asked.default_name if name is None else name))
     with open_ranks() as ranks, compute_threads_restored():
         display = TrainDisplay(console if ranks.leads else Console(quiet=True), folder.name)
         try:

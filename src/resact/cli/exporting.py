@@ -1,0 +1,116 @@
+"""Commands that take networks and features out of resact."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from resact.cli import complete
+from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
+from resact.cli.evaluation import ViewsOption, WeightsOption, introduce, progress_of, store_of, which
+from resact.cli.output import require_writable
+from resact.cli.training import RunsOption, ThreadsOption
+
+app = typer.Typer()
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="Name or path of a run. Default: the run trained last.", autocompletion=complete.runs
+    ),
+]
+
+
+@app.command()
+def features(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write: .npz, .parquet or .zarr."),
+    ],
+    run: RunArgument = None,
+    store: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="STORE",
+            help="Clip store, of any data set. Default: the one that the run was trained on.",
+            autocompletion=complete.stores,
+        ),
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    per: Annotated[
+        Literal["video", "clip"],
+        typer.Option(help="video: one row per video, the mean over its clips; clip: one row per clip."),
+    ] = "video",
+    views: ViewsOption = None,
+    weights: WeightsOption = None,
+    threads: ThreadsOption = None,
+    compute_threads: ComputeThreadsOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Write what a run's network makes of each video before its last layer, with ids, labels and memberships."""
+    from resact.train.runs.testing.feature_files import require_feature_file, write_features
+
+    require_feature_file(output)
+    require_writable(output)
+    console = open_console(json_output)
+    set_compute_threads(compute_threads, console)
+    from resact.train.runs.testing.evaluate import VIEWS
+    from resact.train.runs.testing.features import run_features
+    from resact.train.runs.testing.trained import find_run, load_trained
+
+    trained = load_trained(find_run(run, runs), weights=which(weights))
+    introduce(trained, console)
+    opened = store_of(trained, store)
+    with progress_of(console, "features") as progress:
+        table = run_features(
+            trained, opened, views=VIEWS if views is None else views, per=per, threads=threads, progress=progress
+        )
+    write_features(output, table)
+    for note in table.notes:
+        console.print(f"note: {note}")
+    if table.left_out:
+        console.print(f"note: {len(table.left_out):,} videos have no frames: {', '.join(table.left_out[:5])} ...")
+    rows, width = table.features.shape
+    console.print(f"{output}: {rows:,} rows of {width:,} features, one per {per}, from {opened.files}")
+    if json_output:
+        payload = {"output": str(output), "store": str(opened.files), "rows": rows, "features": width}
+        print_json(table.provenance | payload | {"left_out": table.left_out, "notes": table.notes})
+
+
+@app.command()
+def export(
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to write: .onnx, or .pt2 for torch.export."),
+    ],
+    run: RunArgument = None,
+    runs: RunsOption = Path("runs"),
+    weights: WeightsOption = None,
+    input_: Annotated[
+        Literal["uint8", "float32"],
+        typer.Option("--input", help="Type of the clips' pixels, 0 to 255 in both."),
+    ] = "uint8",
+    json_output: JsonOption = False,
+) -> None:
+    """Write a run's network as one file: clips in, logits out. The file is kept only if its logits are the run's."""
+    require_writable(output)
+    console = open_console(json_output)
+    set_compute_threads(None, console)
+    from resact.progress import working
+    from resact.train.runs.testing.export import export_run, require_export_file
+    from resact.train.runs.testing.trained import find_run, load_trained
+
+    require_export_file(output)
+    trained = load_trained(find_run(run, runs), weights=which(weights), device="cpu")
+    introduce(trained, console)
+    with working(console, "exporting and comparing logits"):
+        exported = export_run(trained, output, input_dtype=input_)
+    for note in exported.notes:
+        console.print(f"note: {note}")
+    console.print(
+        f"{output}: clips {exported.input_shape} of {input_} -> logits {exported.output_shape}; they differ from the "
+        f"run's by at most {exported.largest_difference:.1g}, for batches of {exported.batches_in_words} clips"
+    )
+    if json_output:
+        print_json(exported.plain() | {"output": str(output)})

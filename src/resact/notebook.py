@@ -1,0 +1,320 @@
+"""What scripts and notebooks need with one import: `stream`, `load_run`, `predict`, `evaluate`.
+
+Shapes: B clips, N frames read for a clip, C classes, T frames of a clip, H height, W width, D height and width of what
+the network is given.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from resact.cache.store import ClipStore, open_store
+from resact.errors import RunNotFoundError, UsageError
+from resact.pipeline.job.single_video import single_video_store
+from resact.train.clips.geometry import ClipGeometry
+from resact.train.clips.measurement import measure_normalisation
+from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.sampling import Clip, ClipPlan, TestPlan, TrainPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.clips.transform import make_clip
+from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.record import open_run_store
+from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
+from resact.train.runs.testing.predict import Prediction, predict_video
+from resact.train.runs.testing.predictions import Predictions, write_predictions
+from resact.train.runs.testing.trained import TrainedRun, load_trained
+
+StrPath = str | os.PathLike[str]
+
+
+def stream(
+    store: ClipStore | StrPath,
+    *,
+    split: str | None = None,
+    side: Literal["train", "val", "test"] = "train",
+    frames: int = 32,
+    step: int = 1,
+    modality: Literal["rgb", "residual", "both"] = "both",
+    batch_size: int = 8,
+    size: int = 112,
+    views: int = VIEWS,
+    seed: int = 0,
+    flip: bool | None = None,
+    normalisation: Normalisation | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    threads: int | None = None,
+) -> ClipStream:
+    """Batches of clips for any network, from one side of a split.
+
+    A loop over the stream has one epoch, each loop the next one; `stream.epoch(n)` gives a certain one. A batch is a
+    dictionary: `rgb` and `residual` (B, 3, T, D, D), normalised, those that the modality asks for; `label` (B,) int64;
+    `video_id`, a list of B.
+
+    Args:
+        store: an open store, its path or its URL.
+        split: of the store; left out, its first.
+        side: `train`: one clip a video and epoch, at random; `val` or `test`: `views` clips a video, centre crops.
+        frames: T.
+        step: frames between the two that a residual subtracts.
+        modality: `rgb`, `residual` or `both`.
+        batch_size: the most clips in a batch.
+        size: D, in pixels.
+        views: clips a video of the other sides.
+        seed: of the clips.
+        flip: mirror half of the training clips; left out, where the data set survives it.
+        normalisation: such as another stream's or a run's; left out, it is measured on 512 clips of the train side,
+            whichever side is asked for, which takes a while: `stream.normalisation` has it.
+        device: left out, the GPU where there is one, else the CPU.
+        dtype: of the clips.
+        threads: that read and decode; one a core unless said.
+
+    Raises:
+        UsageError: an argument is out of range, or the store has no such split, side or videos.
+        StoreNotFoundError: no store there.
+        StoreError: a clip could not be read; while the stream is read, too.
+
+    Example:
+        train = resact.stream("data/sample.zarr", frames=16, batch_size=4)
+        for batch in train:
+            rgb_BCTHW, residual_BCTHW, label_B = batch["rgb"], batch["residual"], batch["label"]
+        test = resact.stream("data/sample.zarr", side="test", frames=16, normalisation=train.normalisation)
+    """
+    opened = store if isinstance(store, ClipStore) else open_store(store)
+    index, dataset = opened.index, opened.settings.dataset
+    geometry = ClipGeometry(modality=modality, frames=frames, step=step, size=size)
+    split = dataset.splits[0] if split is None else split
+    video_indices = index.video_indices(split, side)
+    plan: ClipPlan
+    if side == "train":
+        plan = TrainPlan(index, video_indices, geometry, seed=seed, flip=dataset.flip_safe if flip is None else flip)
+    else:
+        plan = TestPlan(index, video_indices, geometry, views=views)
+    if normalisation is None:
+        normalisation = measure_normalisation(
+            opened, index.video_indices(split, "train"), geometry, seed=seed, threads=threads
+        )
+    return ClipStream(
+        opened,
+        plan,
+        batch_size=batch_size,
+        normalisation=normalisation,
+        device=_device(device),
+        dtype=dtype,
+        threads=threads,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(TrainedRun):
+    """A trained run, opened by `load_run`; its network is on `device`, in evaluation mode."""
+
+    def predict(
+        self,
+        video: StrPath,
+        *,
+        views: int = VIEWS,
+        top: int = 5,
+        ffmpeg: str | None = None,
+        timeout_seconds: float = 600.0,
+    ) -> Prediction:
+        """The most likely classes of a video file, which is decoded as the run's store was.
+
+        Args:
+            video: the file; any that ffmpeg decodes.
+            views: clips sampled uniformly of it, whose probabilities are averaged.
+            top: classes to give.
+            ffmpeg: path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel.
+            timeout_seconds: for the decoding.
+
+        Returns:
+            `top`, a list of (class name, probability), the likeliest first; `logits` (views, C); `num_frames`, at the
+            store's frame rate; `padded`, whether a clip is longer than the video.
+
+        Raises:
+            DecodeError: the file is missing, gives no frames or is too short; says why.
+            DivergedError: the network's logits are not finite.
+
+        Example:
+            run = resact.load_run("runs/residual-s2-0")
+            for class_name, probability in run.predict("my_video.mp4").top:
+                print(f"{probability:6.1%}  {class_name}")
+        """
+        settings = self.record.store.settings
+        with single_video_store(
+            Path(video), settings.decode, codec=settings.codec, ffmpeg=ffmpeg, timeout_seconds=timeout_seconds
+        ) as store:
+            return predict_video(self, store, views=views, top=top)
+
+    def batch(self, frames_NHWC: npt.NDArray[np.uint8] | Tensor) -> dict[str, Tensor]:
+        """One clip of frames as a batch for `logits` and `features`: centre crop, resize, residual, normalisation.
+
+        Args:
+            frames_NHWC: uint8 (N, H, W, 3), RGB, at the frame rate of the run's store, such as `store.read` gives. N is
+                at most `run.geometry.frames_read`; fewer frames are extended as those of a short video are.
+
+        Returns:
+            `rgb` and `residual` (1, 3, T, D, D) float32, those that the run takes, on its device.
+
+        Raises:
+            UsageError: the frames have another shape or dtype, or there are too many of them.
+
+        Example:
+            run = resact.load_run("runs/residual-s2-0")
+            store = resact.open_store("data/sample.zarr")
+            frames = store.read(store.index.video_id[0], 0, run.geometry.frames_read)
+            logits_1C = run.logits(run.batch(frames))
+        """
+        frames = frames_NHWC
+        if not isinstance(frames, Tensor):
+            frames = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+        most = self.geometry.frames_read
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != torch.uint8 or 0 in frames.shape:
+            got = f"{tuple(frames.shape)} of {str(frames.dtype).removeprefix('torch.')}"
+            raise UsageError(f"got frames {got}, expected (N, H, W, 3) of uint8, RGB: one clip's")
+        if len(frames) > most:
+            raise UsageError(
+                f"got {len(frames)} frames, expected at most the {most} of a clip of {self.name}: cut a clip out, or "
+                "let `predict` take several of the whole video"
+            )
+        height, width = frames.shape[1:3]
+        side = min(height, width)
+        clip = Clip(
+            video_index=0,
+            start=0,
+            stop=len(frames),
+            order=self.geometry.frame_order(0, len(frames)),
+            top=(height - side) // 2,
+            left=(width - side) // 2,
+            side=side,
+            flip=False,
+        )
+        made = make_clip(frames.cpu(), clip, self.geometry, self.normalisation)
+        return {name: clip_CTHW[None].to(self.device) for name, clip_CTHW in made.items()}
+
+
+def load_run(
+    path: StrPath, *, weights: Literal["last", "best"] = "last", device: str | torch.device | None = None
+) -> Run:
+    """Open a trained run: its network, classes, clip geometry and normalisation. Nothing in its files is unpickled.
+
+    Args:
+        path: of the run's folder, such as `runs/residual-s2-0`; it may still be training.
+        weights: `last`: those of the last whole epoch; `best`: of the best validation.
+        device: left out, the GPU where there is one, else the CPU.
+
+    Returns:
+        A run with `predict(video)`, `batch(frames)`, `logits(batch)` (B, C), `features(batch)` (B, F), `classes`,
+        `geometry`, `normalisation`, `network` and `record`.
+
+    Raises:
+        RunNotFoundError: no run there.
+        CheckpointError: no such weights yet, or not what was written.
+
+    Example:
+        run = resact.load_run("runs/residual-s2-0")
+        test = resact.stream("data/sample.zarr", side="test", modality=run.geometry.modality, step=run.geometry.step,
+                             frames=run.geometry.frames, size=run.geometry.size, normalisation=run.normalisation)
+        for batch in test:
+            logits_BC, features_BF = run.logits(batch), run.features(batch)
+            break
+    """
+    folder = RunFolder(path)
+    if not folder.exists:
+        there = ", ".join(str(config.parent) for config in sorted(folder.path.parent.glob("*/config.json")))
+        raise RunNotFoundError(
+            f"no run at {folder}: " + (f"there are {there}" if there else "make one with `resact train`")
+        )
+    if weights not in ("last", "best"):
+        raise UsageError(f"got weights {weights!r}, expected last or best")
+    return Run(**vars(load_trained(folder, weights=weights, device=device)))
+
+
+def predict(run: Run | StrPath, video: StrPath, *, views: int = VIEWS, top: int = 5) -> Prediction:
+    """The most likely classes of a video file; see `Run.predict`, which is quicker for several files.
+
+    Args:
+        run: of `load_run`, or the path of a run's folder.
+        video: the file; any that ffmpeg decodes.
+        views: clips sampled uniformly of it, whose probabilities are averaged.
+        top: classes to give.
+
+    Raises:
+        RunNotFoundError: no run there.
+        DecodeError: the file is missing, gives no frames or is too short; says why.
+
+    Example:
+        class_name, probability = resact.predict("runs/residual-s2-0", "my_video.mp4").top[0]
+    """
+    return _opened(run).predict(video, views=views, top=top)
+
+
+def evaluate(
+    run: Run | StrPath,
+    store: ClipStore | StrPath | None = None,
+    *,
+    views: int = VIEWS,
+    side: Literal["train", "val", "test"] = "test",
+    output: StrPath | None = None,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Test a run by the paper's protocol, as `resact evaluate` does: `views` clips a video, scores averaged.
+
+    Args:
+        run: of `load_run`, or the path of a run's folder.
+        store: left out, the one that the run was trained on; another one has to be of the same data set.
+        views: clips a video.
+        side: of the run's split.
+        output: where to keep each clip's logits, such as `runs/NAME/predictions.npz`, which the report reads; left out,
+            nowhere.
+        threads: that read and decode; one a core unless said.
+        progress: is told of clips done and in all.
+
+    Returns:
+        `accuracy` with `video_top1`, `clip_top1`, `per_class` and so on, in [0, 1]; `logits` (videos, views, C);
+        `scores` (videos, C); `label` (videos,); `video_id`; `classes`.
+
+    Raises:
+        RunNotFoundError: no run there.
+        StoreNotFoundError: no store there, or the run's has moved.
+        SettingsError: the store is of other videos or decoded otherwise.
+        DivergedError: the network's logits are not finite.
+        RunWriteError: `output` could not be written.
+
+    Example:
+        tested = resact.evaluate("runs/residual-s2-0", views=3, output="runs/residual-s2-0/predictions.npz")
+        print(f"{tested.accuracy.video_top1:.1%} of {len(tested.video_id)} videos")
+    """
+    opened = _opened(run)
+    if store is None:
+        tested = open_run_store(opened.record, opened.name)
+    else:
+        tested = store if isinstance(store, ClipStore) else open_store(store)
+    predictions = evaluate_run(
+        opened,
+        tested,
+        views=views,
+        membership=side,
+        other_codec=store is not None,
+        threads=threads,
+        progress=progress,
+    )
+    if output is not None:
+        write_predictions(Path(output), predictions)
+    return predictions
+
+
+def _opened(run: Run | StrPath) -> Run:
+    return run if isinstance(run, Run) else load_run(run)
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
