@@ -1,4 +1,4 @@
-"""Whether torch works on this machine, and where training would run."""
+"""Checks torch, and which device training would use."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from resact.cache.check import Check
 
 
 def check_gpu() -> Check:
-    """That torch works, and on which device training would run."""
+    """Check that torch works, and name the device that training would use."""
     from importlib.util import find_spec
 
     try:

@@ -1,4 +1,4 @@
-"""How a setting of a run is declared: once, as a dataclass field, with its default, bounds, help and source.
+"""Declares each setting of a run once: as a dataclass field with its default, bounds, help and source.
 
 The command line's options, the toml keys, `--help`, the tables in docs/commands.md and the checks all come from these
 declarations. Nothing here loads torch, so that `--help` stays quick.
@@ -39,7 +39,7 @@ class Table(dict[str, Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a dataclass field says of itself, apart from its name."""
+    """Everything about a setting except its name, which is that of its dataclass field."""
 
     panel: Panel
     kind: Kind
@@ -47,7 +47,7 @@ class Setting:
     """One sentence or two, without the default."""
     default: Any
     default_words: str | None = None
-    """What stands for None: `where the data set allows it`."""
+    """Text for a default of None, such as `on if the data set is flip-safe`."""
     choices: Sequence[str] = ()
     pattern: re.Pattern[str] | None = None
     """What a choice may be instead, and how that is called."""
@@ -64,7 +64,7 @@ class Setting:
 
     @property
     def default_text(self) -> str | None:
-        """For people; None where there is nothing to say."""
+        """The default as text; None if there is nothing to say."""
         if self.default_words is not None:
             return self.default_words
         if self.default is None:
@@ -77,7 +77,7 @@ class Setting:
 
     @property
     def range_text(self) -> str:
-        """What values it takes, for people."""
+        """The allowed values as text."""
         if self.kind == "choice":
             choices = [*self.choices, *filter(None, [self.pattern_words])]
             return " or ".join((", ".join(choices[:-1]), choices[-1])) if choices else ""
@@ -104,15 +104,15 @@ class Setting:
         return " ".join([noun, " and ".join(filter(None, bounds))]).strip()
 
     def checked(self, name: str, value: Any, *, written: str | None = None) -> Any:
-        """The value as it is kept: `3` as `3.0` where a number is meant, a list as a tuple.
+        """The value in its stored form: `3` as `3.0` for a number, a list as a tuple.
 
         Args:
-            name: of the setting.
-            value: of any kind.
-            written: how an error begins where it was not an option, such as `recipe.toml: got width`.
+            name: name of the setting.
+            value: value of any type.
+            written: start of the error message if the value was not an option, such as `recipe.toml: got width`.
 
         Raises:
-            UsageError: it is of another kind, or out of bounds.
+            UsageError: the value has another type, or is out of bounds.
         """
         if value is None and self.default is None:
             return None
@@ -162,22 +162,23 @@ def _is_whole(value: Any) -> bool:
 
 
 def setting(default: Any, **said: Any) -> Any:
-    """A dataclass field that is a setting; see `Setting` for what is said of it. A whole number is below 2^63."""
+    """A dataclass field that is a setting; the arguments are fields of `Setting`. A whole number is below 2^63."""
     if said["kind"] == "whole":
         said.setdefault("most", MOST_WHOLE)
     return field(default=default, metadata={_KEY: Setting(default=default, **said)})
 
 
 def declared(*kinds: type) -> dict[str, Setting]:
-    """Name -> setting, of dataclasses, in their order."""
+    """Name -> setting, for the fields of dataclasses, in their order."""
     return {f.name: f.metadata[_KEY] for kind in kinds for f in fields(kind) if _KEY in f.metadata}
 
 
 def check(instance: Any) -> None:
-    """For a frozen dataclass's `__post_init__`: check its settings, and keep each as its kind says.
+    """Call this in a frozen dataclass's `__post_init__`: it checks the settings and stores each in the form of its
+    kind.
 
     Raises:
-        UsageError: names the first that is wrong.
+        UsageError: a setting is wrong; names the first one.
     """
     for name, one in declared(type(instance)).items():
         object.__setattr__(instance, name, one.checked(name, getattr(instance, name)))
@@ -189,7 +190,7 @@ def option(name: str) -> str:
 
 
 def refuse(name: str, got: Any, expected: str, *, written: str | None = None) -> NoReturn:
-    """Say what is wrong with a setting; `written` as for `Setting.checked`.
+    """Raise an error about a setting's value; `written` as in `Setting.checked`.
 
     Raises:
         UsageError: always.

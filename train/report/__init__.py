@@ -1,1 +1,1 @@
-"""The report: the paper's tables with our runs beside them, and what these say of its claims."""
+"""The report: runs side by side, the paper's tables next to our runs, and what these say about its claims."""

@@ -1,4 +1,4 @@
-"""How sure one accuracy is. Shapes: V videos, G groups."""
+"""The confidence interval of one accuracy. Shapes: V videos, G groups."""
 
 from collections.abc import Hashable, Sequence
 from math import sqrt
@@ -11,19 +11,19 @@ from resact.train.report.bootstrap import FEWEST_GROUPS, Interval, student_quant
 
 
 def accuracy_interval(hit_V: npt.NDArray[np.float64], group_V: Sequence[Hashable], *, level: float = 0.95) -> Interval:
-    """Accuracy in percent, with Wilson's score interval for as many videos as the groups are worth.
+    """Accuracy in percent, with Wilson's score interval for the effective number of videos.
 
-    Videos of one group are alike, so that their number says too much. The effective number is that whose simple
-    variance equals the one between groups, never above V, and scaled by Student's t for so few groups (Korn and
-    Graubard, Survey Methodology 24, 1998). Unlike a bootstrap it also says something where all videos are right.
+    Videos of one group are similar, so V overstates the information. The effective number is the one whose binomial
+    variance equals the variance between groups, at most V, scaled by Student's t for few groups (Korn and Graubard,
+    Survey Methodology 24, 1998). Unlike a bootstrap, this interval has a width even if all videos are correct.
 
     Args:
-        hit_V: 1 where the video is right, 0 where not; between them, the share of seeds that got it right.
-        group_V: which videos belong together: those of equal value.
-        level: how often such an interval is to hold the truth.
+        hit_V: 1 for a correct video, 0 for a wrong one; with several seeds, the share of seeds that are correct.
+        group_V: group of each video; videos of equal value belong together.
+        level: confidence level.
 
     Returns:
-        Without limits where there are fewer groups than `FEWEST_GROUPS`.
+        The accuracy and its interval; without limits if there are fewer groups than `FEWEST_GROUPS`.
     """
     places: dict[Hashable, int] = {}
     group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])

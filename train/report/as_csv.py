@@ -1,7 +1,7 @@
 """The report as comma-separated values, each line of one `kind`.
 
-`run`: one of the runs side by side; `comparison`: of two of them; where the paper's tables apply, `row`, `difference`
-and `other`: a row of a table, a claim, and a run that fills no row.
+`run`: a row of the runs side by side; `comparison`: two of them compared. If the paper's tables apply, also `row`,
+`difference` and `other`: a row of a table, a claim, and a run that fills no row.
 """
 
 import csv
@@ -20,7 +20,8 @@ FIELDS = (
     "top5_spread", "g", "parameters", "epochs", "clips_per_second", "padded_share", "seeds", "runs", "command", "notes",
     "claim", "points", "paper_points", "low", "high", "groups", "verdict", "mean_class", "first", "second", "p",
 )  # fmt: skip
-"""What a kind lacks is empty. `low` and `high` are of top-1 in runs, of `points` elsewhere."""
+"""Columns that a kind does not have are empty. `low` and `high` are limits of top-1 for runs, and of `points`
+otherwise."""
 
 _SHARED = ("dataset", "split", "partial", "settings")
 _FIGURES = (
@@ -29,7 +30,7 @@ _FIGURES = (
 
 
 def comma_separated(report: Report) -> str:
-    """With a line of headings; numbers as they are, accuracies in percent."""
+    """The report as CSV with a header line; numbers are unrounded, accuracies in percent."""
     plain, text = plain_report(report), io.StringIO()
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The report as one page that needs no network: tables, curves, costs, confusions, and videos right and wrong."""
+"""The report as one offline page: tables, curves, costs, confusions, correct and wrong videos."""
 
 import base64
 import re
@@ -45,19 +45,19 @@ _INTERVAL = RUN_HEADINGS.index("95 % interval")
 
 @dataclass(frozen=True)
 class Cell:
-    """Of a table."""
+    """A table cell."""
 
     text: str
     value: float | None
-    """To sort by; None of what is no number."""
+    """Value to sort by; None if it is not a number."""
     mark: str = ""
-    """A sign that says the same as the colour."""
+    """A sign with the same meaning as the colour."""
     svg: Markup = _NOTHING
-    """Drawn below the text."""
+    """An SVG drawn below the text."""
 
 
 def html(report: Report) -> str:
-    """All of it. Whatever comes from runs and stores is escaped, and no script but the page's own runs."""
+    """The page. Text from runs and stores is escaped, and only the page's own script can run."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     page = Environment(

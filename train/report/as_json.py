@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plain_report(report: Report) -> dict[str, Any]:
-    """`data_sets`; `comparison`; `tables`, one a group and number; `other_runs`; `broken`; `notes`."""
+    """`data_sets`, `comparison`, `tables` (one per group and number), `other_runs`, `broken` and `notes`."""
     return {
         "runs": str(report.runs),
         "data_sets": [

@@ -1,4 +1,4 @@
-"""The report as Markdown with pipe tables, such as for a page on a forge."""
+"""The report as Markdown with pipe tables, for example for a code-hosting site."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -29,7 +29,7 @@ from resact.train.report.side_by_side import DataSet
 
 
 def markdown(report: Report) -> str:
-    """All of it."""
+    """The complete report."""
     lines = [f"# {_escaped(report_title(report))}", "", LEGEND, ""]
     lines += [f"- note: {_escaped(note)}" for note in report.notes]
     if report.comparison is not None:

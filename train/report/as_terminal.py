@@ -36,7 +36,7 @@ _COLOURS = {"confirmed": "green", "refuted": "red", "better": "green", "worse": 
 
 
 def print_report(report: Report, console: Console) -> None:
-    """All of it. Commands are never broken, so that they can be copied."""
+    """Print the report. Commands are never wrapped, so that they can be copied."""
     for note in report.notes:
         _say(console, f"note: {one_line(note)}")
     for section in report.sections:

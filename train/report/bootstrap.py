@@ -1,6 +1,6 @@
-"""How sure a difference of two runs is: a paired bootstrap over groups of videos.
+"""The confidence interval of a difference between two runs: a paired bootstrap over groups of videos.
 
-Clips of one group show one scene, so that their errors are alike: groups are drawn, never single videos. Shapes: V
+Videos of one group show one scene, so their errors are correlated: groups are drawn, never single videos. Shapes: V
 videos, G groups, K kinds of groups, R drawn resamples.
 """
 
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 RESAMPLES = 10_000
 FEWEST_GROUPS = 5
-"""With fewer there is no interval: resamples would be of next to nothing."""
+"""With fewer groups there is no interval: resamples would mean little."""
 
 _CHUNK = 1000  # resamples at a time: 8 MB of counts for a thousand groups
 
@@ -25,7 +25,7 @@ class Interval:
 
     mean: float
     low: float | None
-    """None, like `high`, where there are fewer groups than `FEWEST_GROUPS`."""
+    """Lower limit; None, like `high`, if there are fewer groups than `FEWEST_GROUPS`."""
     high: float | None
     groups: int
 
@@ -40,15 +40,15 @@ def clustered_interval(
 ) -> Interval:
     """Mean of the videos' differences, with the percentile interval of resampled groups.
 
-    The percentiles are moved outwards as Student's t has it for so many groups, for the plain ones are too narrow with
-    few (Hesterberg, arXiv 1411.5279: the expanded percentile interval).
+    The percentiles are moved outwards by Student's t for the number of groups, because plain percentiles are too narrow
+    with few groups (Hesterberg, arXiv 1411.5279: the expanded percentile interval).
 
     Args:
-        difference_V: of one video's score in the one run and in the other, one or more.
-        group_V: which videos are drawn together: those of equal value.
-        seed: of what is drawn; the same gives the same interval.
-        resamples: how many.
-        level: how often such an interval is to hold the truth.
+        difference_V: difference of each video's scores in the two runs, one video or more.
+        group_V: group of each video; videos of equal value are drawn together.
+        seed: seed of the resampling; the same seed gives the same interval.
+        resamples: number of resamples.
+        level: confidence level.
     """
     places: dict[object, int] = {}
     group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])

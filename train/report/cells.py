@@ -1,4 +1,4 @@
-"""What a report's cells and lines say, for the formats that people read."""
+"""The text of a report's cells and lines, for the formats that people read."""
 
 import shlex
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resact.train.report.read_runs import ReadRun
 
 RUN_HEADINGS = ("run", "network", "input", "top-1", "95 % interval", "mean class", "top-5", "G", "M par.", "ep.")
-"""Then, where there is room: `SPEED_HEADINGS`, and `settings` where they differ."""
+"""Followed, if there is room, by `SPEED_HEADINGS`, and by `settings` if they differ."""
 SPEED_HEADINGS = ("clips /s", "pad. %")
 COMPARISON_HEADINGS = (
     "first",
@@ -56,7 +56,7 @@ _NAMED = 5  # classes, confusions or videos in words
 
 
 def report_title(report: Report) -> str:
-    """What the report is of."""
+    """The report's title."""
     if report.has_tables:
         return "Residual frames: the paper's tables, and ours"
     data_sets = dict.fromkeys(section.data_set.name for section in report.sections if section.data_set is not None)
@@ -64,7 +64,7 @@ def report_title(report: Report) -> str:
 
 
 def row_cells(row: TableRow) -> tuple[str, ...]:
-    """Under `ROW_HEADINGS`."""
+    """A table row's cells under `ROW_HEADINGS`."""
     paper, paper_g = row.paper, row.paper.variant.paper_g
     published = f"{paper.top1:.1f}", f"{paper.top5:.1f}", "-" if paper_g is None else str(paper_g)
     state = row.runs[0].state if row.runs else "not run"
@@ -72,7 +72,7 @@ def row_cells(row: TableRow) -> tuple[str, ...]:
 
 
 def entry_cells(entry: Entry, *, settings: bool = False) -> tuple[str, ...]:
-    """Under `RUN_HEADINGS` and `SPEED_HEADINGS`, and `settings` where it is asked for."""
+    """An entry's cells under `RUN_HEADINGS`, `SPEED_HEADINGS` and, if asked for, `settings`."""
     figures, interval, key, cost = entry.figures, entry.accuracy, entry.key, entry.runs[0].cost
     top1, top5, g, parameters, epochs, *speed = _figure_cells(figures, entry.state)
     if figures is None:
@@ -87,7 +87,7 @@ def entry_cells(entry: Entry, *, settings: bool = False) -> tuple[str, ...]:
 
 
 def comparison_cells(comparison: Comparison) -> tuple[str, ...]:
-    """Under `COMPARISON_HEADINGS`."""
+    """A comparison's cells under `COMPARISON_HEADINGS`."""
     interval = comparison.interval
     known = interval.low is not None
     return (
@@ -107,7 +107,7 @@ def _probability(p: float) -> str:
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
-    """Which classes and videos make the difference."""
+    """Lines on the classes and videos that make the difference."""
     first, second = one_line(comparison.first), one_line(comparison.second)
     classes = comparison.classes
     for name, gained in (
@@ -129,7 +129,7 @@ def _more(count: int, one: str, several: str) -> str:
 
 
 def worst_classes_line(entry: Entry) -> str | None:
-    """The classes that it gets right least often; None where it is not tested, or has all of them right."""
+    """Its worst classes; None if it is not tested, or all its videos are correct."""
     known = [(score.top1, place, score) for place, score in enumerate(entry.per_class) if score.top1 is not None]
     worst = [score for top1, _, score in sorted(known)[:_NAMED] if top1 < 100]
     if not worst:
@@ -139,7 +139,7 @@ def worst_classes_line(entry: Entry) -> str | None:
 
 
 def pair_hint(data_set: DataSet, runs: Path) -> str | None:
-    """How two of many runs are compared; None where all pairs are."""
+    """How to compare two of many runs; None if all pairs are compared."""
     done = [entry for entry in data_set.entries if entry.done]
     if len(done) <= MOST_PAIRED:
         return None
@@ -188,7 +188,7 @@ def _mean(mean: float, spread: float | None) -> str:
 
 
 def difference_cells(difference: Difference) -> tuple[str, ...]:
-    """Under `DIFFERENCE_HEADINGS`."""
+    """A difference's cells under `DIFFERENCE_HEADINGS`."""
     interval = difference.interval
     ours = "-" if interval is None else f"{interval.mean:+.1f}"
     known = interval is not None and interval.low is not None
@@ -197,7 +197,7 @@ def difference_cells(difference: Difference) -> tuple[str, ...]:
 
 
 def state_lines(data_set: DataSet) -> Iterator[str]:
-    """What there is to say of single runs."""
+    """Lines on the states of single runs."""
     for run in data_set.runs:
         if run.state == "done" and run.problem is None:
             continue
@@ -207,7 +207,7 @@ def state_lines(data_set: DataSet) -> Iterator[str]:
 
 
 def remark_lines(section: Section, group: GroupTables) -> list[str]:
-    """Of runs that a group's tables leave out though they are tested, and of intervals that could not be."""
+    """Lines on tested runs that a group's tables leave out, and on missing intervals."""
     there = set() if section.data_set is None else {run.path for run in section.data_set.runs}
     otherwise = [
         f"{one_line(run.path)}: {run.state}, {one_line(run.problem or '')}"
@@ -219,10 +219,10 @@ def remark_lines(section: Section, group: GroupTables) -> list[str]:
 
 
 def broken_lines(report: Report) -> list[str]:
-    """The folders that no table can have."""
+    """Lines on the folders that cannot be read."""
     return [f"{one_line(run.path)}: {one_line(run.problem)}" for run in report.broken]
 
 
 def one_line(text: str) -> str:
-    """As a terminal can show it, on one line."""
+    """Text on one line, as a terminal can show it."""
     return " ".join("".join(c if c.isprintable() else " " for c in printable(text)).split())

@@ -1,7 +1,7 @@
-"""Charts of the page, as SVG that takes its colours from the page: light, dark and on paper.
+"""Charts of the page as SVG, with the page's colours: light, dark and in print.
 
-Points and lines differ in shape and dash as well as in colour, and say what they are when pointed at. Each chart is
-drawn at the width it is asked for, because letters that shrink with a picture cannot be read on a phone.
+Points and lines differ in shape and dash as well as in colour, and name themselves when pointed at. Each chart is drawn
+at its final width, because text that shrinks with a picture cannot be read on a phone.
 """
 
 import json
@@ -20,7 +20,7 @@ _AFTER, _BELOW = 14, 44  # pixels right of a plot and below it
 _STEPS = (1, 2, 2.5, 5, 10)
 _LABEL_HEIGHT = 14
 MOST_NAMED = 25
-"""Classes of a confusion matrix that has room for names."""
+"""Most classes of a confusion matrix with room for names."""
 _MOST_NAMED_NARROW = 15
 _LEAST_COUNTED = 15  # pixels of a cell that has room for a number
 _NOTHING = Markup("")
@@ -28,17 +28,17 @@ _NOTHING = Markup("")
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """Points that belong together; None where there is no number."""
+    """A series of points; None if a point has no number."""
 
     label: str
     xs: Sequence[float]
     ys: Sequence[float | None]
     spreads: Sequence[float | None] = ()
-    """Half the length of an error bar, for each point; empty for none."""
+    """Half the length of each point's error bar; empty without error bars."""
     colour: int = 0
     dashed: bool = False
     paper: bool = False
-    """Published, and drawn as a diamond; ours are circles."""
+    """Whether these are the paper's figures, drawn as diamonds; ours are circles."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Axis:
 
     @property
     def step(self) -> float:
-        """From tick to tick."""
+        """Distance between ticks."""
         return self.ticks[1] - self.ticks[0]
 
     def at(self, value: float) -> float:
-        """In pixels."""
+        """Position of a value, in pixels."""
         low, high, value = (math.log10(v) if self.logarithmic else v for v in (self.low, self.high, value))
         return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
 
@@ -92,7 +92,7 @@ class Plot:
 
     @property
     def height(self) -> int:
-        """Of the picture."""
+        """Height of the picture."""
         return _HEIGHT if self.width >= WIDE else _NARROW_HEIGHT
 
     @property
@@ -107,7 +107,7 @@ class Plot:
 
 
 def whole_axis(values: Sequence[float], start: float, stop: float) -> Axis:
-    """Of whole numbers such as epochs, from the first to the last; a single one stands in the middle."""
+    """An axis of whole numbers such as epochs, from the first to the last; a single number is in the middle."""
     first, last = min(values), max(values)
     low, high = (first - 1, last + 1) if first == last else (first, last)
     step = max(1, round(linear_axis(values, start, stop).step))
@@ -116,9 +116,9 @@ def whole_axis(values: Sequence[float], start: float, stop: float) -> Axis:
 
 
 def curves(title: str, x_name: str, y_name: str, series: Sequence[Series], width: int = WIDE) -> Markup:
-    """Lines over whole numbers, such as epochs; the page's script reads them off under a pointer.
+    """Lines over whole numbers, such as epochs; the page's script shows values under the pointer.
 
-    A point without a neighbour is drawn as a dot: a line would not show it.
+    A point without neighbours is drawn as a dot, as a line would not show it.
     """
     plot = Plot(width)
     xs = sorted({x for line in series for x in line.xs})
@@ -161,7 +161,7 @@ def scatter(
     logarithmic: bool = False,
     joined: bool = False,
 ) -> Markup:
-    """Points with a label each; of a joined series the points are joined, and the last one alone is labelled."""
+    """Labelled points; the points of a joined series are connected, and only the last is labelled."""
     points = [
         (line, x, y, line.spreads[place] if line.spreads else None)
         for line in series
@@ -188,7 +188,7 @@ def scatter(
 
 
 def interval_bar(middle: float, low: float | None, high: float | None) -> Markup:
-    """A share in percent and its interval on a line from 0 to 100, for a table's cell; the words are beside it."""
+    """A percentage and its interval on a line from 0 to 100, for a table cell that has the text beside it."""
     limits = (
         Markup('<line class="limits" x1="{:.1f}" x2="{:.1f}" y1="7" y2="7"/>').format(low + 4, high + 4)
         if low is not None and high is not None
@@ -202,7 +202,7 @@ def interval_bar(middle: float, low: float | None, high: float | None) -> Markup
 
 
 def bars(title: str, values: Sequence[tuple[str, float]], unit: str, width: int = WIDE) -> Markup:
-    """Horizontal bars to the right of 0 and to its left, each with its name and number."""
+    """Horizontal bars to both sides of 0, each with its name and number."""
     row, top = 22, 8
     letters = 30 if width >= WIDE else 17
     names = 10 + 7 * min(letters, max((len(label) for label, _ in values), default=0))
@@ -229,7 +229,7 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str, width: int 
 
 
 def confusion_matrix(title: str, classes: Sequence[str], counts: Sequence[Sequence[int]], width: int = WIDE) -> Markup:
-    """Rows are true classes; numbers and names only where there is room for them."""
+    """A confusion matrix with true classes as rows; numbers and names only if there is room."""
     number = len(classes)
     wide = width >= WIDE
     named = number <= (MOST_NAMED if wide else _MOST_NAMED_NARROW)

@@ -1,4 +1,4 @@
-"""What a user types to fill a row that no run fills. Loads no torch where there is no run at all."""
+"""The commands that fill rows without a run. Does not load torch if there is no run at all."""
 
 import json
 import shlex
@@ -23,28 +23,28 @@ _SWITCHES = ("attention", "feature_residual", "amp", "flip")
 
 @dataclass(frozen=True, kw_only=True)
 class Filling:
-    """What goes with every command of a group."""
+    """The arguments shared by all commands of a group."""
 
     runs: Path
     store: str | None
-    """None: the only one in the data folder."""
+    """Store; None for the only one in the data folder."""
     world_size: int
     settings: Mapping[str, Any]
-    """That are not the default, by name; each has an option of `resact train`."""
+    """Settings that are not the default, by name; each has an option of `resact train`."""
     file: Mapping[str, Any]
-    """Likewise, for a toml file: those that have no option."""
+    """Settings for a toml file, by name: those that have no option."""
     taken: Collection[str]
-    """Names of the folders that are there."""
+    """Names of existing folders."""
     one_command: bool = True
-    """Whether a single command makes such a run: none does where runs went on for more epochs."""
+    """Whether one command can make such a run: not if runs were extended by more epochs."""
 
     @property
     def file_text(self) -> str:
-        """Of that file, in toml; empty where none is needed."""
+        """Contents of that toml file; empty if none is needed."""
         return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.file.items())
 
     def command(self, variant: Variant) -> str | None:
-        """`resact train ...`, for a shell; None where there is none or the step does not fit into the group's clips."""
+        """`resact train ...` for a shell; None if there is none, or the step does not fit into the group's clips."""
         if not self.one_command:
             return None
         asked = {"val_groups": 0, **self.settings, **variant.settings}
@@ -75,12 +75,12 @@ class Filling:
 
     @property
     def evaluate_command(self) -> str:
-        """For the run that was trained last."""
+        """The command that evaluates the run trained last."""
         return shlex.join(["resact", "evaluate", *self._where])
 
     @property
     def reproduce_command(self) -> str:
-        """For all rows of a group that has no run."""
+        """The command for all rows of a group without runs."""
         return shlex.join(["resact", "reproduce", *self._where])
 
     @property
@@ -117,20 +117,20 @@ def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
 
 @cache
 def default_settings() -> dict[str, Any]:
-    """What a run has that is told nothing."""
+    """The settings of a run without options."""
     from resact.train.runs.files.config import RunConfig
 
     return RunConfig.of({}).settings
 
 
 def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord | None") -> Filling:
-    """What the rows of a group that no run fills need.
+    """The commands' arguments for a group's rows without a run.
 
     Args:
-        group: whose rows.
+        group: the group.
         runs: the folder of runs.
-        taken: names of what is in it.
-        record: of one of the group's runs, if there is one.
+        taken: names of existing folders in it.
+        record: record of one of the group's runs, if there is one.
     """
     if record is None:
         return Filling(runs=runs, store=None, world_size=1, settings={}, file={}, taken=taken)

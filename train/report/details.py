@@ -1,4 +1,4 @@
-"""What there is to say of single runs and classes: what is taken for what, the surest mistakes, curves.
+"""Details of single runs and classes: confusions, most confident mistakes, learning curves.
 
 Shapes: V videos, C classes.
 """
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 RGB = RowKey("p3d-resnet50", "rgb", None, attention=True, feature_residual=True)
 RESIDUAL = RGB._replace(modality="residual", step=1)
 MOST_DESCRIBED = 6
-"""Entries that text formats describe; the page has all of them."""
+"""Most entries that text formats describe; the page has all of them."""
 _NAMED, _NAMED_IN_TEXT = 5, 3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detail:
-    """A run that is done, with its predictions."""
+    """A finished run with its predictions."""
 
     run: "ReadRun"
     predictions: Predictions
@@ -37,20 +37,20 @@ class Detail:
 
     @property
     def classes(self) -> list[str]:
-        """Their names, in the order of the labels."""
+        """Names of the classes, in the order of the labels."""
         names: list[str] = self.predictions.classes.tolist()
         return names
 
 
 def read_detail(run: "ReadRun") -> Detail:
-    """Of a run that is done."""
+    """The details of a finished run."""
     predictions = read_predictions(run.folder.path / PREDICTIONS)
     scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
     return Detail(run=run, predictions=predictions, scores=scores)
 
 
 def residual_gains(entries: Sequence[Entry]) -> list[tuple[str, float]]:
-    """Class -> points that the residual at step 1 has over RGB, the largest first; empty where one was not run."""
+    """Class -> points of the residual at step 1 over RGB, the largest first; empty if one was not run."""
     by_key = {entry.key: entry for entry in reversed(entries) if entry.done}
     if RGB not in by_key or RESIDUAL not in by_key:
         return []
@@ -64,7 +64,7 @@ def residual_gains(entries: Sequence[Entry]) -> list[tuple[str, float]]:
 
 
 def gain_words(gains: Sequence[tuple[str, float]]) -> Iterator[str]:
-    """Which classes the residual helps and which it harms."""
+    """The classes that the residual helps and hurts, in words."""
     for word, chosen in (
         ("The residual helps", [gain for gain in gains if gain[1] > 0][:_NAMED]),
         ("It harms", [gain for gain in reversed(gains) if gain[1] < 0][:_NAMED]),
@@ -75,7 +75,7 @@ def gain_words(gains: Sequence[tuple[str, float]]) -> Iterator[str]:
 
 
 def confusion_words(scores: Scores) -> Iterator[str]:
-    """The worst confusions, by how many videos."""
+    """The most frequent confusions, in words."""
     names = [score.class_name for score in scores.per_class]
     wrong = [
         (count, names[row], names[column], sum(counts))
@@ -88,7 +88,7 @@ def confusion_words(scores: Scores) -> Iterator[str]:
 
 
 def mistake_words(detail: Detail) -> list[str]:
-    """The videos that a run gets wrong and is surest of."""
+    """A run's most confident mistakes, in words."""
     scores_VC = detail.predictions.scores
     said_V, label_V = ranking(scores_VC)[:, 0], detail.predictions.label
     wrong = np.flatnonzero(said_V != label_V)
@@ -101,7 +101,7 @@ def mistake_words(detail: Detail) -> list[str]:
 
 
 def described(data_set: DataSet) -> Iterator[tuple[str, list[str]]]:
-    """Name of each tested entry, and its worst classes; of its first seed, the confusions and surest mistakes."""
+    """Each tested entry's name and worst classes, and the confusions and most confident mistakes of its first seed."""
     done = [entry for entry in data_set.entries if entry.done]
     for entry in done[:MOST_DESCRIBED]:
         detail = read_detail(entry.done[0])
@@ -117,7 +117,7 @@ def described(data_set: DataSet) -> Iterator[tuple[str, list[str]]]:
 
 
 def epochs_of(run: "ReadRun") -> list[dict[str, Any]]:
-    """The history's lines of whole epochs; empty where it cannot be read, which `read_runs` has said."""
+    """The history's lines for complete epochs; empty if it cannot be read, which `read_runs` reports."""
     try:
         return [line for line in read_metrics(run.folder.metrics) if line["kind"] == "epoch"]
     except (ResactError, OSError):

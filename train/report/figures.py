@@ -1,4 +1,4 @@
-"""Figures of runs that differ in their seed alone."""
+"""Figures of runs that differ only in their seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """Of one or more runs that differ in their seed alone; accuracies in percent of videos, means over the seeds."""
+    """Figures of runs that differ only in their seed; accuracies in percent of videos, means over the seeds."""
 
     top1: float
     top5: float | None
@@ -20,13 +20,13 @@ class Figures:
     """Sample standard deviation over the seeds; None with one seed."""
     top5_spread: float | None
     multiply_adds: int
-    """Of one clip of the run's own size through its own network."""
+    """Multiply-adds of the run's own network for one clip of its own size."""
     parameters: int
     epochs: int
     clips_per_second: float | None
-    """Of training; None where no history says it."""
+    """Clips per second in training; None if no history has it."""
     padded_share: float
-    """Of the training clips, those that are longer than their video."""
+    """Share of training clips that are longer than their video."""
     seeds: tuple[int, ...]
 
     @property
@@ -36,7 +36,7 @@ class Figures:
 
 
 def figures_of(runs: Sequence["ReadRun"]) -> Figures | None:
-    """Of those that are done; None where none is."""
+    """Figures of the finished runs; None if none is finished."""
     done = [(run, run.evaluation) for run in runs if run.evaluation is not None]
     if not done:
         return None

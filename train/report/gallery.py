@@ -1,4 +1,4 @@
-"""Test videos that a run got right and wrong, as strips of frames and residuals from its store."""
+"""Correctly and wrongly classified test videos, as strips of frames and residuals from the run's store."""
 
 import base64
 import random
@@ -43,9 +43,9 @@ class Gallery:
 
 
 def gallery(details: Sequence[Detail]) -> Gallery | None:
-    """Of the first seed with RGB and with the residual at step 1; where one is missing, of the first two runs.
+    """Videos of the first seed with RGB and with the residual at step 1, or of the first two runs if one is missing.
 
-    The videos are drawn with a fixed seed, so that the same runs give the same page.
+    The videos are drawn with a fixed seed, so the same runs give the same page.
     """
     chosen = [next((d for d in details if d.run.key == key), None) for key in (RGB, RESIDUAL)]
     both = [detail for detail in chosen if detail is not None]

@@ -1,4 +1,4 @@
-"""Which runs may stand in one table. Loads no torch."""
+"""Groups of runs that may share a table. Does not load torch."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What runs of one table have in common: all that decides a result but what rows differ in, and the seed."""
+    """What runs of one table share: everything that decides a result, except the seed and what rows differ in."""
 
     dataset: str = "ucf101"
     split: str = "split1"
@@ -14,11 +14,11 @@ class Group:
     """What the store lacks of the data set, in words."""
     fingerprint: str = ""
     contents: str = ""
-    """These two say which videos there are, and how they are stored; empty where there is no run to say it."""
+    """This and the next field say which videos there are, and how they are stored; empty without a run."""
     world_size: int = 1
     """Devices, each of which normalises its own part of a batch."""
     earlier_epochs: tuple[int, ...] = ()
-    """Where the runs were done before they went on for more epochs, which has an effect on their learning rates."""
+    """Epochs at which the runs were finished before they were extended, which affects their learning rates."""
     source: str | None = None
     """Digest of the code of a network of the user's own."""
     initial: str | None = None
@@ -26,7 +26,7 @@ class Group:
     class_ratios: tuple[float, ...] = ()
     """Of class weights from a file, whose name is all that the settings say; each to the first class's."""
     settings: tuple[tuple[str, Any], ...] = ()
-    """Of the runs, by name; empty where there is none: then they are the defaults, with no group held out."""
+    """The runs' settings, by name; empty without runs: then they are the defaults, with no group held out."""
 
     @property
     def conv(self) -> str | None:
@@ -45,7 +45,7 @@ class Group:
         return heading_of(self.dataset, self.split, self.partial)
 
     def words(self, defaults: dict[str, Any]) -> str:
-        """The settings that are not the default, for people.
+        """The settings that are not the default, as text.
 
         Args:
             defaults: settings by name.
@@ -57,7 +57,7 @@ class Group:
         return "; ".join([*words, *self.execution_words, f"store {self.store}"])
 
     def changed_words(self, defaults: dict[str, Any]) -> list[str]:
-        """Each setting that is not the default, in words; of a group with runs.
+        """Each setting that is not the default, as text; for a group with runs.
 
         Args:
             defaults: settings by name.

@@ -1,4 +1,4 @@
-"""A paired test of two runs on the same test videos: by how much the one is better, and how sure that is.
+"""A paired test of two runs on the same test videos: the difference, its interval and its p-value.
 
 Shapes: V videos, C classes, G groups, R drawn resamples.
 """
@@ -25,24 +25,24 @@ _SIGNS_AT_ONCE = 2_000_000  # 16 MB
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A side is one run, or several seeds; of each video, a side has the share of its seeds that got it right."""
+    """Two sides compared. A side is one run or several seeds; its score for a video is the share of correct seeds."""
 
     first: str
-    """Name of the one side."""
+    """Name of the first side."""
     second: str
     interval: Interval
-    """Of the first's top-1 less the second's, in points."""
+    """Top-1 of the first side minus the second's, in percentage points, with its interval."""
     p: float
-    """How often chance alone would give such a difference, or a larger one."""
+    """p-value: probability of such a difference, or a larger one, by chance alone."""
     only_first: tuple[str, ...]
-    """Videos that more of the first's seeds got right, by id."""
+    """Ids of videos for which more seeds of the first side are correct."""
     only_second: tuple[str, ...]
     classes: tuple[tuple[str, float], ...]
-    """Classes with test videos, and the first's points over the second; the largest first."""
+    """Classes with test videos, and the first side's points over the second; the largest first."""
 
     @property
     def verdict(self) -> Literal["better", "worse", "undecided"]:
-        """What the first is. Decided only where the test and the interval agree."""
+        """The verdict on the first side; decided only if the test and the interval agree."""
         low, high = self.interval.low, self.interval.high
         if self.p >= SIGNIFICANT or low is None or high is None or low <= 0 <= high:
             return "undecided"
@@ -55,9 +55,9 @@ def compare(
     """Test the difference of two sides.
 
     Args:
-        first: runs that are done, one a seed.
-        second: likewise.
-        names: of the sides; left out, those of their runs.
+        first: finished runs, one per seed.
+        second: the same for the second side.
+        names: names of the sides; default: those of their runs.
 
     Raises:
         UsageError: they were not tested on the same videos.
@@ -85,15 +85,15 @@ def compare(
 
 
 def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object], *, seed: int = 0) -> float:
-    """Two-sided p of no difference: were there none, each group's difference could as well have the other sign.
+    """Two-sided p-value: without a true difference, each group's difference would be as likely to have the other sign.
 
-    Groups are turned as a whole, because their videos are alike; with groups of one video each and one seed a side
-    this is McNemar's exact test.
+    Signs are flipped per group, because its videos are similar. With groups of one video and one seed per side, this is
+    McNemar's exact test.
 
     Args:
-        difference_V: of one video's score on the one side and on the other.
-        group_V: which videos belong together: those of equal value.
-        seed: of the signs that are drawn, where there are too many to go through.
+        difference_V: difference of each video's scores on the two sides.
+        group_V: group of each video; videos of equal value belong together.
+        seed: seed for drawing signs, if there are too many combinations to go through.
     """
     places: dict[object, int] = {}
     group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])

@@ -1,4 +1,4 @@
-"""What the paper published: the rows of its tables 2, 3 and 4, and what it claims of them. Loads no torch."""
+"""The paper's results: the rows of its tables 2, 3 and 4, and its claims. Does not load torch."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -6,39 +6,39 @@ from typing import Any, NamedTuple
 from resact.train.networks.variants import PAPER_VARIANTS, Variant
 
 DATASET = "ucf101"
-"""What it tested on."""
+"""The paper's data set."""
 
 TABLES = {
     2: "modalities and networks",
     3: "step of the residual",
     4: "parts of the P3D module",
 }
-"""Number -> what its rows differ in."""
+"""Number of a table -> what its rows differ in."""
 
 
 class RowKey(NamedTuple):
-    """What a run has to be to fill a row."""
+    """The properties of a run that fills a row."""
 
     network: str
     modality: str
     step: int | None
-    """None where no residual is taken."""
+    """Residual step; None without residuals."""
     attention: bool
     feature_residual: bool
 
     @property
     def label(self) -> str:
-        """For people: `P3D both s=1, no attention`."""
+        """Label such as `P3D both s=1, no attention`."""
         return ", ".join([f"{self._network} {self.input_label}", *self._without])
 
     @property
     def network_label(self) -> str:
-        """For people: `P3D, no attention`."""
+        """Label such as `P3D, no attention`."""
         return ", ".join([self._network, *self._without])
 
     @property
     def input_label(self) -> str:
-        """For people: `both s=1`."""
+        """Label such as `both s=1`."""
         modality = "RGB" if self.modality == "rgb" else self.modality
         return modality if self.step is None else f"{modality} s={self.step}"
 
@@ -57,7 +57,7 @@ _NETWORKS = {"p3d-resnet50": "P3D", "3d-resnet50": "3D-R50"}
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRow:
-    """One row of one table, in percent; of its cost, `variant.paper_g`."""
+    """One row of a table, in percent; its cost is `variant.paper_g`."""
 
     table: int
     variant: Variant
@@ -66,7 +66,7 @@ class PaperRow:
 
     @property
     def key(self) -> RowKey:
-        """Which runs fill it."""
+        """The key of the runs that fill it."""
         options: dict[str, Any] = self.variant.options
         network = options.get("network", "p3d-resnet50")
         pseudo = network == "p3d-resnet50"  # the other has neither part (`Architecture`)
@@ -98,19 +98,19 @@ def _rows(table: int) -> list[PaperRow]:
 
 
 PAPER_ROWS = tuple(row for table in TABLES for row in _rows(table))
-"""In the paper's order; a network that two tables have is a row of each."""
+"""The rows in the paper's order; a network in two tables has a row in each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """That one row has a higher top-1 than another."""
+    """The claim that one row has a higher top-1 than another."""
 
     table: int
     words: str
     better: RowKey
     worse: RowKey
     points: float
-    """By how much in the paper, in percent of videos."""
+    """The paper's difference, in percentage points."""
 
 
 def _claim(table: int, words: str, better: int, worse: int) -> Claim:
@@ -132,4 +132,4 @@ CLAIMS = (
     _claim(4, "attention helps", 3, 1),
     _claim(4, "the feature residual helps", 3, 2),
 )
-"""Those that the paper draws from its tables, on top-1."""
+"""The claims about top-1 that the paper draws from its tables."""

@@ -31,19 +31,19 @@ _SHOWN_GAINS = 8  # classes at either end
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture and what it shows."""
+    """A chart with its caption."""
 
     wide: Markup
     narrow: Markup | None
-    """For a phone; None where the other does without letters, and so at any width."""
+    """The version for a phone; None if the other has no text, and so fits any width."""
     caption: str
     legend: Sequence[Series] = ()
-    """Lines to name below it."""
+    """Lines to name in the legend below it."""
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """What one run takes for what."""
+    """The confusion matrix of one run."""
 
     entry: str
     label: str
@@ -54,7 +54,7 @@ class Confusion:
 
 
 def cost_chart(data_set: DataSet, *, with_paper: bool) -> Iterator[Chart]:
-    """Accuracy against cost, where there are two entries to tell apart or the paper's to compare with."""
+    """Accuracy against cost, if there are two entries or the paper's figures to compare."""
     done = [(entry, entry.figures) for entry in data_set.entries if entry.figures is not None]
     if not done or (len(done) < 2 and not with_paper):
         return
@@ -79,7 +79,7 @@ def cost_chart(data_set: DataSet, *, with_paper: bool) -> Iterator[Chart]:
 
 
 def step_chart(group: GroupTables, *, with_paper: bool) -> Iterator[Chart]:
-    """Accuracy against the residual's step, where there are two or more."""
+    """Accuracy against the residual step, if there are two or more steps."""
     rows = [row for table in group.tables if table.number == 3 for row in table.rows]
     done = [row for row in rows if row.ours is not None]
     if len(done) < 2:
@@ -106,7 +106,7 @@ def step_chart(group: GroupTables, *, with_paper: bool) -> Iterator[Chart]:
 
 
 def curve_charts(data_set: DataSet) -> Iterator[Chart]:
-    """Training loss, and accuracy in training and on held-out videos, of every run."""
+    """Training loss, training accuracy and accuracy on held-out videos, for every run."""
     histories = [
         (one_line(run.folder.name), place % COLOURS, epochs_of(run))
         for place, entry in enumerate(data_set.entries)
@@ -138,14 +138,14 @@ def curve_charts(data_set: DataSet) -> Iterator[Chart]:
 
 
 def gains_chart(title: str, gains: Sequence[tuple[str, float]]) -> Chart:
-    """Classes at both ends of a difference, the largest first."""
+    """The classes with the largest gains and losses, the largest first."""
     named = [(one_line(name), points) for name, points in gains]
     ends = named if len(named) <= 2 * _SHOWN_GAINS else named[:_SHOWN_GAINS] + named[-_SHOWN_GAINS:]
     return _chart(lambda width: bars(title, ends, "points", width), f"{title}, by class.")
 
 
 def confusion(entry: Entry, detail: "Detail") -> Confusion:
-    """Of an entry's first seed."""
+    """The confusion matrix of an entry's first seed."""
     name, names = one_line(detail.run.folder.name), [one_line(name) for name in detail.classes]
 
     def drawn(width: int) -> Markup:

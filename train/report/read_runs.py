@@ -1,4 +1,4 @@
-"""The runs of a folder, each read as far as it goes: what is damaged is named, and stops no report.
+"""Reads the runs of a folder as far as possible: damaged ones are named, and do not stop the report.
 
 Shapes: V videos, C classes.
 """
@@ -34,24 +34,24 @@ from resact.train.runs.testing.trained import is_current
 State = Literal["done", "training", "stopped", "not evaluated", "evaluated otherwise", "damaged"]
 
 _EXECUTION = {"compile", "channels_last", "checkpoint_activations", "kernels"}
-"""How a run is computed, which is not to change what comes out."""
+"""Settings of how a run is computed, which should not change its results."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """What a run got right, by the paper's protocol."""
+    """A run's correct videos, by the paper's protocol."""
 
     hits1: npt.NDArray[np.bool_]
-    """(V,) whether the video's class scores highest."""
+    """(V,) whether the true class scores highest."""
     hits5: npt.NDArray[np.bool_] | None
-    """(V,) likewise among the five highest; None with fewer than five classes."""
+    """(V,) whether the true class is among the five highest; None with fewer than five classes."""
     video_id: tuple[str, ...]
     cluster: tuple[tuple[int, str], ...]
-    """(V,) class and group: videos that show one scene."""
+    """(V,) class and group: equal values are videos that show one scene."""
 
     @property
     def top1(self) -> float:
-        """In percent of videos."""
+        """Top-1 in percent of videos."""
         return 100 * float(self.hits1.mean())
 
     @property
@@ -68,22 +68,22 @@ class ReadRun:
     record: RunRecord
     state: State
     problem: str | None
-    """What there is to say of a state other than `done`."""
+    """Explanation of a state other than `done`."""
     epoch: int
     """Epochs trained."""
     clips_per_second: float | None
-    """Of its training steps; None before the first."""
+    """Clips per second of its training steps; None before the first step."""
     evaluation: Evaluation | None
-    """Of a run that is done."""
+    """Evaluation of a finished run."""
 
     @property
     def path(self) -> str:
-        """Of its folder."""
+        """Path of its folder."""
         return str(self.folder)
 
     @property
     def key(self) -> RowKey:
-        """Which row it fills."""
+        """The key of the row that it fills."""
         network, geometry = self.record.architecture, self.record.config.geometry
         return RowKey(
             network=network.network,
@@ -102,7 +102,7 @@ class ReadRun:
 
     @property
     def group(self) -> Group:
-        """Which runs it may be compared with."""
+        """The group of runs that it may share a table with."""
         record = self.record
         settings = {
             name: value
@@ -126,7 +126,7 @@ class ReadRun:
 
     @property
     def note(self) -> str | None:
-        """What its figures may owe to recordings that stand on both sides; None for nothing."""
+        """A note if recordings may be on both sides of the split; None if not."""
         if self.evaluation is None:
             return None
         store, groups = self.record.store, [group for _, group in self.evaluation.cluster]
@@ -134,7 +134,7 @@ class ReadRun:
 
     @property
     def cost(self) -> Cost:
-        """Of its own network, for one of its own clips."""
+        """Cost of its own network for one of its own clips."""
         if self.record.source is not None:
             return self.record.source.cost
         geometry = self.record.config.geometry
@@ -142,7 +142,7 @@ class ReadRun:
 
     @property
     def next_command(self) -> str | None:
-        """What brings it further; None where it is done or being trained."""
+        """The next command to run; None if it is done or being trained."""
         if self.state == "stopped" or (self.state == "damaged" and self.epoch < self.record.config.recipe.epochs):
             return self.folder.resume_command(self.record.world_size)
         return f"resact evaluate {self.folder}" if self.state in _TO_EVALUATE else None
@@ -153,14 +153,14 @@ _TO_EVALUATE = ("not evaluated", "evaluated otherwise", "damaged")
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenRun:
-    """A folder of which not even the record can be read."""
+    """A folder whose record cannot be read."""
 
     path: str
     problem: str
 
 
 def read_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[ReadRun], list[BrokenRun]]:
-    """The runs in a folder, by name; other folders in it play no part."""
+    """The runs in a folder, by name; other folders in it are ignored."""
     found, broken = [], []
     for path in sorted(entry for entry in runs.iterdir() if entry.is_dir() and entry.name not in without):
         folder = RunFolder(path)

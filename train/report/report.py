@@ -1,4 +1,4 @@
-"""The report: every row of the paper's tables with the runs that fill it, and what they say of the paper's claims."""
+"""The report: the paper's tables with the runs that fill their rows, and what these say about the paper's claims."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -26,15 +26,15 @@ Verdict = Literal["confirmed", "refuted", "unresolved", "not run"]
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """One row of the paper, with ours."""
+    """One row of the paper with our runs."""
 
     paper: PaperRow
     runs: tuple["ReadRun", ...]
-    """In the order of their seeds, whatever their state."""
+    """Runs in any state, ordered by seed."""
     ours: Figures | None
-    """Of the runs that are done."""
+    """Figures of the finished runs."""
     command: str | None
-    """What fills it; None where there is a run, or where its step does not fit into the group's clips."""
+    """The command that fills it; None if there is a run, or the step does not fit into the group's clips."""
 
     @property
     def status(self) -> Status:
@@ -46,15 +46,15 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What our runs say of one claim, in points: percent of videos."""
+    """Our result for one claim, in percentage points of top-1."""
 
     claim: Claim
     interval: Interval | None
-    """None where a side has no figure."""
+    """Our difference with its interval; None if a side has no figure."""
 
     @property
     def verdict(self) -> Verdict:
-        """By where the 95 % interval lies; the paper has each difference above 0."""
+        """The verdict by the position of the 95 % interval; all the paper's differences are above 0."""
         interval = self.interval
         if interval is None:
             return "not run"
@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def remark(self) -> str | None:
-        """Why there is no interval where there is a difference."""
+        """Why a difference has no interval."""
         if self.interval is None or self.interval.low is not None:
             return None
         return f"{self.interval.groups} groups of test videos are too few for an interval (from {FEWEST_GROUPS} on)"
@@ -98,7 +98,7 @@ class GroupTables:
 
     @property
     def commands(self) -> dict[str, str]:
-        """Label of each row without a run -> what fills it; a row of two tables once."""
+        """Label of each row without a run -> the command that fills it; a row of two tables only once."""
         return {row.paper.key.label: row.command for table in self.tables for row in table.rows if row.command}
 
     @property
@@ -113,18 +113,18 @@ class GroupTables:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no run is in it."""
+        """Whether it has no runs."""
         return not self.runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """What a page says under one heading: runs with the same test videos, and the paper's tables where they apply."""
+    """A section of the report: runs with the same test videos, and the paper's tables if they apply."""
 
     data_set: DataSet | None
-    """None where there is no run: then the tables are all."""
+    """Runs side by side; None without runs: then there are only the tables."""
     groups: tuple[GroupTables, ...]
-    """With runs of the data set; or the paper's own, without any."""
+    """Groups of runs on the data set; or the paper's own group, without runs."""
 
     @property
     def heading(self) -> str:
@@ -133,12 +133,12 @@ class Section:
 
     @property
     def tables(self) -> tuple[GroupTables, ...]:
-        """The paper's, beside which runs on its data set stand; none for a data set of the user's own."""
+        """The paper's tables next to runs on its data set; none for the user's own data sets."""
         return self.groups if self.data_set is None or self.data_set.name == DATASET else ()
 
     @property
     def begins_with_tables(self) -> bool:
-        """Whether it is of the paper's data set, whole: otherwise the runs come first."""
+        """Whether it is about the whole of the paper's data set: otherwise the runs come first."""
         return self.data_set is None or (self.data_set.name == DATASET and self.data_set.partial is None)
 
 
@@ -154,36 +154,36 @@ class OtherRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Of one folder of runs."""
+    """The report on one folder of runs."""
 
     runs: Path
     groups: tuple[GroupTables, ...]
-    """At least one: with no run that fills a row, the paper's own, all of it not run."""
+    """At least one group: if no run fills a row, the paper's own group, with all rows not run."""
     other_runs: tuple[OtherRun, ...]
     sections: tuple[Section, ...]
-    """At least one; what people read. `groups` and `other_runs` say the same to scripts."""
+    """At least one section, for people. `groups` and `other_runs` have the same contents for scripts."""
     comparison: Comparison | None
-    """The one that was asked for."""
+    """The comparison that was asked for."""
     broken: tuple["BrokenRun", ...]
     notes: tuple[str, ...]
 
     @property
     def has_tables(self) -> bool:
-        """Whether the paper's tables are shown: not where all runs are of other data sets."""
+        """Whether the paper's tables are shown: not if all runs are on other data sets."""
         return any(section.tables for section in self.sections)
 
 
 def build_report(runs: Path, *, without: Collection[str] = (), compare: Sequence[Sequence[str]] = ()) -> Report:
-    """Read the runs, and set them side by side and beside the paper's rows.
+    """Read the runs, and compare them side by side and with the paper's rows.
 
     Args:
-        runs: folder of runs; where there is none, all rows are not run, and a note says so.
+        runs: folder of runs; if it does not exist, all rows are "not run", and a note says so.
         without: names of folders in it to leave out.
-        compare: two sides whose difference is tested, each the names of a run or of several seeds; empty for none.
+        compare: two sides to compare, each the name of a run or of several seeds; empty for no comparison.
 
     Raises:
-        UsageError: `runs` is no folder, a name to leave out is not in it, two runs on the paper's data set fill one
-            row with one seed, or two runs cannot be compared.
+        UsageError: `runs` is not a folder, a name to leave out is not in it, two runs on the paper's data set fill the
+            same row with the same seed, or two runs cannot be compared.
     """
     if not runs.is_dir():
         if runs.exists() or without or compare:

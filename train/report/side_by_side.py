@@ -1,4 +1,4 @@
-"""The runs side by side: those with the same test videos stand together, whatever their networks and settings are.
+"""The runs side by side: those with the same test videos are compared, whatever their networks and settings.
 
 Shapes: V videos.
 """
@@ -26,28 +26,28 @@ if TYPE_CHECKING:
     from resact.train.report.read_runs import Evaluation, ReadRun
 
 MOST_PAIRED = 4
-"""Of so many entries, all pairs are tested; of more, those that `--compare` names."""
+"""Up to this number of entries, all pairs are compared; with more, only those that `--compare` names."""
 
 
 class ClassAccuracy(NamedTuple):
-    """Of one class's test videos."""
+    """Accuracy on one class's test videos."""
 
     class_name: str
     videos: int
     top1: float | None
-    """In percent, the mean over the seeds; None where it has no test video."""
+    """Top-1 in percent, mean over the seeds; None without test videos."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Entry:
-    """One run, or several that differ in their seed alone."""
+    """One run, or several that differ only in their seed."""
 
     name: str
-    """Of its run; of several, what their names have in common."""
+    """Name of its run; for several, what their names have in common."""
     runs: tuple["ReadRun", ...]
-    """By seed, whatever their state."""
+    """Runs in any state, ordered by seed."""
     apart: str
-    """Its settings that not all entries beside it have; empty where there are none."""
+    """Settings in which it differs from other entries; empty if there are none."""
 
     @property
     def key(self) -> RowKey:
@@ -56,27 +56,27 @@ class Entry:
 
     @property
     def done(self) -> tuple["ReadRun", ...]:
-        """Those that are tested."""
+        """Runs that are tested."""
         return tuple(run for run in self.runs if run.evaluation is not None)
 
     @property
     def state(self) -> str:
-        """`done` where one of its runs is."""
+        """The state: `done` if one of its runs is done."""
         return "done" if self.done else self.runs[0].state
 
     @cached_property
     def figures(self) -> Figures | None:
-        """Of its runs that are done; None where none is."""
+        """Figures of its finished runs; None if none is finished."""
         return figures_of(self.runs)
 
     @cached_property
     def accuracy(self) -> Interval | None:
-        """Top-1 in percent of videos, with its 95 % interval; None where no run is done."""
+        """Top-1 in percent of videos, with its 95 % interval; None if no run is finished."""
         return accuracy_interval(self._hits, _evaluation(self.done[0]).cluster) if self.done else None
 
     @cached_property
     def per_class(self) -> tuple[ClassAccuracy, ...]:
-        """In the order of the labels; empty where no run is done."""
+        """Accuracy per class, in the order of the labels; empty if no run is finished."""
         if not self.done:
             return ()
         label_V = np.array([label for label, _ in _evaluation(self.done[0]).cluster])
@@ -88,7 +88,7 @@ class Entry:
 
     @property
     def mean_class(self) -> float | None:
-        """Mean of the classes' accuracies, in percent: each class counts alike, however many videos it has."""
+        """Mean of the class accuracies, in percent: each class has the same weight, however many videos it has."""
         known = [score.top1 for score in self.per_class if score.top1 is not None]
         return float(np.mean(known)) if known else None
 
@@ -108,11 +108,11 @@ class DataSet:
     partial: str | None
     """What its store lacks of the data set, in words."""
     entries: tuple[Entry, ...]
-    """The most accurate first; those that are not tested last."""
+    """Entries, the most accurate first and untested ones last."""
     settings: str
-    """What all entries have in common and is not the default, in words."""
+    """Settings that all entries share and that are not the default, in words."""
     comparisons: tuple[Comparison, ...]
-    """Of all pairs, the more accurate first, where they are few."""
+    """Comparisons of all pairs, the more accurate first, if there are few entries."""
 
     @property
     def heading(self) -> str:
@@ -131,7 +131,7 @@ class DataSet:
 
     @property
     def videos(self) -> str:
-        """Of the test, in words; empty where no run is tested."""
+        """The test videos, in words; empty if no run is tested."""
         entry = next((entry for entry in self.entries if entry.done), None)
         if entry is None:
             return ""
@@ -141,11 +141,11 @@ class DataSet:
 
 
 def find_data_sets(found: Sequence["ReadRun"], defaults: dict[str, Any]) -> tuple[DataSet, ...]:
-    """Put the runs side by side that have the same test videos; one that is not tested goes with its store.
+    """Collect runs with the same test videos; an untested run goes with the runs of its store.
 
     Args:
         found: runs, in any state.
-        defaults: settings by name, which need not be said.
+        defaults: default settings by name, which are not mentioned.
     """
     store_of: dict[tuple[Any, ...], list[ReadRun]] = {}
     for run in found:
@@ -164,12 +164,12 @@ def find_data_sets(found: Sequence["ReadRun"], defaults: dict[str, Any]) -> tupl
 
 
 def asked_comparison(found: Sequence["ReadRun"], asked: Sequence[Sequence[str]], runs: Path) -> Comparison:
-    """Of two sides that a user names.
+    """The comparison of two sides that a user names.
 
     Args:
-        found: the runs there are.
-        asked: for each of two sides the name of a run, or of several, such as seeds.
-        runs: the folder they are in.
+        found: all runs.
+        asked: for each of the two sides, the name of a run or of several seeds.
+        runs: the folder of runs.
 
     Raises:
         UsageError: there is no such run, it is not tested, or the two were not tested on the same videos.

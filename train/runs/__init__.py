@@ -1,1 +1,1 @@
-"""Runs: training, evaluation, prediction, and what is kept of them."""
+"""Runs: training, evaluation, prediction, and the files of a run."""

@@ -1,4 +1,4 @@
-"""How a run's settings are computed: its network, the layout of activations, the precision."""
+"""Applies a run's execution settings: its network, memory layout and precision."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,8 +14,8 @@ def build_network(config: RunConfig, num_classes: int | None = None) -> nn.Modul
     """The run's network with fresh weights, drawn from torch's global generator.
 
     Args:
-        config: of the run.
-        num_classes: None for those that the config says.
+        config: config of the run.
+        num_classes: number of classes; None for the config's.
     """
     architecture = config.architecture if num_classes is None else config.architecture.for_classes(num_classes)
     geometry = config.geometry
@@ -43,10 +43,10 @@ def place(network: nn.Module, config: RunConfig, device: torch.device) -> None:
 
 
 def memory_format(config: RunConfig) -> torch.memory_format:
-    """Of activations and weights."""
+    """Memory layout of activations and weights."""
     return torch.channels_last_3d if config.channels_last else torch.contiguous_format
 
 
 def autocast(config: RunConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """For every forward pass of the network; a run's own config has settled `amp`."""
+    """Autocast context for every forward pass of the network; `amp` must already be set in the config."""
     return torch.autocast(device.type, torch.bfloat16) if config.amp else nullcontext()

@@ -1,4 +1,4 @@
-"""`resact reproduce`: the runs of the paper's tables 2, 3 and 4, one after the other, each trained and evaluated."""
+"""`resact reproduce`: trains and evaluates the runs of the paper's tables 2, 3 and 4, one after another."""
 
 import math
 import os
@@ -40,28 +40,29 @@ class PlannedRun:
     name: str
     settings: Mapping[str, Any]
     tables: tuple[int, ...]
-    """That have it as a row."""
+    """Tables that have it as a row."""
     status: Status
     train_clips: int
-    """Left to train on; of a run whose weights are damaged, all of them, though its checkpoint may have more."""
+    """Number of clips left to train on; all of them if the run's weights are damaged, even if its checkpoint has
+    more."""
     test_clips: int
-    """Left to evaluate."""
+    """Number of clips left to evaluate."""
 
 
 def plan_runs(
     settings: Mapping[str, Any], store: ClipStore, runs: Path, *, tables: Sequence[int], seeds: Sequence[int]
 ) -> list[PlannedRun]:
-    """What has to be done, a seed at a time, so that whole tables come early.
+    """The runs to do, one seed after another, so that complete tables come early.
 
     Args:
-        settings: of all runs, such as small sizes; without `val_groups` nothing is held out, as in the paper.
-        store: that all are of.
-        runs: their folder.
-        tables: of the paper.
-        seeds: each run is trained with each.
+        settings: settings of all runs, such as small sizes; without `val_groups` nothing is held out, as in the paper.
+        store: store of all runs.
+        runs: folder of runs.
+        tables: numbers of the paper's tables.
+        seeds: each run is trained with each seed.
 
     Raises:
-        UsageError: no such table, no seed, a setting that the tables vary, or a run that is there with other settings.
+        UsageError: no such table, no seed, a setting that the tables vary, or an existing run with other settings.
     """
     if not tables or not set(tables) <= set(TABLES):
         raise UsageError(f"got --tables {_listed(tables)}, expected some of {_listed(TABLES)}")
@@ -95,22 +96,22 @@ def reproduce(
     dry_run: bool = False,
     console: Console,
 ) -> dict[str, Any]:
-    """Train and evaluate all runs that are not done; stopped at any moment, the same call goes on from there.
+    """Train and evaluate all unfinished runs. If it is stopped at any moment, the same call continues.
 
     Args:
-        settings: as for `plan_runs`.
-        store: likewise.
-        runs: likewise.
-        tables: likewise.
-        seeds: likewise.
-        threads: that read clips.
-        compute_threads: as for `train`.
-        dry_run: only say what it would cost.
-        console: for people.
+        settings: as in `plan_runs`.
+        store: as in `plan_runs`.
+        runs: as in `plan_runs`.
+        tables: as in `plan_runs`.
+        seeds: as in `plan_runs`.
+        threads: number of threads that read clips.
+        compute_threads: as in `train`.
+        dry_run: only print the estimated cost.
+        console: where to print.
 
     Returns:
-        `runs`, each `run, tables, seed, status, video_top1, video_top5` (None where it has not been evaluated); `clips`
-        to train on and to evaluate, and `hours` that they were estimated to take, None where there was nothing to do.
+        `runs`, each with `run, tables, seed, status, video_top1, video_top5` (None if not evaluated); `clips` to train
+        on and to evaluate; and `hours`, the estimated time, None if there was nothing to do.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError("got several processes, expected one: use `resact train` under torchrun, run by run")

@@ -16,14 +16,14 @@ _GO_ON = "and continue with `resact train ... --resume`"
 
 @contextmanager
 def write_failure_as_error(path: Path, *, what_next: str = _GO_ON) -> Iterator[None]:
-    """Say which file could not be written, and what then.
+    """Turn a failed write into an error that names the file and what to do next.
 
     Args:
-        path: of the file.
-        what_next: what to do once there is room, or the folder can be written to.
+        path: path of the file.
+        what_next: what to do once there is space, or the folder is writable.
 
     Raises:
-        RunWriteError: the disk is full, the file system is read-only, a limit is reached ...
+        RunWriteError: the disk is full, the file system is read-only, a limit is reached, or the like.
     """
     try:
         yield
@@ -36,12 +36,12 @@ def write_failure_as_error(path: Path, *, what_next: str = _GO_ON) -> Iterator[N
 
 
 def write_whole(path: Path, data: bytes, *, attempt: Path | None = None, what_next: str = _GO_ON) -> None:
-    """Put a file there, whole and on the disk, or leave what was there.
+    """Replace a file atomically and sync it, or leave it unchanged.
 
     Args:
-        path: one writer at a time, unless each has an `attempt` of its own.
-        data: all of it.
-        attempt: where it is written first, in the same folder.
+        path: the file; one writer at a time, unless each has its own `attempt`.
+        data: contents of the file.
+        attempt: path that is written first, in the same folder.
         what_next: as for `write_failure_as_error`.
 
     Raises:

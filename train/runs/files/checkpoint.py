@@ -1,7 +1,7 @@
-"""All state of a training, and the files that it survives a kill in.
+"""Checkpoints: the complete state of a training, in files that survive a kill.
 
-The clips and the dropout are pure functions of the seed and of where the run is, and so is the learning rate: what is
-left are the tensors of network and optimiser and a few numbers.
+Clips, dropout and learning rate are pure functions of the seed and the run's progress. So the state is the tensors of
+network and optimiser, and a few numbers.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -22,7 +22,7 @@ _STATE = {"momentum_buffer": "momentum/", "step": "step/", "exp_avg": "exp_avg/"
 
 @dataclass(kw_only=True)
 class EpochSums:
-    """Over the clips of an epoch so far."""
+    """Sums over the clips of an epoch so far."""
 
     loss: float = 0.0
     hits: int = 0
@@ -31,47 +31,47 @@ class EpochSums:
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run is."""
+    """A run's progress."""
 
     epoch: int = 0
-    """Whole epochs behind it."""
+    """Completed epochs."""
     position: int = 0
-    """Clips that it has had of the next one."""
+    """Clips done in the current epoch."""
     step: int = 0
-    """Steps behind it, all epochs together."""
+    """Completed steps in all epochs."""
     sums: EpochSums = field(default_factory=EpochSums)
-    """Of the epoch under way."""
+    """Sums of the current epoch."""
     val_video_top1: float | None = None
-    """Of the last validation."""
+    """Video top-1 of the last validation, in [0, 1]."""
     best_epoch: int | None = None
-    """Epochs that the best weights were trained for."""
+    """Epochs after which the best weights were saved."""
     best_video_top1: float | None = None
 
 
 class Checkpoints:
-    """`last.ckpt`, and the one before it in case that one is damaged."""
+    """`last.ckpt`, and the checkpoint before it in case the last one is damaged."""
 
     def __init__(self, folder: Path) -> None:
         self.last, self.previous = folder / "last.ckpt", folder / "previous.ckpt"
 
     @property
     def exist(self) -> bool:
-        """Whether there is one, whole or not."""
+        """Whether there is a checkpoint, intact or not."""
         return self.last.exists() or self.previous.exists()
 
     def save(
         self, progress: Progress, network: nn.Module, optimiser: torch.optim.Optimizer, average: nn.Module | None = None
     ) -> None:
-        """Write `last.ckpt`, whole; what it was becomes `previous.ckpt`.
+        """Write `last.ckpt` atomically; the old one becomes `previous.ckpt`.
 
         Args:
-            progress: where the run is.
-            network: with its weights.
-            optimiser: of them.
+            progress: the run's progress.
+            network: the network with its weights.
+            optimiser: its optimiser.
             average: the network with the mean of its weights over the steps, where there is one.
 
         Raises:
-            RunWriteError: it could not be written; what was there still is.
+            RunWriteError: it could not be written; existing checkpoints are unchanged.
         """
         tensors = _weights(network, average)
         for name, parameter in _learning(network, progress).items():
@@ -89,13 +89,13 @@ class Checkpoints:
     def restore(
         self, network: nn.Module, optimiser: torch.optim.Optimizer, average: nn.Module | None = None
     ) -> tuple[Progress, str | None]:
-        """Load the newest whole checkpoint; where there never was one, all stays as it is.
+        """Load the newest intact checkpoint; without any checkpoint, nothing changes.
 
         Returns:
-            Where the run is, and what was wrong with `last.ckpt`, in words, or None.
+            The run's progress, and what was wrong with `last.ckpt`, in words, or None.
 
         Raises:
-            CheckpointError: there are checkpoints, and none is whole.
+            CheckpointError: there are checkpoints, but none is intact.
         """
         problems = []
         for path in (self.last, self.previous):

@@ -1,6 +1,6 @@
-"""What is trained and how: everything that decides a run's result, apart from the store; checked, ready to be saved.
+"""The settings of a run: everything that decides its result, except the store; validated and ready to be saved.
 
-Loads no torch: the command line's options come from here.
+Does not load torch: the command line's options come from here.
 """
 
 import tomllib
@@ -20,7 +20,7 @@ BALANCED = "balanced"
 EXTRAS = (
     "class_weights", "sampling", "optimiser", "accumulate", "ema", "colour_jitter", "blur", "mixup", "drop_modality",
 )  # fmt: skip
-"""Settings of parts that the paper says nothing of: a run with any of them fills no row of its tables."""
+"""Settings that the paper does not mention: a run with any of them fills no row of its tables."""
 
 _OF_OPTIMISER = {"sgd": {"lr": 0.05, "weight_decay": 1e-4}, "adamw": {"lr": 1e-3, "weight_decay": 0.05}}
 """Optimiser -> its defaults of other settings."""
@@ -203,7 +203,7 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """Where the first weights come from, and what of the network is trained how."""
+    """The source of the initial weights, and which parts of the network are trained, and how fast."""
 
     init_from: str | None = _tuning(
         None,
@@ -241,7 +241,7 @@ class RunConfig:
 
     geometry: ClipGeometry = field(default_factory=ClipGeometry)
     architecture: Architecture = field(default_factory=lambda: Architecture(modality=ClipGeometry().modality))
-    """Its modality is the geometry's. A saved run says its number of classes."""
+    """The network; its modality is the geometry's. A saved run has its number of classes."""
     recipe: Recipe = field(default_factory=Recipe)
     fine_tuning: FineTuning = field(default_factory=FineTuning)
     split: str | None = setting(
@@ -326,7 +326,7 @@ class RunConfig:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *, num_classes: int | None = None) -> Self:
-        """From settings by name, wherever in the tree they belong; what is not named has its default.
+        """Build a config from settings by name, wherever they belong in the tree; others have their default.
 
         Raises:
             UsageError: no such setting, or a wrong value.
@@ -345,14 +345,14 @@ class RunConfig:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All settings by name: `RunConfig.of(config.settings)` equals `config`, but for the number of classes."""
+        """All settings by name: `RunConfig.of(config.settings)` equals `config`, except for the number of classes."""
         own = {name: getattr(self, name) for name in declared(RunConfig)}
         parts = _values(self.recipe) | _values(self.fine_tuning)
         return _values(self.geometry) | self.architecture.settings | parts | own
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> Self:
-        """From plain values, nested as the fields are, after a turn as text.
+        """Build a config from plain values, nested as the fields are, after a round trip through JSON.
 
         Raises:
             UsageError: a setting that this version does not know, or a wrong value.
@@ -363,12 +363,12 @@ class RunConfig:
         return cls.of(flat, num_classes=flat.pop("num_classes"))
 
     def for_classes(self, num_classes: int) -> Self:
-        """The same with a network of so many classes."""
+        """The same config with a network of `num_classes` classes."""
         return replace(self, architecture=self.architecture.for_classes(num_classes))
 
     @property
     def default_name(self) -> str:
-        """What a run is called unless it is given a name: `residual-s2-0` for step 2 and seed 0."""
+        """Default name of a run, such as `residual-s2-0` for step 2 and seed 0."""
         geometry, network = self.geometry, self.architecture
         words: list[str] = [geometry.modality]
         if "residual" in geometry.streams:
@@ -387,16 +387,16 @@ SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, Fine
 
 FINE_TUNING = tuple(declared(FineTuning))
 TRAIN_ONLY = (*FINE_TUNING, *EXTRAS)
-"""Settings that only `train` has: what is measured or reproduced is the plain recipe, from scratch."""
+"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch."""
 
 _ALIASES = {alias: name for name, one in SETTINGS.items() for alias in one.aliases}
 
 
 def canonical_name(written: str, where: str = "") -> str:
-    """A setting's name, from that or an older one, with dashes or underscores.
+    """The current name of a setting, given its name or an older one, with dashes or underscores.
 
     Raises:
-        UsageError: there is no such setting; `where` says who asked.
+        UsageError: there is no such setting; `where` names the source in the message.
     """
     name = written.replace("-", "_")
     name = _ALIASES.get(name, name)
@@ -422,7 +422,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     The one table that it may have, `[network]`, is for a network of the user's own, which its `factory` may name.
 
     Raises:
-        UsageError: not such a file, an unknown name, or a wrong value.
+        UsageError: not a toml file, an unknown name, or a wrong value.
     """
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))

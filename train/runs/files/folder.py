@@ -33,19 +33,19 @@ Which = Literal["last", "best"]
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsHeader:
-    """What is known of a file of weights."""
+    """The header of a weights file."""
 
     epoch: int
-    """Epochs trained."""
+    """Number of epochs trained."""
     epochs: int
-    """Epochs that the run is to have: it is done where both are equal."""
+    """Number of epochs that the run should have: it is done if both are equal."""
     step: int
     val_video_top1: float | None
-    """On the held-out groups, in [0, 1]; None where there are none."""
+    """Video top-1 on the held-out groups, in [0, 1]; None if there are none."""
 
 
 def program(world_size: int = 1) -> list[str]:
-    """The words before a command's own that a user types to train on so many devices."""
+    """The start of a command line that trains on `world_size` devices, such as `torchrun ... resact`."""
     # Without the `--`, torchrun takes `--run` for an abbreviation of an option of its own.
     return ["torchrun", "--nproc-per-node", str(world_size), "-m", "--", "resact"] if world_size > 1 else ["resact"]
 
@@ -54,7 +54,7 @@ _GLANCE_SECONDS = 1.0  # far longer than anybody who looks whether a run is held
 
 
 class RunFolder:
-    """The folder of one run, which may not be there yet."""
+    """The folder of one run, which may not exist yet."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -69,7 +69,7 @@ class RunFolder:
 
     @property
     def config(self) -> Path:
-        """`config.json`; there is a run where there is this file."""
+        """Path of `config.json`; a run exists if this file exists."""
         return self.path / "config.json"
 
     @property
@@ -88,11 +88,11 @@ class RunFolder:
 
     @property
     def has_steps(self) -> bool:
-        """Whether a training got anywhere: a step's figures are there before any checkpoint of it."""
+        """Whether a training has finished a step: a step's figures are written before any checkpoint of it."""
         return self.metrics.exists() and self.metrics.stat().st_size > 0
 
     def discard(self) -> None:
-        """Remove a run that has no steps; what else lies in the folder stays."""
+        """Remove a run without steps; other files in the folder stay."""
         ours = ("config.json", "metrics.jsonl", "last.ckpt", "lock", "events.out.tfevents.*")
         for path in [path for name in ours for path in self.path.glob(name)]:
             path.unlink(missing_ok=True)
@@ -100,18 +100,18 @@ class RunFolder:
             self.path.rmdir()
 
     def resume_command(self, world_size: int = 1) -> str:
-        """What a user types to go on with the run."""
+        """The command that resumes the run."""
         return shlex.join(
             [*program(world_size), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"]
         )
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder, made where it is not there, for writing; the kernel lets go when the process ends.
+        """Lock the folder for writing, and create it if needed; the kernel releases the lock when the process ends.
 
         Raises:
             RunLockedError: another training holds it.
-            RunWriteError: the folder cannot be made or written to.
+            RunWriteError: the folder cannot be created or written to.
         """
         lock = self.path / "lock"
         with write_failure_as_error(lock, what_next="or choose another --runs"):
@@ -126,10 +126,10 @@ class RunFolder:
 
     @property
     def is_held(self) -> bool:
-        """Whether a training writes here now, on this machine or on one that shares the file system's locks.
+        """Whether a training is writing here now, on this machine or on one that shares the file system's locks.
 
-        A shared lock, kept for no longer than this call takes: two that look do not mistake each other for a
-        training, and a training that begins waits for them.
+        It holds a shared lock during the call: two such calls do not mistake each other for a training, and a training
+        that starts waits for them.
         """
         try:
             file = (self.path / "lock").open("rb")
@@ -143,7 +143,7 @@ class RunFolder:
             return False
 
     def write_record(self, record: RunRecord) -> None:
-        """Write `config.json`, whole.
+        """Write `config.json` atomically.
 
         Raises:
             RunWriteError: it could not be written.
@@ -151,7 +151,7 @@ class RunFolder:
         write_whole(self.config, record.to_text().encode())
 
     def read_record(self) -> RunRecord:
-        """What `config.json` says.
+        """The record in `config.json`.
 
         Raises:
             RunNotFoundError: no run here.
@@ -164,11 +164,11 @@ class RunFolder:
         return RunRecord.from_text(text, str(self.config))
 
     def write_weights(self, which: Which, network: nn.Module, header: WeightsHeader) -> None:
-        """Write `last.safetensors` or `best.safetensors`, whole."""
+        """Write `last.safetensors` or `best.safetensors` atomically."""
         write_tensors(self.weights(which), network.state_dict(), asdict(header))
 
     def read_network(self, which: Which = "last") -> tuple[nn.Module, WeightsHeader]:
-        """The network with its weights, on the CPU and in training mode, and what is known of them.
+        """The network with its weights, on the CPU and in training mode, and the weights' header.
 
         Raises:
             RunNotFoundError: no run here.
@@ -192,7 +192,7 @@ class RunFolder:
         return network, known
 
     def weights_header(self, which: Which = "last") -> WeightsHeader | None:
-        """What is known of the weights, which are not read; None where there are none yet.
+        """The header of the weights, without reading them; None if there are none yet.
 
         Raises:
             CheckpointError: the weights are damaged or not a run's.

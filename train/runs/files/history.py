@@ -1,4 +1,4 @@
-"""What was measured on the way: `metrics.jsonl`, one object a line; where TensorBoard is installed, its events too."""
+"""The history of a training: `metrics.jsonl`, one object per line, and TensorBoard events if it is installed."""
 
 import json
 import os
@@ -13,15 +13,15 @@ from resact.train.runs.files.tensorboard import TensorBoardEvents, has_tensorboa
 
 
 class History:
-    """Appends; a context manager. Lines are of `kind` `step` or `epoch`, and all carry `epoch` and `step`.
+    """Appends to the history; a context manager. Lines have `kind` `step` or `epoch`, and all have `epoch` and `step`.
 
-    Opened at a checkpoint, it forgets what was noted after it: the training will come by there again.
+    When opened at a checkpoint, it removes later lines: training will write them again.
     """
 
     def __init__(self, metrics: Path, progress: Progress) -> None:
         """Args:
         metrics: path of `metrics.jsonl`; events go to the same folder.
-        progress: where the training begins or goes on.
+        progress: progress at which the training starts or continues.
 
         """
         self._metrics = metrics
@@ -34,7 +34,7 @@ class History:
             self._files = opening.pop_all()
 
     def add(self, kind: str, *, epoch: int, step: int, **values: Any) -> None:
-        """Note numbers; `step` counts the steps done, `epoch` from 0. None is no number yet.
+        """Append numbers; `step` is the number of completed steps, `epoch` counts from 0. None means no number yet.
 
         Raises:
             RunWriteError: it could not be written.
@@ -47,7 +47,7 @@ class History:
                 self._events.add(kind, step - 1, numbers)  # counted from 0
 
     def sync(self) -> None:
-        """Put it on the disk, before a checkpoint that relies on it.
+        """Sync the history to the disk, before a checkpoint that relies on it.
 
         Raises:
             RunWriteError: it could not be written.
@@ -64,7 +64,7 @@ class History:
 
 
 def read_metrics(metrics: Path) -> list[dict[str, Any]]:
-    """The lines as objects; a torn last line, which a kill may leave, is none. Empty where there is no file.
+    """The lines as objects; an incomplete last line, which a kill may leave, is ignored. Empty without a file.
 
     Raises:
         RunError: another line is not what `History` writes.

@@ -1,4 +1,4 @@
-"""`config.json`: all that decides a run's result, and what it was made with."""
+"""`config.json`: everything that decides a run's result, and its provenance."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -22,15 +22,15 @@ _NETWORK_APART = 1  # this format had the network both among the settings and be
 
 @dataclass(frozen=True, kw_only=True)
 class StoreIdentity:
-    """Which store a run is of: two with the same `fingerprint` and `contents` hold the same videos alike."""
+    """Identity of a run's store: equal `fingerprint` and `contents` mean the same bytes of the same videos."""
 
     path: str
-    """Where it was, absolute, or its URL. Plays no part in whether two are the same."""
+    """Absolute path or URL of the store; not compared."""
     dataset: str
     fingerprint: str
     """sha256 of the store's settings, in hex."""
     contents: str
-    """Digest of the index: of its videos, their splits, and the bytes of each frame."""
+    """Digest of the index: its videos, their splits, and the number of bytes of each frame."""
     settings: StoreSettings
     """The data set, how its videos were decoded, and how the frames are stored."""
     partial: str | None
@@ -38,7 +38,7 @@ class StoreIdentity:
 
     @classmethod
     def of(cls, store: ClipStore) -> Self:
-        """The store's, as it is now."""
+        """Identity of a store in its current state."""
         return cls(
             path=str(store.files.root.absolute() if isinstance(store.files, LocalFiles) else store.files),
             dataset=store.settings.dataset.name,
@@ -49,41 +49,41 @@ class StoreIdentity:
         )
 
     def same_as(self, other: Self) -> bool:
-        """Whether both are of the same videos, stored alike."""
+        """Whether both have the same videos, stored in the same way."""
         return (self.fingerprint, self.contents) == (other.fingerprint, other.contents)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InitialWeights:
-    """Where the weights that a run began with came from (`--init-from`)."""
+    """Source of a run's initial weights (`--init-from`)."""
 
     source: str
-    """Path of the file, absolute; plays no part in whether two are the same."""
+    """Absolute path of the file; not compared."""
     sha256: str
-    """Of the file, in hex."""
+    """sha256 of the file, in hex."""
     epoch: int | None
-    """Epochs that they were trained for; None in a file that resact did not write."""
+    """Epochs that they were trained for; None for a file that resact did not write."""
     dataset: str | None
-    """That they were trained on; None where no run lies beside the file."""
+    """Data set that they were trained on; None if there is no run beside the file."""
     split: str | None
-    """Likewise."""
+    """Split that they were trained on; None if there is no run beside the file."""
     taken: int
-    """Tensors of the network that began with those of the file."""
+    """The network's tensors that were initialised from the file."""
     copied: dict[str, str]
-    """Stream of conv1 -> the one of the file whose weights it took, for want of its own."""
+    """Stream of conv1 -> the file's stream whose weights it took, because the file lacks its own."""
     fresh: tuple[str, ...]
-    """Tensors of the network that began as they were drawn, and why."""
+    """The network's tensors that were initialised at random, and why."""
     unused: tuple[str, ...]
-    """Tensors of the file that have no place in the network."""
+    """The file's tensors that the network does not have."""
 
     @property
     def short_words(self) -> str:
-        """For people, the same wherever the file lies: `a/last.safetensors (sha256 0123abcd)`."""
+        """Description that does not depend on the file's folder: `a/last.safetensors (sha256 0123abcd)`."""
         return f"{'/'.join(Path(self.source).parts[-2:])} (sha256 {self.sha256[:8]})"
 
     @property
     def words(self) -> str:
-        """For people: `runs/a/last.safetensors (epoch 20, sha256 0123abcd)`."""
+        """Description: `runs/a/last.safetensors (epoch 20, sha256 0123abcd)`."""
         epoch = "" if self.epoch is None else f"epoch {self.epoch}, "
         return f"{self.source} ({epoch}sha256 {self.sha256[:8]})"
 
@@ -93,13 +93,13 @@ class RunRecord:
     """One run. `RunRecord.from_text(record.to_text())` equals `record`."""
 
     config: RunConfig
-    """With `split`, `flip`, `amp` and the number of classes said, never None."""
+    """The settings; `split`, `flip`, `amp` and the number of classes are set, never None."""
     normalisation: Normalisation
     classes: tuple[str, ...]
-    """A label is a place here."""
+    """Names of the classes; a label is a position here."""
     store: StoreIdentity
     world_size: int
-    """Devices, each of which normalises its own part of a batch."""
+    """Number of devices; each normalises its own part of a batch."""
     train_videos: int
     val_videos: int
     """Held out of the training list, or of the split's own; 0 where there are none."""
@@ -120,9 +120,9 @@ class RunRecord:
     val_given: bool = False
     """Whether the validation videos are those that the store's split calls `val`; then no groups are held out."""
     earlier_epochs: tuple[int, ...] = ()
-    """Where the run was done before, and then went on for more epochs; they decide its learning rates."""
+    """Epochs at which the run was finished and then extended; they decide its learning rates."""
     class_weights: tuple[float, ...] | None = None
-    """What each class's losses are multiplied by; None where all count alike."""
+    """Factor of each class's losses; None if all classes have the same weight."""
 
     @property
     def epochs_in_words(self) -> str:
@@ -142,10 +142,10 @@ class RunRecord:
 
     @classmethod
     def from_text(cls, text: str, where: str) -> Self:
-        """From JSON.
+        """Read a record from JSON.
 
         Raises:
-            RunError: not what `to_text` gives.
+            RunError: not a result of `to_text`.
         """
         try:
             saved = json.loads(text)
@@ -180,11 +180,11 @@ def _initial(saved: dict[str, Any]) -> InitialWeights:
 
 
 def open_run_store(record: RunRecord, run: str) -> ClipStore:
-    """The store of a run, from where it was.
+    """Open the store of a run at its recorded path.
 
     Raises:
-        StoreNotFoundError: it is not there any more; says how to name it.
-        StoreError: as for `open_store`.
+        StoreNotFoundError: it is no longer there; the message says how to name it.
+        StoreError: as in `open_store`.
     """
     path = record.store.path
     try:

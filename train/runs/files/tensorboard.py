@@ -1,4 +1,4 @@
-"""TensorBoard events beside `metrics.jsonl`, where the extra `tensorboard` is installed."""
+"""TensorBoard events in addition to `metrics.jsonl`, if the extra `tensorboard` is installed."""
 
 import os
 import socket
@@ -19,8 +19,8 @@ class TensorBoardEvents:
 
     def __init__(self, folder: Path, step: int) -> None:
         """Args:
-        folder: of the run.
-        step: where the training begins or goes on; TensorBoard forgets what older files say of later ones.
+        folder: folder of the run.
+        step: step at which the training starts or continues; TensorBoard ignores later steps in older files.
 
         """
         from tensorboard.compat.proto.event_pb2 import SessionLog
@@ -38,7 +38,7 @@ class TensorBoardEvents:
             raise
 
     def add(self, kind: str, step: int, numbers: Mapping[str, float]) -> None:
-        """Note numbers as scalars `kind/name`."""
+        """Write numbers as scalars `kind/name`."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         scalars = [Summary.Value(tag=f"{kind}/{name}", simple_value=value) for name, value in numbers.items()]

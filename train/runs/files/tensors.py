@@ -1,4 +1,4 @@
-"""Files of tensors: safetensors with a header of ours, checked by a checksum; reading one runs no code."""
+"""Tensor files: safetensors with a header and a checksum of our own; reading them runs no code."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,12 +21,12 @@ _HEADER, _CHECKSUM = "resact", "crc32c"  # keys of the safetensors file's metada
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
-    """Put a file there, whole and on the disk, or leave what was there.
+    """Replace a file of tensors atomically and sync it, or leave it unchanged.
 
     Args:
-        path: one writer at a time.
-        tensors: on any device.
-        header: plain values, for `json`.
+        path: the file; one writer at a time.
+        tensors: by name, on any device.
+        header: plain values for JSON.
 
     Raises:
         RunWriteError: it could not be written.
@@ -43,10 +43,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name, on the CPU, and the header.
+    """Read tensors by name, on the CPU, and the header.
 
     Raises:
-        CheckpointError: missing, no such file, or not the bytes that were written.
+        CheckpointError: the file is missing, is not a tensor file, or has changed since it was written.
     """
     with _opened(path) as file:
         text, checksum = _metadata(path, file)
@@ -58,10 +58,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """As `read_tensors`, of any safetensors file: one that others wrote has no header of ours and no checksum.
+    """Like `read_tensors`, for any safetensors file: files written by others have no header of ours and no checksum.
 
     Raises:
-        CheckpointError: missing, no safetensors, or ours and not the bytes that were written.
+        CheckpointError: missing, not safetensors, or written by resact and changed since.
     """
     with _opened(path) as file:
         if (file.metadata() or {}).keys() & {_HEADER, _CHECKSUM}:
@@ -70,10 +70,10 @@ def read_foreign_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] 
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """The header alone, of which no checksum is tested.
+    """Read the header alone, without checking a checksum.
 
     Raises:
-        CheckpointError: missing or no such file.
+        CheckpointError: the file is missing or not a tensor file.
     """
     with _opened(path) as file:
         text, _ = _metadata(path, file)
@@ -81,12 +81,12 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def from_header(kind: Callable[..., _Fields], header: Mapping[str, Any], path: Path) -> _Fields:
-    """A dataclass from its fields by name: numbers from 0 on, None, or other such dataclasses.
+    """Build a dataclass from its fields by name: numbers of 0 or more, None, or other such dataclasses.
 
     Args:
         kind: the dataclass.
-        header: as it was read.
-        path: from where.
+        header: the header as read.
+        path: the file, for error messages.
 
     Raises:
         CheckpointError: fields are missing, unknown, or of another type.
@@ -106,12 +106,12 @@ def from_header(kind: Callable[..., _Fields], header: Mapping[str, Any], path: P
 
 
 def require_like(path: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that cannot take the place of others.
+    """Refuse tensors that cannot replace others.
 
     Args:
-        path: of `tensors`.
+        path: file of `tensors`, for error messages.
         tensors: by name.
-        expected: likewise, of any values and on any device.
+        expected: by name, with any values and on any device.
 
     Raises:
         CheckpointError: names, dtypes or shapes differ.

@@ -1,4 +1,4 @@
-"""The paper's test: 10 clips sampled uniformly of each test video, their scores averaged (sec. 3).
+"""The paper's test: 10 clips spread uniformly over each test video, scores averaged (paper, sec. 3).
 
 Shapes: V videos, K views, C classes.
 """
@@ -22,7 +22,7 @@ from resact.train.runs.testing.predictions import Predictions, Provenance
 from resact.train.runs.testing.trained import TrainedRun
 
 VIEWS = 10
-"""Clips a video (paper, sec. 3)."""
+"""Clips per video (paper, sec. 3)."""
 
 _STORAGE = ("codec", "library", "decode.ffmpeg")  # settings that change how frames are stored, not which
 
@@ -40,11 +40,11 @@ def clip_logits(
 
     Args:
         trained: the run.
-        store: that the plan is of.
+        store: the plan's store.
         plan: videos and views.
-        batch_size: clips at a time; left out, those of one video, so that its logits depend on no other video.
-        threads: that read and decode; one a core unless said.
-        progress: is told of clips done and in all.
+        batch_size: clips per batch; default: those of one video, so that its logits do not depend on other videos.
+        threads: number of threads that read and decode; default: one per core.
+        progress: called with the number of clips done and the total.
     """
     stream = ClipStream(
         store,
@@ -77,20 +77,20 @@ def evaluate_run(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """What a run says of the videos that its split calls `test`.
+    """A run's predictions for the videos on one side of its split, by default `test`.
 
     Args:
         trained: the run.
-        store: its store, or another of the same data set, decoded alike.
-        views: clips a video.
+        store: its store, or another of the same data set, decoded in the same way.
+        views: clips per video.
         membership: `test`, `val` or `train`.
-        other_codec: allow frames that are stored in another way, such as without loss.
-        batch_size: as for `clip_logits`.
-        threads: likewise.
-        progress: likewise.
+        other_codec: allow frames with another codec, such as a lossless one.
+        batch_size: as in `clip_logits`.
+        threads: as in `clip_logits`.
+        progress: as in `clip_logits`.
 
     Raises:
-        SettingsError: the store is of other videos or decoded otherwise.
+        SettingsError: the store has other videos, or was decoded in another way.
         UsageError: it has none of the split's videos.
         DivergedError: the network's logits are not finite.
     """

@@ -16,35 +16,35 @@ from resact.train.runs.testing.trained import is_current
 
 @dataclass(frozen=True, kw_only=True)
 class FusedRun:
-    """One of the two, by itself."""
+    """One of the two runs by itself."""
 
     provenance: Provenance
     scores: Scores
     notes: tuple[str, ...]
-    """What a reader of its figures should know."""
+    """Notes for readers of its figures."""
     is_current: bool
-    """Whether it has not been trained further since."""
+    """Whether it has not been trained further since its evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fusion:
-    """Two runs' scores, averaged, and those of each."""
+    """The averaged scores of two runs, and the scores of each."""
 
     runs: tuple[FusedRun, FusedRun]
     weight: float
-    """Of the second, in [0, 1]."""
+    """Weight of the second run, in [0, 1]."""
     classes: tuple[str, ...]
     scores: Scores
 
     @property
     def name(self) -> str:
-        """Such as `0.5 x rgb-0 + 0.5 x residual-s1-0`."""
+        """Its name, such as `0.5 x rgb-0 + 0.5 x residual-s1-0`."""
         first, second = (run.provenance.run for run in self.runs)
         return f"{1 - self.weight:g} x {first} + {self.weight:g} x {second}"
 
 
 def fuse_runs(first: RunFolder, second: RunFolder, *, weight: float) -> Fusion:
-    """Fuse two evaluated runs, from disk alone.
+    """Fuse two evaluated runs, using only their prediction files.
 
     Args:
         first: of one run.
@@ -53,7 +53,7 @@ def fuse_runs(first: RunFolder, second: RunFolder, *, weight: float) -> Fusion:
 
     Raises:
         RunError: one has no predictions.
-        UsageError: as for `fuse`.
+        UsageError: as in `fuse`.
     """
     ours, theirs = (read_predictions(folder.path / PREDICTIONS) for folder in (first, second))
     classes, label = ours.classes.tolist(), ours.label
@@ -76,18 +76,18 @@ def fuse_runs(first: RunFolder, second: RunFolder, *, weight: float) -> Fusion:
 
 
 def fuse(first: Predictions, second: Predictions, weight: float) -> npt.NDArray[np.float64]:
-    """Late fusion of two runs: `(1 - weight) * first + weight * second`, of the videos' scores.
+    """Late fusion of two runs: `(1 - weight) * first + weight * second`, of the video scores.
 
     Args:
         first: of one run.
-        second: of another, for the same videos.
+        second: predictions of the other run, for the same videos.
         weight: of the second, in [0, 1].
 
     Returns:
         (V, C) probabilities.
 
     Raises:
-        UsageError: the weight is none, or the two are not of the same videos, labels and classes.
+        UsageError: the weight is out of range, or the two have different videos, labels or classes.
     """
     if not 0 <= weight <= 1:
         raise UsageError(f"got --weight {weight}, expected 0 (the first run alone) to 1 (the second alone)")

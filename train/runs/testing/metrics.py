@@ -1,8 +1,7 @@
-"""Top-1 and top-5 of clips and of videos, told apart (paper, sec. 3). Shapes: V videos, K views, C classes.
+"""Top-1 and top-5 of clips and of videos, kept apart (paper, sec. 3). Shapes: V videos, K views, C classes.
 
-A video's scores are the mean of its views' softmax. Of classes with equal scores the earlier one ranks first, so that
-the same scores give the same figures everywhere. Top-5 is not a figure where there are fewer than five classes: it is
-None then, not a top-k of another k.
+A video's scores are the mean of its views' softmax. If classes have equal scores, the earlier one ranks first, so the
+same scores give the same figures everywhere. With fewer than five classes, top-5 is None, not a top-k with another k.
 """
 
 from collections.abc import Sequence
@@ -20,12 +19,12 @@ TOP = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ClassScore:
-    """One class's videos."""
+    """Accuracy on one class's videos."""
 
     class_name: str
     videos: int
     video_top1: float | None
-    """None where the class has no video."""
+    """Top-1 in [0, 1]; None if the class has no video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,20 +33,20 @@ class Scores:
 
     videos: int
     views: int | None
-    """Clips a video; None where only videos were scored, as in a fusion."""
+    """Clips per video; None if only videos were scored, as in a fusion."""
     video_top1: float
     video_top5: float | None
-    """None where there are fewer than five classes."""
+    """Top-5 of videos; None with fewer than five classes."""
     clip_top1: float | None
-    """None where only videos were scored."""
+    """Top-1 of clips; None if only videos were scored."""
     clip_top5: float | None
-    """None likewise, and where there are fewer than five classes."""
+    """Top-5 of clips; None if only videos were scored, or with fewer than five classes."""
     mean_class: float
-    """Mean of the classes' video top-1: each class that has videos counts alike, however many they are."""
+    """Mean of the classes' video top-1: each class with videos has the same weight, however many videos it has."""
     per_class: list[ClassScore]
-    """In the order of the classes."""
+    """Accuracy per class, in the order of the classes."""
     confusion: list[list[int]]
-    """(C, C) videos: the row is the true class, the column the one that scores highest."""
+    """(C, C) number of videos: rows are true classes, columns predicted classes."""
 
 
 def video_scores(logits_VKC: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -65,8 +64,8 @@ def measure(logits_VKC: npt.NDArray[np.float32], label_V: npt.NDArray[np.int64],
     """Clip-level and video-level figures from the logits of each clip.
 
     Args:
-        logits_VKC: finite, not softmaxed.
-        label_V: place of each video's class among `classes`.
+        logits_VKC: finite logits, before the softmax.
+        label_V: position of each video's class in `classes`.
         classes: names of the C classes, two or more.
 
     Raises:
@@ -84,7 +83,7 @@ def measure(logits_VKC: npt.NDArray[np.float32], label_V: npt.NDArray[np.int64],
 def measure_videos(
     scores_VC: npt.NDArray[np.float64], label_V: npt.NDArray[np.int64], classes: Sequence[str]
 ) -> Scores:
-    """Video-level figures alone, from the scores of each video, such as those of a fusion.
+    """Only video-level figures, from the scores of each video, such as those of a fusion.
 
     Raises:
         UsageError: as in `measure`.

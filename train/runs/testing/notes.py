@@ -1,4 +1,4 @@
-"""What a reader of an evaluation's figures should know."""
+"""Notes for readers of an evaluation's figures."""
 
 import numpy as np
 
@@ -12,7 +12,7 @@ _NAMES_SHOWN = 5
 
 
 def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
-    """What keeps a figure from being the paper's protocol on the run's own store, or of the whole data set."""
+    """Notes if figures differ from the paper's protocol on the run's own store, or do not cover the whole data set."""
     made, notes = predictions.provenance, []
     for key, (was, now) in made.differs_from_training.items():
         if key == "contents":

@@ -1,4 +1,4 @@
-"""What a run's network says of videos that are in no data set."""
+"""A run's predictions for videos that are in no data set."""
 
 from dataclasses import dataclass
 
@@ -16,29 +16,29 @@ from resact.train.runs.testing.trained import TrainedRun
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Prediction:
-    """Of one video."""
+    """The prediction for one video."""
 
     logits: npt.NDArray[np.float32]
-    """(K, C) of each of its views."""
+    """(K, C) logits of each view."""
     top: list[tuple[str, float]]
-    """Classes and their probabilities, the likeliest first."""
+    """Classes and their probabilities, the most likely first."""
     num_frames: int
-    """At the rate of the run's store."""
+    """Number of frames at the frame rate of the run's store."""
     padded: bool
-    """Whether a clip is longer than the video, which is then mirrored in time, as in training."""
+    """Whether a clip is longer than the video, which is then extended in time, as in training."""
 
 
 def predict_video(trained: TrainedRun, store: ClipStore, *, views: int = VIEWS, top: int = 5) -> Prediction:
-    """As `evaluate_run` does with the same video: the softmax averaged over its views.
+    """Predict a video as `evaluate_run` does: the softmax averaged over its views.
 
     Args:
         trained: the run.
-        store: of one video, decoded as the run's store was.
-        views: clips that are averaged.
-        top: classes to give.
+        store: store of one video, decoded as the run's store was.
+        views: number of clips to average.
+        top: number of classes to return.
 
     Raises:
-        DecodeError: the video has no two frames that a residual could be taken of.
+        DecodeError: the video has no two frames one step apart.
         DivergedError: the network's logits are not finite.
     """
     num_frames = int(store.index.num_frames[0])

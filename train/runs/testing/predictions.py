@@ -1,7 +1,7 @@
-"""`predictions.npz`: what a run's network said of each clip, and what is made of it without the network.
+"""`predictions.npz`: the logits of each clip, from which figures are computed without the network.
 
-Figures, other protocols (the highest view, say, or the mean of logits) and the fusion of two runs come from this file.
-Shapes: V videos, K views, C classes.
+Figures, other protocols (such as the maximum over views, or the mean of logits) and the fusion of two runs use this
+file. Shapes: V videos, K views, C classes.
 """
 
 import io
@@ -32,38 +32,38 @@ class Provenance:
     """Name of the run."""
     weights: Literal["last", "best"]
     weights_sha256: str
-    """Of the file of weights, in hex."""
+    """sha256 of the weights file, in hex."""
     epoch: int
     """Epochs that the weights were trained for."""
     epochs: int
-    """Epochs that the run is meant to have."""
+    """Epochs that the run should have."""
     precision: str
     """`bfloat16` (autocast) or `float32`."""
     dataset: str
     store_fingerprint: str
-    """Of the store that the clips were read from."""
+    """Fingerprint of the store that the clips were read from."""
     codec: str
-    """Of that store."""
+    """Codec of that store."""
     differs_from_training: dict[str, list[Any]]
-    """Setting -> its value in the run's store and in this one, where they differ; empty for the same store."""
+    """Settings that differ -> value in the run's store and in this one; empty for the same store."""
     partial: str | None
     """What that store lacks of the data set, in words."""
     split: str
     membership: str
     """`test`, or `train`."""
     geometry: dict[str, Any]
-    """Of the clips: `ClipGeometry`'s fields."""
+    """Geometry of the clips: the fields of `ClipGeometry`."""
     padded_share: float
     """Share of the clips that are longer than their video."""
     compute_threads: int | None = None
-    """That computed on the CPU, which the logits' last bits depend on; None: not known."""
+    """Number of compute threads on the CPU, on which the logits' last bits depend; None if unknown."""
     ema: float | None = None
     """Decay of the running mean of the weights that gave them; None: the weights themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """Logits of `views` clips of each video, and what is known of the videos.
+    """Logits of `views` clips per video, and the videos' labels, ids and groups.
 
     Raises:
         RunError: the arrays do not fit together.
@@ -71,11 +71,11 @@ class Predictions:
     """
 
     logits: npt.NDArray[np.float32]
-    """(V, K, C), finite, not softmaxed."""
+    """(V, K, C) finite logits, before the softmax."""
     starts: npt.NDArray[np.int64]
     """(V, K) first frame of each clip."""
     label: npt.NDArray[np.int64]
-    """(V,) place of the video's class among `classes`."""
+    """(V,) position of the video's class in `classes`."""
     video_id: npt.NDArray[np.str_]
     """(V,)"""
     group: npt.NDArray[np.str_]
@@ -119,7 +119,7 @@ class Predictions:
 
 
 def require_finite(logits_VKC: npt.NDArray[np.float32], video_id: Sequence[str]) -> None:
-    """Refuse logits of which no probabilities can be made.
+    """Refuse logits that are not finite.
 
     Raises:
         DivergedError: one is not finite.
@@ -145,7 +145,7 @@ _DAMAGE = zipfile.BadZipFile, zlib.error, MemoryError  # the last where an array
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Write the whole file or nothing; one that is there is replaced.
+    """Write the file atomically; an existing file is replaced.
 
     Raises:
         RunWriteError: it could not be written.
@@ -159,10 +159,10 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path) -> Predictions:
-    """Read and check; nothing in the file is unpickled.
+    """Read and validate predictions; nothing in the file is unpickled.
 
     Raises:
-        RunError: no such file, or not what `write_predictions` writes.
+        RunError: no such file, or not a file of `write_predictions`.
     """
     run = path.parent
     try:

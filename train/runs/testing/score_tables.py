@@ -1,4 +1,4 @@
-"""Figures of an evaluation for people."""
+"""Tables of an evaluation's figures."""
 
 from collections.abc import Sequence
 
@@ -21,7 +21,7 @@ def figures_table(rows: Sequence[tuple[str, Scores]]) -> Table:
 
 
 def classes_table(scores: Scores) -> Table:
-    """Each class's video top-1, the worst first, and what its other videos are taken for."""
+    """Each class's video top-1, the worst first, and the classes that its wrong videos are confused with."""
     names = [row.class_name for row in scores.per_class]
     table = _table("class", "videos", "video top-1")
     table.add_column("most often taken for")
@@ -39,7 +39,7 @@ def classes_table(scores: Scores) -> Table:
 
 
 def percent(fraction: float | None) -> str:
-    """`83.05 %`, or a dash where there is no such figure."""
+    """`83.05 %`, or a dash if there is no figure."""
     return "-" if fraction is None else f"{100 * fraction:.2f} %"
 
 

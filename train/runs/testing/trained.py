@@ -1,4 +1,4 @@
-"""A run opened for inference: its network with the weights that it has, and all that goes with them."""
+"""A run opened for inference: its network with weights, and its record."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ class TrainedRun:
     name: str
     record: RunRecord
     network: nn.Module
-    """On `device`, in evaluation mode."""
+    """The network on `device`, in evaluation mode."""
     device: torch.device
     weights: Which
     header: WeightsHeader
     weights_sha256: str
-    """Of the file of weights, in hex."""
+    """sha256 of the weights file, in hex."""
 
     @property
     def geometry(self) -> ClipGeometry:
@@ -39,7 +39,7 @@ class TrainedRun:
 
     @property
     def precision(self) -> str:
-        """`bfloat16` (autocast), where it was trained so, or `float32`."""
+        """`bfloat16` (autocast) if it was trained that way, else `float32`."""
         return "bfloat16" if self.record.config.amp else "float32"
 
     @property
@@ -101,14 +101,14 @@ class TrainedRun:
 
 
 def find_run(run: str | None, runs: Path) -> RunFolder:
-    """The run of that name or at that path; left out, the one whose weights were written last.
+    """The run with that name or path; default: the run whose weights were written last.
 
     Args:
         run: name below `runs`, or a path.
         runs: folder of runs.
 
     Raises:
-        RunNotFoundError: none.
+        RunNotFoundError: there is no such run.
     """
     if run is not None:
         for path in (runs / run, Path(run)):
@@ -128,13 +128,13 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
     """Open a run for inference; nothing in its files is unpickled.
 
     Args:
-        folder: of the run, which may still be training.
-        weights: those of the last whole epoch, or of the best validation.
-        device: left out, the GPU where there is one, else the CPU.
+        folder: folder of the run, which may still be training.
+        weights: `last` (after the last completed epoch) or `best` (best validation accuracy).
+        device: default: the GPU if there is one, else the CPU.
 
     Raises:
         RunNotFoundError: no run there.
-        CheckpointError: no such weights yet, or not what was written.
+        CheckpointError: no such weights yet, or they have changed since they were written.
     """
     record, path = folder.read_record(), folder.weights(weights)
     if not path.is_file():
@@ -161,7 +161,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
 
 
 def is_current(folder: RunFolder, made: Provenance) -> bool:
-    """Whether predictions are of the weights that the run has now, and not of those before it was trained further."""
+    """Whether predictions are from the run's current weights, not from weights before it was trained further."""
     path = folder.weights(made.weights)
     return path.is_file() and _sha256(path) == made.weights_sha256
 

@@ -1,4 +1,4 @@
-"""What a run's network says along a video: of each window, and of segments of windows that it says the same of.
+"""A run's predictions along a video: for each window, and for segments of windows with the same class.
 
 Shapes: T frames, H height, W width, C classes.
 """
@@ -28,11 +28,11 @@ class Window(Protocol):
 
     @property
     def start_seconds(self) -> float:
-        """Where its first frame begins."""
+        """Start of its first frame, in seconds."""
 
     @property
     def stop_seconds(self) -> float:
-        """Where its last frame ends."""
+        """End of its last frame, in seconds."""
 
     @property
     def frames(self) -> npt.NDArray[np.uint8]:
@@ -41,17 +41,17 @@ class Window(Protocol):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """What the network says of a window, or of a segment."""
+    """The prediction for a window or a segment."""
 
     start_seconds: float
     stop_seconds: float
     windows: int
-    """That it was made of."""
+    """Number of windows that it was made of."""
     scores: npt.NDArray[np.float64]
-    """(C,) probabilities; of a segment the mean of its windows'."""
+    """(C,) probabilities; for a segment, the mean over its windows."""
 
     def top(self, count: int) -> list[tuple[int, float]]:
-        """The likeliest classes and their probabilities; of equal ones the earlier class first."""
+        """The most likely classes and their probabilities; of equal ones the earlier class first."""
         return [(int(place), float(self.scores[place])) for place in ranking(self.scores[None])[0, :count]]
 
 
