@@ -1,4 +1,4 @@
-"""Clips to networks to metrics to report. Called, it trains: `resact.train(...)`."""
+"""Clips, networks, runs and their report. Calling the package trains: `resact.train(...)`."""
 
 import sys
 from types import ModuleType
