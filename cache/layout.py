@@ -9,6 +9,7 @@
       index/<generation>/<column>  derived columns, each a one-chunk array of raw little-endian numbers
       index/journal.jsonl          only during a prep: videos committed since that generation
       index/partial/               only during a prep: files not committed yet
+      index/alike.json             which videos look the same; older stores have none (leaks.py)
       index/whole.json             only while the store of a data set that may grow lacks videos: its size (whole.py)
 
 A chunk is one frame: the codec's bytes, then their crc32c. Each `zarr.json` is canonical JSON with a
@@ -38,6 +39,7 @@ FAILED = "failed"
 JOURNAL = f"{INDEX}/journal.jsonl"
 PARTIAL = f"{INDEX}/partial"
 WHOLE = f"{INDEX}/whole.json"
+ALIKE = f"{INDEX}/alike.json"
 
 # Chunk keys such as `0.0.0.0`, so that a shard lies beside its document. Not the encoding `default`, whose separator
 # is an option: zarr-python takes one flipped bit in that for another separator, finds no shard, and gives black frames.

@@ -7,6 +7,7 @@ import numpy as np
 
 from resact.cache.grouping import grouping
 from resact.cache.layout import fps_value, printable
+from resact.cache.leaks import Leak, leak_words, read_alike, store_leaks
 from resact.cache.repeats import Repeats, repeats
 from resact.cache.store import ClipStore
 
@@ -37,6 +38,8 @@ def summarise(store: ClipStore) -> dict[str, Any]:
     }
     slower = repeats(index, settings.decode.fps)
     groups = grouping(index, settings.dataset, partial=store.partial)
+    alike = read_alike(store.files)
+    leaks = None if alike is None else store_leaks(store, alike)
     return {
         "dataset": settings.dataset.name,
         "partial": store.partial,
@@ -55,6 +58,8 @@ def summarise(store: ClipStore) -> dict[str, Any]:
         "groups": groups.groups,
         "ungrouped": groups.ungrouped,
         "notes": groups.notes,
+        "copies": None if alike is None else [asdict(pair) for pair in alike],
+        "leaks": None if leaks is None else [asdict(leak) for leak in leaks],
         "source_fps": {
             f"{rate:g}": int(count)
             for rate, count in zip(*np.unique(index.source_fps[stored].round(3), return_counts=True), strict=True)
@@ -73,6 +78,13 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
     from rich.text import Text
 
     table = Table(show_header=False, box=None, title=where, title_justify="left")
+    for name, value in summary_rows(summary).items():
+        table.add_row(name, Text(printable(value)))
+    return table
+
+
+def summary_rows(summary: dict[str, Any]) -> dict[str, str]:
+    """The summary in words, by heading; one line a problem."""
     gb = {key: summary[key] / 1e9 for key in ("bytes", "raw_bytes", "source_bytes")}
     size = f"{gb['bytes']:.3f} GB as {summary['codec']}"
     if summary["bytes"] and summary["source_bytes"]:
@@ -93,6 +105,7 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
         ),
         "groups": "\n".join([f"{summary['groups']:,}", *summary["notes"]]),
         "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),
+        **_copies_row(summary),
         **({"repeated": Repeats(**summary["repeated"]).note} if summary["repeated"] else {}),
         "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items()),
         "flip-safe": "yes" if summary["flip_safe"] else "no",
@@ -101,9 +114,16 @@ def summary_table(where: str, summary: dict[str, Any]) -> "Table":
         rows[status] = f"{len(summary[status]):,}" + "".join(
             f"\n{v['video_id']}: {v['problem']}" for v in summary[status]
         )
-    for name, value in rows.items():
-        table.add_row(name, Text(printable(value)))
-    return table
+    return rows
+
+
+def _copies_row(summary: dict[str, Any]) -> dict[str, str]:
+    """Nothing of a store whose videos nobody has compared."""
+    if summary["copies"] is None:
+        return {}
+    leaks = [Leak(**leak) for leak in summary["leaks"]]
+    pairs = f"{len(summary['copies']):,} pairs of videos look the same, {len(leaks):,} on two sides of a split"
+    return {"copies": "\n".join(filter(None, [pairs, leak_words(leaks)]))}
 
 
 def _number(fps: str) -> int | float | str:

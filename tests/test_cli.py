@@ -30,8 +30,8 @@ RECIPE_PARTS = (
 OPTIONS = {
     "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
     "--name --splits --test-share --split-seed --group-pattern --flip-safe "
-    "--download --retry-failed --workers --scheduler --ffmpeg --timeout --json",
-    "info": "store --json",
+    "--download --retry-failed --workers --scheduler --ffmpeg --timeout --dry-run --json",
+    "info": "store --html --json",
     "doctor": "folder --ffmpeg --json",
     "verify": "store --rebuild-index --repair --root --workers --ffmpeg --timeout --json",
     "show": "store video --step --frames --start --every --height --gain --classes --per-class --output --json",

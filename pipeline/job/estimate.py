@@ -1,10 +1,11 @@
-"""Estimates a store's size from a few of its videos, before prep starts."""
+"""Estimates a store's size and the time of a prep from a few of its videos, before prep starts."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median_low
+from time import perf_counter
 
 from resact.cache.layout import CRC_BYTES, SLOT_BYTES, fps_value
 from resact.errors import ResactError
@@ -18,8 +19,24 @@ _SAMPLE_SECONDS = 1.0
 _UNUSUAL = 10  # times the bytes a byte of source that the middle one of the sample has
 
 
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What some videos will take."""
+
+    bytes: int
+    """In the store."""
+    seconds: float
+    """Of one worker."""
+
+
 def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> int | None:
-    """Bytes that these videos will take in the store.
+    """Bytes that these videos will take in the store; None where that cannot be told."""
+    told = estimate(job, videos, binary=binary)
+    return None if told is None else told.bytes
+
+
+def estimate(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> Estimate | None:
+    """Bytes and time that these videos will take.
 
     A dozen evenly spread videos are decoded for one second each. That gives bytes per frame and, with the number of
     frames per source byte, store bytes per source byte.
@@ -33,10 +50,11 @@ def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) 
     if not measured:
         return None
     # A header that lies about its length, or a time stamp that jumps by hours, must not speak for all the others.
-    usual = median_low(stored / source for stored, source in measured)
-    measured = [(stored, source) for stored, source in measured if stored / source <= _UNUSUAL * usual]
-    ratio = sum(stored for stored, _ in measured) / sum(source for _, source in measured)
-    return round(ratio * sum(_size(video.path) for video in videos))
+    usual = median_low(stored / source for stored, source, _ in measured)
+    measured = [one for one in measured if one[0] / one[1] <= _UNUSUAL * usual]
+    stored, source, seconds = (sum(values) for values in zip(*measured, strict=True))
+    total = sum(_size(video.path) for video in videos)
+    return Estimate(bytes=round(stored / source * total), seconds=seconds / source * total)
 
 
 def _evenly(videos: Sequence[SourceVideo], count: int) -> list[SourceVideo]:
@@ -47,8 +65,8 @@ def _evenly(videos: Sequence[SourceVideo], count: int) -> list[SourceVideo]:
 
 def _measure(
     job: PrepJob, video: SourceVideo, binary: str, treatment: Treatment | None = None
-) -> tuple[float, int] | None:
-    """Bytes that a video will take in the store, and that its source has; None where it cannot be told."""
+) -> tuple[float, int, float] | None:
+    """Bytes that a video will take in the store, that its source has, and seconds; None where it cannot be told."""
     if video.problem:
         return None
     decode = job.settings.decode
@@ -64,8 +82,10 @@ def _measure(
             timeout_seconds=job.timeout_seconds,
             treatment=treatment,
         ) as decoder:
-            overhead = CRC_BYTES + SLOT_BYTES
-            sizes = [len(encode_frame(codec, frame, decoder)) + overhead for frame in decoder]
+            begun, times, sizes = perf_counter(), [], []
+            for frame in decoder:
+                sizes.append(len(encode_frame(codec, frame, decoder)) + CRC_BYTES + SLOT_BYTES)
+                times.append(perf_counter() - begun)
             properties, _ = decoder.finish()
     except OtherSamplingError as other:
         return _measure(job, video, binary, other.treatment)
@@ -77,7 +97,9 @@ def _measure(
     fps = properties.fps if decode.fps == "source" else decode.fps
     if fps is None:
         return None
-    return length * fps_value(fps) * sum(sizes) / len(sizes), _size(video.path)
+    frames = length * fps_value(fps)
+    each = (times[-1] - times[0]) / max(1, len(times) - 1)  # the first one waits for ffmpeg to start
+    return frames * sum(sizes) / len(sizes), _size(video.path), times[0] + frames * each
 
 
 def _size(path: Path) -> int:

@@ -25,15 +25,18 @@ def load_videos(
     console: Console,
     executor: Any,
     options: Mapping[str, Any] | None = None,
+    make: bool = True,
 ) -> Dataset:
     """The data set of that name, generated first if it can be; prints what is missing from it.
 
-    `classes` are names of classes. `options` are those of single data sets; None means not given.
+    `classes` are names of classes. `options` are those of single data sets; None means not given. Without
+    `make` nothing is generated.
     """
     root = root and root.absolute()
     given = {option: value for option, value in (options or {}).items() if value is not None}
     require_own_options(name, given)
-    make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
+    if make:
+        make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
     dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
     dataset = limited(dataset, limit)
     for note in dataset.notes:

@@ -1,5 +1,6 @@
 """The driver of `resact prep`: finds missing videos, gives them to workers, and keeps the journal and the index."""
 
+import os
 import shutil
 import signal
 import threading
@@ -19,10 +20,11 @@ from resact.cache.index import Index
 from resact.cache.index_files import read_index, write_index
 from resact.cache.journal import Journal
 from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, SIDES, Source, VideoRecord, array_name, video_id_of
+from resact.cache.leaks import Leak, find_alike, leak_words, read_alike, remove_alike, store_leaks, write_alike
 from resact.cache.repeats import repeats
-from resact.cache.store import read_settings
+from resact.cache.store import open_store, read_settings
 from resact.cache.whole import Whole, lacking_words, remove_whole, write_whole
-from resact.errors import DiskFullError, Interrupted, SettingsError, UsageError
+from resact.errors import DamagedError, DiskFullError, Interrupted, SettingsError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import Executor, WorkerLostError
@@ -57,7 +59,7 @@ class PrepResult:
     partial: str | None
     """What the store lacks of the data set, in words; None if nothing."""
     notes: list[str]
-    """Notes on unknown groups and repeated frames."""
+    """Notes on unknown groups, leaks and repeated frames."""
 
 
 def prep(
@@ -114,6 +116,8 @@ def _prep(
         whole, lacks = _whole(dataset, index)
         if whole is not None and (todo or lacks):
             write_whole(store, whole)
+        if todo:
+            remove_alike(store)
         _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
         journal = Journal(store)
         with PrepProgress(console, len(todo)) as progress:
@@ -128,10 +132,11 @@ def _prep(
             write_index(store, index)
             if whole is not None and not lacks:
                 remove_whole(store)
+            leak = leak_words(_leaks(store, progress))
             lacking = lacking_words(settings, index, whole if lacks else None)
             groups = grouping(index, settings.dataset, partial=lacking)
             slower = repeats(index, settings.decode.fps)
-            for note in filter(None, (lacking, groups.leak, slower and slower.note)):
+            for note in filter(None, (lacking, groups.leak, leak, slower and slower.note)):
                 console.print(f"note: {note}")
             return PrepResult(
                 videos=len(index),
@@ -143,7 +148,7 @@ def _prep(
                 bytes=int(index.shard_bytes.sum()),
                 seconds=round(progress.seconds, 3),
                 partial=lacking,
-                notes=[*groups.notes, *([slower.note] if slower else [])],
+                notes=[*groups.notes, *([leak] if leak else []), *([slower.note] if slower else [])],
             )
 
 
@@ -165,6 +170,24 @@ def _whole(dataset: Dataset, index: Index) -> tuple[Whole | None, bool]:
     held = {*index.video_id, *(video.video_id for video in dataset.videos)}
     classes = len(dataset.settings.classes) + dataset.other_classes
     return Whole(videos=len(held | unasked), classes=classes), bool(unasked)
+
+
+def _leaks(store: Path, progress: PrepProgress) -> list[Leak]:
+    """Of the whole store, looked for where nobody has since it changed."""
+    opened = open_store(store)
+    try:
+        pairs = read_alike(opened.files)
+    except DamagedError:
+        pairs = None
+    if pairs is None:
+        progress.begin("looking for copies")
+        try:
+            pairs = find_alike(opened, threads=len(os.sched_getaffinity(0)))
+        except DamagedError as error:
+            progress.tell(f"note: copies among the videos were not looked for: {error}")
+            return []
+        write_alike(store, pairs)
+    return store_leaks(opened, pairs)
 
 
 def _run(

@@ -60,6 +60,10 @@ class PrepProgress:
             done = f"{self.videos:,} of {self._total:,} videos"
             self._console.print(f"prep: {done}, {rate}, {size}, {failed}, {left:,.0f} s left")
 
+    def begin(self, what: str) -> None:
+        """The videos are done, and something else follows."""
+        self._line.restart(what)
+
     def tell(self, line: str) -> None:
         """Print a line without disturbing the display."""
         self._console.print(printable(line))

@@ -1,14 +1,8 @@
 """The report as one offline page: tables, curves, costs, confusions, correct and wrong videos."""
 
-import base64
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from hashlib import sha256
-from importlib import resources
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
-
-from markupsafe import Markup, escape
 
 from resact.cache.layout import printable
 from resact.train.report.cells import (
@@ -36,44 +30,15 @@ from resact.train.report.charts import interval_bar
 from resact.train.report.commands import SETTINGS_FILE
 from resact.train.report.report import GroupTables, Report, Section
 from resact.train.report.side_by_side import DataSet, Entry
+from resact.train.report.template import Cell, cells_of, render
 
-_MARKS = {"confirmed": "✓", "refuted": "✗", "unresolved": "?", "better": "✓", "worse": "✗", "undecided": "?"}
-_NUMBER = re.compile(r"[+-]?\d+(?:\.\d+)?")
-_NOTHING = Markup("")
 _INTERVAL = RUN_HEADINGS.index("95 % interval")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A table cell."""
-
-    text: str
-    value: float | None
-    """Value to sort by; None if it is not a number."""
-    mark: str = ""
-    """A sign with the same meaning as the colour."""
-    svg: Markup = _NOTHING
-    """An SVG drawn below the text."""
 
 
 def html(report: Report) -> str:
     """The page. Text from runs and stores is escaped, and only the page's own script can run."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    page = Environment(
-        loader=PackageLoader("resact.train.report", "page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters["coded"] = _coded
-    css, js = _resource("page.css"), _resource("page.js")
-    return page.get_template("page.html.jinja").render(
-        css=Markup(css),  # noqa: S704 - our own file
-        css_hash=_hash(css),
-        js=Markup(js),  # noqa: S704 - our own file
-        js_hash=_hash(js),
+    return render(
+        "page.html.jinja",
         title=report_title(report),
         has_tables=report.has_tables,
         legend=LEGEND,
@@ -97,7 +62,7 @@ def _comparison(report: Report) -> dict[str, Any] | None:
 
     title = f"{one_line(asked.first)} less {one_line(asked.second)}, points of top-1"
     return {
-        "rows": [_cells(comparison_cells(asked))],
+        "rows": [cells_of(comparison_cells(asked))],
         "lines": list(comparison_lines(asked)),
         "chart": gains_chart(title, asked.classes),
     }
@@ -134,7 +99,7 @@ def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]
         "headings": (*RUN_HEADINGS, *SPEED_HEADINGS, *(["settings"] if apart else [])),
         "texts": (0, 1, 2, len(RUN_HEADINGS) + len(SPEED_HEADINGS)),
         "rows": [_entry(entry, apart) for entry in entries],
-        "comparisons": [_cells(comparison_cells(comparison)) for comparison in data_set.comparisons],
+        "comparisons": [cells_of(comparison_cells(comparison)) for comparison in data_set.comparisons],
         "lines": [*state_lines(data_set), *(hint for hint in hints if hint)],
         "charts": [*cost_chart(data_set, with_paper=with_paper), *steps, *curve_charts(data_set)],
         "classes": _classes(done) if done else None,
@@ -144,7 +109,7 @@ def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]
 
 
 def _entry(entry: Entry, apart: bool) -> list[Cell]:
-    cells, interval = _cells(entry_cells(entry, settings=apart)), entry.accuracy
+    cells, interval = cells_of(entry_cells(entry, settings=apart)), entry.accuracy
     if interval is not None:
         drawn = interval_bar(interval.mean, interval.low, interval.high)
         cells[_INTERVAL] = replace(cells[_INTERVAL], svg=drawn)
@@ -160,8 +125,8 @@ def _group(section: Section, group: GroupTables) -> dict[str, Any]:
             {
                 "number": table.number,
                 "title": f"{table.title[0].upper()}{table.title[1:]}; {one_line(group.group.heading)}",
-                "rows": [_cells(row_cells(row)) for row in table.rows],
-                "differences": [_cells(difference_cells(difference)) for difference in table.differences],
+                "rows": [cells_of(row_cells(row)) for row in table.rows],
+                "differences": [cells_of(difference_cells(difference)) for difference in table.differences],
             }
             for table in group.tables
         ],
@@ -185,7 +150,7 @@ def _classes(done: Sequence[Entry]) -> dict[str, Any]:
         cells = [one_line(name), f"{videos:,}", *(_percent(score.top1) for score in scores)]
         if gains:
             cells.append(f"{gain_of[name]:+.1f}" if name in gain_of else "-")
-        rows.append(_cells(cells))
+        rows.append(cells_of(cells))
     worst = [(entry, worst_classes_line(entry)) for entry in done]
     return {
         "headings": [
@@ -205,30 +170,3 @@ def _classes(done: Sequence[Entry]) -> dict[str, Any]:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1f}"
-
-
-def _cells(texts: Iterable[str]) -> list[Cell]:
-    cells = []
-    for text in texts:
-        match = _NUMBER.match(text)
-        cells.append(Cell(text, float(match[0]) if match else None, _MARKS.get(text, "")))
-    return cells
-
-
-def _coded(text: str) -> Markup:
-    """With what stands in backquotes as code."""
-    parts = text.split("`")
-    if len(parts) % 2 == 0:
-        return escape(text)
-    return Markup("").join(
-        Markup("<code>{}</code>").format(part) if n % 2 else escape(part) for n, part in enumerate(parts)
-    )
-
-
-def _resource(name: str) -> str:
-    return resources.files("resact.train.report").joinpath("page", name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    """As a content security policy names what may be used inline."""
-    return f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"

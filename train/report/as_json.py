@@ -24,7 +24,7 @@ def plain_report(report: Report) -> dict[str, Any]:
         "tables": [_table(group, table) for group in report.groups for table in group.tables],
         "other_runs": [
             {
-                **_group(other.run.group, other.words, [other.run.note] if other.run.note else []),
+                **_group(other.run.group, other.words, other.run.notes),
                 **other.run.key._asdict(),
                 **_run(other.run),
                 "ours": _figures(other.ours),

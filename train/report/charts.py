@@ -228,6 +228,23 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str, width: int 
     return _svg(title, _NOTHING.join(parts) + axis, width, height)
 
 
+def histogram(title: str, x_name: str, edges: Sequence[float], counts: Sequence[int], width: int = WIDE) -> Markup:
+    """How many videos lie between each two edges, which rise."""
+    plot = Plot(width)
+    x_axis, y_axis = linear_axis(edges, _LEFT, plot.right), linear_axis([0, *counts], plot.bottom, _TOP)
+    column = Markup(
+        '<g class="mark" tabindex="0"><title>{}</title>'
+        '<rect class="f0" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/></g>'
+    )
+    parts = []
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        if count:
+            left, right, top = x_axis.at(low), x_axis.at(high), y_axis.at(count)
+            words = f"{_short(low)} to {_short(high)} {x_name}: {count:,} videos"
+            parts.append(column.format(words, left, top, max(right - left - 1, 1), plot.bottom - top))
+    return _svg(title, _frame(plot, x_axis, y_axis, x_name, "videos") + _NOTHING.join(parts), width, plot.height)
+
+
 def confusion_matrix(title: str, classes: Sequence[str], counts: Sequence[Sequence[int]], width: int = WIDE) -> Markup:
     """A confusion matrix with true classes as rows; numbers and names only if there is room."""
     number = len(classes)

@@ -48,6 +48,8 @@ class Evaluation:
     video_id: tuple[str, ...]
     cluster: tuple[tuple[int, str], ...]
     """(V,) class and group: equal values are videos that show one scene."""
+    leak: str | None
+    """Videos on two sides of the split, in words; None if none is known."""
 
     @property
     def top1(self) -> float:
@@ -125,12 +127,13 @@ class ReadRun:
         )
 
     @property
-    def note(self) -> str | None:
-        """A note if recordings may be on both sides of the split; None if not."""
+    def notes(self) -> list[str]:
+        """Notes if recordings may be, or videos are, on both sides of the split."""
         if self.evaluation is None:
-            return None
+            return []
         store, groups = self.record.store, [group for _, group in self.evaluation.cluster]
-        return note_on_tests(self.evaluation.video_id, groups, store.settings.dataset, partial=store.partial)
+        known = note_on_tests(self.evaluation.video_id, groups, store.settings.dataset, partial=store.partial)
+        return [note for note in (self.evaluation.leak, known) if note is not None]
 
     @property
     def cost(self) -> Cost:
@@ -256,6 +259,7 @@ def _evaluation(predictions: Predictions) -> Evaluation:
         hits5=top5_V,
         video_id=tuple(predictions.video_id.tolist()),
         cluster=tuple(zip(label_V.tolist(), predictions.group.tolist(), strict=True)),
+        leak=predictions.provenance.leak,
     )
 
 

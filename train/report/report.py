@@ -109,7 +109,7 @@ class GroupTables:
     @property
     def notes(self) -> list[str]:
         """What its figures may owe to recordings that stand on both sides."""
-        return sorted({run.note for run in self.runs if run.note is not None})
+        return sorted({note for run in self.runs for note in run.notes})
 
     @property
     def is_empty(self) -> bool:

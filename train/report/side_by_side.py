@@ -127,7 +127,7 @@ class DataSet:
     @property
     def notes(self) -> list[str]:
         """What its figures may owe to recordings that stand on both sides."""
-        return sorted({run.note for run in self.runs if run.note is not None})
+        return sorted({note for run in self.runs for note in run.notes})
 
     @property
     def videos(self) -> str:

@@ -5,14 +5,14 @@ from pathlib import Path
 from resact.errors import UsageError
 
 
-def require_writable(path: Path) -> None:
-    """Refuse an --output that cannot be written, before any work; the disk may still fill up.
+def require_writable(path: Path, option: str = "--output") -> None:
+    """Refuse an option's file that cannot be written, before any work; the disk may still fill up.
 
     Raises:
         UsageError: a folder has that name, or the folder it is in is missing or may not be written to.
     """
     if problem := write_problem(path):
-        raise UsageError(f"got --output {path}, expected a file in a writable folder ({problem})")
+        raise UsageError(f"got {option} {path}, expected a file in a writable folder ({problem})")
 
 
 def write_problem(path: Path) -> str | None:

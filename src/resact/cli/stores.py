@@ -37,6 +37,7 @@ from resact.cli.common import (
     print_json,
     worker_count,
 )
+from resact.cli.output import require_writable, write_output
 from resact.errors import SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +99,13 @@ def prep(
     ] = None,
     ffmpeg: FfmpegOption = None,
     timeout: TimeoutOption = 600.0,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write nothing: show classes, sides, copies and leaks, videos that cannot be opened, size and time.",
+        ),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Turn a folder of videos into a clip store. If it is stopped, run the same command again to continue."""
@@ -125,6 +133,19 @@ def prep(
         "flip_safe": flip_safe,
     }
     require_own_options(dataset, [option for option, value in own.items() if value is not None])
+    if dry_run:
+        from resact.pipeline.job.survey import print_survey, survey
+
+        if download or retry_failed or scheduler:
+            raise UsageError("got --download, --retry-failed or --scheduler with --dry-run, which only looks: drop it")
+        videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own, make=False)
+        target = store or default_store(videos.settings.name)
+        job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
+        found = survey(videos, job, workers=worker_count(workers), console=console)
+        print_survey(found, console)
+        if json_output:
+            print_json(found.to_plain())
+        return
     if fetch := plan_fetch(dataset, root and root.absolute()):
         if download or (console.is_terminal and sys.stdin.isatty() and typer.confirm(fetch.question, err=json_output)):
             from resact.pipeline.datasets.ucf101_download import PlannedStore
@@ -153,15 +174,38 @@ def prep(
 
 
 @app.command()
-def info(store: StoreArgument = None, json_output: JsonOption = False) -> None:
+def info(
+    store: StoreArgument = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            metavar="FILE",
+            help="Also write a page that works offline: histograms of lengths, rates and sizes, and pictures by class.",
+            callback=no_url,
+        ),
+    ] = None,
+    json_output: JsonOption = False,
+) -> None:
     """Show what a clip store holds and what is missing from it."""
     from resact.cache.default_paths import find_store
     from resact.cache.store import open_store
     from resact.cache.summary import summarise, summary_table
 
+    if html is not None:
+        require_writable(html, "--html")
     opened = open_store(store or find_store())
     summary = summarise(opened)
-    open_console(json_output).print(summary_table(str(opened.files), summary), soft_wrap=False)
+    console = open_console(json_output)
+    console.print(summary_table(str(opened.files), summary), soft_wrap=False)
+    if html is not None:
+        from resact.progress import working
+        from resact.train.report.store_page import store_page
+
+        with working(open_console(json_output=True), "drawing the page"):
+            page = store_page(opened, summary)
+        write_output(html, page.encode("utf-8", "backslashreplace"))
+        console.print(f"page: {html}")
     if json_output:
         print_json(summary)
 

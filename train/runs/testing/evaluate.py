@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from resact.cache.leaks import leak_words, store_leaks
 from resact.cache.settings import setting_words
 from resact.cache.store import ClipStore
 from resact.errors import SettingsError, UsageError
@@ -132,6 +133,7 @@ def evaluate_run(
             padded_share=plan.padded_share,
             compute_threads=torch.get_num_threads(),
             ema=trained.record.config.recipe.ema,
+            leak=leak_words([leak for leak in store_leaks(store) if leak.split == split]),
         ),
     )
 

@@ -21,6 +21,8 @@ def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
             notes.append(f"{setting_words(key)}: trained on {was}, evaluated on {now}")
     if made.partial:
         notes.append(made.partial)
+    if made.leak:
+        notes.append(made.leak)
     ids, groups = predictions.video_id.tolist(), predictions.group.tolist()
     if known := note_on_tests(ids, groups, dataset, partial=made.partial):
         notes.append(known)

@@ -59,6 +59,8 @@ class Provenance:
     """Number of compute threads on the CPU, on which the logits' last bits depend; None if unknown."""
     ema: float | None = None
     """Decay of the running mean of the weights that gave them; None: the weights themselves."""
+    leak: str | None = None
+    """Videos that stand on two sides of the split, as the store knew, in words; None for nothing, or not known."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,175 @@
+"""Videos of a store that are in it twice, and those of them that stand on both sides of a split: a leak.
+
+A network that is tested on a video that it was trained on is tested on what it knows. Prep looks for such videos when
+all are there, and notes the pairs in the store; stores made before have no note, and nothing is said of them.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
+from resact.cache.durable import sync_folder, write_file
+from resact.cache.files import Files, read_if_there
+from resact.cache.layout import ALIKE, DOCUMENT, MEMBERSHIPS, array_name, fps_value, group_document, seal, unseal
+from resact.errors import DamagedError
+
+if TYPE_CHECKING:
+    from resact.cache.store import ClipStore
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alike:
+    """Two videos that look the same."""
+
+    first: str
+    """Video id; the one that sorts first."""
+    second: str
+    same_file: bool
+    """The source files are the same, byte for byte."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """A pair of which one is trained on and the other is not."""
+
+    split: str
+    first: str
+    first_side: str
+    second: str
+    second_side: str
+    same_file: bool
+
+    def __str__(self) -> str:
+        how = "are the same file" if self.same_file else "look the same"
+        return f"{self.split}: {self.first} ({self.first_side}) and {self.second} ({self.second_side}) {how}"
+
+
+def leaks_of(pairs: Iterable[Alike], sides: Mapping[str, Callable[[str], str | None]]) -> list[Leak]:
+    """The pairs that stand on different sides.
+
+    Args:
+        pairs: alike.
+        sides: split -> a function from a video id to `train`, `test` or another side, or None.
+    """
+    found = []
+    for split, side_of in sides.items():
+        for pair in pairs:
+            first, second = side_of(pair.first), side_of(pair.second)
+            if first is not None and second is not None and first != second:
+                found.append(
+                    Leak(
+                        split=split,
+                        first=pair.first,
+                        first_side=first,
+                        second=pair.second,
+                        second_side=second,
+                        same_file=pair.same_file,
+                    )
+                )
+    return found
+
+
+def leak_words(leaks: Sequence[Leak]) -> str | None:
+    """One sentence that names the first of them; None for no leak."""
+    if not leaks:
+        return None
+    more = f", and {len(leaks) - _NAMED:,} more" if len(leaks) > _NAMED else ""
+    count = "a pair" if len(leaks) == 1 else f"{len(leaks):,} pairs"
+    return (
+        f"a leak: {count} of videos on two sides of a split, so that figures read too high "
+        f"({'; '.join(map(str, leaks[:_NAMED]))}{more})"
+    )
+
+
+def store_leaks(store: "ClipStore", pairs: Iterable[Alike] | None = None) -> list[Leak]:
+    """The leaks that a store has a note of; none where it has no note.
+
+    Args:
+        store: opened.
+        pairs: default: those of its note.
+
+    Raises:
+        DamagedError: the note is not what was written.
+    """
+    pairs = read_alike(store.files) or [] if pairs is None else pairs
+    index = store.index
+
+    def side_in(codes: Any) -> Callable[[str], str | None]:
+        def side_of(video_id: str) -> str | None:
+            code = codes[index.video_index(video_id)]
+            return MEMBERSHIPS[code] if code else None
+
+        return side_of
+
+    held = set(index.video_id)
+    there = [pair for pair in pairs if {pair.first, pair.second} <= held]
+    return leaks_of(there, {split: side_in(codes) for split, codes in index.splits.items()})
+
+
+def find_alike(store: "ClipStore", *, threads: int) -> list[Alike]:
+    """All pairs of a store's videos that look the same, from eight stored frames of each.
+
+    Raises:
+        DamagedError: bytes are not those that were written.
+    """
+    index = store.index
+    with ThreadPoolExecutor(threads) as pool:
+        looks = list(pool.map(lambda row: _look(store, row), range(len(index))))
+    return [
+        Alike(
+            first=index.video_id[pair.first],
+            second=index.video_id[pair.second],
+            same_file=_source(store, pair.first) == _source(store, pair.second),
+        )
+        for pair in alike_pairs(looks)
+    ]
+
+
+def _look(store: "ClipStore", row: int) -> Look:
+    rate, index = store.settings.decode.fps, store.index
+    fps = float(index.source_fps[row]) if rate == "source" else fps_value(rate)
+    num_frames = int(index.num_frames[row])
+    places = [] if not fps > 0 else [place for s in SECONDS if (place := int(s * fps)) < num_frames]
+    frames = (store.read_frames(row, place, place + 1)[0] for place in places)
+    return np.array([means_of((frame @ _LUMA).round().astype(np.uint8)) for frame in frames], np.float32)
+
+
+def _source(store: "ClipStore", row: int) -> str | None:
+    path = f"{array_name(store.index.video_id[row])}/{DOCUMENT}"
+    digest: str | None = unseal(store.files.read(path), f"{store.files}/{path}")["attributes"]["source"]["sha256"]
+    return digest
+
+
+def write_alike(store: Path, pairs: Sequence[Alike]) -> None:
+    """Note them, whole and on the disk; inside a held `store_lock`."""
+    write_file(store, ALIKE, seal(group_document({"pairs": [asdict(pair) for pair in pairs]})))
+
+
+def remove_alike(store: Path) -> None:
+    """Before videos are added: what the note says is then not all."""
+    if (store / ALIKE).exists():
+        (store / ALIKE).unlink()
+        sync_folder((store / ALIKE).parent)
+
+
+def read_alike(files: Files) -> list[Alike] | None:
+    """None where nobody has looked.
+
+    Raises:
+        DamagedError: the note is not what was written.
+    """
+    data = read_if_there(files, ALIKE)
+    if data is None:
+        return None
+    try:
+        return [Alike(**pair) for pair in unseal(data, f"{files}/{ALIKE}")["attributes"]["pairs"]]
+    except (DamagedError, KeyError, TypeError):
+        raise DamagedError(f"{files}/{ALIKE} is not what was written: run the same prep again") from None

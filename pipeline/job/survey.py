@@ -1,0 +1,361 @@
+"""`resact prep --dry-run`: what a data set looks like before hours are spent on it. Nothing is written."""
+
+import os
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from hashlib import file_digest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
+from resact.cache.files import LocalFiles
+from resact.cache.index import Index
+from resact.cache.index_files import read_index
+from resact.cache.layout import DOCUMENT, MEMBERSHIPS, printable
+from resact.cache.leaks import Alike, Leak, leaks_of
+from resact.cache.settings import DecodeSettings
+from resact.cache.store import read_settings
+from resact.errors import DecodeError, SourceError
+from resact.pipeline.datasets.dataset import Dataset, SourceVideo
+from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
+from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
+from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment
+from resact.pipeline.job.estimate import estimate
+from resact.pipeline.job.task import PrepJob, complaint_words
+from resact.progress import PlainLines, ProgressLine, duration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_PLAIN_LINE_SECONDS = 5.0
+_LOOK_SIDE = 32  # pixels of the short side that 8x8 means are made of
+_FEW = 5  # names in a line
+_LISTED = 20  # of each kind of finding; --json has all
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCount:
+    """Of one class."""
+
+    class_name: str
+    videos: int
+    sides: dict[str, dict[str, int]]
+    """Split -> side -> videos."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unreadable:
+    """A video that prep would list as failed."""
+
+    video_id: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What `--dry-run` finds."""
+
+    dataset: str
+    store: str
+    videos: int
+    in_store: int
+    """Of these, there already."""
+    missing: int
+    """That the lists name and the disk has not."""
+    classes: list[ClassCount]
+    imbalance: float | None
+    """Videos of the largest class over those of the smallest that has any; of the first split's training side."""
+    untrained: list[str]
+    """Classes without a video there."""
+    same: list[list[str]]
+    """Groups of videos with the same bytes."""
+    alike: list[list[str]]
+    """Pairs of other videos that look the same (`cache/alike.py`)."""
+    leaks: list[Leak]
+    """Pairs of either kind that stand on two sides of a split."""
+    unreadable: list[Unreadable]
+    hours: float
+    """Of video, as the files say."""
+    source_bytes: int
+    store_bytes: int | None
+    """That the videos to do will take, estimated; None where that cannot be told."""
+    free_bytes: int
+    seconds: float | None
+    """That they will take, estimated, with as many workers; None likewise."""
+    workers: int
+
+    def to_plain(self) -> dict[str, Any]:
+        """As values that JSON has."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Seen:
+    """What was seen of one video."""
+
+    properties: SourceProperties | None
+    look: Look
+    problem: str | None
+
+
+def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) -> Survey:
+    """Look at every video of a data set: four seconds of each are decoded, small.
+
+    Args:
+        dataset: what would be prepped.
+        job: where to, and how.
+        workers: that prep would have; as many videos are looked at at a time.
+        console: for progress.
+
+    Raises:
+        SettingsError: the store is there, and prep would refuse to go on with it.
+        ToolError: ffmpeg is missing.
+    """
+    index = _index(job)
+    dataset = dataset.beside(index)
+    binary, _ = find_ffmpeg(job.ffmpeg)
+    held = set(index.video_id)
+    todo = [video for video in dataset.videos if video.video_id not in held]
+    seen = _look_at_all(dataset.videos, job, binary, workers, console)
+    sizes = {video.video_id: _size(video.path) for video in dataset.videos}
+    same = _same_files(dataset.videos, sizes)
+    told = estimate(job, todo, binary=binary)
+    pairs = _alike(dataset.videos, seen, same)
+    sides = {
+        split: {video.video_id: video.splits.get(split) for video in dataset.videos}.get
+        for split in dataset.settings.splits
+    }
+    classes = _classes(dataset)
+    train = _training_videos(dataset, classes)
+    trained = [count for count in train.values() if count]
+    return Survey(
+        dataset=dataset.settings.name,
+        store=str(job.store),
+        videos=len(dataset.videos),
+        in_store=len(dataset.videos) - len(todo),
+        missing=len(dataset.missing),
+        classes=classes,
+        imbalance=max(trained) / min(trained) if trained else None,
+        untrained=[name for name, count in train.items() if not count],
+        same=same,
+        alike=[[pair.first, pair.second] for pair in pairs if not pair.same_file],
+        leaks=leaks_of(pairs, sides),
+        unreadable=[
+            Unreadable(video_id=video.video_id, problem=of_one.problem)
+            for video, of_one in zip(dataset.videos, seen, strict=True)
+            if of_one.problem is not None
+        ],
+        hours=sum(_length(of_one, job.settings.decode.max_seconds) for of_one in seen) / 3600,
+        source_bytes=sum(sizes.values()),
+        store_bytes=None if told is None else told.bytes,
+        free_bytes=shutil.disk_usage(_nearest_folder(job.store)).free,
+        seconds=None if told is None else told.seconds / max(1, workers),
+        workers=workers,
+    )
+
+
+def print_survey(found: Survey, console: Console) -> None:
+    """For people."""
+    say = console.print
+    console.print(_class_table(found), soft_wrap=False)
+    there = f", {found.in_store:,} of them in {found.store} already" if found.in_store else ""
+    gone = f", {found.missing:,} more are listed and not there" if found.missing else ""
+    say(f"{found.dataset}: {found.videos:,} videos in {len(found.classes):,} classes{there}{gone}")
+    if found.untrained:
+        names = ", ".join(found.untrained[:_FEW]) + (" ..." if len(found.untrained) > _FEW else "")
+        say(printable(f"without training videos: {_counted(len(found.untrained), 'class', 'classes')} ({names})"))
+    if found.imbalance is not None:
+        say(f"imbalance: the largest class has {found.imbalance:.1f} times the training videos of the smallest")
+    say(f"{found.hours:.2f} hours, {found.source_bytes / 1e9:.3f} GB of source files")
+    if found.store_bytes is not None and found.seconds is not None:
+        size = f"about {found.store_bytes / 1e9:.3f} GB in the store ({found.free_bytes / 1e9:.1f} GB free)"
+        workers = _counted(max(1, found.workers), "worker", "workers")
+        say(f"prep: {size}, about {duration(found.seconds)} with {workers}")
+    _list(console, "cannot be opened", [f"{one.video_id}: {one.problem}" for one in found.unreadable])
+    _list(console, "groups of the same file", [", ".join(ids) for ids in found.same])
+    _list(console, "pairs that look the same", [" and ".join(pair) for pair in found.alike])
+    _list(console, "leaks", [str(leak) for leak in found.leaks])
+    if found.leaks:
+        say("remove one video of each leak, or give both the same group: figures would read too high")
+    say("dry run: nothing was written")
+
+
+def _list(console: Console, what: str, lines: Sequence[str]) -> None:
+    console.print(f"{what}: {len(lines):,}")
+    for line in lines[:_LISTED]:
+        console.print(printable(f"  {line}"))
+    if len(lines) > _LISTED:
+        console.print(f"  and {len(lines) - _LISTED:,} more: --json has all")
+
+
+def _class_table(found: Survey) -> "Table":
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("class", overflow="fold")
+    table.add_column("videos", justify="right")
+    held = {(split, side) for one in found.classes for split in one.sides for side in one.sides[split]}
+    columns = sorted(held, key=lambda column: (column[0], MEMBERSHIPS.index(column[1])))
+    for split, side in columns:
+        table.add_column(Text(f"{printable(split)}\n{side}"), justify="right")
+    for one in found.classes:
+        if not one.videos:
+            continue
+        counts = [f"{one.sides.get(split, {}).get(side, 0):,}" for split, side in columns]
+        table.add_row(Text(printable(one.class_name)), f"{one.videos:,}", *counts)
+    return table
+
+
+def _counted(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
+def _index(job: PrepJob) -> Index:
+    """Of the store, if there is one."""
+    settings = job.settings
+    classes, splits = settings.dataset.classes, settings.dataset.splits
+    if not (job.store / DOCUMENT).exists():
+        return Index.of([], classes, splits)
+    files = LocalFiles(job.store)
+    read_settings(files).require_same(settings, str(job.store))
+    return read_index(files, classes, splits)
+
+
+def _look_at_all(
+    videos: Sequence[SourceVideo], job: PrepJob, binary: str, workers: int, console: Console
+) -> list[_Seen]:
+    decode = DecodeSettings(
+        fps="2", short_side=_LOOK_SIDE, max_seconds=len(SECONDS) / 2, ffmpeg=job.settings.decode.ffmpeg
+    )
+    seen, plain = [], PlainLines(_PLAIN_LINE_SECONDS)
+    with (
+        ProgressLine(console, "looking", len(videos), unit="videos") as line,
+        ThreadPoolExecutor(max(1, workers)) as pool,
+    ):
+        for of_one in pool.map(lambda video: _look_at(video, decode, binary, job.timeout_seconds), videos):
+            seen.append(of_one)
+            line.update(len(seen))
+            if not line.live and plain.due():
+                console.print(f"looked at {len(seen):,} of {len(videos):,} videos")
+    return seen
+
+
+def _look_at(video: SourceVideo, decode: DecodeSettings, binary: str, timeout: float) -> _Seen:
+    if problem := video.problem or _file_problem(video.path):
+        return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=problem)
+    treatment: Treatment | None = None
+    killed = 0
+    while True:
+        try:
+            with VideoDecoder(
+                video.path,
+                decode,
+                "yuvj420p",
+                strict=False,
+                binary=binary,
+                timeout_seconds=timeout,
+                treatment=treatment,
+            ) as decoder:
+                means = [
+                    means_of(planes[: decoder.height * decoder.width].reshape(decoder.height, decoder.width))
+                    for planes in decoder
+                ]
+                properties, complaints = decoder.finish()
+        except OtherSamplingError as other:
+            treatment = other.treatment
+            continue
+        except FfmpegKilledError as error:
+            killed += 1
+            if killed < TRIES_WHEN_KILLED:
+                continue
+            return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=f"ffmpeg was killed by {error}")
+        except DecodeError as error:
+            return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=str(error))
+        problem = None if means else complaint_words(complaints) or "ffmpeg finds no video in it"
+        return _Seen(properties=properties, look=np.array(means, np.float32), problem=problem)
+
+
+def _file_problem(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return None if file.read(1) else "the file is empty"
+    except OSError as error:
+        return f"the file cannot be read: {error.strerror}"
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def _same_files(videos: Sequence[SourceVideo], sizes: dict[str, int]) -> list[list[str]]:
+    """Groups of files with the same bytes: those of a size that others have too are read."""
+    by_size: dict[int, list[SourceVideo]] = defaultdict(list)
+    for video in videos:
+        if sizes[video.video_id]:
+            by_size[sizes[video.video_id]].append(video)
+    by_digest: dict[bytes, dict[str, str]] = defaultdict(dict)
+    for video in (video for group in by_size.values() if len(group) > 1 for video in group):
+        try:
+            with video.path.open("rb") as file:
+                digest = file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise SourceError(f"{video.path} can no longer be read ({error.strerror}): run the same again") from None
+        by_digest[digest].setdefault(os.fspath(video.path), video.video_id)
+    return sorted(sorted(ids.values()) for ids in by_digest.values() if len(ids) > 1)
+
+
+def _alike(videos: Sequence[SourceVideo], seen: Sequence[_Seen], same: Sequence[Sequence[str]]) -> list[Alike]:
+    """Pairs, those of the same file first."""
+    pairs = {pair: True for ids in same for pair in _pairs_of(ids)}
+    for found in alike_pairs([of_one.look for of_one in seen]):
+        one, other = videos[found.first], videos[found.second]
+        if one.path != other.path:
+            first, second = sorted((one.video_id, other.video_id))
+            pairs.setdefault((first, second), False)
+    return [Alike(first=first, second=second, same_file=file) for (first, second), file in pairs.items()]
+
+
+def _pairs_of(ids: Sequence[str]) -> Iterator[tuple[str, str]]:
+    return ((one, other) for place, one in enumerate(ids) for other in ids[place + 1 :])
+
+
+def _classes(dataset: Dataset) -> list[ClassCount]:
+    videos = Counter(video.class_name for video in dataset.videos)
+    sides: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
+    for video in dataset.videos:
+        for split, side in video.splits.items():
+            sides[video.class_name][split][side] += 1
+    return [
+        ClassCount(
+            class_name=name,
+            videos=videos[name],
+            sides={split: dict(counts) for split, counts in sides[name].items()},
+        )
+        for name in dataset.settings.classes
+    ]
+
+
+def _training_videos(dataset: Dataset, classes: Sequence[ClassCount]) -> dict[str, int]:
+    """Of each class, in the first split."""
+    first = dataset.settings.splits[:1]
+    return {one.class_name: one.sides.get(split, {}).get("train", 0) for split in first for one in classes}
+
+
+def _length(seen: _Seen, most: float | None) -> float:
+    known = 0.0 if seen.properties is None else seen.properties.duration_seconds or 0.0
+    return min(known, most or known)
+
+
+def _nearest_folder(path: Path) -> Path:
+    """The folder that is there, on the way to one that may not be."""
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
