@@ -1,4 +1,4 @@
-"""How much each class's clips count in the loss. Shapes: C classes."""
+"""Class weights of the loss. Shapes: C classes."""
 
 import csv
 import math
@@ -18,15 +18,15 @@ _UNEVEN = 5  # from so many times the videos on, a large class drowns a small on
 
 
 def class_weights(recipe: Recipe, index: Index, train_videos: npt.NDArray[np.intp]) -> tuple[float, ...] | None:
-    """(C,) the factor of each class's losses; None where all count alike.
+    """(C,) factor of each class's losses; None if all classes have the same weight.
 
-    Only their ratios are chosen: they are scaled so that their mean over an epoch's clips is 1, and a learning rate
-    means the same with and without them. `balanced` is N / (C n) for a class of n of the N training videos.
+    Only their ratios matter: they are scaled so that their mean over an epoch's clips is 1, and the learning rate has
+    the same meaning with and without them. `balanced` is N / (C n) for a class of n of the N training videos.
 
     Args:
-        recipe: of the run.
+        recipe: recipe of the run.
         index: of the store.
-        train_videos: that the run trains on; each class has one.
+        train_videos: videos that the run trains on; each class has at least one.
 
     Raises:
         UsageError: the file of weights is missing, not of its form, or has other classes.
@@ -45,7 +45,7 @@ def class_weights(recipe: Recipe, index: Index, train_videos: npt.NDArray[np.int
 
 
 def imbalance(recipe: Recipe, index: Index, train_videos: npt.NDArray[np.intp]) -> str | None:
-    """What a user should know whose classes differ much in size, and who has done nothing about it."""
+    """A note if class sizes differ much and the recipe does not compensate; None otherwise."""
     videos_C = np.bincount(index.label[train_videos], minlength=len(index.classes))
     fewest, most = int(videos_C.argmin()), int(videos_C.argmax())
     if recipe.class_weights or recipe.sampling == BALANCED or videos_C[most] < _UNEVEN * videos_C[fewest]:

@@ -1,4 +1,4 @@
-"""Before a training: whether the device computes the network rightly, and by which kernels."""
+"""Checks before a training: whether the device computes the network correctly, and with which kernels."""
 
 import gc
 import math
@@ -21,12 +21,12 @@ _TIMED_STEPS = 3
 
 
 def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
-    """With bfloat16 only where every GPU's convolutions come out right in it, if need be without cuDNN.
+    """The config, with bfloat16 only if every GPU computes its convolutions correctly in it, if need be without cuDNN.
 
-    Its kernels are to be chosen before: the fused ones have no use for PyTorch's convolutions.
+    Choose the kernels first: the fused ones do not use PyTorch's convolutions.
 
     Raises:
-        UsageError: they do not, and it is not for us to change the precision, or that would not help.
+        UsageError: convolutions are wrong, and the precision may not be changed or changing it would not help.
     """
     if not config.amp or ranks.device.type != "cuda" or config.kernels == "fused":
         return config
@@ -58,12 +58,12 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
 
 
 def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig:
-    """With the kernels chosen: the fused ones where every device can run them and they are right there.
+    """The config with its kernels chosen: the fused ones if every device can run them and computes them correctly.
 
-    Where the choice is left to it, they must also be quicker than eager there.
+    With `auto`, they must also be faster than eager.
 
     Raises:
-        UsageError: fused ones were asked for, or the run that goes on has them, and they cannot run or are wrong.
+        UsageError: fused kernels were asked for, or the resumed run uses them, and they cannot run or are wrong.
     """
     if config.kernels == "eager" or config.architecture.is_own:
         return replace(config, kernels="eager")

@@ -1,4 +1,4 @@
-"""What training shows while it works: a live line on a terminal, a plain line every few seconds elsewhere."""
+"""The progress display of training: a live line on a terminal, otherwise a plain line every few seconds."""
 
 from collections.abc import Callable
 from typing import Self
@@ -13,11 +13,11 @@ _SMOOTHING = 0.05  # share of the newest step in the rates shown
 
 
 class TrainDisplay:
-    """First the pieces of work before the first step, then the steps as they come. A context manager.
+    """Shows the preparations before the first step, then the steps. A context manager.
 
     Args:
         console: where to show it.
-        name: of the run.
+        name: name of the run.
     """
 
     def __init__(self, console: Console, name: str) -> None:
@@ -30,10 +30,10 @@ class TrainDisplay:
         self._preparing = True
 
     def prepare(self, what: str) -> Callable[[int, int], None]:
-        """Another piece of work before the first step is begun.
+        """Announce a preparation before the first step.
 
         Returns:
-            What may be told how much of it is done, and how much there is in all.
+            A function to call with how much of it is done, and the total.
         """
         self._line.restart(f"{self._name}: {what}")
 
@@ -43,13 +43,13 @@ class TrainDisplay:
         return tell
 
     def begin(self, *, epochs: int, epoch_steps: int, step: int, device: torch.device, compiles: bool) -> None:
-        """The first step is next.
+        """Announce the first step.
 
         Args:
-            epochs: in all.
-            epoch_steps: steps an epoch.
-            step: steps done already.
-            device: whose memory is shown.
+            epochs: total number of epochs.
+            epoch_steps: steps per epoch.
+            step: completed steps.
+            device: device whose memory is shown.
             compiles: whether the first step compiles the network, which takes minutes.
         """
         self._epochs, self._epoch_steps, self._steps = epochs, epoch_steps, epochs * epoch_steps
@@ -60,16 +60,16 @@ class TrainDisplay:
     def step(
         self, *, epoch: int, step: int, loss: float, top1: float, clips: int, seconds: float, wait_seconds: float
     ) -> None:
-        """One more step is done.
+        """Show one more completed step.
 
         Args:
-            epoch: counted from 0.
-            step: steps done in all.
+            epoch: the epoch, counted from 0.
+            step: completed steps in total.
             loss: mean over the epoch's clips so far.
-            top1: of the epoch's clips so far, in [0, 1].
-            clips: of this step.
-            seconds: it took.
-            wait_seconds: of them spent waiting for data.
+            top1: top-1 over the epoch's clips so far, in [0, 1].
+            clips: clips in this step.
+            seconds: duration of this step, in seconds.
+            wait_seconds: part of it spent waiting for data, in seconds.
         """
         newest = seconds, wait_seconds, float(clips)
         smooth = [old + _SMOOTHING * (new - old) for old, new in zip(self._recent or newest, newest, strict=True)]
@@ -94,7 +94,7 @@ class TrainDisplay:
             self.say(f"{self._name}: {' '.join(figure.text for figure in figures)}")
 
     def say(self, text: str) -> None:
-        """One line that stays."""
+        """Print a line that stays."""
         self.console.print(text)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""One process a device: torchrun's environment, and what its processes say to each other."""
+"""Distributed training with one process per device: torchrun's environment, and communication between its processes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """One process among those that train together. With one process, every call is free."""
+    """One of the processes that train together. With a single process, calls cost nothing."""
 
     rank: int
     world_size: int
@@ -26,23 +26,23 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one process that writes and prints."""
+        """Whether this is the process that writes and prints."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """`values` of all ranks, added up in place."""
+        """Sum `values` over all ranks, in place."""
         if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether any rank says so."""
+        """Whether the flag is true on any rank."""
         if self.world_size == 1:
             return flag
         return bool(self.sum(torch.tensor(int(flag))).item())  # on the CPU, so that the GPU is not waited for
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make` gives on rank 0, the only one to call it; a ResactError there is raised on all."""
+        """The result of `make`, which only rank 0 calls; a ResactError there is raised on all ranks."""
         if self.world_size == 1:
             return make()
         outcome: list[Any] = [None]
@@ -58,7 +58,7 @@ class Ranks:
         return result
 
     def equalise(self, tensors: list[Tensor]) -> None:
-        """Give every rank what rank 0 has in these tensors, which all have alike."""
+        """Copy rank 0's values of these tensors to all ranks, which have tensors of the same shapes."""
         if self.world_size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
@@ -72,7 +72,7 @@ class Ranks:
 
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """As torchrun has set the environment; outside of it, one process. CUDA where there is any, else the CPU.
+    """Ranks as set by torchrun's environment; without torchrun, a single process. Uses CUDA if available, else the CPU.
 
     Raises:
         UsageError: more processes on this machine than GPUs.

@@ -1,4 +1,4 @@
-"""Fine-tuning: first weights from a run or from any safetensors file, and which parts of a network learn how fast."""
+"""Fine-tuning: initial weights from a run or any safetensors file, frozen parts and the head's learning rate."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -46,14 +46,14 @@ class _Match:
 
 
 def optimiser_for(network: nn.Module, config: RunConfig) -> torch.optim.Optimizer:
-    """Freeze what is not to learn, and make an optimiser of the rest.
+    """Freeze parts of the network, and build the optimiser of the rest.
 
     Args:
         network: in training mode, on its device.
         config: of the run, with its number of classes.
 
     Raises:
-        UsageError: a pattern of `freeze` matches nothing or everything, or no layer is the last one.
+        UsageError: a pattern of `freeze` matches nothing or everything, or the last layer cannot be found.
     """
     tuning, num_classes = config.fine_tuning, config.architecture.num_classes
     assert num_classes is not None
@@ -71,15 +71,15 @@ def optimiser_for(network: nn.Module, config: RunConfig) -> torch.optim.Optimize
 
 
 def initial_weights(config: RunConfig, runs: Path, classes: Sequence[str]) -> InitialWeights | None:
-    """What a run that is about to begin takes from `--init-from`; None where it begins from scratch.
+    """The initial weights that a new run takes from `--init-from`; None if it trains from scratch.
 
     Args:
         config: of the run, with its number of classes.
-        runs: folder of runs, where one may be named by its name alone.
-        classes: of the run; a last layer of other classes is not taken.
+        runs: folder of runs, in which a run may be given by its name.
+        classes: classes of the run; a last layer for other classes is not used.
 
     Raises:
-        UsageError: there is nothing of that name, or it does not fit.
+        UsageError: there is no such run or file, or it does not fit.
         CheckpointError: the file is damaged.
     """
     if config.fine_tuning.init_from is None:
@@ -101,15 +101,15 @@ def initial_weights(config: RunConfig, runs: Path, classes: Sequence[str]) -> In
 
 
 def load_initial(initial: InitialWeights, network: nn.Module, classes: Sequence[str]) -> None:
-    """Put the weights into the network that is to begin with them.
+    """Load initial weights into a new network.
 
     Args:
-        initial: what `initial_weights` gave.
-        network: freshly drawn, on any device.
+        initial: result of `initial_weights`.
+        network: newly initialised, on any device.
         classes: likewise.
 
     Raises:
-        CheckpointError: the file is not there any more, or is not what it was.
+        CheckpointError: the file is missing or has changed.
     """
     source = _read(Path(initial.source))
     if source.sha256 != initial.sha256:
@@ -246,7 +246,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def said_of(initial: InitialWeights, where: str) -> list[str]:
-    """Lines for people: what was taken, and all that was not."""
+    """Lines that say which weights were used and which were not."""
     count = initial.taken + len(initial.fresh)
     lines = [f"{where}: {initial.taken:,} of {count:,} tensors are from {initial.words}"]
     lines += [f"{where}: conv1 of {new} takes that of {old}" for new, old in initial.copied.items()]
@@ -258,7 +258,7 @@ def said_of(initial: InitialWeights, where: str) -> list[str]:
 
 
 def warning_on(initial: InitialWeights, record: RunRecord) -> str | None:
-    """What may flatter the run's figures; None for nothing."""
+    """A warning if the initial weights may make the run's figures too good; None otherwise."""
     if initial.dataset != record.store.dataset or initial.split == record.config.split:
         return None
     return (

@@ -1,4 +1,4 @@
-"""The training loop. Every step is a pure function of the state before it: see `checkpoint`."""
+"""The training loop. Every step is a pure function of the state before it; see `checkpoint`."""
 
 import math
 import time
@@ -29,13 +29,13 @@ from resact.train.runs.training.weight_average import WeightAverage
 
 @dataclass(kw_only=True)
 class Throughput:
-    """What this process did, without what came before a resumption; validation apart."""
+    """Throughput of this process, without earlier processes of a resumed run and without validation."""
 
     clips: int = 0
-    """On all devices."""
+    """Clips on all devices."""
     seconds: float = 0.0
     wait_seconds: float = 0.0
-    """Of them, spent waiting for data."""
+    """Seconds of these spent waiting for data."""
 
 
 @dataclass(kw_only=True)
@@ -56,7 +56,7 @@ class _Step:
 
 
 class Loop:
-    """Trains one network to the end of its last epoch, or until it is to stop."""
+    """Trains one network to the end of its last epoch, or until it is told to stop."""
 
     def __init__(
         self,
@@ -79,22 +79,22 @@ class Loop:
         class_weights: Sequence[float] | None = None,
     ) -> None:
         """Args:
-        config: with nothing left to choose.
-        folder: held by this process; the leading rank writes there.
+        config: complete config, without automatic choices left.
+        folder: locked by this process; the leading rank writes there.
         network: on the ranks' device.
-        optimiser: of its weights.
-        average: of its weights, where that is what is validated and kept.
-        progress: where they are.
+        optimiser: its optimiser.
+        average: mean of its weights, if that is validated and saved.
+        progress: progress of the run.
         stream: this rank's part of the training clips.
-        validation: likewise of the clips held out, if there are any.
-        choose_best: keep the weights that are best on those.
-        ranks: those that train together.
-        display: for people.
-        history: of the leading rank, None on the others.
-        wish: to stop.
-        checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
-        earlier_epochs: as for `learning_rate`.
-        class_weights: as for `TrainStep`.
+        validation: this rank's part of the held-out clips, if there are any.
+        choose_best: keep the weights with the best validation accuracy.
+        ranks: the processes that train together.
+        display: progress display.
+        history: on the leading rank; None on the others.
+        wish: wish to stop.
+        checkpoint_seconds: time between checkpoints; one is also written after each epoch.
+        earlier_epochs: as in `learning_rate`.
+        class_weights: as in `TrainStep`.
 
         """
         self.throughput = Throughput()
@@ -113,8 +113,8 @@ class Loop:
         """Train.
 
         Raises:
-            Interrupted: as wished, after a checkpoint.
-            DivergedError: a step's loss is not finite; the checkpoints are from before it.
+            Interrupted: stopped on request, after a checkpoint.
+            DivergedError: a step's loss is not finite; checkpoints are from before it.
         """
         progress = self._progress
         while progress.epoch < self._recipe.epochs:
@@ -289,5 +289,5 @@ def _recorded(device: torch.device) -> torch.cuda.Event | None:
 
 
 def dropout_seed(seed: int, step: int, rank: int) -> int:
-    """What torch's generator is seeded with before a step, counted from 0."""
+    """Seed of torch's generator for a step, counted from 0."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

@@ -17,13 +17,13 @@ _BETA2 = 0.999
 def build_optimiser(
     network: nn.Module, recipe: Recipe, *, head: Iterable[nn.Parameter] = (), head_lr_factor: float = 1.0
 ) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay acts on neither norms nor biases (arXiv 1812.01187, sec. 3.1).
+    """SGD or AdamW, without weight decay on norms and biases (arXiv 1812.01187, sec. 3.1).
 
     Args:
-        network: whose parameters learn, unless they need no gradient.
-        recipe: of the training.
-        head: parameters with a learning rate of their own.
-        head_lr_factor: by which theirs is larger. Each group of parameters keeps its own as `lr_factor`.
+        network: its parameters are trained, except frozen ones.
+        recipe: the training's recipe.
+        head: parameters with their own learning rate.
+        head_lr_factor: factor of their learning rate. Each parameter group stores its factor as `lr_factor`.
     """
     norms = {id(p) for module in network.modules() if isinstance(module, _BatchNorm) for p in module.parameters()}
     exempt = {id(p) for name, p in network.named_parameters() if name.endswith(".bias")} | norms
@@ -42,15 +42,15 @@ def build_optimiser(
 
 
 def learning_rate(recipe: Recipe, step: int, *, epoch_steps: int, earlier_epochs: Sequence[int] = ()) -> float:
-    """Of one step: up to `recipe.lr` along a line, and then down to 0 along half a cosine (arXiv 1608.03983).
+    """Learning rate of one step: linear warm-up to `recipe.lr`, then cosine decay to 0 (arXiv 1608.03983).
 
-    A run that was done and went on for more epochs has, from there on, the rates of a run of all its epochs.
+    A finished run that was extended has, from there on, the learning rates of a run of all its epochs.
 
     Args:
-        recipe: with a warm-up of any length, the whole training included.
-        step: counted from 0.
-        epoch_steps: steps an epoch.
-        earlier_epochs: where the run was done before, in rising order.
+        recipe: its warm-up may have any length, up to the whole training.
+        step: the step, counted from 0.
+        epoch_steps: steps per epoch.
+        earlier_epochs: epochs at which the run was finished before, in rising order.
     """
     end = next((epochs for epochs in earlier_epochs if step < epochs * epoch_steps), recipe.epochs)
     steps = end * epoch_steps

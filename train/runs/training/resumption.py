@@ -1,4 +1,4 @@
-"""Going on with a run: what must be as it was when the run was begun."""
+"""Resuming a run: checks that everything that decides its result is unchanged."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -24,10 +24,10 @@ _NAMES_SHOWN = 8  # of the runs that are there, the nearest ones
 
 
 def saved_record(folder: RunFolder, *, resume: bool) -> RunRecord | None:
-    """The record of the run that is to go on; None where one is to begin.
+    """The record of the run to resume; None for a new run.
 
     Raises:
-        UsageError: there is a run, and it is not to go on; or there are others, and this one is to go on.
+        UsageError: the run exists and should not be resumed; or it should be resumed, does not exist, and others do.
     """
     if folder.exists and not resume:
         raise UsageError(f"{folder} already exists: continue it with --resume, or choose another --run")
@@ -49,7 +49,7 @@ def _names_of_runs(runs: Path) -> list[str]:
 
 
 def with_more_epochs(saved: RunRecord, settings: Mapping[str, Any]) -> RunRecord:
-    """The record as it is to be where more epochs are asked for than the run has; else as it is."""
+    """The record with more epochs, if more are asked for than the run has; otherwise unchanged."""
     recipe, asked = saved.config.recipe, settings.get("epochs", 0)
     if asked <= recipe.epochs:
         return saved
@@ -58,20 +58,20 @@ def with_more_epochs(saved: RunRecord, settings: Mapping[str, Any]) -> RunRecord
 
 
 def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Progress, *, epoch_steps: int) -> str:
-    """Write the record of a run that is done and goes on for more epochs. The folder is held.
+    """Write the record of a finished run that is extended by more epochs. The folder must be locked.
 
     Args:
-        folder: of the run.
-        saved: its record until now.
-        record: its record from now on.
-        progress: where it is.
+        folder: folder of the run.
+        saved: its old record.
+        record: its new record.
+        progress: its progress.
         epoch_steps: steps an epoch.
 
     Returns:
-        What that does to the learning rate, for people.
+        A note on the effect on the learning rate.
 
     Raises:
-        UsageError: it is not done yet, or another process has changed its record.
+        UsageError: the run is not finished, or another process has changed its record.
     """
     done, epochs = saved.config.recipe.epochs, record.config.recipe.epochs
     if progress.epoch < done:
@@ -96,10 +96,10 @@ def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Pro
 def require_same(
     saved: RunRecord, settings: Mapping[str, Any], store: ClipStore, ranks: Ranks, folder: RunFolder
 ) -> None:
-    """What decides the result must be as it was.
+    """Check that everything that decides the result is unchanged.
 
     Raises:
-        UsageError: names all that differs.
+        UsageError: something differs; names all differences.
     """
     require_same_settings(saved, settings, folder)
     if not saved.store.same_as(StoreIdentity.of(store)):
@@ -115,10 +115,10 @@ def require_same(
 
 
 def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder: RunFolder) -> None:
-    """Refuse to go on with a run under other settings than it was begun with.
+    """Refuse to resume a run with other settings than it was started with.
 
     Raises:
-        UsageError: names all that differ; those not asked for do not.
+        UsageError: settings differ; names all of them. Only settings that were asked for are compared.
     """
     before = saved.config.settings
     wanted = RunConfig.of(before | dict(settings)).settings
@@ -134,19 +134,19 @@ def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder:
 
 
 def as_begun(config: RunConfig) -> RunConfig:
-    """A run whose record says nothing of kernels was begun when there were only eager ones."""
+    """The config with `eager` kernels if the record names none: then the run was started before there were others."""
     return replace(config, kernels="eager") if config.kernels == "auto" else config
 
 
 def set_compute_threads(
     asked: int | None, saved: RunRecord | None, ranks: Ranks, folder: RunFolder, console: Console
 ) -> None:
-    """Compute with as many threads as asked for, or as the run was begun with.
+    """Set the number of compute threads: as asked for, or as the run was started with.
 
-    On a CPU the last bits of its weights depend on their number, for it decides in which order sums are added up.
+    On a CPU the last bits of the weights depend on this number, because it decides the order of sums.
 
     Raises:
-        UsageError: the run was begun with another number.
+        UsageError: the run was started with another number.
     """
     if saved is not None and ranks.device.type == "cpu":
         before = saved.compute_threads
@@ -169,7 +169,7 @@ def set_compute_threads(
 
 @contextmanager
 def compute_threads_restored() -> Iterator[None]:
-    """What is computed next in this process has as many threads as before."""
+    """A context that restores the number of compute threads afterwards."""
     before = torch.get_num_threads()
     try:
         yield

@@ -1,4 +1,4 @@
-"""One training step: forward, backward, the optimiser. Shapes: B clips of a batch, C classes."""
+"""One training step: forward, backward and optimiser. Shapes: B clips of a batch, C classes."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +17,7 @@ from resact.train.runs.training.distributed import Ranks
 
 
 class TrainStep:
-    """Steps of one network."""
+    """The training step of one network."""
 
     def __init__(
         self,
@@ -29,11 +29,11 @@ class TrainStep:
         class_weights: Sequence[float] | None = None,
     ) -> None:
         """Args:
-        config: with nothing left to choose.
+        config: complete config, without automatic choices left.
         network: on the ranks' device.
-        optimiser: of its weights.
-        ranks: that step together.
-        class_weights: (C,) what each class's losses are multiplied by; None: 1.
+        optimiser: its optimiser.
+        ranks: the processes that train together.
+        class_weights: (C,) factor of each class's losses; None: 1.
 
         """
         self._config, self._network, self._optimiser, self._ranks = config, network, optimiser, ranks
@@ -46,18 +46,18 @@ class TrainStep:
         """Take a step.
 
         Args:
-            batch: this rank's part, of one clip or more, perhaps mixed (`mix_batch`).
-            clips: of all ranks' parts.
+            batch: this rank's part of the batch, at least one clip, possibly mixed (`mix_batch`).
+            clips: number of clips on all ranks.
             lr: learning rate.
-            seed: of the dropout, another one for each step and rank. Drawn for the step, not in sequence: what the
-                dropout does is then no state that a checkpoint would have to keep.
+            seed: seed of the dropout, different for each step and rank. Because it is set for each step, a checkpoint
+                does not have to save the generator's state.
 
         Returns:
-            (2,) the sum of this rank's clips' losses, and how many of them score highest where they should: of a mixed
-            clip, in the class that has the larger share.
+            (2,) sum of the losses of this rank's clips, and number of correctly classified clips (for a mixed clip, the
+            class with the larger share counts).
 
         Raises:
-            ToolError: the network was to be compiled, and cannot be on this machine.
+            ToolError: the network should be compiled, but cannot be on this machine.
         """
         with _compiler_failures_as_error() if self._config.compile else nullcontext():
             return self._taken(batch, clips, lr, seed)

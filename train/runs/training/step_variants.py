@@ -1,6 +1,6 @@
-"""Ways to compute the same training step: eager forms, fused kernels, a CUDA graph.
+"""Variants that compute the same training step: eager forms, fused kernels, a CUDA graph.
 
-Training chooses between them by timing; `resact bench train` compares them all.
+Training chooses between them by timing them; `resact bench train` compares all of them.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.step import TrainStep
 
 Step = Callable[..., Any]
-"""Called as a `TrainStep`."""
+"""A function with the signature of `TrainStep.__call__`."""
 
 EAGER: dict[str, tuple[ConvolutionForm, bool]] = {
     "ncdhw": ("3d", False),
@@ -29,27 +29,27 @@ EAGER: dict[str, tuple[ConvolutionForm, bool]] = {
     "folded": ("folded", True),
     "shifted": ("shifted", True),
 }
-"""Eager form -> the form of its convolutions, and whether channels come last in memory."""
+"""Name of an eager variant -> the form of its convolutions, and whether it uses channels last in memory."""
 
 _WARMUP_STEPS = 3
 
 
 @dataclass(frozen=True)
 class StepVariant:
-    """How to make one training step."""
+    """One way to compute a training step."""
 
     name: str
     config: RunConfig
-    """With nothing left to choose."""
+    """Complete config, without automatic choices left."""
 
     form: ConvolutionForm | None = None
-    """None: the network's own choice."""
+    """Form of the convolutions; None for the network's own choice."""
 
     graphed: bool = False
-    """Whether a step is captured once as a CUDA graph, and replayed."""
+    """Whether a step is captured as a CUDA graph once and then replayed."""
 
     def network(self, num_classes: int, device: torch.device) -> nn.Module:
-        """One with fresh weights.
+        """A network with new random weights.
 
         Raises:
             UsageError: the fused kernels cannot compute it here.
@@ -69,12 +69,12 @@ class StepVariant:
         return build_network(self.config, num_classes)
 
     def step(self, network: nn.Module, device: torch.device) -> TrainStep:
-        """Steps of a network that is on the device; not captured."""
+        """The step of a network on the device, without a CUDA graph."""
         ranks = Ranks(rank=0, world_size=1, device=device)
         return TrainStep(self.config, network, build_optimiser(network, self.config.recipe), ranks)
 
     def batch(self, num_classes: int, device: torch.device) -> dict[str, Any]:
-        """Random clips and their labels, as a loader gives them."""
+        """Random clips and labels, in the form of a loader's batch."""
         geometry, clips = self.config.geometry, self.config.recipe.batch_size
         shape = clips, 3, geometry.frames, geometry.size, geometry.size
         dtype = torch.bfloat16 if self.config.amp else torch.float32
@@ -83,7 +83,7 @@ class StepVariant:
 
 
 def eager_variants(config: RunConfig) -> dict[str, StepVariant]:
-    """The eager forms of one network, by name."""
+    """The eager variants of one network, by name."""
     config = replace(config, compile=False, kernels="eager")
     return {
         name: StepVariant(name, replace(config, channels_last=channels_last), form=form)
@@ -92,16 +92,16 @@ def eager_variants(config: RunConfig) -> dict[str, StepVariant]:
 
 
 def fused_variant(config: RunConfig) -> StepVariant:
-    """The fused kernels."""
+    """The variant with fused kernels."""
     return StepVariant("fused", replace(config, compile=False, channels_last=True, kernels="fused"))
 
 
 @contextmanager
 def graph_of(step: Step, batch: Mapping[str, Any], device: torch.device, **options: Any) -> Iterator[Step]:
-    """Forward, backward and optimiser on one batch, captured once as a CUDA graph: each call of the step replays it.
+    """Forward, backward and optimiser on one batch, captured as a CUDA graph: each call of the step replays it.
 
     Raises:
-        ToolError: the device knows no graphs.
+        ToolError: the device does not support CUDA graphs.
 
     """
     if device.type != "cuda":

@@ -1,4 +1,4 @@
-"""ctrl-C and SIGTERM as a wish that the loop grants between two steps."""
+"""ctrl-C and SIGTERM as a request to stop, which the loop obeys between two steps."""
 
 import signal
 import threading
@@ -8,25 +8,26 @@ from types import FrameType
 
 
 class StopWish:
-    """Whether somebody wants the training to stop."""
+    """A request to stop the training."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        """The one that came."""
+        """The signal received; None if none."""
 
     @property
     def asked(self) -> bool:
-        """Whether one came."""
+        """Whether a signal was received."""
         return self.signal is not None
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopWish]:
-    """Inside, the first ctrl-C or SIGTERM is a wish; a second one raises KeyboardInterrupt at once.
+    """A context in which the first ctrl-C or SIGTERM is a request to stop, and a second one raises KeyboardInterrupt at
+    once.
 
-    The handler does no more than take note: it may come in the middle of a line that is being printed.
+    The handler only sets a flag, because it may run in the middle of a line being printed.
 
-    In a thread other than the main one signals stay as they are.
+    In threads other than the main thread, signal handling does not change.
     """
     wish = StopWish()
     if threading.current_thread() is not threading.main_thread():

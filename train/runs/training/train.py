@@ -1,4 +1,4 @@
-"""`resact train`: checks everything, begins a run or goes on with it, and trains it to its end."""
+"""`resact train`: checks everything, starts or resumes a run, and trains it to its end."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -59,22 +59,22 @@ from resact.train.runs.training.weight_average import WeightAverage
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a training did and came to."""
+    """The result of a training."""
 
     run: str
     """Path of the run's folder."""
     epochs: int
-    """Trained in all."""
+    """Epochs trained in total."""
     steps: int
     """Likewise."""
     clips_per_second: float | None
-    """Of this process, validation apart; None where there was nothing left to do."""
+    """Clips per second of this process, without validation; None if there was nothing left to do."""
     data_wait_share: float | None
     """Share of that time spent waiting for data."""
     video_top1: float | None
-    """Of the last epoch's weights on the validation videos, in [0, 1]; None where there are none."""
+    """Video top-1 of the last epoch's weights on the validation videos, in [0, 1]; None without validation videos."""
     best_epoch: int | None
-    """Epochs that the best weights were trained for; None where none are kept."""
+    """Epochs after which the best weights were saved; None if none are kept."""
     best_video_top1: float | None
 
 
@@ -90,24 +90,24 @@ def train(
     checkpoint_seconds: float = 300.0,
     console: Console | None = None,
 ) -> TrainResult | None:
-    """Train one run to its end. Where torchrun started several processes, the first writes, prints and has the result.
+    """Train one run to its end. With several torchrun processes, the first one writes, prints and returns the result.
 
     Args:
-        settings: by name, those that were asked for; see `RunConfig`.
+        settings: settings by name, only those asked for; see `RunConfig`.
         runs: the folder of runs.
-        name: of this one; None gives it one by its settings.
-        store: None takes the run's, or for a new one the only store in the data folder.
-        resume: go on with the run. It begins where the folder of runs has none, or an empty one of its name.
-        threads: that read clips; None: one a core, shared among ranks.
-        compute_threads: on the CPU; None takes the run's, or for a new one as many as torch is set to.
-        checkpoint_seconds: from one checkpoint to the next; one is written after each epoch anyhow.
+        name: name of the run; None for a name made from its settings.
+        store: path or URL; None for the run's store, or for the only store in the data folder if the run is new.
+        resume: resume the run. If the folder of runs is empty, or has an empty folder of its name, start a new run.
+        threads: number of threads that read clips; None: one per core, shared among ranks.
+        compute_threads: number of compute threads on the CPU; None for the run's number, or torch's if the run is new.
+        checkpoint_seconds: time between checkpoints; one is also written after each epoch.
         console: for people; None prints to standard output, `Console(quiet=True)` nothing.
 
     Raises:
-        UsageError: settings are wrong, contradict each other, the store, or the run that is to go on.
-        RunLockedError: another training has the run.
-        CheckpointError: no checkpoint of the run is whole.
-        DivergedError: the loss is no longer a number.
+        UsageError: settings are wrong, or contradict each other, the store, or the run to resume.
+        RunLockedError: another training is writing to the run.
+        CheckpointError: no checkpoint of the run is intact.
+        DivergedError: the loss is not finite.
         Interrupted: ctrl-C or SIGTERM.
 
     Example:

@@ -1,4 +1,4 @@
-"""How well the network does on the groups held out, while it is trained. Evaluation proper is `evaluate`."""
+"""Validation on held-out groups during training. `evaluate` does the final evaluation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.distributed import Ranks
 
 VALIDATION_VIEWS = 3
-"""Clips a video: its start, middle and end. Ours; the test has ten (paper, sec. 3)."""
+"""Clips per video: its start, middle and end. This number is ours; the test uses ten (paper, sec. 3)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Accuracies, in [0, 1]."""
+    """Validation accuracies, in [0, 1]."""
 
     video_top1: float
-    """Of each video's softmax, averaged over its clips."""
+    """Top-1 of videos, with the softmax averaged over a video's clips."""
     clip_top1: float
     videos: int
-    """That they are of."""
+    """Number of validation videos."""
 
 
 def validate(
@@ -35,14 +35,14 @@ def validate(
     config: RunConfig,
     stopping: Callable[[], bool],
 ) -> Validation | None:
-    """Run a `TestPlan`'s clips through the network; None where it is to stop before they are done.
+    """Validate a network on a `TestPlan`'s clips; None if it has to stop before they are done.
 
     Args:
-        network: its modules are left in the modes that they are in.
-        stream: of a `TestPlan`, this rank's part of it.
-        ranks: the others; each must call this.
-        config: of the run, for its precision and layout.
-        stopping: asked after each batch, on all ranks.
+        network: its modules return to their present modes afterwards.
+        stream: this rank's part of a `TestPlan`.
+        ranks: the processes that train together; each must call this.
+        config: config of the run, for its precision and memory layout.
+        stopping: called after each batch, on all ranks.
     """
     plan = stream.plan
     assert isinstance(plan, TestPlan)

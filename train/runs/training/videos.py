@@ -1,4 +1,4 @@
-"""Which videos a run trains on, and which it holds out."""
+"""Chooses the videos that a run trains on, and those that it holds out."""
 
 import math
 from collections import Counter
@@ -13,26 +13,28 @@ from resact.cache.index import Index
 from resact.errors import UsageError
 
 FEWEST_TO_CHOOSE_BY = 30
-"""Held-out videos. One of 30 is 3.3 points, and by chance alone accuracy moves by 9 (a standard deviation, at 50 %)."""
+"""Fewest held-out videos to choose weights by. One of 30 is 3.3 points, and the standard deviation at 50 % is 9
+points."""
 _LEAST_SHARE, _LARGEST_SHARE = 10, 25  # percent of each class that are held out unasked, where groups are single videos
 _LEAST_A_CLASS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunVideos:
-    """Rows of the index; no group has videos in both."""
+    """Videos of a run, as indices of the store; no group has videos in both parts."""
 
     train: npt.NDArray[np.intp]
     validation: npt.NDArray[np.intp]
-    """Of the split's training list too, unless the split has a list of its own; empty where nothing is held out."""
+    """Validation videos, from the split's training list unless the split has its own list; empty if nothing is held
+    out."""
     held_out: tuple[str, ...]
-    """Groups of the latter, as `class/group`."""
+    """Groups of the validation videos, as `class/group`."""
     notes: tuple[str, ...] = ()
-    """What a user should know of the latter."""
+    """Notes on the validation videos."""
     choose_best: bool = True
-    """Whether weights are chosen by the latter: not where they are few, and each a group of its own."""
+    """Whether the best weights are chosen by the validation videos: not if these are few and each is its own group."""
     given: bool = False
-    """Whether the latter are the videos that the split calls `val`; then no groups are held out."""
+    """Whether the validation videos are the split's own (`val`); then no groups are held out."""
 
 
 _Groups = dict[str, dict[int, list[int]]]
@@ -46,10 +48,11 @@ def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float
     Args:
         index: of the store.
         split: its name.
-        val_groups: groups of each class to hold out, for clips of one group show one scene; 0 also leaves a split's
-            own validation videos out.
-        val_share: hold out more groups, until they have this share of each class's videos; None for no more.
-        seed: which groups; a class's groups do not depend on what other classes there are, unless they share them.
+        val_groups: number of groups per class to hold out, as videos of one group show one scene; 0 also ignores a
+            split's own validation videos.
+        val_share: hold out more groups until they have this share of each class's videos; None for no minimum.
+        seed: seed that chooses the groups; the choice in a class does not depend on other classes, unless they share
+            groups.
 
     Raises:
         UsageError: no such split, a class would be left without a training video, or a share is asked for of a split
@@ -89,7 +92,7 @@ def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float
 
 
 def has_validation(index: Index, split: str) -> bool:
-    """Whether a split says itself which videos are for validation.
+    """Whether a split has its own validation videos.
 
     Raises:
         UsageError: no such split.
@@ -98,13 +101,13 @@ def has_validation(index: Index, split: str) -> bool:
 
 
 def videos_as_begun(index: Index, split: str, held_out: Collection[str], *, given: bool = False) -> RunVideos:
-    """Of a run that is gone on with, by whatever rule its groups were chosen.
+    """The videos of a run to resume, however its groups were chosen.
 
     Args:
-        index: of the store, which is as it was.
+        index: index of the store, which is unchanged.
         split: its name.
-        held_out: groups as the run's record has them, `class/group`.
-        given: whether it has the split's own validation videos instead.
+        held_out: groups in the run's record, as `class/group`.
+        given: whether it uses the split's own validation videos instead.
     """
     if given:
         return _given(index, split)
@@ -115,8 +118,8 @@ def usual_share(index: Index, split: str, *, val_groups: int, seed: int) -> floa
     """The share of videos to hold out unless asked otherwise; None where groups hold several videos, or the split has
     validation videos of its own.
 
-    Where each video is a group, one group a class is next to nothing. Then it is a tenth of each class, or as much as
-    gives `FEWEST_TO_CHOOSE_BY` videos, unless that takes more than a quarter.
+    If each video is a group, one group per class is too little. Then the share is a tenth of each class, or more to
+    reach `FEWEST_TO_CHOOSE_BY` videos, but at most a quarter.
 
     Raises:
         UsageError: no such split.

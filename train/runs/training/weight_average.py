@@ -1,4 +1,4 @@
-"""The mean of a network's weights over its training steps, of which later ones count more (EMA)."""
+"""The exponential moving average (EMA) of a network's weights over training steps."""
 
 from copy import deepcopy
 
@@ -7,23 +7,24 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """A network whose weights follow those of the one that is trained: after each step, `decay` of what they were.
+    """A network with the moving average of a trained network's weights: each step keeps a share `decay` of the old
+    average.
 
-    In step t, counted from 0, the decay is at most (1 + t) / (10 + t), so that the first weights, which are drawn at
-    random, are forgotten even in short trainings. Running statistics of norms are averaged as weights are.
+    In step t, counted from 0, the decay is at most (1 + t) / (10 + t), so that the random initial weights are forgotten
+    even in short trainings. Running statistics of norms are averaged like weights.
     """
 
     def __init__(self, trained: nn.Module, decay: float) -> None:
         """Args:
-        trained: that the network begins as.
-        decay: of its weights, above 0 and below 1.
+        trained: the network that the average starts from.
+        decay: decay of the average, above 0 and below 1.
 
         """
         self.network = deepcopy(trained).requires_grad_(requires_grad=False)
         self._decay = decay
 
     def update(self, trained: nn.Module, step: int) -> None:
-        """After a step, counted from 0."""
+        """Update the average after a step, counted from 0."""
         share = 1 - min(self._decay, (1 + step) / (10 + step))
         pairs = list(zip(_tensors(self.network), _tensors(trained), strict=True))
         weights = [(mean, now) for mean, now in pairs if mean.is_floating_point()]
