@@ -7,7 +7,7 @@ from resact.cache.settings import DatasetSettings, setting_words
 from resact.train.runs.testing.metrics import TOP
 from resact.train.runs.testing.predictions import Predictions
 
-_FEW = 5  # test videos of a class: each is 20 points of its accuracy, or more
+_FEW = 5  # videos of a class: each is 20 points of its accuracy, or more
 _NAMES_SHOWN = 5
 
 
@@ -34,13 +34,14 @@ def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:
 
 
 def _few_videos(predictions: Predictions) -> str | None:
-    """Which classes have so few test videos that their accuracy says little, and with it the mean over classes."""
+    """Which classes have so few videos that their accuracy says little, and with it the mean over classes."""
     videos_C = np.bincount(predictions.label, minlength=len(predictions.classes))
     few = np.flatnonzero(videos_C < _FEW).tolist()
     if not few:
         return None
+    membership = predictions.provenance.membership
     named = ", ".join(f"{predictions.classes[label]} {videos_C[label]}" for label in few[:_NAMES_SHOWN])
     return (
-        f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} test videos ({named}"
+        f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} {membership} videos ({named}"
         f"{' ...' if len(few) > _NAMES_SHOWN else ''}): their own accuracy, and with it mean class, says little"
     )

@@ -380,17 +380,14 @@ def _restored(
     """Network, optimiser and mean weights as the newest whole checkpoint has them, or as they are at first."""
     config = record.config
     torch.manual_seed(config.seed)
-    network = build_network(config)
-    place(network, config, ranks.device)
-    if config.kernels == "fused":
-        assert isinstance(network, ActionNetwork)
-        network.use_kernels("fused")
+    network = _network(config, ranks)
     if record.source is not None and (changed := changed_files(config.architecture, record.source)):
         console.print(
             f"note: {', '.join(changed)} changed since {folder} was begun: from here on it is trained with the new code"
         )
     optimiser = optimiser_for(network, config)
-    average = None if config.recipe.ema is None else WeightAverage(network, config.recipe.ema)
+    ema = config.recipe.ema
+    average = None if ema is None else WeightAverage(_network(config, ranks), network, ema)
     mean = None if average is None else average.network
     checkpoints = Checkpoints(folder.path)
 
@@ -412,6 +409,16 @@ def _restored(
     if ranks.world_size > 1 and progress.step:
         ranks.equalise(memory_of(optimiser))
     return network, optimiser, average, progress
+
+
+def _network(config: RunConfig, ranks: Ranks) -> nn.Module:
+    """The run's network on the ranks' device, with its kernels and fresh weights."""
+    network = build_network(config)
+    place(network, config, ranks.device)
+    if config.kernels == "fused":
+        assert isinstance(network, ActionNetwork)
+        network.use_kernels("fused")
+    return network
 
 
 def _streams(

@@ -1,7 +1,5 @@
 """The exponential moving average (EMA) of a network's weights over training steps."""
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 
@@ -14,14 +12,15 @@ class WeightAverage:
     even in short trainings. Running statistics of norms are averaged like weights.
     """
 
-    def __init__(self, trained: nn.Module, decay: float) -> None:
+    def __init__(self, network: nn.Module, trained: nn.Module, decay: float) -> None:
         """Args:
-        trained: the network that the average starts from.
+        network: of the same kind, with any weights; it takes those of `trained`, and is never trained itself.
+        trained: the network that is trained.
         decay: decay of the average, above 0 and below 1.
 
         """
-        self.network = deepcopy(trained).requires_grad_(requires_grad=False)
-        self._decay = decay
+        self.network, self._decay = network.requires_grad_(requires_grad=False), decay
+        network.load_state_dict(trained.state_dict())
 
     def update(self, trained: nn.Module, step: int) -> None:
         """Update the average after a step, counted from 0."""

@@ -144,7 +144,7 @@ def test_more_parts_than_clips_are_told(train_tiny, tmp_path):
 def test_mean_weights_are_those_of_their_definition(seed):
     torch.manual_seed(seed)
     network = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
-    average = WeightAverage(network, 0.5)
+    average = WeightAverage(deepcopy(network), network, 0.5)
     expected = {name: tensor.double() for name, tensor in network.state_dict().items()}
     for step in range(12):
         with torch.no_grad():
@@ -163,12 +163,19 @@ def test_mean_weights_are_those_of_their_definition(seed):
 def test_a_weight_of_two_names_is_averaged_once():
     network = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
     network[1].weight = network[0].weight
-    average = WeightAverage(network, 0.5)
+    average = WeightAverage(deepcopy(network), network, 0.5)
     before = network[0].weight.detach().clone()
     with torch.no_grad():
         network[0].weight += 1
     average.update(network, 100)
     torch.testing.assert_close(average.network[1].weight, before + 0.5)
+
+
+def test_the_mean_begins_with_the_weights_that_a_run_begins_with(train_tiny, tmp_path):
+    train_tiny("first", epochs=1)
+    train_tiny("second", epochs=1, init_from="first", ema=0.99, lr=1e-12)
+    before, after = (weights_of(tmp_path / "runs" / name) for name in ("first", "second"))
+    torch.testing.assert_close(after["fc2.weight"], before["fc2.weight"])
 
 
 @pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
