@@ -2,23 +2,23 @@
 
     ResactError                  the work cannot be done; the message says got / expected / what to run next
     ├── UsageError (ValueError)  an argument is wrong or arguments contradict each other
-    ├── SourceError              the videos or lists that a data set needs are missing or not what they should be
+    ├── SourceError              videos or lists of a data set are missing or wrong
     ├── DecodeError              ffmpeg gave no usable frames for one video
-    ├── ToolError                ffmpeg or a codec library is missing, or not the version the store was made with
+    ├── ToolError                ffmpeg or a codec library is missing, or differs from the store's version
     ├── StreamError              a batch of clips could not be made
-    ├── DiskFullError            the store's file system has no room left
+    ├── DiskFullError            the store's file system has no space left
     ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command continues from here
     ├── RunError                 a training run
     │   ├── RunNotFoundError     nothing at that path
     │   ├── RunLockedError       another training is writing to it
     │   ├── RunWriteError        a file of the run could not be written, such as on a full disk
-    │   ├── CheckpointError      a file of weights is not what was written
-    │   └── DivergedError        the loss is no longer a number
+    │   ├── CheckpointError      a weights file has changed since it was written
+    │   └── DivergedError        the loss is not finite
     └── StoreError               the store itself
         ├── StoreNotFoundError   nothing at that path
         ├── StoreLockedError     another prep is writing to it
         ├── SettingsError        it was made with other settings
-        └── DamagedError         its bytes are not those that were written
+        └── DamagedError         its bytes have changed since they were written
 
 A warning, SlowServerWarning, says that a store's web server makes reading slow.
 
@@ -39,7 +39,7 @@ class UsageError(ResactError, ValueError):
 
 
 class SourceError(ResactError):
-    """The source videos or split lists are missing or not what they should be."""
+    """The source videos or split lists are missing or wrong."""
 
 
 class DecodeError(ResactError):
@@ -81,11 +81,11 @@ class RunWriteError(RunError):
 
 
 class CheckpointError(RunError):
-    """A checkpoint or a file of weights is not what was written."""
+    """A checkpoint or a weights file has changed since it was written."""
 
 
 class DivergedError(RunError):
-    """The loss is no longer a number."""
+    """The loss is not finite."""
 
 
 class StoreError(ResactError):
@@ -105,8 +105,8 @@ class SettingsError(StoreError):
 
 
 class DamagedError(StoreError):
-    """Bytes of the store are not those that were written."""
+    """Bytes of the store have changed since they were written."""
 
 
 class SlowServerWarning(UserWarning):
-    """A web server sends whole files where parts of them were asked for."""
+    """A web server sends whole files instead of the requested ranges."""

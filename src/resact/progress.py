@@ -1,6 +1,6 @@
-"""A line on the terminal that moves while work goes on: what it is, a bar, and the figures that there is room for.
+"""A progress line on the terminal: the work, a bar, and as many figures as fit.
 
-At any width the bar, the rate and the time left stay. Where there is no room for all figures, the least important go.
+The bar, the rate and the time left are shown at any width. If not all figures fit, the least important are left out.
 """
 
 import time
@@ -23,17 +23,17 @@ class Figure:
 
     text: str
     rank: int = 0
-    """0 stays at any width; of the others the highest goes first."""
+    """0 is shown at any width; of the others, the highest is left out first."""
 
 
 class ProgressLine:
-    """One line, in a terminal only. A context manager.
+    """A progress line, shown only on a terminal. A context manager.
 
     Args:
-        console: where to show it. Elsewhere than in a terminal nothing is shown: see `live`.
+        console: where to show it. Without a terminal nothing is shown: see `live`.
         what: the work, in a word or two.
-        total: units of work; None where that is not known: then the bar shows that something moves.
-        unit: of the rate, which then is shown, with the count and the time left; None for figures of the caller's own.
+        total: units of work; None if unknown: then the bar only moves.
+        unit: unit of the rate, to show rate, count and time left; None if the caller gives its own figures.
     """
 
     def __init__(self, console: Console, what: str, total: float | None = None, *, unit: str | None = None) -> None:
@@ -46,7 +46,7 @@ class ProgressLine:
 
     @property
     def live(self) -> bool:
-        """Whether it is shown: where it is not, a plain line now and then may be."""
+        """Whether it is shown; if not, print a plain line from time to time."""
         return not self._progress.disable
 
     def update(
@@ -57,27 +57,27 @@ class ProgressLine:
         total: float | None = None,
         figures: Sequence[Figure] = (),
     ) -> None:
-        """Show how far it is.
+        """Update the line.
 
         Args:
-            done: units; None for as many as before.
-            what: another work from here on.
-            total: another number of units; None for as many as before.
-            figures: in the order in which they are shown.
+            done: units done; None for no change.
+            what: name of the new work; default: no change.
+            total: new number of units; None for no change.
+            figures: figures in the order in which they are shown.
         """
         self._progress.update(self._task, completed=done, description=what, total=total, figures=tuple(figures))
 
     def restart(self, what: str, total: float | None = None, *, done: float = 0) -> None:
-        """Begin with another piece of work, whose total may not be known."""
+        """Start another piece of work, whose total may be unknown."""
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(what, total=total, completed=done, figures=())  # type: ignore[arg-type]
 
     def hide(self) -> None:
-        """Leave nothing on the screen."""
+        """Remove the line from the screen."""
         self._progress.update(self._task, visible=False)
 
     def what_of(self, task: Task) -> str:
-        """As much of it as there is room for."""
+        """The work's name, shortened to the available width."""
         figures = self.figures_of(task)
         kept = _kept(figures)
         room = self._console.width - self._bar_width - 2 - _length(kept)
@@ -94,7 +94,7 @@ class ProgressLine:
         return " ".join(figure.text for figure in figures)
 
     def figures_of(self, task: Task) -> Sequence[Figure]:
-        """All of them."""
+        """All figures."""
         given: Sequence[Figure] = task.fields["figures"]
         if task.total is None:
             return [*given, Figure(duration(task.elapsed or 0.0))]
@@ -141,7 +141,7 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def working(console: Console, what: str) -> Iterator[None]:
-    """Show that something moves while it is done, and nothing afterwards."""
+    """Show a moving bar during some work, and nothing afterwards."""
     with ProgressLine(console, what) as line:
         try:
             yield
@@ -150,13 +150,13 @@ def working(console: Console, what: str) -> Iterator[None]:
 
 
 class PlainLines:
-    """Elsewhere than in a terminal: when it is time for another line."""
+    """Decides when it is time for another plain line, without a terminal."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._last = seconds, time.monotonic()
 
     def due(self) -> bool:
-        """Whether so many seconds have passed since the last one; then it counts as written."""
+        """Whether enough seconds have passed since the last line; if so, the line counts as printed."""
         now = time.monotonic()
         if now - self._last < self._seconds:
             return False

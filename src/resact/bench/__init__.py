@@ -1,1 +1,1 @@
-"""Benchmarks: resact beside its competitors, on this machine, in one run. Nothing outside imports this."""
+"""Benchmarks: resact and its competitors on this machine, in one run. No code outside imports this package."""

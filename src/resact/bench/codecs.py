@@ -1,8 +1,7 @@
-"""`resact bench codecs`: what each way to store a frame costs in bytes, in time and in truth, in one run.
+"""`resact bench codecs`: size, speed and loss of each way to store a frame, in one run.
 
-The right frames are the RGB frames that ffmpeg makes, as a lossless store holds them. JPEG is made of ffmpeg's own
-4:2:0 planes, as prep makes it, or of those RGB frames. Each variant encodes and decodes the same frames, and all are
-timed in turns.
+The reference frames are ffmpeg's RGB frames, as in a lossless store. JPEG is encoded from ffmpeg's own 4:2:0 planes, as
+in prep, or from these RGB frames. Each variant encodes and decodes the same frames, and all take turns.
 
 Shapes: T frames, H height, W width, C = 3 (RGB); everything uint8.
 """
@@ -37,7 +36,7 @@ from resact.pipeline.job.task import planes_of
 
 Frame = npt.NDArray[np.uint8]
 Loss = Callable[[Frame], dict[str, float | None]]
-"""Frames as they come back -> how far they are from the right ones, in dB by name."""
+"""Decoded frames -> distance to the reference frames, in dB by name."""
 
 _TIMED_FRAMES = 400  # of all videos together: 100 MB of 342x256
 _WARM_UP = 20  # calls before those that are timed
@@ -46,7 +45,7 @@ _CLIP_FRAMES = 33
 
 @dataclass(frozen=True)
 class Sample:
-    """One frame, as ffmpeg gives it to each kind of codec."""
+    """One frame, in ffmpeg's output for each kind of codec."""
 
     rgb: Frame
     """(H, W, 3)."""
@@ -56,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One way to store a frame, and to get it back."""
+    """One way to encode and decode a frame."""
 
     codec: str
     quality: int | None = None
@@ -64,15 +63,15 @@ class Variant:
     made_from: str = "rgb"
     """`planes` or `rgb`."""
     upsampling: str | None = None
-    """Of chroma, in decoding: `plain`, as reads do it, or `fancy`."""
+    """Chroma upsampling in decoding: `plain`, as in a store, or `fancy`."""
     is_default: bool = False
-    """What prep and reads do unless told otherwise."""
+    """Whether prep and reads use it by default."""
     encode: Callable[[Sample], bytes] = field(repr=False)
     decode: Callable[[bytes, Frame], Any] = field(repr=False)
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Its name in tables."""
         if self.quality is None:
             return self.codec
         name = f"{self.codec} q{self.quality} {self.subsampling} of {self.made_from}"
@@ -144,15 +143,15 @@ def bench_codecs(
     """Measure all variants on the first frames of each video.
 
     Args:
-        videos: which.
-        decode: how ffmpeg makes frames of them.
-        compared: of `variants`.
-        loss_against: the right frames (T, H, W, 3) of a video -> what says how far others are from them.
-        frames: T, at most, of each video.
+        videos: the videos to use.
+        decode: decode settings.
+        compared: the variants to measure, from `variants`.
+        loss_against: reference frames (T, H, W, 3) of a video -> a function that measures the loss of other frames.
+        frames: T, most frames per video.
         min_frames: videos with fewer are left out, and listed.
-        rounds: of timing.
-        ffmpeg: as for `find_ffmpeg`.
-        console: for people.
+        rounds: number of timing rounds.
+        ffmpeg: as in `find_ffmpeg`.
+        console: where to print.
 
     Returns:
         `rows`, one a variant: `name, codec, quality, subsampling, made_from, upsampling, is_default, exact,
@@ -201,7 +200,7 @@ def bench_codecs(
 
 
 def print_codecs(result: dict[str, Any], console: Console) -> None:
-    """What was left out, and a table."""
+    """Print what was left out, and a table."""
     for video in result["left_out"]:
         console.print(f"left out: {video['video_id']}: {video['problem']}")
     rows = result["rows"]
@@ -325,6 +324,6 @@ def _spread(name: str, losses: Sequence[dict[str, float | None]]) -> dict[str, f
 
 
 def chosen(videos: Sequence[SourceVideo], count: int, seed: int) -> list[SourceVideo]:
-    """So many of them at random, from each class in turn."""
+    """A random selection of `count` videos, from each class in turn."""
     order = [videos[number] for number in np.random.default_rng(seed).permutation(len(videos))]
     return in_turn(order, key=lambda video: video.label)[:count]

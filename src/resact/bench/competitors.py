@@ -1,7 +1,7 @@
-"""Ways to get clips, ours and others', for `resact bench loader`: what each one does, in a process of its own.
+"""The competitors of `resact bench loader`: ways to read clips, ours and others', each in its own process.
 
-A reader is a function of a `Task` that returns a function of an epoch, which makes every clip of it that is this
-process's share. Shapes: N frames of a clip, H height, W width.
+A reader is a function that takes a `Task` and returns a function of the epoch. That function makes this process's share
+of the epoch's clips. Shapes: N frames of a clip, H height, W width.
 """
 
 import os
@@ -40,27 +40,27 @@ NORMALISATION = Normalisation(rgb_mean=_MEAN, rgb_std=_STD, residual_mean=_MEAN,
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What all readers are asked for; travels to their processes."""
+    """The work of all readers; it is sent to their processes."""
 
     store: str
     sources: dict[int, str]
-    """Video index -> video file."""
+    """Index of a video -> its file."""
     video_indices: tuple[int, ...]
-    """The videos: one clip of each in every epoch."""
+    """Indices of the videos; each gives one clip per epoch."""
     geometry: ClipGeometry
     seed: int
     threads: int
-    """That this process may use."""
+    """Number of threads that this process may use."""
     share: tuple[int, int]
-    """Which of how many processes this is."""
+    """Number of this process, and number of processes."""
 
     def open(self) -> tuple[ClipStore, TrainPlan]:
-        """The store, and the plan that every reader follows."""
+        """Open the store, and make the plan that every reader follows."""
         store = open_store(self.store)
         return store, TrainPlan(store.index, np.array(self.video_indices), self.geometry, seed=self.seed, flip=True)
 
     def positions(self, plan: TrainPlan) -> range:
-        """The share of an epoch that falls to one process."""
+        """The positions of an epoch for this process."""
         return range(self.share[0], len(plan), self.share[1])
 
 
@@ -81,7 +81,7 @@ def stream(task: Task) -> Epoch:
 
 
 def read(task: Task) -> Epoch:
-    """`store.read_frames`: uint8 clips as they are stored."""
+    """`store.read_frames`: uint8 clips of stored frames."""
     store, plan = task.open()
 
     def one(clip: Clip, buffer: npt.NDArray[np.uint8]) -> None:
@@ -91,7 +91,7 @@ def read(task: Task) -> Epoch:
 
 
 def bare(task: Task) -> Epoch:
-    """The least that has to be done for JPEG: one `pread` a clip and libjpeg-turbo on each frame, nothing checked."""
+    """The minimum for JPEG: one `pread` per clip and libjpeg-turbo for each frame, without checks."""
     import simplejpeg
 
     store, plan = task.open()
@@ -149,7 +149,7 @@ def _in_threads(
 
 
 def zarr_frames(task: Task) -> Callable[[Clip], Tensor]:
-    """A video's array opened and sliced by zarr-python."""
+    """zarr-python: opens a video's array and slices it."""
     import zarr
 
     names = {
@@ -167,7 +167,7 @@ def zarr_frames(task: Task) -> Callable[[Clip], Tensor]:
 def decord_frames(task: Task, *, resized: bool = False) -> Callable[[Clip], Tensor]:
     """decord: seeks, decodes and gathers; at the source's size, or resizing to the store's as it decodes.
 
-    Only resized frames are those of the store; at the source's size it is quicker.
+    Only resized frames have the store's size; at the source's size it is faster.
     """
     decord: Any = import_module("decord")
     decord.bridge.set_bridge("torch")
@@ -203,7 +203,7 @@ def torchcodec_frames(task: Task) -> Callable[[Clip], Tensor]:
 
 
 def pyav_frames(task: Task) -> Callable[[Clip], Tensor]:
-    """PyAV: seek to the key frame before, decode on from there, keep what is wanted."""
+    """PyAV: seeks to the preceding key frame, decodes from there, and keeps the wanted frames."""
     av: Any = import_module("av")
     wanted = _source_frames(task)
 
@@ -248,7 +248,7 @@ def _source_frames(task: Task) -> Callable[[Clip], npt.NDArray[np.int64]]:
 
 
 def plain(task: Task, frames: Callable[[Task], Callable[[Clip], Tensor]], *, finished: bool) -> Epoch:
-    """Clip by clip: the frames, then, for finished clips, the very transform that ours go through."""
+    """Reads clip by clip; for finished clips, applies the reference transform."""
     store, plan = task.open()
     source = frames(task)
     shape = (3, task.geometry.frames, task.geometry.size, task.geometry.size)
@@ -266,7 +266,7 @@ def plain(task: Task, frames: Callable[[Task], Callable[[Clip], Tensor]], *, fin
 
 
 def scaled(clip: Clip, stored_height: int, height: int, width: int) -> Clip:
-    """The same crop in frames of another size."""
+    """The same clip with its crop scaled to frames of another size."""
     ratio = height / stored_height
     side = max(1, min(round(clip.side * ratio), height, width))
     top, left = min(round(clip.top * ratio), height - side), min(round(clip.left * ratio), width - side)
@@ -307,10 +307,10 @@ _THREADED = ("ours", "ours uint8", "bare decode")
 
 
 class Team:
-    """A reader's processes on some cores: one with threads, or one a core."""
+    """A reader's processes on some cores: one with threads, or one per core."""
 
     def __init__(self, name: str, task: Task, cores: Sequence[int]) -> None:
-        """Start them, and wait until each can begin.
+        """Start the processes, and wait until each is ready.
 
         Raises:
             ToolError: the reader cannot run here; says why.
@@ -333,7 +333,7 @@ class Team:
             raise ToolError(f"{name}: {problems[0]}")
 
     def run(self, epoch: int) -> tuple[float, float]:
-        """Make an epoch's clips; seconds from the first process's start to the last one's end, and of processors."""
+        """Make an epoch's clips; returns wall-clock seconds from the first start to the last end, and CPU seconds."""
         for pipe in self._pipes:
             pipe.send(epoch)
         answers = self._answers()
@@ -384,7 +384,7 @@ def _work(name: str, task: Task, cores: tuple[int, ...], pipe: Any) -> None:
 
 @contextmanager
 def ffmpeg_of_pyav() -> Iterator[None]:
-    """Where the system has no FFmpeg libraries, torchcodec finds those in PyAV's wheel under the names it asks for."""
+    """Without system FFmpeg libraries, let torchcodec find those of PyAV's wheel under the names that it needs."""
     from ctypes.util import find_library
 
     spec = util.find_spec("av")

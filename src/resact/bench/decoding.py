@@ -1,7 +1,8 @@
-"""`resact bench decoding`: the codec's library frame by frame beside our machine code that is equal to it.
+"""`resact bench decoding`: compares our machine code with the codec's library, frame by frame.
 
-One thread, clips of training in memory, in turns: whole frames by either, and the clip's crop alone, of all clips and
-by its size. Microseconds of processor time a frame; each round goes over all clips, and the first does not count.
+One thread, training clips in memory, in turns: both decode whole frames, and the machine code also decodes only the
+clip's crop, over all clips and by crop size. Results are microseconds of CPU time per frame; each round goes over all
+clips, and the first round does not count.
 """
 
 import time
@@ -48,17 +49,17 @@ def bench_decoding(stores: Sequence[Path], *, clips: int, rounds: int, console: 
     """Measure both on clips of each store.
 
     Args:
-        stores: on this machine.
-        clips: of each, at most.
-        rounds: that count.
-        console: for people.
+        stores: stores on this machine.
+        clips: most clips per store.
+        rounds: number of measured rounds.
+        console: where to print.
 
     Returns:
         `rows`, each `codec, name, microseconds_a_frame, times_the_library` (median, smallest and largest of rounds);
         machine, versions, commit.
 
     Raises:
-        ToolError: no machine code decodes a store here, or its pixels are not the library's.
+        ToolError: no machine code decodes a store here, or its pixels differ from the library's.
     """
     rows = []
     for path in stores:
@@ -69,7 +70,7 @@ def bench_decoding(stores: Sequence[Path], *, clips: int, rounds: int, console: 
 
 
 def print_decoding(result: dict[str, Any], console: Console) -> None:
-    """A table."""
+    """Print a table."""
     rows = []
     for row in result["rows"]:
         middle, low, high = row["times_the_library"]

@@ -1,4 +1,4 @@
-"""`resact bench help`: how long a user waits for the help of each command, as whole processes."""
+"""`resact bench help`: time of each command's help, as a complete process."""
 
 import sys
 import time
@@ -14,15 +14,15 @@ from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
 
 AIM_SECONDS = 0.3
-"""Help that is slower is not asked for."""
+"""Target time of a command's help, in seconds."""
 
 
 def bench_help(names: Sequence[str], *, rounds: int) -> dict[str, Any]:
     """Measure `resact NAME --help`.
 
     Args:
-        names: of commands; an empty one for `resact --help`.
-        rounds: that count; one more warms the page cache.
+        names: names of commands; an empty one for `resact --help`.
+        rounds: number of measured rounds; one more warms the page cache.
 
     Returns:
         `rows`, each `command, seconds` (median), `highest`; machine, versions, commit.
@@ -42,7 +42,7 @@ def bench_help(names: Sequence[str], *, rounds: int) -> dict[str, Any]:
 
 
 def print_help(result: dict[str, Any], console: Console) -> None:
-    """A table, and which commands miss the aim."""
+    """Print a table, and the commands that miss the target."""
     rows = [(row["command"], f"{row['seconds']:.3f}", f"{row['highest']:.3f}") for row in result["rows"]]
     print_table(console, ["--help of", "seconds", "longest"], rows)
     slow = [row["command"] for row in result["rows"] if row["seconds"] > AIM_SECONDS]

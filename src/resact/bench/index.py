@@ -1,7 +1,7 @@
-"""`resact bench index`: what an index of a million videos costs: opening it, and drawing clips from it.
+"""`resact bench index`: time and memory to open an index of a million videos, and to draw clips from it.
 
-Only the index is made, with the store's own writer: random numbers of frames (UCF101's 30 to 196) and of bytes. Each
-store is opened in a fresh process, with the page cache cold and warm.
+Only the index is made, with the store's own writer and random numbers of frames (30 to 196, as in UCF101) and bytes.
+Each store is opened in a new process, with a cold and with a warm page cache.
 """
 
 import json
@@ -33,7 +33,7 @@ _DRAWN, _REPEATS = 20_000, 5
 
 
 def bench_index(videos: Sequence[int], *, console: Console) -> dict[str, Any]:
-    """Measure indexes of so many videos each.
+    """Measure one index for each number of videos.
 
     Returns:
         `rows`, each `videos, frames, page_cache, open_seconds, open_peak_bytes, first_clip_milliseconds,
@@ -56,7 +56,7 @@ def bench_index(videos: Sequence[int], *, console: Console) -> dict[str, Any]:
 
 
 def print_index(result: dict[str, Any], console: Console) -> None:
-    """A table."""
+    """Print a table."""
     rows = [
         (
             f"{row['videos']:,} videos, page cache {row['page_cache']}",

@@ -1,4 +1,4 @@
-"""How long each of a network's layers takes in training."""
+"""Measures the time of each layer of a network in training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,8 +17,8 @@ from resact.train.networks.timing import mark, seconds_between, synchronise
 class LayerTimes:
     """Forward and backward times of conv1, of each module, fc1 and fc2, for some steps.
 
-    A layer's forward time ends when its output is there; its backward time begins with the output's gradient and ends
-    with the input's, or in conv1, whose input has none, with the last weight's.
+    A layer's forward time ends when its output is ready. Its backward time starts with the gradient of its output and
+    ends with the gradient of its input, or, in conv1, whose input has none, with the last weight's gradient.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -28,7 +28,7 @@ class LayerTimes:
 
     @contextmanager
     def watching(self, network: ActionNetwork) -> Iterator[None]:
-        """Steps inside are measured, whichever kernels compute them."""
+        """A context in which steps are measured, whichever kernels compute them."""
         names: dict[nn.Module, str] = {
             module: name for name, module in network.named_modules() if isinstance(module, Bottleneck)
         }
@@ -72,7 +72,7 @@ class LayerTimes:
         self._moments[name, direction][-1][1:] = [mark(self._device)]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A row a layer: `layer, forward_milliseconds, backward_milliseconds`, medians over steps."""
+        """One row per layer: `layer, forward_milliseconds, backward_milliseconds`, medians over steps."""
         synchronise(self._device)
         times = {
             key: 1000 * median(seconds_between(*moments) for moments in steps) for key, steps in self._moments.items()

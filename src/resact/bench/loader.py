@@ -1,7 +1,7 @@
-"""`resact bench loader`: clips from stores beside other ways to get the same clips, in one run.
+"""`resact bench loader`: compares clips read from stores with other ways to read the same clips, in one run.
 
-In each round every competitor makes the same clips in its turn. A competitor's processes live through all rounds of one
-number of cores, pinned to them; the first round warms up and does not count.
+In each round, competitors take turns to make the same clips. A competitor's processes live for all rounds of one number
+of cores, pinned to them. The first round is a warm-up and does not count.
 """
 
 import os
@@ -63,14 +63,14 @@ def bench_loader(
     """Measure ours and others on the same clips.
 
     Args:
-        stores: local stores of the same videos, one a codec.
+        stores: local stores of the same videos, one per codec.
         sources: the video file of each video.
         geometry: of the clips.
-        competitors: of `COMPETITORS`.
+        competitors: names in `COMPETITORS`.
         cores: numbers of cores to measure with, such as (1, 16).
-        clips: at most so many a round, each of another video.
-        rounds: that count, each once with a warm and once with a cold page cache.
-        seed: of the clips.
+        clips: most clips per round, each from a different video.
+        rounds: number of measured rounds, each with a warm and with a cold page cache.
+        seed: seed of the clips.
         console: for people.
 
     Returns:
@@ -225,7 +225,7 @@ def _result(one: _Competitor, competitors: Sequence[_Competitor], cores: int, ca
 
 
 def print_loader(result: dict[str, Any], console: Console) -> None:
-    """Every competitor's calls, and a table for each number of cores and each page cache."""
+    """Print every competitor's calls, and a table for each number of cores and each state of the page cache."""
     for name, calls in result["calls"].items():
         console.print(f"{name}: {calls}")
     headings = ["clips/s", "CPU ms", *(rival.replace("_", "\n") for rival in _RIVALS)]

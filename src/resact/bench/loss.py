@@ -1,4 +1,4 @@
-"""What a lossy codec changes: noise on frames, and on the residuals that networks are given.
+"""The loss of a lossy codec: noise on frames, and on the residuals that networks get.
 
 Shapes: N frames, H height, W width, C = 3 (RGB), D height and width of what the network is given.
 """
@@ -20,20 +20,20 @@ Frames = npt.NDArray[np.uint8]
 def losses_against(
     lossless_NHWC: Frames, *, steps: Sequence[int], size: int
 ) -> Callable[[Frames], dict[str, float | None]]:
-    """Compare other versions of neighbouring frames with the right ones.
+    """Compare other versions of neighbouring frames with the reference.
 
     Args:
-        lossless_NHWC: the right ones, uint8 RGB.
-        steps: of the residuals.
-        size: D. Residuals are those of the centre crop, resized as in training, with no normalisation.
+        lossless_NHWC: the reference frames, uint8 RGB.
+        steps: residual steps.
+        size: D. Residuals use the centre crop, resized as in training, without normalisation.
 
     Returns:
-        A function of uint8 frames of the same shape. It gives, in dB, `frames_db`, peak signal to noise over all
-        pixels of all frames, and for each step s `residual_step_s_db`, the power of the right residuals over that of
-        the difference; infinite where nothing differs, None where the right residuals are zero and others are not.
+        A function of uint8 frames of the same shape. It gives, in dB, `frames_db`, peak signal to noise over all pixels
+        of all frames, and for each step s `residual_step_s_db`, the power of the reference residuals divided by that of
+        the difference; infinite if nothing differs, None if the reference residuals are zero and others are not.
 
     Raises:
-        UsageError: these are no such frames, or too few for a step.
+        UsageError: frames of another shape or dtype, or too few for a step.
     """
     right = {step: residual.double() for step, residual in _residuals(lossless_NHWC, steps, size).items()}
 
@@ -52,7 +52,7 @@ def losses_against(
 
 
 def decibels(signal: float, noise: float) -> float | None:
-    """Of two powers; infinite without noise, None without a signal."""
+    """Ratio of two powers in dB; infinite without noise, None without a signal."""
     if not noise:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else None

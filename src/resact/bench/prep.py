@@ -1,12 +1,12 @@
-"""`resact bench prep`: prep beside bare ffmpeg on the same videos, in one run.
+"""`resact bench prep`: compares prep with bare ffmpeg on the same videos, in one run.
 
-The videos are dealt into rounds; in each round every competitor does that round's videos in its turn.
+The videos are split into rounds. In each round, competitors take turns on that round's videos.
 
-Bare ffmpeg runs in three ways, always to nowhere. `ffmpeg` is the command that a user would type: `fps` and `scale`,
-RGB frames. `ffmpeg rgb24` and `ffmpeg yuvj420p` run the graphs that prep runs for the lossless codecs and for JPEG:
-these also set each frame's time before `fps` samples, and JPEG's spares the conversion to RGB. The target
-(`ratio_to_ffmpeg`) is against the first: it is what there is without resact, and does not change with our graph.
-`ratio_to_same_graph` says what prep adds to its own decoding.
+Bare ffmpeg runs in three ways, always with the null output. `ffmpeg` is the command that a user would type: `fps` and
+`scale`, RGB frames. `ffmpeg rgb24` and `ffmpeg yuvj420p` run the graphs that prep runs for the lossless codecs and for
+JPEG: these also set each frame's time before `fps` samples, and JPEG's graph avoids the conversion to RGB. The target
+(`ratio_to_ffmpeg`) compares with the first: it is what users have without resact, and does not change with our graph.
+`ratio_to_same_graph` shows what prep adds to its own decoding.
 """
 
 import os
@@ -65,11 +65,11 @@ def bench_prep(
 
     Args:
         dataset: what to prep.
-        job: settings; its store's folder is where the stores are made, and removed again.
-        executor: a running one with `workers` workers: its start is not measured.
-        codecs: of prep.
-        workers: processes.
-        rounds: into how many parts the videos are dealt.
+        job: settings; stores are made in the folder of its store, and removed again.
+        executor: a running executor with `workers` workers, so that its start is not measured.
+        codecs: codecs of prep.
+        workers: number of processes.
+        rounds: number of rounds, into which the videos are split.
         console: for people.
 
     Returns:
@@ -130,7 +130,7 @@ def bench_prep(
 
 
 def print_prep(result: dict[str, Any], console: Console) -> None:
-    """The commands of ffmpeg, and a table."""
+    """Print the ffmpeg commands, and a table."""
     for name, command in result["commands"].items():
         console.print(f"{name}: {shlex.join(command)}")
     rows = []

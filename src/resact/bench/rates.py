@@ -15,19 +15,19 @@ class DeviceRates:
     """What a device does at most."""
 
     bytes_per_second: float
-    """Read and written together, as a large copy does."""
+    """Bytes read and written per second by a large copy."""
 
     flops_per_second: float
-    """Multiplications and additions of a large bfloat16 matrix product, two a multiply-add."""
+    """Operations per second of a large bfloat16 matrix product; a multiply-add counts as two."""
 
 
 def measure_rates(device: torch.device, *, elements: int | None = None, side: int | None = None) -> DeviceRates:
-    """What the device does at most: medians of a large copy and of a large matrix product, both in bfloat16.
+    """Measure a device's peak rates: medians of a large copy and of a large matrix product, both in bfloat16.
 
     Args:
-        device: takes 2 GiB of a GPU.
-        elements: that are copied; None: as many as mean something there.
-        side: of both square matrices; None: likewise.
+        device: the device; needs 2 GiB of a GPU's memory.
+        elements: number of elements to copy; None for a suitable number.
+        side: side of the two square matrices; None for a suitable number.
     """
     elements, side = elements or _COPY_ELEMENTS[device.type], side or _MATRIX_SIDE[device.type]
     copying, bytes_moved = _copy(elements, device)

@@ -1,6 +1,6 @@
-"""The roofline of a training step: the bytes that must move at the least, the multiply-adds, and the time they take.
+"""The roofline of a training step: the minimum bytes moved, the multiply-adds, and the time that they take.
 
-What must move, in one step of forward, backward and optimiser, with activations in bfloat16 and weights in float32:
+What must move in one step (forward, backward, optimiser), with activations in bfloat16 and weights in float32:
 
 1. A batch norm needs sums over its whole raw input before anything behind it can be computed, and its backward pass
    likewise; attention needs a clip's pooled sums before the top convolution. These are the barriers, and all work
@@ -65,7 +65,7 @@ _OPTIMISER = 5
 
 @dataclass(frozen=True)
 class Work:
-    """A layer's part in one sweep over memory, for a whole batch."""
+    """A layer's part of one sweep over memory, for a whole batch."""
 
     layer: str
     """Such as `res2.0.bottom`: module, and part of it."""
@@ -74,7 +74,7 @@ class Work:
     """The optimiser counts as backward."""
 
     sweep: str
-    """What all parts of this sweep have in common: they overlap in time, sweeps do not."""
+    """Name of the sweep: its parts overlap in time, different sweeps do not."""
 
     bytes: int
     multiply_adds: int
@@ -185,7 +185,7 @@ def _multiply_adds(module: nn.Module, positions: int) -> int:
 
 
 def refuse_own(config: RunConfig) -> None:
-    """What is measured are forms of the paper's networks.
+    """Refuse a user's own network: only the paper's networks have a roofline model.
 
     Raises:
         UsageError: the network is of the user's own.
@@ -202,9 +202,9 @@ def list_work(network: ActionNetwork, *, batch: int = 32, frames: int = 32, size
 
     Args:
         network: of any kind and on any device, the meta device included; only its shapes matter.
-        batch: clips.
-        frames: of a clip.
-        size: height and width.
+        batch: number of clips.
+        frames: frames per clip.
+        size: height and width of a clip.
 
     Raises:
         UsageError: `batch`, `frames` or `size` is no whole number above 0.
@@ -378,7 +378,7 @@ def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: i
 
 
 def roofline_seconds(work: list[Work], rates: DeviceRates) -> list[float]:
-    """Of each piece of work, what it adds to the roofline: its share of what its sweep takes the longest for."""
+    """What each piece of work adds to the roofline: its share of the slower of its sweep's two times."""
     sweeps: dict[str, list[Work]] = {}
     for piece in work:
         sweeps.setdefault(piece.sweep, []).append(piece)
@@ -401,7 +401,7 @@ _FIGURES = {
 
 
 def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[dict[str, Any]]:
-    """A row a layer, in the network's order.
+    """One row per layer, in the network's order.
 
     Each has `layer, forward_bytes, backward_bytes, forward_multiply_adds, backward_multiply_adds` of the whole batch,
     and `floor_milliseconds`, None without `rates`.
@@ -417,7 +417,7 @@ def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[di
 
 
 def print_roofline(console: Console, rows: list[dict[str, Any]], *, title: str) -> None:
-    """`roofline_rows` for people, with their totals."""
+    """Print `roofline_rows` with their totals."""
     texts = [
         (row["layer"], *(_text([row[key]], unit, style) for key, (_, unit, style) in _FIGURES.items())) for row in rows
     ]

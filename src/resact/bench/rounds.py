@@ -1,7 +1,7 @@
-"""Taking turns: how every benchmark here compares things on one machine.
+"""Taking turns: how all benchmarks compare competitors on one machine.
 
-A machine's speed drifts, so nothing is measured first and then the other. In each round every competitor goes once,
-each round begins with another one, and ratios are taken round by round.
+A machine's speed drifts, so competitors are not measured one after the other. In each round every competitor runs once,
+each round starts with a different one, and ratios are computed per round.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ Competitor = TypeVar("Competitor")
 
 
 def take_turns(competitors: Sequence[Competitor], rounds: int) -> Iterator[tuple[int, Competitor]]:
-    """Number of the round, from 0 on, and whose turn it is."""
+    """Yields the number of the round, from 0, and the competitor whose turn it is."""
     for number in range(rounds):
         first = number % max(1, len(competitors))
         for competitor in (*competitors[first:], *competitors[:first]):

@@ -1,8 +1,7 @@
-"""`resact bench roofline`: what must move and be multiplied in a training step at the least, layer by layer.
+"""`resact bench roofline`: the minimum bytes and multiply-adds of a training step, layer by layer.
 
-The model of what must move is in the docstring of `bench/roofline.py`. Where there is a device to measure, its own copy
-bandwidth and matrix rate give the time that this takes at the least, and each layer's time in each variant of the step
-is set beside it.
+The docstring of `bench/roofline.py` has the model. On a device to measure, its own copy bandwidth and matrix rate give
+the roofline's time, which is compared with each layer's time in each variant of the step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,14 +40,14 @@ def bench_roofline(
     steps: int,
     console: Console,
 ) -> dict[str, Any]:
-    """List the least work of a step, and measure variants of it beside that.
+    """List the minimum work of a step, and compare measured variants with it.
 
     Args:
-        settings: as for `train`.
-        device: `cuda` or `cpu`; None: the GPU if there is one, and else nothing is measured.
-        rates: of the device, where they are not to be measured.
-        variants: of `VARIANTS`.
-        steps: of each variant, whole and by layers.
+        settings: as in `train`.
+        device: `cuda` or `cpu`; None: the GPU if there is one, otherwise nothing is measured.
+        rates: rates of the device, if they should not be measured.
+        variants: names in `VARIANTS`.
+        steps: steps of each variant, complete and layer by layer.
         console: for people.
 
     Returns:

@@ -1,4 +1,4 @@
-"""How every benchmark shows its rows to people."""
+"""The table printer of all benchmarks."""
 
 from collections.abc import Iterable, Sequence
 
@@ -15,14 +15,14 @@ def print_table(
     caption: str | None = None,
     footer: Sequence[str] | None = None,
 ) -> None:
-    """A table of figures: the first column has names, the others have numbers.
+    """Print a table of figures: the first column has names, the others numbers.
 
     Args:
-        console: where to.
-        headings: of the columns.
-        rows: a text a column.
-        title: above it.
-        caption: below it.
+        console: where to print.
+        headings: headings of the columns.
+        rows: one text per column.
+        title: title above the table.
+        caption: caption below the table.
         footer: a last row for totals.
     """
     foot = footer or [""] * len(headings)

@@ -1,8 +1,8 @@
-"""`resact bench train`: training steps in all their forms, beside other networks', in turns on the same machine.
+"""`resact bench train`: compares training steps in all variants and other networks, in turns on the same machine.
 
-The wait for data is the time during which the device has nothing to do because the next clips are not there yet. On
-CUDA the host runs ahead: it may wait while the device is still busy with the steps before, and that costs nothing. So
-it is measured on the device there, by events, from the end of a step until the next clips are there.
+The wait for data is the time in which the device is idle because the next clips are not ready. On CUDA the host runs
+ahead: it may wait while the device is still busy with earlier steps, which costs nothing. So there the wait is measured
+on the device, with events, from the end of a step until the next clips are ready.
 """
 
 import gc
@@ -91,16 +91,16 @@ def bench_train(
     threads: int | None = None,
     console: Console,
 ) -> dict[str, Any]:
-    """Measure training steps, side by side.
+    """Measure training steps of several rows.
 
     Args:
-        settings: as for `train`; without a batch size, one that fits.
-        store: whose clips are read.
-        rows: names among `NAMES`; None: all on a GPU, `AS_TRAINED` on a CPU.
-        devices: `cuda`, `cpu` or both; None: all that there are.
-        steps: of each row in a round.
-        rounds: of which the median is quoted.
-        threads: that read clips; None: one a core, shared among ranks.
+        settings: as in `train`; without a batch size, a suitable one.
+        store: store to read clips from.
+        rows: names in `NAMES`; None: all on a GPU, `AS_TRAINED` on a CPU.
+        devices: `cuda`, `cpu` or both; None: all devices present.
+        steps: steps per row and round.
+        rounds: number of rounds; results are their medians.
+        threads: number of threads that read clips; None: one per core, shared among ranks.
         console: for people.
 
     Returns:
@@ -144,7 +144,7 @@ def bench_train(
 
 
 def print_train(result: dict[str, Any], console: Console) -> None:
-    """A table a device, and what could not run there."""
+    """Print a table per device, and the rows that could not run there."""
     headings = ["", "clips/s", "lowest to highest", "ms a step", "of roofline", "waiting", "peak GB"]
     for device in dict.fromkeys(row["device"] for row in result["rows"]):
         rows = [row for row in result["rows"] if row["device"] == device]

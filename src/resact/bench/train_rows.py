@@ -1,4 +1,4 @@
-"""The rows of `resact bench train`; here those that training itself has no use for, such as other networks."""
+"""The rows of `resact bench train`; this file has those that training itself does not use, such as other networks."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +11,7 @@ from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.step_variants import EAGER, StepVariant
 
 AS_TRAINED = ("synthetic", "store")
-"""What `train` does with the same settings, on clips that are already in memory and on clips from the store."""
+"""Rows that do what `train` does with the same settings, on clips in memory and on clips from the store."""
 
 NAMES = (
     *EAGER,
@@ -29,7 +29,7 @@ NAMES = (
 
 @dataclass(frozen=True)
 class TorchvisionVariant(StepVariant):
-    """A competitor: torchvision's network of this name in place of ours, in the same form and layout."""
+    """A competitor: torchvision's network of this name instead of ours, with the same form and memory layout."""
 
     def build(self, num_classes: int) -> nn.Module:
         """It takes clips by the names of their streams, as ours do.
@@ -43,12 +43,12 @@ class TorchvisionVariant(StepVariant):
 def derived_variants(
     config: RunConfig, eager: StepVariant, fastest: StepVariant
 ) -> dict[str, tuple[StepVariant, str | None]]:
-    """All rows that are neither an eager form nor fused, by name, each with the row that it is a variant of.
+    """The rows that are neither eager forms nor fused, by name, each with the row that it is a variant of.
 
     Args:
-        config: as asked for.
+        config: the requested config.
         eager: the fastest eager form.
-        fastest: that, or the fused kernels where they are faster.
+        fastest: the fastest eager form, or the fused kernels if they are faster.
     """
 
     def with_network(**options: Any) -> RunConfig:

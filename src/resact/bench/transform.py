@@ -1,11 +1,12 @@
-"""`resact bench transform`: PyTorch's operators beside the machine code, or on a GPU the kernel, that equals them.
+"""`resact bench transform`: compares machine code, or the kernel on a GPU, with the PyTorch operators that it must
+equal.
 
-Clips of 33 frames of 342x256 into RGB and residual of 32x112x112, for each side of a training crop, the two ways in
-turns. Of each store, also whole epochs of a stream of training clips with one and with the other.
+Clips of 33 frames of 342x256 become RGB and residual of 32x112x112, for each size of a training crop, in turns. For
+each store, complete epochs of training clips are streamed with both.
 
-On the CPU: one thread, each time other frames and another place, so that neither is in the cache; milliseconds of
-processor time a clip. On a GPU: batches of 32, far more than its cache holds; milliseconds a clip, and the share of
-the time that copying as many bytes takes: those of the crop once, and those of the result. Streams there are fed by a
+On the CPU: one thread, with different frames and output memory each time, so that neither is in the cache; milliseconds
+of CPU time per clip. On a GPU: batches of 32, far more than its cache holds; milliseconds a clip, and the share of the
+time that copying as many bytes takes: those of the crop once, and those of the result. Streams there are fed by a
 thread a core, each video many times over, and measured by the clock.
 """
 
@@ -58,10 +59,10 @@ def bench_transform(
     """Measure the transform alone, and streams of stores with it.
 
     Args:
-        stores: whose training clips are streamed; may be none.
+        stores: stores whose training clips are streamed; may be empty.
         device: `cpu` or `cuda`.
-        rounds: of the transform alone.
-        epochs: of each stream.
+        rounds: rounds of the transform alone.
+        epochs: epochs of each stream.
         console: for people.
 
     Returns:

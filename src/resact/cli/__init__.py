@@ -26,7 +26,7 @@ PANELS = {
     "Clip stores": (stores, show),
     "Networks": (training, evaluation, report, exporting, networks),
 }
-"""Heading in the help -> where its commands are."""
+"""Heading in the help -> modules of its commands."""
 for panel, modules in PANELS.items():
     for command in (command for module in modules for command in module.app.registered_commands):
         command.rich_help_panel = panel
@@ -42,7 +42,7 @@ _REMEDIES = {
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error, never a traceback."""
+    """Run the command line; a user's mistake gives one line on standard error, never a traceback."""
     wait_passively()
     with steady_output():
         try:

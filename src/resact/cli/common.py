@@ -1,4 +1,4 @@
-"""What several commands share: options, and how output reaches people and scripts."""
+"""Code shared by commands: options, and output for people and scripts."""
 
 import json
 import os
@@ -21,7 +21,7 @@ DONE_WITH_FAILURES = 3
 
 
 def no_url(value: Any) -> Any:
-    """A callback: refuse a URL, or several, where a path is expected. `Path` has made one slash of two by then."""
+    """A callback that refuses URLs if a path is expected. `Path` has already turned two slashes into one."""
     for path in value if isinstance(value, list) else [value]:
         match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*:)/(.*)", str(path))
         if match and not Path(match[1]).exists():
@@ -125,7 +125,7 @@ WorkersOption = Annotated[
 
 
 def open_console(json_output: bool) -> "Console":
-    """Where people's text goes: standard output, or standard error when a script reads the former."""
+    """The console for text: standard output, or standard error if a script reads standard output."""
     from rich.console import Console
 
     # Lines that come and go need a cursor that moves.
@@ -137,18 +137,18 @@ def open_console(json_output: bool) -> "Console":
 
 
 def print_json(payload: dict[str, Any]) -> None:
-    """The one object that scripts read, as the last line of standard output."""
+    """Print the JSON object for scripts, as the last line of standard output."""
     sys.stdout.write(json.dumps(payload) + "\n")
 
 
 def check_timeout(seconds: float) -> None:
-    """Refuse a --timeout that is none."""
+    """Refuse a --timeout that is not above 0."""
     if not 0 < seconds < float("inf"):
         raise UsageError(f"got --timeout {seconds}, expected seconds over 0")
 
 
 def worker_count(asked: int | None) -> int:
-    """As asked for, or one a core that this process may use."""
+    """Number of workers: as asked for, or one per core that this process may use."""
     if asked is not None and asked < 0:
         raise UsageError(f"got --workers {asked}, expected 0 or more")
     return len(os.sched_getaffinity(0)) if asked is None else asked

@@ -1,6 +1,6 @@
-"""What a shell offers after the tab key: values of arguments and options, once `resact --install-completion` has run.
+"""Shell completion of argument and option values; `resact --install-completion` sets it up.
 
-The values stay where they are defined, and are imported only when they are asked for.
+Values are imported from where they are defined, and only when needed.
 """
 
 import pkgutil
@@ -15,7 +15,7 @@ def among(values: str | Sequence[str]) -> Callable[[str], list[str]]:
     """Offer the names in a collection.
 
     Args:
-        values: these, or where they are, as `module:name`.
+        values: the names, or where to import them from, as `module:name`.
     """
 
     def offer(incomplete: str) -> list[str]:

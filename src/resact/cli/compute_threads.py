@@ -1,8 +1,8 @@
-"""How many threads compute, and how they wait: both decide how fast training is beside other load.
+"""Number of compute threads, and how they wait: both decide how fast training is on a busy machine.
 
-Between two operations the threads of PyTorch's OpenMP spin, to be quick for the next one. Where another process wants
-the core, a thread that spins keeps it from the one that it waits for: a step can take ten times as long. Threads that
-go to sleep instead cost networks of some size nothing (docs/performance.md).
+Between two operations, the threads of PyTorch's OpenMP spin, to be ready for the next one. If another process wants the
+core, a spinning thread takes the core from the thread that it waits for: a step can take ten times as long. Sleeping
+threads cost nothing, except with tiny networks (docs/performance.md).
 """
 
 import os
@@ -28,17 +28,17 @@ _USERS_OWN = (*_ENVIRONMENT, "KMP_BLOCKTIME")
 
 
 def wait_passively() -> None:
-    """Tell OpenMP, which reads it when torch is loaded; what the user has set stands."""
+    """Let waiting OpenMP threads sleep, unless the user has set this. Call it before torch is loaded."""
     if not any(name in os.environ for name in _USERS_OWN):
         os.environ |= _ENVIRONMENT
 
 
 def set_compute_threads(asked: int | None, console: "Console") -> None:
-    """Load torch, which takes seconds, and compute with as many threads as asked for, or one per core.
+    """Load torch, which takes seconds, and set the number of compute threads: as asked for, or one per core.
 
-    Cores are those that affinity and the control group's quota leave to this process, shared among torchrun's. Threads
-    of one core count once, as for torch. `OMP_NUM_THREADS` wins over that. The load of the machine plays no part: the
-    last bits of results depend on the number, and beside other load fewer threads are hardly quicker.
+    Cores are those that affinity and the control group's quota allow, shared among torchrun's processes. Hardware
+    threads of one core count once, as in torch. `OMP_NUM_THREADS` overrides this default. The machine's load has no
+    effect: the last bits of results depend on the number, and fewer threads are hardly faster on a busy machine.
     """
     from resact.progress import working
 

@@ -1,4 +1,4 @@
-"""The command that shows the others: from nothing to a page of results, offline."""
+"""The demo command: runs the others, from nothing to a results page, offline."""
 
 import os
 import signal
@@ -45,19 +45,19 @@ val_groups = 0              # train on all training videos, as the paper does
 
 @dataclass(frozen=True)
 class Stage:
-    """One command, and what it is for."""
+    """One command and its purpose."""
 
     words: tuple[str, ...]
     why: str
 
     @property
     def shown(self) -> str:
-        """As a user types it."""
+        """The command as a user types it."""
         return " ".join(("resact", *self.words))
 
 
 def stages(folder: Path) -> list[Stage]:
-    """What the demo does in its folder, in order; a training that was begun there before goes on."""
+    """The demo's commands in its folder, in order; an unfinished training there is resumed."""
     from resact.pipeline.executor import loopback_problem
 
     def train(name: str, *options: str) -> tuple[str, ...]:

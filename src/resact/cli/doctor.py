@@ -1,4 +1,4 @@
-"""The command that says whether a machine has what resact needs."""
+"""The command that checks whether a machine has what resact needs."""
 
 from dataclasses import asdict
 from pathlib import Path

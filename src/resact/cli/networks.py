@@ -1,4 +1,4 @@
-"""Commands about networks alone."""
+"""Commands about networks, without a store or a run."""
 
 from typing import Annotated
 

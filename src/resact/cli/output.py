@@ -1,4 +1,4 @@
-"""Files that commands write: told before the work that they can be, and whole or as they were."""
+"""Output files of commands: checked before the work, and written atomically."""
 
 from pathlib import Path
 
@@ -6,17 +6,17 @@ from resact.errors import UsageError
 
 
 def require_writable(path: Path, option: str = "--output") -> None:
-    """Refuse an option's file that cannot be written, before any work; the disk may still fill up.
+    """Refuse an output file that cannot be written, before any work; the disk may still become full.
 
     Raises:
-        UsageError: a folder has that name, or the folder it is in is missing or may not be written to.
+        UsageError: it is a folder, or its parent folder is missing or not writable.
     """
     if problem := write_problem(path):
         raise UsageError(f"got {option} {path}, expected a file in a writable folder ({problem})")
 
 
 def write_problem(path: Path) -> str | None:
-    """Why a file cannot be written, in words; None where it can, and nothing is written."""
+    """Why a file cannot be written, in words; None if it can. Nothing is written."""
     from tempfile import TemporaryFile
 
     if _is_special(path):
@@ -29,7 +29,7 @@ def write_problem(path: Path) -> str | None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Put the whole file there in one step, or leave the one that was there. A link goes on pointing to its file.
+    """Write the file atomically, or leave the old one unchanged. A link keeps pointing to its file.
 
     Raises:
         DiskFullError: the disk is full.

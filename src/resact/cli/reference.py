@@ -1,4 +1,4 @@
-"""Pages that are made from the code: `python -m resact.cli.reference`, in the root of the repository, writes them."""
+"""Generates docs pages from the code: run `python -m resact.cli.reference` in the root of the repository."""
 
 import ast
 import re
@@ -41,7 +41,7 @@ def commands() -> dict[str, click.Command]:
 
 
 def reference() -> str:
-    """The whole page, in Markdown."""
+    """The page of commands, in Markdown."""
     sections = [_HEAD, *(_section(name, command) for name, command in commands().items()), _settings()]
     return "\n".join(sections)
 
@@ -128,7 +128,7 @@ _ROOMS = ("src/resact", "pipeline", "cache", "train")
 
 
 def code_map(root: Path) -> str:
-    """A line for each file of code below the root of the repository, in Markdown."""
+    """The map of the code, with a line for each file, in Markdown."""
     lines = [_CODE_HEAD]
     for room in _ROOMS:
         for folder in (root / room, *sorted(path for path in (root / room).rglob("*") if path.is_dir())):

@@ -1,4 +1,4 @@
-"""The command that sets runs side by side, and beside the paper's tables."""
+"""The command that compares runs side by side, and with the paper's tables."""
 
 import io
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Options of commands that train, made from the settings as `train/settings.py` declares them."""
+"""Options of commands that train, generated from the settings that `train/settings.py` declares."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -29,11 +29,11 @@ ConfigOption = Annotated[
 def with_settings(
     *, without: Collection[str] = (), defaults: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command an option for each setting, and `--config`; it gets those that were given as `settings`.
+    """Give a command an option for each setting, and `--config`; the command gets the given ones as `settings`.
 
     Args:
-        without: names of the settings that it has no option for.
-        defaults: by name, in words, where a default is the command's own.
+        without: names of settings without an option.
+        defaults: by name, texts of defaults that are the command's own.
     """
     names = [name for name, one in SETTINGS.items() if name not in without and one.kind != "table"]
 
@@ -59,7 +59,7 @@ def with_settings(
 
 
 def asked_settings(config: Path | None, **options: Any) -> dict[str, Any]:
-    """Settings by name: those of the toml file, and over them the options that were given (None: not given)."""
+    """Settings by name: those of the toml file, overridden by the given options (None: not given)."""
     given = {name: _value(name, value) for name, value in options.items() if value not in (None, [])}
     return (read_settings(config) if config is not None else {}) | given
 
@@ -74,10 +74,10 @@ def _value(name: str, value: Any) -> Any:
 
 
 def whole_numbers(name: str, text: str) -> tuple[int, ...]:
-    """`1,2,3` as numbers.
+    """Parse `1,2,3`.
 
     Raises:
-        UsageError: it is something else; the option is called by its name.
+        UsageError: it is something else; the message names the option.
     """
     try:
         return tuple(int(part) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""The command that draws what a store holds."""
+"""The command that draws videos of a store."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Commands that make clip stores and look after them."""
+"""Commands that make, inspect and repair clip stores."""
 
 import sys
 from dataclasses import asdict

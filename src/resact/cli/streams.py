@@ -1,4 +1,4 @@
-"""Standard output and error as commands may rely on them: there, open to any text, and allowed to go away."""
+"""Makes standard output and error reliable: they exist, accept any text, and may be closed by the reader."""
 
 import codecs
 import io
@@ -26,7 +26,7 @@ def steady_output() -> Iterator[None]:
     """Until the program ends; the block's own errors are its own.
 
     Raises:
-        SystemExit: what was written did not get out: the pipe's reader has gone, or the disk is full.
+        SystemExit: output was lost: the pipe's reader has ended, or the disk is full.
     """
     _open_closed()
     codecs.register_error("resact", _writable)
@@ -54,7 +54,7 @@ def steady_output() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line on standard error, if anybody can still read it."""
+    """Print a line on standard error, if it is still open."""
     with suppress(OSError):
         sys.stderr.write(f"resact: {text}\n")
         sys.stderr.flush()
