@@ -11,8 +11,6 @@ from resact.train.runs.files.config import Recipe
 
 _BETA2 = 0.999
 
-_BETA2 = 0.999
-
 
 def build_optimiser(
     network: nn.Module, recipe: Recipe, *, head: Iterable[nn.Parameter] = (), head_lr_factor: float = 1.0
