@@ -142,10 +142,11 @@ def _look(store: "ClipStore", row: int) -> Look:
     return np.array([means_of((frame @ _LUMA).round().astype(np.uint8)) for frame in frames], np.float32)
 
 
-def _source(store: "ClipStore", row: int) -> str | None:
+def _source(store: "ClipStore", row: int) -> tuple[Any, Any]:
+    """The file's checksum, and which part of the file the video is."""
     path = f"{array_name(store.index.video_id[row])}/{DOCUMENT}"
-    digest: str | None = unseal(store.files.read(path), f"{store.files}/{path}")["attributes"]["source"]["sha256"]
-    return digest
+    attributes = unseal(store.files.read(path), f"{store.files}/{path}")["attributes"]
+    return attributes["source"]["sha256"], attributes.get("segment")
 
 
 def write_alike(store: Path, pairs: Sequence[Alike]) -> None:

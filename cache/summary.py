@@ -7,7 +7,7 @@ import numpy as np
 
 from resact.cache.grouping import grouping
 from resact.cache.layout import fps_value, printable
-from resact.cache.leaks import Leak, leak_words, read_alike, store_leaks
+from resact.cache.leaks import Leak, read_alike, store_leaks
 from resact.cache.repeats import Repeats, repeats
 from resact.cache.store import ClipStore
 
@@ -123,7 +123,7 @@ def _copies_row(summary: dict[str, Any]) -> dict[str, str]:
         return {}
     leaks = [Leak(**leak) for leak in summary["leaks"]]
     pairs = f"{len(summary['copies']):,} pairs of videos look the same, {len(leaks):,} on two sides of a split"
-    return {"copies": "\n".join(filter(None, [pairs, leak_words(leaks)]))}
+    return {"copies": "\n".join([pairs, *map(str, leaks)])}
 
 
 def _number(fps: str) -> int | float | str:

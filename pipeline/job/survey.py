@@ -152,7 +152,7 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
             if of_one.problem is not None
         ],
         hours=sum(_length(of_one, job.settings.decode.max_seconds) for of_one in seen) / 3600,
-        source_bytes=sum(sizes.values()),
+        source_bytes=sum({video.path: sizes[video.video_id] for video in dataset.videos}.values()),
         store_bytes=None if told is None else told.bytes,
         free_bytes=shutil.disk_usage(_nearest_folder(job.store)).free,
         seconds=None if told is None else told.seconds / max(1, workers),

@@ -136,7 +136,12 @@ def test_prep_notes_leaks_in_the_store_and_info_names_them(after: tuple[Place, d
         ("bike/small two.mp4", "bike/two.avi", False),
         ("phone/one.avi", "phone/small one.mp4", False),
     ]
-    assert "3 pairs of videos look the same, 2 on two sides of a split" in " ".join(shown.stderr.split())
+    words = " ".join(shown.stderr.split())
+    assert (
+        "3 pairs of videos look the same, 2 on two sides of a split "
+        "split1: bike/copy of one.avi (test) and bike/one.avi (train) are the same file "
+        "split1: phone/one.avi (train) and phone/small one.mp4 (test) look the same"
+    ) in words
 
 
 def test_a_dry_run_beside_a_store(after: tuple[Place, dict[str, Any]]) -> None:
