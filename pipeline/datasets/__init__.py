@@ -1,1 +1,1 @@
-"""Data sets: which videos there are, their classes, groups and sides; fetching and drawing them."""
+"""Data sets: their videos with classes, groups and sides; downloading and generating them."""

@@ -1,4 +1,4 @@
-"""What a data set is to prep: videos on the disk with their class, group and split memberships."""
+"""A data set for prep: videos on disk with their class, group and split memberships."""
 
 import difflib
 import os
@@ -16,7 +16,7 @@ from resact.pipeline.datasets.division import SPLIT, Division
 
 @dataclass(frozen=True, kw_only=True)
 class SourceVideo:
-    """One video file that prep is asked to put into the store."""
+    """One video file to put into the store."""
 
     video_id: str
     class_name: str
@@ -27,34 +27,35 @@ class SourceVideo:
     name: str
     """Path below the data set's root, with forward slashes."""
     segment: Segment | None = None
-    """The part of the file that it is; None for all of it."""
+    """The part of the file to use; None for the whole file."""
     problem: str | None = None
-    """Known before decoding; such a video is listed as failed."""
+    """A problem known before decoding; such a video is listed as failed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A data set as found on the disk."""
+    """A data set as found on disk."""
 
     settings: DatasetSettings
     videos: tuple[SourceVideo, ...]
     missing: tuple[str, ...]
-    """Ids of videos that the lists name and the disk has not."""
+    """Ids of videos that the lists name but are missing on disk."""
     others: tuple[str, ...] = ()
-    """Ids of videos that are not asked for, because of `--limit` or of their class."""
+    """Ids of videos left out because of `--limit` or `--classes`."""
     other_classes: int = 0
-    """Classes that are not asked for."""
+    """Classes left out because of `--classes`."""
     aliases: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Video id -> ids that other names of the same file would have."""
+    """Video id -> ids that the other names of the same file would have."""
     notes: tuple[str, ...]
-    """What a user should know of, such as folders that are no class."""
+    """Notes for the user, such as folders that are not classes."""
     division: Division | None = None
-    """Where no list says which videos are for test."""
+    """The random division; None if a list says which videos are for test."""
 
     def beside(self, index: Index) -> "Dataset":
-        """As it is for a store that holds some of it.
+        """The data set, adapted to a store that already has some of it.
 
-        Where no list divides it, what is there keeps its side. A file that is there under another name stays so.
+        Without a list, videos in the store keep their side. A file that is in the store under another name keeps that
+        name.
         """
         videos = self.videos
         if self.aliases:
@@ -67,10 +68,10 @@ class Dataset:
 
 
 def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ...]:
-    """Those asked for, in the order of `known`; all of them for None.
+    """The wanted classes, in the order of `known`; all classes for None.
 
     Raises:
-        UsageError: no such class, or none at all.
+        UsageError: no such class, or an empty selection.
     """
     if wanted is None:
         return tuple(known)
@@ -89,12 +90,12 @@ def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three, for people: line ends, bytes that are no text and look-alikes show."""
+    """The first three names for messages, with line breaks, undecodable bytes and look-alikes made visible."""
     return ", ".join(n if n.isascii() and n.isprintable() else ascii(n) for n in names[:3]) + ", ..." * (len(names) > 3)
 
 
 def path_as_id(name: str) -> str:
-    """The id of a video that has only its path: this, or, where a store cannot have it, its beginning and a hash."""
+    """The id of a video that has only a path: the path, or its beginning and a hash if it is too long."""
     try:
         array_name(name)
     except UsageError:

@@ -1,7 +1,7 @@
-"""Dividing a data set that has no lists between train and test: by group, in each class, for good.
+"""Divides a data set without lists into train and test: by group, in each class, permanently.
 
-The lot of a group depends on the seed and its own name alone, so that every machine draws the same. Groups that a store
-holds already keep their side; the others are drawn around them.
+A group's random number depends only on the seed and its name, so every machine draws the same. Groups already in a
+store keep their side; the others are drawn to fit.
 """
 
 from collections import Counter
@@ -13,30 +13,30 @@ from resact.cache.index import Index
 from resact.cache.layout import MEMBERSHIPS
 
 SPLIT = "split1"
-"""The only split of a data set that is divided here, and of one whose CSV names none."""
+"""Name of the only split of a data set that is divided here, or whose CSV names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
-    """How a data set without lists is divided."""
+    """The division of a data set without lists."""
 
     test_share: float
-    """Of each class's groups, in (0, 1)."""
+    """Share of each class's groups for test, in (0, 1)."""
     seed: int
     groups: Mapping[str, frozenset[str]]
-    """Group -> the classes that it has videos of; of the whole data set, however few of its videos are asked for."""
+    """Group -> its classes, for the whole data set, even if only some of its videos are wanted."""
 
     @property
     def description(self) -> str:
-        """For the settings of a store, so that another prep of it draws the same."""
+        """Text for the settings of a store, so that another prep of it draws the same."""
         return f"test share {self.test_share!r}, seed {self.seed}"
 
     def memberships(self) -> dict[str, str]:
-        """Group -> `train` or `test`, where no store holds any of them."""
+        """Group -> `train` or `test`, without a store."""
         return divide(self.groups, test_share=self.test_share, seed=self.seed, kept={})
 
     def memberships_beside(self, index: Index) -> dict[str, str]:
-        """Likewise, for a store that holds some of them: they keep their side."""
+        """Group -> `train` or `test`, for a store that has some of the groups: they keep their side."""
         groups = {group: set(classes) for group, classes in self.groups.items()}
         kept = {}
         for group, class_name, code in zip(index.group, index.class_name, index.splits[SPLIT], strict=True):
@@ -50,16 +50,16 @@ def divide(
 ) -> dict[str, str]:
     """Group -> `train` or `test`.
 
-    The groups of a class are taken in the order of their lots until so many are in test as its share says, at least
-    one and never all. A group of several classes goes to test if all of them have room there, or one of them has no
-    test group yet. What comes earlier in this order is all that counts, so that the result does not change when any
-    part of it is `kept`: a prep that was stopped midway goes on to the same division.
+    The groups of a class are taken in the order of their random numbers, until the class has its share in test: at
+    least one group, never all. A group that spans several classes goes to test if all of them still need test groups,
+    or one of them has none yet. Only earlier groups in this order matter, so the result does not change if any part of
+    it is `kept`: a prep that was stopped midway continues with the same division.
 
     Args:
         groups: group -> its classes.
-        test_share: of each class's groups, in (0, 1).
-        seed: of the lots.
-        kept: groups whose side is settled, and which it is.
+        test_share: share of each class's groups for test, in (0, 1).
+        seed: random seed.
+        kept: groups whose side is fixed, and that side.
     """
     count = Counter(name for classes in groups.values() for name in classes)
     wanted = {name: max(1, int(test_share * number + 0.5)) for name, number in count.items()}

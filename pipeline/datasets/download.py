@@ -1,7 +1,7 @@
-"""One file over HTTP, whole or not at all: it goes on after a break, and never joins pieces of two files.
+"""Downloads one file over HTTP, completely or not at all: it resumes after a break, and never joins two files.
 
-The bytes go to `NAME.part`; beside it, `NAME.part.json` says of which file they are (the server's ETag or date). A
-server that has another file by now is noticed by `If-Range`, and the download begins anew.
+The bytes go to `NAME.part`; `NAME.part.json` beside it identifies their file (the server's ETag or date). If the file
+on the server has changed, `If-Range` detects it, and the download starts again.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ _AGAIN = {408, 425, 429, 500, 502, 503, 504}
 """Answers after which it is worth another try."""
 
 Progress = Callable[[int], None]
-"""Is told how many bytes of the file are there."""
+"""Called with the number of bytes of the file so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +36,11 @@ class RemoteFile:
     url: str
     bytes: int
     sha256: str | None = None
-    """In hex; None where nobody has published one."""
+    """sha256 in hex; None if none is published."""
 
     @property
     def name(self) -> str:
-        """The last part of its address."""
+        """The last part of its URL."""
         return self.url.rpartition("/")[2]
 
 
@@ -49,11 +49,11 @@ class Patience:
     """How long to try."""
 
     tries: int = 6
-    """One after the other without a single new byte."""
+    """Number of tries in a row without a new byte."""
     wait_seconds: float = 2.0
-    """After the first of them; doubled after each further one."""
+    """Seconds to wait after the first of them; doubled after each further one."""
     stall_seconds: float = 60.0
-    """Without a byte, after which a connection counts as broken."""
+    """Seconds without a byte after which a connection counts as broken."""
 
 
 PATIENCE = Patience()
@@ -64,7 +64,7 @@ class _BrokenOffError(Exception):
 
 
 def bytes_there(file: RemoteFile, folder: Path) -> int:
-    """How many of a file's bytes need not be fetched any more."""
+    """Number of a file's bytes that are already downloaded."""
     path = folder / file.name
     return file.bytes if path.exists() else _size(_part(path))
 
@@ -72,19 +72,19 @@ def bytes_there(file: RemoteFile, folder: Path) -> int:
 def download(
     file: RemoteFile, folder: Path, *, progress: Progress = lambda _: None, patience: Patience = PATIENCE
 ) -> Path:
-    """Fetch a file, or what is missing of it, and check its size and checksum.
+    """Download a file, or the missing part of it, and check its size and checksum.
 
     Args:
-        file: what, and from where.
-        folder: where to; it has to be there.
-        progress: is told how far it is.
+        file: the file and its URL.
+        folder: existing folder to write to.
+        progress: called with the bytes so far.
         patience: when to give up.
 
     Returns:
-        Its path, which is there once the file is whole.
+        Its path, which exists only when the file is complete.
 
     Raises:
-        SourceError: the server has not that file, or does not answer; what has come stays for the next time.
+        SourceError: the server does not have that file, or does not answer; the part downloaded so far is kept.
     """
     path = folder / file.name
     if path.exists():

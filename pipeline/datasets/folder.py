@@ -1,7 +1,7 @@
 """Any folder of videos as a data set: `<class>/<video>`, or deeper, below a root or below folders of sides in it.
 
-A video's id is its path below the root. Which videos are for test says a CSV, or a folder such as `train`, or else a
-seeded division by group. The folder may grow between one prep and the next.
+A video's id is its path below the root. A CSV, folders such as `train`, or else a seeded random division by group
+decide which videos are for test. The folder may grow between preps.
 """
 
 import os
@@ -23,7 +23,7 @@ from resact.pipeline.datasets.sides import require_no_sides_as_groups, side_fold
 from resact.pipeline.datasets.split_csv import Lists, read_split_csv
 
 TEST_SHARE = 0.3
-"""Of each class's groups, unless asked otherwise; about that of UCF101."""
+"""Default share of each class's groups for test; about that of UCF101."""
 
 _LAYOUT = "ROOT/<class>/<video>, in sub-folders of the class where wanted"
 _REMEDY = ", for which it takes two groups: --group-pattern says what a group is, --splits who is on which side"
@@ -47,18 +47,18 @@ def load_folder(
 
     Args:
         root: the folder; each folder in it is a class, or a side such as `train` with a folder for each class.
-        classes: only these.
-        allow_partial: go on although videos that the CSV names are missing.
-        name: of the data set; None for the folder's own.
+        classes: names of the classes to use; None for all.
+        allow_partial: continue even if videos that the CSV names are missing.
+        name: name of the data set; None for the folder's name.
         splits: CSV of memberships, as in `split_csv`; None to divide by folders of sides, or by group.
-        test_share: of each class's groups, in (0, 1); None for `TEST_SHARE`.
-        split_seed: of the division; None for 0.
+        test_share: share of each class's groups for test, in (0, 1); None for `TEST_SHARE`.
+        split_seed: seed of the division; None for 0.
         group_pattern: regular expression, searched in a video's path below the root; what its one pair of parentheses
-            matches is the video's group. None for `..._gNN_...` in the file's name as in UCF101, else the sub-folder
-            of the class that it is in; a video that has neither is a group of its own.
-        flip_safe: whether a mirrored video keeps its class; None for yes.
-        list: says which videos there are, wherever they lie below the root, their classes and sides: see `video_list`.
-        classes_file: the classes' names, where that has numbers for them.
+            matches is the video's group. None for `..._gNN_...` in the file's name as in UCF101, else the sub-folder of
+            its class; a video without either is its own group.
+        flip_safe: whether a mirrored video still shows its class; None for yes.
+        list: list of the videos anywhere below the root, with their classes and sides: see `video_list`.
+        classes_file: names of the classes, if the list has numbers for them.
 
     Raises:
         UsageError: contradicting or impossible arguments.
@@ -212,7 +212,7 @@ class _ClassOf:
 
 
 def find_sources(root: Path | None, settings: DatasetSettings) -> Dataset:
-    """The videos below a root for mending a store of it, which says itself what class, group and sides they have.
+    """The videos below a root, to repair a store: the store itself has their class, group and sides.
 
     Raises:
         UsageError: no root.

@@ -1,4 +1,4 @@
-"""What is below the root of a folder of videos: classes, videos, and what is left out and why."""
+"""Searches a folder of videos: its classes, its videos, and what is left out and why."""
 
 import errno
 import os
@@ -25,7 +25,7 @@ _NO_VIDEO = frozenset(_SUFFIXES.split())
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}
 
 SPECIAL = "not a regular file"
-"""What is said of a pipe, a socket or a device."""
+"""Problem text for a pipe, a socket or a device."""
 
 Identity = tuple[int, ...]
 """Equal for two names of one file or folder."""
@@ -33,13 +33,13 @@ Identity = tuple[int, ...]
 
 @dataclass
 class FolderSearch:
-    """What is below a root, as paths with forward slashes."""
+    """The contents of a root folder, as paths with forward slashes."""
 
     root: Path
     csv: Path | None
-    """The user's own, which may lie among the folders."""
+    """The user's CSV, which may be in the same folder."""
     identities: dict[str, Identity] = field(default_factory=dict)
-    """Of the videos, apart from those whose link leads nowhere."""
+    """Identities of the videos, except broken links."""
     special: set[str] = field(default_factory=set)
     """Pipes, sockets and devices, which nothing should open."""
     _beside: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class FolderSearch:
     def search(self) -> dict[str, list[str]]:
         """Class -> its videos, both sorted; classes without videos are left out.
 
-        A folder that two classes lead to is searched for both: `twins` finds its videos in both.
+        A folder that belongs to two classes is searched for both: `twins` finds its videos in both.
 
         Raises:
             SourceError: a folder cannot be read.
@@ -74,7 +74,7 @@ class FolderSearch:
         return {name: videos for name, videos in by_class.items() if videos}
 
     def search_all(self) -> list[str]:
-        """Videos at any depth, also beside the folders; sorted.
+        """Videos at any depth, also outside class folders; sorted.
 
         Raises:
             SourceError: a folder cannot be read.
@@ -84,7 +84,7 @@ class FolderSearch:
 
     @property
     def not_taken(self) -> Sequence[str]:
-        """Files that are no videos, by their suffixes."""
+        """Files that are not videos, by their suffixes."""
         return self._no_videos
 
     @contextmanager
@@ -126,7 +126,7 @@ class FolderSearch:
         return False
 
     def twins(self, names: Sequence[str]) -> list[list[str]]:
-        """Names of one file, for each that has several; where no link leads there comes first, then by name."""
+        """The names of each file that has several; names without links come first, then sorted by name."""
         of_file: dict[Identity, list[str]] = {}
         for name in names:
             if name in self.identities:
@@ -137,7 +137,7 @@ class FolderSearch:
         return os.path.realpath(self.root / name) != os.path.join(os.path.realpath(self.root), name)  # noqa: PTH118
 
     def is_own(self, name: str) -> bool:
-        """Whether that is the user's list."""
+        """Whether a file is the user's list."""
         return self.csv is not None and (self.root / name).resolve() == self.csv.resolve()
 
     def notes(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a video's group is where its path says it, and what a user should know of groups and sides."""
+"""Groups of videos by their paths, and notes for the user on groups and sides."""
 
 import re
 import unicodedata
@@ -12,10 +12,10 @@ _UCF_GROUP = re.compile(r"(.*_g\d+)_", re.DOTALL)
 
 
 def parse_pattern(text: str | None) -> re.Pattern[str] | None:
-    """`--group-pattern`.
+    """Parse `--group-pattern`.
 
     Raises:
-        UsageError: no regular expression with one pair of parentheses.
+        UsageError: not a regular expression with one pair of parentheses.
     """
     if text is None:
         return None
@@ -31,13 +31,13 @@ def parse_pattern(text: str | None) -> re.Pattern[str] | None:
 def groups_of(
     names: Sequence[str], pattern: re.Pattern[str] | None, *, depth: int | None, sides: Collection[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """Video -> group; and what there is to say of it.
+    """Video -> group, and notes on the groups.
 
     Args:
-        names: of the videos, as paths below the root.
+        names: names of the videos, as paths below the root.
         pattern: `--group-pattern`.
-        depth: of the class's folder in a path, below which folders are groups; None where folders say nothing.
-        sides: folders that are sides, and so no groups.
+        depth: depth of the class's folder in a path, below which folders are groups; None if folders are not groups.
+        sides: folders that are sides, and so not groups.
     """
     notes = []
     if pattern and (own := [name for name in names if not _found_in(name, pattern)]):
@@ -49,7 +49,7 @@ def groups_of(
 
 
 def look_alikes(groups: Collection[str]) -> list[str]:
-    """What there is to say of groups whose names differ in case or Unicode form alone."""
+    """Notes on groups whose names differ only in case or Unicode form."""
     forms: dict[str, set[str]] = {}
     for group in groups:
         forms.setdefault(unicodedata.normalize("NFC", group).casefold(), set()).add(group)
@@ -82,12 +82,12 @@ def _found_in(name: str, pattern: re.Pattern[str]) -> str | None:
 
 
 def division_of(videos: Mapping[str, tuple[str, str]], share: float, seed: int) -> Division:
-    """How to draw sides.
+    """The random division into sides.
 
     Args:
         videos: id -> class and group.
-        share: of each class's groups that is for test.
-        seed: of the draw.
+        share: share of each class's groups for test.
+        seed: seed of the draw.
     """
     classes: dict[str, set[str]] = {}
     for class_name, group in videos.values():
@@ -96,13 +96,13 @@ def division_of(videos: Mapping[str, tuple[str, str]], share: float, seed: int) 
 
 
 def doubts(videos: Sequence[SourceVideo], classes: Sequence[str], splits: Sequence[str], *, remedy: str) -> list[str]:
-    """What a user may not have meant: classes on one side alone, groups on several, no test videos.
+    """Notes on possible mistakes: classes on one side only, groups on several sides, no test videos.
 
     Args:
-        videos: those asked for.
-        classes: likewise.
-        splits: of the data set.
-        remedy: what to do for classes that are on one side alone.
+        videos: the wanted videos.
+        classes: the wanted classes.
+        splits: splits of the data set.
+        remedy: what to do about classes on one side only.
     """
     notes = []
     for split in splits:

@@ -1,4 +1,4 @@
-"""Fewer videos than a data set has, of all its classes and sides."""
+"""Limits the number of videos, keeping all classes and sides."""
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -22,7 +22,7 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
     a larger limit takes the same ones and more.
 
     Raises:
-        UsageError: a limit under one.
+        UsageError: a limit below 1.
     """
     if limit is None:
         return dataset
@@ -51,7 +51,7 @@ def _taken_in_turn(videos: Sequence[_Keyed]) -> Sequence[_Keyed]:
 
 
 def in_turn(videos: Iterable[SourceVideo], *, key: "Callable[[SourceVideo], Hashable]") -> list[SourceVideo]:
-    """The first video of each key, then the second of each, and so on; otherwise in the order in which they come."""
+    """The first video of each key, then the second of each, and so on; otherwise the order is kept."""
     count: Counter[Hashable] = Counter()
     turns = []
     for video in videos:

@@ -1,4 +1,4 @@
-"""What files that list videos have in common: their text, their rows, and names as they are on the disk."""
+"""Code shared by files that list videos: reading text and rows, and matching names with files on disk."""
 
 import csv
 import io
@@ -10,12 +10,12 @@ from pathlib import Path
 from resact.errors import SourceError
 
 SPLIT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-"""It becomes the name of a file in the store."""
+"""Allowed names of splits, which become file names in the store."""
 SPLIT_NAME_WORDS = "expected a name of letters, digits, '_', '-' and '.'"
 
 
 def read_text(path: Path) -> str:
-    """A list in UTF-8, with or without a byte order mark; bytes that are none survive, as names of files may be none.
+    """Read a list in UTF-8, with or without a byte order mark; undecodable bytes are kept, as file names may have some.
 
     Raises:
         SourceError: it cannot be read, or is in UTF-16.
@@ -30,10 +30,10 @@ def read_text(path: Path) -> str:
 
 
 def rows_of(text: str, path: Path, *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Line number and fields, empty lines left out.
+    """Line number and fields of each line that is not empty.
 
     Raises:
-        SourceError: quotes that do not match.
+        SourceError: unbalanced quotes.
     """
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
@@ -45,7 +45,7 @@ def rows_of(text: str, path: Path, *, delimiter: str = ",") -> Iterator[tuple[in
 
 
 class Names:
-    """Names on the disk, found also by another spelling: other Unicode (NFC, NFD), backslashes, a leading `./`."""
+    """Names on disk, also found by other spellings: other Unicode forms (NFC, NFD), backslashes, a leading `./`."""
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = set(names)
@@ -54,12 +54,12 @@ class Names:
             self._by_form.setdefault(plain_form(name), []).append(name)
 
     def meant_by(self, name: str) -> list[str]:
-        """Those that it may mean: one, unless it can mean several; none where it is not there."""
+        """The names that a spelling may mean: usually one, several if ambiguous, none if it does not exist."""
         return [name] if name in self._names else self._by_form.get(plain_form(name), [])
 
 
 def plain_form(name: str) -> str:
-    """Equal for two spellings of one name."""
+    """A form that is equal for two spellings of one name."""
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]

@@ -1,4 +1,4 @@
-"""Videos anywhere below a root, or parts of them, as a list names them: `video_list` says what a list may be."""
+"""A data set from a list: videos anywhere below a root, or parts of them. `video_list` has the forms of a list."""
 
 import os
 import re
@@ -56,20 +56,20 @@ def load_listed(
     """The videos that a list names.
 
     Args:
-        root: the videos are below it.
+        root: folder that contains the videos.
         path: the list.
         title: name of the data set.
-        classes: only these.
-        allow_partial: go on although videos are missing.
-        classes_file: names of classes, where the list has numbers.
-        drawn: options of the draw, by name; None where not given.
-        test_share: of each class's groups, where the list names no sides.
+        classes: names of the classes to use; None for all.
+        allow_partial: continue even if videos are missing.
+        classes_file: names of the classes, if the list has numbers.
+        drawn: options of the random draw, by name; None if not given.
+        test_share: share of each class's groups for test, if the list names no sides.
         pattern: as in `load_folder`.
-        flip_safe: likewise.
+        flip_safe: as in `load_folder`.
 
     Raises:
         UsageError: contradicting or impossible arguments.
-        SourceError: no such folder, or a list that does not fit it; names the lines.
+        SourceError: no such folder, or a list that does not fit it, with the lines.
     """
     rows, other_columns = read_list(path)
     notes = [f"columns of {path} that say nothing to prep: {some(other_columns)}"] if other_columns else []

@@ -1,4 +1,4 @@
-"""The data sets that prep knows by name, and how each is found, made or downloaded."""
+"""The data sets that prep knows by name, and how each is found, generated or downloaded."""
 
 import inspect
 import pkgutil
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetKind:
-    """Where the functions of a data set are, as `module:function`; a module is imported when it is needed."""
+    """The functions of a data set, as `module:function`; modules are imported when needed."""
 
     load: str
-    """Finds its videos. Takes `root`, `classes`, `allow_partial` and, by keyword, the options that only it has."""
+    """Finds its videos. Takes `root`, `classes`, `allow_partial` and, as keywords, its own options."""
     make: str | None = None
-    """Makes what can be made of it on the spot. Takes `root`, `classes`, `open_executor` and `console`."""
+    """Generates its videos, if it can. Takes `root`, `classes`, `open_executor` and `console`."""
     fetch: str | None = None
-    """Plans how what is missing can be downloaded. Takes `root`; gives a `Fetch`, or None."""
+    """Plans the download of missing files. Takes `root`; returns a `Fetch`, or None."""
 
 
 DATASETS = {
@@ -41,7 +41,7 @@ DATASETS = {
     ),
     "folder": DatasetKind(load="resact.pipeline.datasets.folder:load_folder"),
 }
-"""All that `resact prep` knows, by name: a new data set is a line here."""
+"""All data sets of `resact prep`, by name: a new data set is one line here."""
 
 _SHARED_ARGUMENTS = {"root", "classes", "allow_partial"}
 
@@ -58,14 +58,14 @@ def load_dataset(
 
     Args:
         name: one of `DATASETS`.
-        root: folder that holds it; None to look where it usually is.
-        classes: only these classes.
-        allow_partial: take what is there, even if videos that the lists name are missing.
-        options: what only some data sets take, as keyword arguments of the function that loads them.
+        root: folder of the data set; None for its default places.
+        classes: names of the classes to use; None for all.
+        allow_partial: continue even if videos that the lists name are missing.
+        options: options of single data sets, as keyword arguments of their `load` function.
 
     Raises:
         UsageError: no such data set or class, or an option that belongs to another data set.
-        SourceError: sources missing, or fewer than the lists say.
+        SourceError: sources are missing, or fewer than in the lists.
     """
     require_own_options(name, options or {})
     load = pkgutil.resolve_name(_kind(name).load)
@@ -74,7 +74,7 @@ def load_dataset(
 
 
 def require_own_options(name: str, options: Iterable[str]) -> None:
-    """Refuse what a data set does not take, before any work.
+    """Refuse options that a data set does not take, before any work.
 
     Raises:
         UsageError: no such data set, or an option that belongs to another one.
@@ -95,11 +95,11 @@ def make_dataset(
     open_executor: "Callable[[], AbstractContextManager[Executor]]",
     console: "Console",
 ) -> None:
-    """Make what can be made of a data set on the spot; of most nothing can.
+    """Generate the data set's videos, if it can be generated.
 
     Raises:
         UsageError: no such data set.
-        SourceError: it could not be made.
+        SourceError: it could not be generated.
         Interrupted: ctrl-C.
     """
     if make := _kind(name).make:
@@ -107,7 +107,7 @@ def make_dataset(
 
 
 def plan_fetch(name: str, root: Path | None) -> "Fetch | None":
-    """How to download what is missing of a data set; None where nothing is, or none can be downloaded.
+    """How to download the missing files of a data set; None if nothing is missing, or it cannot be downloaded.
 
     Raises:
         UsageError: no such data set.

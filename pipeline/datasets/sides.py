@@ -1,8 +1,8 @@
-"""Names that say a side, such as `train` or `val_256`.
+"""Folder and file names that mean a side, such as `train` or `val_256`.
 
-Above the classes they say on which side a video is. Taken for a class, such a folder would make a data set of two or
-three classes that nobody wants. Taken for a group, it would be drawn as a whole, so that the videos of `val` may be
-trained on and those of `train` tested.
+Above the classes, they decide a video's side. If such a folder counted as a class, the data set would have two or three
+meaningless classes. If it counted as a group, it would be drawn as a whole, so `val` might be used for training and
+`train` for test.
 """
 
 import re
@@ -32,10 +32,10 @@ _MAY_BE_A_LIST = re.compile(r"split|(?:train|test|val)[ _-]?list|train[ _-]?test
 
 
 def sides_named(names: Iterable[str]) -> dict[str, str]:
-    """Name -> `train`, `val`, `test` or `replacement`, of those that say a side.
+    """Name -> `train`, `val`, `test` or `replacement`, for names that mean a side.
 
-    `train_256` does, and so do names that differ in the side alone (`Training_Normal`, `Testing_Normal`). A side's word
-    in another name, such as `training dog`, says nothing.
+    `train_256` does, and so do names that differ only in the side (`Training_Normal`, `Testing_Normal`). A side's word
+    in another name, such as `training dog`, does not count.
     """
     sides: dict[str, str] = {}
     alike: dict[str, dict[str, str]] = defaultdict(dict)
@@ -53,17 +53,17 @@ def sides_named(names: Iterable[str]) -> dict[str, str]:
 
 
 def sides_above(root: Path, folders: Collection[str]) -> dict[str, str]:
-    """Top folder -> `train`, `val` or `test`, where all of them are sides, as in `train/<class>/<video>`.
+    """Top folder -> `train`, `val` or `test`, if all of them are sides, as in `train/<class>/<video>`.
 
     Args:
         root: of the tree.
-        folders: in the root, those with videos.
+        folders: folders in the root that contain videos.
 
     Returns:
-        Empty where they are classes, one of which may be `train`, among vehicles.
+        The sides; empty if the folders are classes (`train` may be a class, among vehicles).
 
     Raises:
-        SourceError: some are sides and some are not, or one is none that videos can be on.
+        SourceError: some are sides and some are not, or one is not a side that videos can be on.
     """
     sides = sides_named(folders)
     if not sides or (len(sides) < len(folders) and len(set(sides.values())) < 2):
@@ -83,13 +83,13 @@ def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
 
     Args:
         root: of the tree.
-        names: its videos.
+        names: names of its videos.
 
     Returns:
-        What is to be said of names that may be meant otherwise.
+        Notes on names that may have another meaning.
 
     Raises:
-        SourceError: a folder is named as a side. `test1`, `test2` and so on alone are taken for recordings.
+        SourceError: a folder is named like a side. `test1`, `test2` and so on alone count as recordings.
     """
     if folders := side_folders(names):
         raise SourceError(
@@ -111,9 +111,9 @@ def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
 
 
 def side_folders(names: Iterable[str]) -> set[str]:
-    """Folders below a class, as paths below the root, that are sides by their names.
+    """Folders inside a class whose names mean a side, as paths below the root.
 
-    Numbers of one side alone, such as `test1` and `test2`, are taken for recordings.
+    Numbered names of one side alone, such as `test1` and `test2`, count as recordings.
     """
     named = _named_as_sides(names)
     numbered = len(set(named.values())) == 1 and all(re.search(r"/[a-z]+[ _-]?\d{1,2}$", f, re.I) for f in named)
@@ -134,6 +134,6 @@ def _named_as_sides(names: Iterable[str]) -> dict[str, str]:
 
 
 def may_be_lists(names: Sequence[str]) -> list[str]:
-    """Files and folders whose names promise to say who is for training and who for test."""
+    """Files and folders whose names suggest that they say which videos are for training and for test."""
     stems = {name: PurePosixPath(name).stem for name in names}
     return [name for name, stem in stems.items() if _SIDE.search(stem) or _MAY_BE_A_LIST.search(stem)]

@@ -1,10 +1,10 @@
-"""A user's own division of a data set: a CSV with a line for each video and split.
+"""The user's own split of a data set: a CSV with one line per video and split.
 
     video,split,membership,group
     Walk/a.mp4,split1,train,
     Walk/b.mp4,split1,test,
 
-`split` and `group` may be left out; the order of columns does not matter, nor do a byte order mark or CRLF.
+`split` and `group` are optional. The order of columns, a byte order mark and CRLF do not matter.
 """
 
 from collections.abc import Collection
@@ -22,13 +22,13 @@ _EXPECTED = "expected the columns video,membership and optionally split and grou
 
 @dataclass(frozen=True, kw_only=True)
 class Lists:
-    """What a CSV says, by the names that the videos have on the disk."""
+    """The contents of a CSV, by the videos' names on disk."""
 
     splits: tuple[str, ...]
     memberships: dict[str, dict[str, str]] = field(default_factory=dict)
     """Video -> split -> `train`, `val` or `test`."""
     groups: dict[str, str] = field(default_factory=dict)
-    """Video -> group, where the CSV gives one."""
+    """Video -> group, for videos with a group in the CSV."""
 
 
 def read_split_csv(path: Path, names: Collection[str]) -> Lists:
@@ -36,14 +36,14 @@ def read_split_csv(path: Path, names: Collection[str]) -> Lists:
 
     Args:
         path: the file, in UTF-8.
-        names: of the videos on the disk, as paths below the data set's root. A name that the CSV writes with other
-            Unicode (NFC, NFD), with backslashes or with a leading `./` is taken for the one that it can only mean.
+        names: names of the videos on disk, as paths below the data set's root. The CSV may write a name with another
+            Unicode form (NFC, NFD), with backslashes or with a leading `./`, if it can mean only one video.
 
     Returns:
-        Videos that are not among `names` keep the name that the CSV has for them.
+        The memberships and groups. Videos that are not in `names` keep the name that the CSV has for them.
 
     Raises:
-        SourceError: the file is missing or not of this form; says in which line.
+        SourceError: the file is missing, or a line is wrong; names the line.
     """
     lines = rows_of(read_text(path), path)
     number, header = next(lines, (1, []))

@@ -1,7 +1,7 @@
-"""UCF101 as its makers distribute it, and any data set in the same layout of folders and lists.
+"""UCF101 in its original layout, and any data set with the same layout of folders and lists.
 
-The lists have CRLF line ends, and spell one class in two ways (`HandstandPushups/v_HandStandPushups_g01_c01.avi`), so
-names are compared without regard to case; a video's id is its name as the lists write it.
+The lists have CRLF line ends, and spell one class in two ways (`HandstandPushups/v_HandStandPushups_g01_c01.avi`). So
+names are compared without regard to case; a video's id is its name in the lists.
 """
 
 import re
@@ -34,7 +34,7 @@ def load_ucf101(root: Path | None, *, classes: Sequence[str] | None = None, allo
 
     Raises:
         UsageError: no such class.
-        SourceError: not there, or less than all of it without `classes` or `allow_partial`.
+        SourceError: it is missing, or incomplete without `classes` or `allow_partial`.
     """
     candidates = _candidates(root)
     for candidate in candidates:
@@ -56,7 +56,7 @@ def load_ucf101(root: Path | None, *, classes: Sequence[str] | None = None, allo
 
 
 def missing_parts(root: Path | None) -> tuple[Path, list[str]]:
-    """Where UCF101 is or would be, and which of `videos` and `lists` are not there."""
+    """The folder of UCF101, existing or not, and which of `videos` and `lists` are missing."""
     candidates = _candidates(root)
     kinds = {"videos": _VIDEO_FOLDERS, "lists": _LIST_FOLDERS}
     home = next((c for c in candidates if any(_has(c, folders) for folders in kinds.values())), candidates[-1])
@@ -85,12 +85,12 @@ def load_layout(
 
     Args:
         root: the folder that holds both, nested or side by side.
-        name: of the data set.
-        videos: how many the complete lists name.
-        all_classes: how many classes the complete list has.
-        flip_safe: whether a mirrored video keeps its class.
-        classes: only these; None for all.
-        allow_partial: go on although listed videos are missing.
+        name: name of the data set.
+        videos: number of videos in the complete lists.
+        all_classes: number of classes in the complete list.
+        flip_safe: whether a mirrored video still shows its class.
+        classes: names of the classes to use; None for all.
+        allow_partial: continue even if listed videos are missing.
 
     Raises:
         UsageError: no such class.

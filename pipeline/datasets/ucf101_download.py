@@ -1,4 +1,4 @@
-"""UCF101 from its makers: two archives, fetched, checked, unpacked and removed again."""
+"""Downloads UCF101 from its makers: two archives, which are checked, unpacked and removed."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ _OTHER_CLASSES = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStore:
-    """The store that is to be made of what is fetched."""
+    """The store to make from the download."""
 
     path: Path
     codec: str
@@ -41,11 +41,11 @@ class PlannedStore:
     short_side: int
     max_seconds: float | None
     videos: int
-    """At most so many."""
+    """Most videos of the store."""
 
     @classmethod
     def of(cls, path: Path, codec: str, decode: DecodeSettings, *, classes: int | None, limit: int | None) -> Self:
-        """From what prep was asked for; `classes` says of how many, None: of all."""
+        """The planned store from prep's options; `classes` is the number of classes, None for all."""
         return cls(
             path=path,
             codec=codec,
@@ -57,7 +57,7 @@ class PlannedStore:
 
     @property
     def bytes(self) -> int:
-        """About as large as it will be."""
+        """Estimated size of the store."""
         frames = _FRAMES / VIDEOS * self.frames_per_second / 15
         if self.max_seconds is not None:
             frames = min(frames, self.max_seconds * self.frames_per_second)
@@ -65,14 +65,14 @@ class PlannedStore:
 
 
 def videos_of(classes: int | None, limit: int | None) -> int:
-    """About how many videos so many classes have, and no more than the limit; None: all."""
+    """Estimated number of videos of `classes` classes, at most `limit`; None for all."""
     videos = VIDEOS if classes is None else min(VIDEOS, round(VIDEOS / CLASSES * classes))
     return videos if limit is None else min(videos, limit)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One archive and what comes out of it."""
+    """One archive and its contents."""
 
     what: str
     file: RemoteFile
@@ -82,10 +82,10 @@ class Part:
 
 
 def parts(address: str = ADDRESS) -> tuple[Part, ...]:
-    """The lists first: they are small, and tell at once whether the server is the right one.
+    """The archives, lists first: they are small, and show at once whether the server is the right one.
 
-    The lists' sha256 is the one that TensorFlow Datasets publishes; of the videos' archive none is published, but RAR
-    keeps a CRC-32 of every file, which is tested in unpacking.
+    The lists' sha256 is the one that TensorFlow Datasets publishes. For the videos' archive none is published, but RAR
+    has a CRC-32 of every file, which is checked in unpacking.
     """
     return (
         Part(
@@ -109,19 +109,19 @@ def parts(address: str = ADDRESS) -> tuple[Part, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Fetch:
-    """What is missing of UCF101, and where it will go."""
+    """The missing parts of UCF101, and their destination."""
 
     home: Path
     parts: tuple[Part, ...]
 
     @property
     def bytes(self) -> int:
-        """That have to be downloaded."""
+        """Number of bytes to download."""
         return sum(part.file.bytes - bytes_there(part.file, self.home) for part in self.parts)
 
     @property
     def question(self) -> str:
-        """For a user who has not asked for it."""
+        """Question to a user who has not passed `--download`."""
         source = self.parts[0].file.url.rpartition("/")[0]
         return f"UCF101 is not in {self.home}. Fetch {self.bytes / 1e9:.2f} GB from {source}?"
 
@@ -132,17 +132,17 @@ class Fetch:
         console: Console,
         patience: Patience = PATIENCE,
     ) -> None:
-        """Fetch and unpack it. Stopped at any moment, the same call goes on from there.
+        """Download and unpack it. If it is stopped at any moment, the same call continues.
 
         Args:
-            store: its room is looked at before the first byte, too.
-            console: for people.
-            patience: with the server.
+            store: planned store, whose space is also checked before the first byte.
+            console: where to print.
+            patience: how long to try.
 
         Raises:
-            DiskFullError: not enough room for archives, videos and store.
-            ToolError: RAR cannot be read here.
-            SourceError: the server has something else, or does not answer; or an archive is damaged.
+            DiskFullError: not enough space for archives, videos and store.
+            ToolError: RAR files cannot be read here.
+            SourceError: the server has another file, or does not answer, or an archive is damaged.
             Interrupted: ctrl-C.
         """
         self.home.mkdir(parents=True, exist_ok=True)
@@ -199,11 +199,11 @@ class Fetch:
 
 
 def plan_fetch(root: Path | None, *, address: str = ADDRESS) -> Fetch | None:
-    """What is missing; None where videos and lists are there.
+    """The missing parts; None if videos and lists exist.
 
     Args:
-        root: as of `load_ucf101`.
-        address: of the folder with the archives.
+        root: as in `load_ucf101`.
+        address: URL of the folder with the archives.
     """
     home, missing = missing_parts(root)
     wanted = tuple(part for part in parts(address) if part.what in missing)

@@ -1,6 +1,6 @@
-"""ZIP and RAR archives into a folder: every file checked, none outside of it, and a stopped one goes on.
+"""Unpacks ZIP and RAR archives into a folder: every file is checked, none lies outside, and it can be resumed.
 
-Each file gets its name once it is whole, so that what is there need not be unpacked again.
+Each file gets its name only when it is complete, so existing files do not have to be unpacked again.
 """
 
 import os
@@ -20,7 +20,7 @@ from resact.cache.layout import printable
 from resact.errors import SourceError, ToolError
 
 Progress = Callable[[int], None]
-"""Is told how many bytes more are unpacked."""
+"""Called with the number of bytes just unpacked."""
 
 _TINY_RAR = bytes.fromhex(  # one stored file `x` of two bytes
     "526172211a0700cf907300000d00000000000000750f740080210002000000020000000347dddc790000000014300100a4810000786f6b"
@@ -48,15 +48,15 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = lambda _: None) 
 
     Args:
         archive: the file.
-        folder: where to, made where it is not there. Files of the right size that are there are left as they are.
-        progress: is told how far it is.
+        folder: destination, created if needed. Existing files of the right size are kept.
+        progress: called with the number of bytes just unpacked.
 
     Returns:
-        How many files the archive has.
+        The number of files in the archive.
 
     Raises:
         SourceError: the archive is damaged, or has a path that leads out of the folder, or a link.
-        ToolError: nothing here can read RAR.
+        ToolError: RAR files cannot be read here.
     """
     members = _rar if archive.suffix.lower() == ".rar" else _zip
     for member in members(archive, listing=True):  # before anything is written
@@ -83,10 +83,10 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = lambda _: None) 
 
 
 def require_rar() -> None:
-    """That RAR archives can be read here, by reading one.
+    """Check that RAR archives can be read here, by reading one.
 
     Raises:
-        ToolError: they cannot.
+        ToolError: they cannot be read.
     """
     with tempfile.TemporaryDirectory() as scratch:
         archive = Path(scratch, "tiny.rar")

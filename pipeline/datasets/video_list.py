@@ -1,4 +1,4 @@
-"""A list that says all of a data set: which videos, or which parts of them, of what class, on which side.
+"""A list that describes a whole data set: its videos or parts of them, their classes and sides.
 
     video,label,start,end,membership,split,group
     talks/a.mp4,wave,0:12.5,0:15,train,split1,anna
@@ -21,7 +21,7 @@ from resact.pipeline.datasets.division import SPLIT
 from resact.pipeline.datasets.list_file import SPLIT_NAME, SPLIT_NAME_WORDS, read_text, rows_of
 
 NONE = "none"
-"""The membership of a video that is kept, and in no split."""
+"""The membership of a video that is stored but in no split."""
 
 _NEEDED = ("video", "label")
 _COLUMNS = (*_NEEDED, "start", "end", "membership", "split", "group")
@@ -45,29 +45,29 @@ class Row:
 
     line: int
     video: str
-    """As it is written."""
+    """The video's name as written in the list."""
     label: str
     segment: Segment | None
     membership: str | None
-    """`train`, `val`, `test` or `none`; None where the list has no such column."""
+    """`train`, `val`, `test` or `none`; None if the list has no such column."""
     split: str
     group: str
-    """Empty where the list gives none."""
+    """The video's group; empty if the list gives none."""
 
 
 @dataclass
 class Problems:
-    """What is wrong with a list, by line."""
+    """The problems of a list, by line."""
 
     path: Path
     found: list[tuple[int, str]] = field(default_factory=list)
 
     def add(self, line: int, what: str) -> None:
-        """Note it."""
+        """Add a problem."""
         self.found.append((line, what))
 
     def require_none(self, advice: str = "correct the list") -> None:
-        """Raises SourceError: names the first of them, with their lines."""
+        """Raise a SourceError if there are problems: it names the first ones with their lines."""
         if self.found:
             shown = "; ".join(f"line {line}: {what}" for line, what in sorted(self.found)[:_SHOWN])
             more = f"; and {len(self.found) - _SHOWN:,} more lines" if len(self.found) > _SHOWN else ""
@@ -75,10 +75,10 @@ class Problems:
 
 
 def read_list(path: Path) -> tuple[list[Row], list[str]]:
-    """All rows of a list, and the columns that say nothing to prep.
+    """All rows of a list, and the columns that prep ignores.
 
     Raises:
-        SourceError: it cannot be read, or lines are not of its form; names them.
+        SourceError: it cannot be read, or lines are wrong; names them.
     """
     text = read_text(path)
     problems = Problems(path)
@@ -207,11 +207,12 @@ def _seconds(text: str, name: str, number: int, problems: Problems) -> Decimal |
 def read_class_names(path: Path) -> dict[str, str]:
     """Number in a list -> class name.
 
-    A text file with a name on each line, numbered from 0; with a number before each name, or behind a comma; or JSON:
-    an array of names (of Diving48 the parts of each), or an object of names and numbers, either way around.
+    The file is text with a name on each line, numbered from 0, or with a number before each name or after a comma. Or
+    it is JSON: an array of names (for Diving48, of the parts of each name), or an object that maps names to numbers or
+    numbers to names.
 
     Raises:
-        SourceError: it cannot be read, or a number or name is there twice.
+        SourceError: it cannot be read, or a number or name occurs twice.
     """
     text = read_text(path).strip()
     if text[:1] in ("[", "{"):

@@ -1,8 +1,8 @@
-"""Windows along a video of any length, as prep would have their frames: decoded as they are taken, never all at once.
+"""Windows along a video of any length, with frames as in prep's stores. They are decoded one by one, as needed.
 
-Frames are sampled, coloured and compressed as in a store. What a store is spared stays visible here: whether the
-declared frame rate was right is known for the frames until now, not for those to come. Where it turns out wrong the
-video is decoded again from its start, and windows go on behind those that were given.
+Frames are sampled, coloured and compressed as in a store. There is one difference: whether the declared frame rate was
+right is known only for the frames so far. If it turns out wrong, the video is decoded again from its start, and windows
+continue after those already given.
 """
 
 import math
@@ -33,10 +33,10 @@ _UNITS = {None: Fraction(1), "ms": Fraction(1, 1000), "s": Fraction(1), "min": F
 
 
 def parse_every(text: str) -> Fraction:
-    """Seconds: `1s`, `0.5`, `500ms`, `2min`.
+    """Parse a time, such as `1s`, `0.5`, `500ms` or `2min`, into seconds.
 
     Raises:
-        UsageError: not a time over 0.
+        UsageError: not a time above 0.
     """
     match = _EVERY.fullmatch(text.strip())
     seconds = Fraction(match[1]) * _UNITS[match[2]] if match else Fraction(0)
@@ -51,25 +51,25 @@ class Window:
 
     start_seconds: float
     stop_seconds: float
-    """Where its last frame ends."""
+    """End of its last frame, in seconds."""
     frames: npt.NDArray[np.uint8]
-    """(T, H, W, 3); fewer frames than asked for where the video has no more."""
+    """(T, H, W, 3); fewer frames than asked for if the video has no more."""
 
 
 class VideoWindows:
-    """The windows of one video, each `every` seconds after the one before. Iterating decodes; once only.
+    """The windows of one video, each `every` seconds after the one before. Iterating decodes; iterate only once.
 
-    One that begins in the video and does not fit is moved back, to end with it. A video that is shorter than a window
-    gives one, of all its frames.
+    A window that starts in the video but does not fit is moved back to end with the video. A video shorter than a
+    window gives one window of all its frames.
 
     Args:
         video: the file.
-        decode: frame rate, short side and so on; `max_seconds` apart, since all of the video is taken.
-        codec: that frames go through, as in a store.
-        frames: of a window.
-        every: seconds from one window's start to the next one's.
+        decode: frame rate, short side and so on; `max_seconds` is ignored, since the whole video is used.
+        codec: codec that frames go through, as in a store.
+        frames: frames per window.
+        every: seconds between the starts of windows.
         ffmpeg: path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel.
-        timeout_seconds: for each frame.
+        timeout_seconds: time limit for each frame.
 
     Raises:
         UsageError: `every` is less than one frame.
@@ -87,13 +87,13 @@ class VideoWindows:
         timeout_seconds: float = 600.0,
     ) -> None:
         self.num_frames = 0
-        """Until now, at the rate of the windows."""
+        """Number of frames so far, at the frame rate of the windows."""
         self.duration_seconds: float | None = None
-        """As the file says, known from the first window on; None where it does not."""
+        """Duration according to the file, known from the first window on; None if it has none."""
         self.problem: str | None = None
         """After the last window: what ffmpeg recovered from."""
         self.note: str | None = None
-        """After the last window: what a user may want to know of the video."""
+        """After the last window: what a user may want to know about the video."""
         self._video, self._decode = video, replace(decode, max_seconds=None)
         self._codec: FrameCodec = build_codec(codec)
         self._frames, self._every = frames, every
@@ -106,12 +106,12 @@ class VideoWindows:
 
     @property
     def seconds(self) -> float:
-        """Of video, decoded until now."""
+        """Seconds of video decoded so far."""
         return float(self.num_frames / self._rate) if self._rate else 0.0
 
     def __iter__(self) -> Iterator[Window]:
         """Raises:
-        DecodeError: there is nothing to decode, or it breaks off; windows of what came before were given.
+        DecodeError: there is nothing to decode, or the video breaks off; earlier windows were given.
 
         """
         self._require_file()
