@@ -10,7 +10,7 @@ import numpy as np
 from resact.cache.durable import sync_folder
 from resact.cache.files import Files, read_if_there
 from resact.cache.index import REBUILD
-from resact.cache.layout import JOURNAL, Source, VideoRecord, crc32c
+from resact.cache.layout import JOURNAL, Segment, Source, VideoRecord, crc32c
 from resact.errors import DamagedError
 
 
@@ -45,7 +45,11 @@ class Journal:
 
 
 def _line(record: VideoRecord) -> bytes:
-    row = vars(record) | {"source": vars(record.source), "frame_bytes": record.frame_bytes.tolist()}
+    row = vars(record) | {
+        "segment": record.segment and vars(record.segment),
+        "source": vars(record.source),
+        "frame_bytes": record.frame_bytes.tolist(),
+    }
     text = json.dumps(row, sort_keys=True).encode("ascii")
     return f"{crc32c(text):08x} ".encode() + text + b"\n"
 
@@ -70,6 +74,11 @@ def read_journal(files: Files) -> Iterator[VideoRecord]:
         if checksum != f"{crc32c(text):08x}".encode():
             raise DamagedError(f"{files}/{JOURNAL}: line {number} does not match its checksum: {REBUILD}")
         row = json.loads(text)
-        row |= {"source": Source(**row["source"]), "frame_bytes": np.array(row["frame_bytes"], np.uint32)}
+        segment = row.get("segment")  # which journals of older versions have not
+        row |= {
+            "segment": segment and Segment(**segment),
+            "source": Source(**row["source"]),
+            "frame_bytes": np.array(row["frame_bytes"], np.uint32),
+        }
         records[row["video_id"]] = VideoRecord(**row)
     return iter(records.values())

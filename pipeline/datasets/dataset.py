@@ -46,6 +46,8 @@ class Dataset:
     """Classes left out because of `--classes`."""
     aliases: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Video id -> ids that the other names of the same file would have."""
+    lines: Mapping[str, str] = field(default_factory=dict)
+    """Video id -> the line of a list that names it, in words."""
     notes: tuple[str, ...]
     """Notes for the user, such as folders that are not classes."""
     division: Division | None = None

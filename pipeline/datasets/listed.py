@@ -74,10 +74,6 @@ def load_listed(
     rows, other_columns = read_list(path)
     notes = [f"columns of {path} that say nothing to prep: {some(other_columns)}"] if other_columns else []
     problems = Problems(path)
-    for row in rows:
-        if row.segment is not None:
-            problems.add(row.line, "has a start or an end, and parts of videos cannot be prepped yet")
-    problems.require_none("leave these columns out, and name whole videos")
     found = FolderSearch(root, path)
     names = found.search_all()
     places = _Places(root, names, found.not_taken)
@@ -168,6 +164,7 @@ def load_listed(
             v for v in [*(entry.video_id for entry in present), *absent] if v not in accounted | {*of_classes}
         ),
         other_classes=len({*known, *absent.values()} - set(chosen)),
+        lines={entry.video_id: f"{path}, line {entry.lines[0]}" for entry in taken},
         notes=tuple(notes),
         division=division,
     )

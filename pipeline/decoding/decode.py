@@ -52,7 +52,7 @@ class OtherSamplingError(Exception):
     """The frames were sampled wrongly: decode again, with `treatment`."""
 
     def __init__(self, treatment: Treatment) -> None:
-        super().__init__("its frames do not keep to the rate that it declares")
+        super().__init__("its frames are not those that were expected")
         self.treatment = treatment
 
 
@@ -217,22 +217,29 @@ class VideoDecoder:
     def _needed(self, *, ended: bool) -> Treatment:
         """What the log says that the video needs, and what was known before."""
         log, stamps = self._read_log()
-        if log.unfit:
-            raise DecodeError(log.unfit)
         found, known = log.treatment, self.treatment
+        midway = known.cut if known.cut is not None and known.cut.start is not None else None
+        if log.unfit and midway is None:
+            raise DecodeError(log.unfit)
         self.properties = log.properties
         self._declared = None
         if log.properties is not None and log.properties.fps is not None:
             self._declared = Fraction(log.properties.fps), log.properties.time_base
-        needed = replace(found, keep_last=found.keep_last or known.keep_last, sampling=known.sampling)
+        needed = replace(found, keep_last=found.keep_last or known.keep_last, sampling=known.sampling, cut=known.cut)
+        if midway is not None and (needed != known or not midway.agrees(stamps[:1])):
+            raise OtherSamplingError(replace(known, cut=midway.beginning_with(stamps[0] if stamps else None)))
         untimed = log.properties is not None and self._declared is None and known.sampling is None
         if self._samples and untimed and ended and replace(needed, keep_last=known.keep_last) == known:
             return replace(known, sampling=self._choose(log, stamps))  # no frame comes through without a rate
         return needed
 
+    @property
+    def _begins_midway(self) -> bool:
+        return self.treatment.cut is not None and self.treatment.cut.start is not None
+
     def _keeps_time(self) -> bool:
         """Whether the frames up to now keep to the declared rate; so that what is to be done again ends soon."""
-        if not self._samples or self.treatment.sampling is not None or self._declared is None:
+        if not self._samples or self.treatment.sampling is not None or self._declared is None or self._begins_midway:
             return True
         stamps, _ = self._read_lines_logged()
         return fits(stamps[:-1], *self._declared)  # the last may be the end's
@@ -264,7 +271,10 @@ class VideoDecoder:
             seconds = f"{self._timeout_seconds:g} s (--timeout)"
             raise DecodeError(f"no frame within {seconds}" if self._live else f"not decoded within {seconds}")
         log, stamps = self._read_log()
-        if log.unfit:
+        cut = self.treatment.cut
+        if cut is not None and cut.start is not None and (code or log.complaints or not cut.agrees(stamps)):
+            raise OtherSamplingError(replace(self.treatment, cut=cut.without_start()))
+        if log.unfit and not self._begins_midway:
             raise DecodeError(log.unfit)
         if len(log.sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
             first, second = log.sizes[:2]
@@ -283,7 +293,9 @@ class VideoDecoder:
         ended = [f"ffmpeg ended with exit code {code}"] if code > 0 else []
         complaints, properties = sorted([*log.complaints, *ended]), log.properties
         if properties is not None and self._samples and not (complaints and self._strict):
-            sampling = self.treatment.sampling or self._choose(log, stamps)
+            sampling = self.treatment.sampling
+            if sampling is None and not self._begins_midway:  # else it was chosen by the stamps of all packets
+                sampling = self._choose(log, stamps)
             if sampling != self.treatment.sampling and not keep_sampling:
                 raise OtherSamplingError(replace(self.treatment, keep_last=False, sampling=sampling))
             if sampling is not None:

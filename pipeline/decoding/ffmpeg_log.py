@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from resact.cache.settings import FIRST_RULE, RULE
+from resact.pipeline.decoding.cut import Cut
 from resact.pipeline.decoding.frame_times import Sampling
 from resact.pipeline.decoding.tracks import Tracks
 
@@ -23,7 +24,7 @@ _GRAPH_INPUT = re.compile(
 _SCALED = re.compile(r"^\[Parsed_scale_\d+ @ \S+\] \[verbose\] .*-> w:(\d+) h:(\d+)", re.M)
 _RESAMPLED = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] ([1-9]\d*) frames in, (\d+) frames out", re.M)
 _SIGNALLED = re.compile(r"^\[info\] Exiting normally, received signal (\d+)\.", re.M)
-_DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
+DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
 _COMPLAINT = re.compile(r"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\] (.*)")
 _INTERLACED = re.compile(r"^dvvideo\b|\((?:[^()]*, )?(?:top|bottom)(?: coded)? first[,) ]")
 _CONTAINER = re.compile(r"^\[info\] Input #0, (\w+)", re.M)
@@ -74,6 +75,8 @@ class Treatment:
     """It is so short that resampling would leave no frame."""
     sampling: Sampling | None = None
     """Timing of its frames, if they do not match its declared frame rate."""
+    cut: Cut | None = None
+    """The part of the video that is wanted; None for all of it."""
 
 
 class FfmpegLog:
@@ -105,8 +108,8 @@ class FfmpegLog:
         if self._input is None:
             return None
         width, height, ticks, base, numerator, denominator = (int(number) for number in self._input[1:7])
-        duration = _DURATION.search(self._text)
-        seconds = int(duration[1]) * 3600 + int(duration[2]) * 60 + float(duration[3]) if duration else None
+        duration = DURATION.search(self._text)
+        seconds = float(seconds_of(duration)) if duration else None
         return SourceProperties(
             width=width,
             height=height,
@@ -202,6 +205,11 @@ class FfmpegLog:
             others = [words for words in self.complaints if words not in general]
             return "; ".join([f"ffmpeg cannot open it: {general[-1].partition(': ')[2]}", *others[:2]])
         return None
+
+
+def seconds_of(duration: re.Match[str]) -> Fraction:
+    """What `DURATION` has found."""
+    return int(duration[1]) * 3600 + int(duration[2]) * 60 + Fraction(duration[3])
 
 
 def _lacks_memory(complaint: str) -> bool:

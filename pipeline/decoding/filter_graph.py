@@ -8,8 +8,9 @@ import ffmpeg
 
 from resact.cache.settings import FIRST_RULE, RULE, DecodeSettings
 from resact.errors import ToolError, UsageError
+from resact.pipeline.decoding.cut import Cut
 from resact.pipeline.decoding.ffmpeg_log import Treatment
-from resact.pipeline.decoding.frame_times import setpts_by_stamps, setpts_on_grid
+from resact.pipeline.decoding.frame_times import log_stamps, setpts_by_stamps, setpts_on_grid
 
 Pixels = Literal["rgb24", "yuvj420p"]
 """RGB, or full-range 4:2:0 planes in JPEG's colours (BT.601)."""
@@ -35,12 +36,16 @@ def decode_arguments(
             f"the frames are to be made by rule {settings.rule}, and this resact knows rules {FIRST_RULE} to {RULE}: "
             "install a newer resact"
         )
+    treatment = treatment or Treatment()
+    cut = treatment.cut
     inputs: dict[str, object] = {"threads": 1, "protocol_whitelist": "file,pipe"}
-    if settings.max_seconds is not None:
+    if settings.max_seconds is not None and cut is None:
         inputs["t"] = repr(settings.max_seconds)
     if strict:
         inputs["err_detect"] = "explode"
-    treatment = treatment or Treatment()
+    seeks = cut is not None and cut.start is not None and cut.start.seconds is not None
+    if cut is not None and cut.start is not None and seeks:
+        inputs |= {"ss": cut.start.seconds, "noaccurate_seek": None}
     # `V`: a cover picture is not a video.
     video = ffmpeg.input("source", **inputs)["V:0" if treatment.stream is None else str(treatment.stream)]
     if treatment.deinterlace:
@@ -49,9 +54,13 @@ def decode_arguments(
         if settings.rule > FIRST_RULE:
             video = _timed(video, settings.fps, treatment)
         video = video.filter("fps", fps=settings.fps, **({"eof_action": "pass"} if treatment.keep_last else {}))
-        if settings.rule > FIRST_RULE and settings.max_seconds is not None:  # the last frame may last for longer
+        if cut is not None:
+            video = _part(video, cut)
+        elif settings.rule > FIRST_RULE and settings.max_seconds is not None:  # the last frame may last for longer
             most = math.floor(Fraction(repr(settings.max_seconds)) * Fraction(settings.fps) + Fraction(1, 2))
             video = video.filter("trim", end_frame=max(most, 1))
+    elif cut is not None:
+        video = _part_of_source(video, cut)
     side = settings.short_side
     scale = {"w": f"if(lte(iw,ih),{side},-2)", "h": f"if(lte(iw,ih),-2,{side})", "flags": settings.scaler}
     if treatment.square_pixels:
@@ -77,6 +86,7 @@ def decode_arguments(
     stream = ffmpeg.output(video, "pipe:1", **output).global_args(
         "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
         "-filter_complex_threads", "1", *(["-xerror"] if strict else []),
+        *(["-copyts", "-start_at_zero"] if seeks else []),
     )  # fmt: skip
     arguments = list(ffmpeg.get_args(stream))
     # `file:` keeps colons and leading dashes in names from meaning anything. ffmpeg-python takes only names in UTF-8.
@@ -86,11 +96,37 @@ def decode_arguments(
 
 def _timed(video: ffmpeg.Stream, fps: str, treatment: Treatment) -> ffmpeg.Stream:
     """Frames with the times that they are sampled by."""
-    sampling = treatment.sampling
+    sampling, cut = treatment.sampling, treatment.cut
+    start = None if cut is None else cut.start
     if sampling is not None and sampling.by_stamps:
-        return video.filter("setpts", setpts_by_stamps())
-    expression = setpts_on_grid(fps, None if sampling is None else sampling.rate)
+        origin = None if cut is None or start is None else cut.origin
+        return video.filter("setpts", setpts_by_stamps(origin=origin))
+    expression = setpts_on_grid(
+        fps, None if sampling is None else sampling.rate, after=None if start is None else start.state
+    )
     return video.filter("settb", "1/1000000").filter("setpts", expression)
+
+
+def _part(video: ffmpeg.Stream, cut: Cut) -> ffmpeg.Stream:
+    """Of frames at the stored rate. From the first one on, all are decoded, so that all stamps are logged."""
+    if cut.start is None:
+        stop = "" if cut.stop is None else f"*lt(n,{cut.stop})"
+        return video.filter("select", f"gte(n,{cut.first}){stop}")
+    return video.filter("trim", start_pts=cut.first, **({} if cut.stop is None else {"end_pts": cut.stop}))
+
+
+def _part_of_source(video: ffmpeg.Stream, cut: Cut) -> ffmpeg.Stream:
+    """Of the source's frames, those that begin in it; microseconds after the first frame."""
+    origin = "ld(0)" if cut.start is None else f"({cut.origin}*TB)"
+    stop = "" if cut.stop is None else f"*lt(t-{origin},{cut.stop - 1}/1000000)"
+    first = "st(0,if(eq(n,0),t,ld(0)));" if cut.start is None else ""
+    part = f"{first}gte(t-{origin},{cut.first - 1}/1000000){stop}"
+    if cut.start is None:
+        return video.filter("select", part)
+    video = video.filter("setpts", log_stamps())
+    if cut.end_ticks is not None:  # so that little behind it is decoded
+        video = video.filter("trim", end_pts=cut.end_ticks)
+    return video.filter("select", part)
 
 
 def parse_fps(text: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
+import numpy.typing as npt
 
 STAMP_LINE = re.compile(rb"(?:(?<=[\r\n])|\A)(?:\[Eval @ [^]\n]*\] )?\[verbose\] (-?\d+\.\d{6}|-?nan)\n")
 """The graph's log line for each frame: its time stamp in microseconds."""
@@ -49,7 +50,20 @@ class Sampling:
     """The frame rate varies: each frame is shown from its own time stamp on."""
 
 
-def setpts_on_grid(fps: str, rate: str | None) -> str:
+@dataclass(frozen=True)
+class GridState:
+    """What the filter graph knows of a video after some of its frames."""
+
+    frames: int
+    before: float
+    """Register 0, the last frame's stamp, in frames."""
+    place: float
+    """Register 1."""
+    phase: float
+    """Register 2."""
+
+
+def setpts_on_grid(fps: str, rate: str | None, *, after: GridState | None = None) -> str:
     """The expression for ffmpeg's `setpts` that puts frames on the grid, and logs their stamps.
 
     It does the same arithmetic as `_Grid.add`, which explains the registers. At the end ffmpeg evaluates it once more,
@@ -58,30 +72,51 @@ def setpts_on_grid(fps: str, rate: str | None) -> str:
     Args:
         fps: frame rate of the output.
         rate: frame rate of the source; None for the rate that the stream declares.
+        after: frames that are not decoded; None for none.
     """
     source = "FR" if rate is None else f"({rate})"
+    number, known = "N", ""
+    if after is not None:
+        number = f"(N+{after.frames})"
+        known = f"if(eq(N,0),st(0,{after.before!r});st(1,{after.place!r});st(2,{after.phase!r}));"
     return (
-        f"st(3,PTS*{source}*TB);st(3,if(isnan(ld(3)),ld(2)+ld(1)+1,ld(3)));"
-        "if(eq(N,0),st(1,0);st(2,ld(3)),"
+        f"{known}st(3,PTS*{source}*TB);st(3,if(isnan(ld(3)),ld(2)+ld(1)+1,ld(3)));"
+        f"if(eq({number},0),st(1,0);st(2,ld(3)),"
         "if(lt(ld(3),ld(0)),st(1,ld(1)+1);st(2,ld(3)-ld(1)),"
         "st(4,ld(3)-ld(2)-ld(1)-1);"
-        f"st(5,if(gt(ld(4),if(lt(N,{_UNCERTAIN}),{_GAP[0]},{_GAP[1]})),floor(ld(4)+0.5),0));"
-        f"st(1,ld(1)+1+ld(5));st(2,ld(2)+(ld(4)-ld(5))/min(N+1,{_PHASE_FRAMES}))));"
+        f"st(5,if(gt(ld(4),if(lt({number},{_UNCERTAIN}),{_GAP[0]},{_GAP[1]})),floor(ld(4)+0.5),0));"
+        f"st(1,ld(1)+1+ld(5));st(2,ld(2)+(ld(4)-ld(5))/min({number}+1,{_PHASE_FRAMES}))));"
         f"st(0,ld(3));print(PTS,{_VERBOSE});"
         f"ld(1)/({source}*TB)+{_DELAY}/(max({source},{fps})*TB)"
     )
 
 
-def setpts_by_stamps() -> str:
+def delay_seconds(fps: str, rate: Fraction) -> Fraction:
+    """Seconds by which frames on the grid begin late."""
+    return _DELAY / max(rate, Fraction(fps))
+
+
+def setpts_by_stamps(*, origin: int | None = None) -> str:
     """The `setpts` expression for frames that are shown from their own stamps on, counted from the first one.
 
     If the clock goes back, or a frame has no stamp, the frame gets the same distance from its predecessor as that one
     had.
+
+    Args:
+        origin: stamp of the first frame, in ticks, if decoding begins after it and none of this occurs. Stamps are
+            logged then.
     """
+    if origin is not None:
+        return f"{log_stamps()}-({origin})"
     return (
         "st(2,if(gte(PTS,ld(0))*gt(N,0),PTS-ld(0),ld(2)));st(1,if(gt(N,0),ld(1)+ld(2),0));"
         "st(0,if(isnan(PTS),ld(0)+ld(2),PTS));ld(1)"
     )
+
+
+def log_stamps() -> str:
+    """The expression for ffmpeg's `setpts` that leaves the stamps as they are and logs them, in ticks."""
+    return f"print(PTS,{_VERBOSE})"
 
 
 class _Grid:
@@ -94,7 +129,8 @@ class _Grid:
         """Spread of the stamps around their grid positions, in frames: the largest over all stretches of one clock."""
         self._rate = rate.numerator / rate.denominator
         self._count = 0
-        self._before = self._phase = 0.0  # registers 0 and 2; the phase is where place 0 would be
+        self.before = self.phase = 0.0
+        """Registers 0 and 2; the phase is where place 0 would be."""
         self._place = 0.0  # register 1
         self._low = self._high = 0.0
 
@@ -102,20 +138,20 @@ class _Grid:
         """The frame's place, counted from the first frame's."""
         at = stamp * self._rate * (1 / _TICKS)
         if math.isnan(at):
-            at = self._phase + self._place + 1
+            at = self.phase + self._place + 1
         if self._count == 0:
-            self._place, self._phase = 0.0, at
+            self._place, self.phase = 0.0, at
             self._low = self._high = at
-        elif at < self._before:  # the clock begins anew
-            self._place, self._phase = self._place + 1, at - self._place
+        elif at < self.before:  # the clock begins anew
+            self._place, self.phase = self._place + 1, at - self._place
             self._low = self._high = at - self._place
         else:
-            behind = at - self._phase - self._place - 1
+            behind = at - self.phase - self._place - 1
             gap = math.floor(behind + 0.5) if behind > _GAP[self._count >= _UNCERTAIN] else 0
             self._place += 1 + gap
-            self._phase += (behind - gap) / min(self._count + 1, _PHASE_FRAMES)
+            self.phase += (behind - gap) / min(self._count + 1, _PHASE_FRAMES)
             self.gaps += gap > 0
-        self._before = at
+        self.before = at
         self._count += 1
         off = at - self._place
         self._low, self._high = min(self._low, off), max(self._high, off)
@@ -133,6 +169,20 @@ def places(stamps: Sequence[float], rate: Fraction) -> Iterator[int]:
     grid = _Grid(rate)
     for stamp in stamps:
         yield int(grid.add(stamp))
+
+
+def grid_registers(stamps: Sequence[float], rate: Fraction) -> npt.NDArray[np.float64]:
+    """(N, 3) registers 0, 1 and 2 of the filter graph after each frame.
+
+    Args:
+        stamps: as for `places`.
+        rate: likewise.
+    """
+    grid, registers = _Grid(rate), np.empty((len(stamps), 3))
+    for row, stamp in zip(registers, stamps, strict=True):
+        place = grid.add(stamp)
+        row[:] = grid.before, place, grid.phase
+    return registers
 
 
 def fits(stamps: Sequence[float], rate: Fraction, time_base: Fraction) -> bool:

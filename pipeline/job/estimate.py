@@ -49,11 +49,13 @@ def estimate(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> Est
         measured = [m for m in pool.map(lambda video: _measure(job, video, binary), sample) if m is not None]
     if not measured:
         return None
+    total = sum(_size(video.path) for video in videos)
+    if any(video.segment for video in videos):  # parts share files, whose sizes say nothing: each counts alike
+        measured, total = [(stored, 1, seconds) for stored, _, seconds in measured], len(videos)
     # A header that lies about its length, or a time stamp that jumps by hours, must not speak for all the others.
     usual = median_low(stored / source for stored, source, _ in measured)
     measured = [one for one in measured if one[0] / one[1] <= _UNUSUAL * usual]
     stored, source, seconds = (sum(values) for values in zip(*measured, strict=True))
-    total = sum(_size(video.path) for video in videos)
     return Estimate(bytes=round(stored / source * total), seconds=seconds / source * total)
 
 
@@ -93,13 +95,22 @@ def _measure(
         return None  # prep itself will say what is wrong with it
     if properties is None or properties.duration_seconds is None or not sizes:
         return None
-    length = min(properties.duration_seconds, decode.max_seconds or properties.duration_seconds)
+    length = _seconds(video, properties.duration_seconds)
+    length = min(length, decode.max_seconds or length)
     fps = properties.fps if decode.fps == "source" else decode.fps
     if fps is None:
         return None
     frames = length * fps_value(fps)
     each = (times[-1] - times[0]) / max(1, len(times) - 1)  # the first one waits for ffmpeg to start
     return frames * sum(sizes) / len(sizes), _size(video.path), times[0] + frames * each
+
+
+def _seconds(video: SourceVideo, of_file: float) -> float:
+    """Of a video, or of the part of a file that it is."""
+    if video.segment is None:
+        return of_file
+    end = of_file if video.segment.end is None else min(float(video.segment.end), of_file)
+    return max(end - float(video.segment.start), 0.0)
 
 
 def _size(path: Path) -> int:

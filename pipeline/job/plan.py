@@ -13,6 +13,7 @@ from resact.pipeline.datasets.limit import limited
 from resact.pipeline.datasets.registry import load_dataset, make_dataset, require_own_options
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.filter_graph import parse_fps
+from resact.pipeline.job.segments import with_parts_inside
 from resact.pipeline.job.task import PrepJob
 
 
@@ -26,6 +27,8 @@ def load_videos(
     executor: Any,
     options: Mapping[str, Any] | None = None,
     make: bool = True,
+    *,
+    ffmpeg: str | None = None,
 ) -> Dataset:
     """The data set of that name, generated first if it can be; prints what is missing from it.
 
@@ -39,6 +42,8 @@ def load_videos(
         make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
     dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
     dataset = limited(dataset, limit)
+    if any(video.segment for video in dataset.videos):
+        dataset = with_parts_inside(dataset, binary=find_ffmpeg(ffmpeg)[0], allow_partial=allow_partial)
     for note in dataset.notes:
         console.print(printable(f"note: {note}"))
     if dataset.missing:

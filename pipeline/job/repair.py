@@ -5,6 +5,7 @@ the index row has the source's size and a checksum of the sizes of all encoded f
 named, and its video stays as it was in the store.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from resact.cache.layout import (
     FAILED,
     MEMBERSHIPS,
     STATUSES,
+    Segment,
     VideoRecord,
     group_document,
     seal,
@@ -52,6 +54,8 @@ from resact.pipeline.job.progress import PrepProgress
 from resact.pipeline.job.task import PrepJob, Trouble, prep_video
 
 _SHOWN_DIGITS = 16  # of a sha256
+_PART = re.compile(r"(?P<name>.+)@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?)?", re.DOTALL)
+"""The id of a part of a file."""
 
 
 @dataclass(frozen=True)
@@ -262,10 +266,12 @@ def _prep_again(
 ) -> Iterator[tuple[str, VideoRecord | Exception]]:
     """Each video with its new record, or why it was left as it was."""
     sources = {video.video_id: video for video in dataset.videos}
+    by_name = {video.name: video for video in dataset.videos}
     todo = []
     for video_id, known in remains.items():
         try:
-            todo.append((_as_it_was(sources.get(video_id), known, job.settings.dataset), known))
+            source = sources.get(video_id) or _part(video_id, known, by_name)
+            todo.append((_as_it_was(source, known, job.settings.dataset), known))
         except SourceError as error:
             yield video_id, error
     if not todo:
@@ -285,6 +291,18 @@ def _prep_again(
                 raise outcome.as_error()
             else:
                 yield video.video_id, outcome.as_error() if isinstance(outcome, Trouble) else outcome
+
+
+def _part(video_id: str, known: _Remains, by_name: Mapping[str, SourceVideo]) -> SourceVideo | None:
+    """The source of a video that is a part of a file: which part, its document says, or else its id."""
+    if known.document is not None:
+        name, segment = known.document.source.name, known.document.segment
+    elif match := _PART.fullmatch(video_id):
+        name, segment = match["name"], Segment(match["start"], match["end"])
+    else:
+        return None
+    source = by_name.get(name)
+    return source and replace(source, video_id=video_id, segment=segment)
 
 
 def _as_it_was(source: SourceVideo | None, known: _Remains, dataset: DatasetSettings) -> SourceVideo:

@@ -1,12 +1,15 @@
 """A worker's task for one video: decode, encode, commit. It returns a small record and never raises."""
 
 import errno
+import os
 import re
 import stat
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import file_digest
+from io import BufferedReader
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +25,7 @@ from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
+from resact.pipeline.decoding.timeline import cut_treatment
 
 _MAX_COMPLAINTS = 3
 _NUMBERS = re.compile(r"\d+")
@@ -103,6 +107,7 @@ def failed_record(video: SourceVideo, source: Source, problem: str | None) -> Vi
         label=video.label,
         group=video.group,
         splits=video.splits,
+        segment=video.segment,
         status="failed",
         problem=problem,
         source=source,
@@ -121,8 +126,10 @@ def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for without end
             return unread, "not a regular file"
         with video.path.open("rb") as file:
-            digest = file_digest(file, "sha256").hexdigest()
-            size = file.tell()
+            if video.segment is None:
+                digest, size = _digest(file)
+            else:
+                digest, size = _digest_of_many(video.path, _identity(os.fstat(file.fileno())))
             file.seek(0)
             head = file.read(12)
     except FileNotFoundError:
@@ -136,6 +143,22 @@ def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
     if video.problem or not head:
         return source, video.problem or "the file is empty"
     return source, None
+
+
+def _digest(file: BufferedReader) -> tuple[str, int]:
+    return file_digest(file, "sha256").hexdigest(), file.tell()
+
+
+@lru_cache(maxsize=4)
+def _digest_of_many(path: Path, _: tuple[int, ...]) -> tuple[str, int]:
+    """Of a video with several parts, which come one after the other: it is read once for all of them."""
+    with path.open("rb") as file:
+        return _digest(file)
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    """Changes with the file."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def announced_bytes(path: Path) -> tuple[int, int]:
@@ -152,6 +175,15 @@ def _decode_and_commit(
 ) -> VideoRecord:
     for strict in (True, False):
         treatment, tries = None, 0
+        if video.segment is not None:
+            treatment = cut_treatment(
+                video.path,
+                video.segment,
+                job.settings.decode,
+                binary=binary,
+                timeout_seconds=job.timeout_seconds,
+                midway=strict,
+            )
         while True:
             try:
                 with ShardWriter(job.store, video.video_id) as shard:
@@ -163,7 +195,7 @@ def _decode_and_commit(
                         commit_video(job.store, finished, job.settings, shard=shard.path)
                         return finished
                 break
-            except OtherSamplingError as other:  # at most once
+            except OtherSamplingError as other:  # at most once, and a few times for a part of a video
                 treatment = other.treatment
             except FfmpegKilledError as killed:
                 tries += 1
@@ -206,6 +238,8 @@ def _decode_into(
     announced, actual = announced_bytes(video.path)
     if actual < announced:
         complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
+    if video.segment is not None and properties is not None and not num_frames and not complaints:
+        raise DecodeError(f"there is no frame in its part {str(video.segment)[1:]} s of the video")
     if not num_frames or properties is None:
         raise DecodeError(complaint_words(complaints) or "ffmpeg finds no video in it")
     problem = complaint_words(complaints) or (None if strict else "strict decoding fails, plain decoding says nothing")

@@ -138,7 +138,9 @@ def prep(
 
         if download or retry_failed or scheduler:
             raise UsageError("got --download, --retry-failed or --scheduler with --dry-run, which only looks: drop it")
-        videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own, make=False)
+        videos = load_videos(
+            dataset, root, names_in(classes), allow_partial, limit, console, executor, own, make=False, ffmpeg=ffmpeg
+        )
         target = store or default_store(videos.settings.name)
         job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
         found = survey(videos, job, workers=worker_count(workers), console=console)
@@ -156,7 +158,7 @@ def prep(
             fetch.run(store=planned, console=console)
     elif download:
         console.print(f"note: {dataset} needs no download")
-    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own)
+    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own, ffmpeg=ffmpeg)
     target = store or default_store(videos.settings.name)
     job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)

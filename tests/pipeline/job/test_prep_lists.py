@@ -1,19 +1,29 @@
 """Videos that a list names, into a store: with all that prep promises."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from tests.pipeline.conftest import resact, tree_of
 from tests.pipeline.datasets.test_folder import fill, make, tiny  # noqa: F401 - a fixture
+from tests.pipeline.decoding.test_cut import numbered
 from tests.pipeline.job.test_repair import flip
+from tests.pipeline.videos import H264, write_video
 
 from resact.cache.layout import SHARD, array_name
 from resact.cache.store import ClipStore
 from resact.cache.summary import summarise
-from resact.errors import Interrupted, SettingsError
+from resact.cache.verify import verify_store
+from resact.errors import Interrupted, SettingsError, SourceError
+from resact.pipeline.datasets.dataset import Dataset
+from resact.pipeline.datasets.folder import find_sources
+from resact.pipeline.executor import open_executor
+from resact.pipeline.job.plan import load_videos
 from resact.pipeline.job.progress import PrepProgress
+from resact.pipeline.job.repair import repair
 
 ROWS = (
     "video,label,membership,group",
@@ -124,3 +134,91 @@ def test_the_command_line_preps_a_list_and_repairs_its_store_without_it(root: Pa
     run = resact("verify", store, "--repair", "--root", root, "--workers", 0)
     assert run.returncode == 0, run.stderr
     assert tree_of(store) == expected
+
+
+# Parts of videos --------------------------------------------------------------------------------------------
+
+PARTS = (
+    "video,label,start,end,membership",
+    "talk.mp4,Wave,0:01.5,0:02.5,train",
+    "talk.mp4,Point,2,3.40,train",
+    "talk.mp4,Wave,3.2,,test",
+    "talk.mp4,Point,,1,val",
+    "a.mp4,Wave,,,train",
+)
+IDS = ("a.mp4", "talk.mp4@0-1", "talk.mp4@1.5-2.5", "talk.mp4@2-3.4", "talk.mp4@3.2-")
+
+
+@pytest.fixture
+def talk(root: Path) -> Path:
+    write_video(root / "talk.mp4", numbered()[:100], *H264, "-g", 10)
+    return root
+
+
+def test_each_part_is_a_video_of_its_own_with_the_frames_of_the_whole(talk: Path, tmp_path: Path) -> None:
+    store, printed = listed(talk, tmp_path / "s.zarr", *PARTS)
+    whole, _ = listed(talk, tmp_path / "whole.zarr", "video,label", "talk.mp4,Wave", "a.mp4,Wave")
+    index = store.index
+    assert tuple(index.video_id) == IDS
+    assert index.class_name == ["Wave", "Point", "Wave", "Point", "Wave"]
+    assert index.num_frames.tolist() == [15, 15, 15, 21, 12]
+    assert list(index.group) == ["a.mp4", *["talk.mp4"] * 4], "the parts of one video are alike"
+    assert "split1 has videos of 1 groups on more than one side" in summarise(store)["notes"][-1]
+    frames = whole.read("talk.mp4", 0, 60)
+    for video_id, first in zip(IDS[1:], (0, 22, 30, 48), strict=True):
+        assert (store.read(video_id, 0, 12) == frames[first : first + 12]).all(), video_id
+    document = json.loads((tmp_path / "s.zarr" / array_name(IDS[3]) / "zarr.json").read_bytes())["attributes"]
+    assert (document["segment"], document["source"]["name"]) == ({"start": "2", "end": "3.4"}, "talk.mp4")
+    assert "segment" not in json.loads((tmp_path / "s.zarr" / "a.mp4" / "zarr.json").read_bytes())["attributes"]
+    assert verify_store(tmp_path / "s.zarr", threads=1) == (5, [])
+    assert "5 videos to do" in printed
+
+
+def test_parts_are_resumed_grown_and_repaired_to_the_same_bytes(talk: Path, tmp_path: Path) -> None:
+    once, store = tmp_path / "once.zarr", tmp_path / "s.zarr"
+    listed(talk, once, *PARTS)
+    expected = tree_of(once)
+    listed(talk, store, *PARTS[:3], PARTS[5])
+    listed(talk, store, *PARTS, limit=4)
+    listed(talk, store, *PARTS)
+    assert tree_of(store) == expected
+    with pytest.raises(SettingsError, match=r"store: class 'Point', group 'talk\.mp4'"):
+        listed(talk, store, *(row.replace("Point,,1", "Wave,,1") for row in PARTS))
+    flip(store / array_name(IDS[1]) / SHARD)
+    (store / array_name(IDS[2]) / "zarr.json").write_text("{}")
+    shutil.rmtree(store / array_name(IDS[4]))
+    result = repair(
+        store,
+        verify_store(store, threads=1)[1],
+        find_sources=lambda settings: find_sources(talk, settings),
+        ffmpeg=None,
+        timeout_seconds=600,
+        threads=1,
+        open_executor=lambda: open_executor(workers=0),
+        console=Console(quiet=True),
+    )
+    assert {done.video_id for done in result.repaired} >= {IDS[1], IDS[2], IDS[4]}
+    assert tree_of(store) == expected
+
+
+def test_parts_outside_their_video_are_named_by_their_lines_or_listed_as_failed(talk: Path, tmp_path: Path) -> None:
+    rows = (*PARTS, "talk.mp4,Wave,7,8,train", "talk.mp4,Wave,3.5,4.2,train", "talk.mp4,Wave,3.5,4.05,train")
+    path = write(talk, *rows)
+
+    def load(**options: Any) -> Dataset:
+        console = Console(quiet=True)
+        allow_partial = options.pop("allow_partial", False)
+        return load_videos("folder", talk, None, allow_partial, None, console, None, {"list": path, **options})
+
+    with pytest.raises(SourceError) as caught:
+        load()
+    assert f"{path}, line 7: 'talk.mp4@7-8': it begins at 7 s, and its video ends at 4.000 s; " in str(caught.value)
+    assert f"{path}, line 8: 'talk.mp4@3.5-4.2': it ends at 4.2 s, and its video at 4.000 s: correct" in str(
+        caught.value
+    )
+    dataset = load(allow_partial=True)
+    assert [v.video_id for v in dataset.videos if v.problem] == ["talk.mp4@3.5-4.2", "talk.mp4@7-8"]
+    store, _ = listed(talk, tmp_path / "s.zarr", *rows)
+    problems = dict(zip(store.index.video_id, store.index.problem, strict=True))
+    assert {v for v, problem in problems.items() if problem} == {"talk.mp4@3.5-4.2", "talk.mp4@7-8"}
+    assert problems["talk.mp4@7-8"] == "it begins at 7 s, and its video ends at 4.000 s"

@@ -1,0 +1,73 @@
+"""Whether the parts of videos that a list names lie inside their videos, looked at before hours are spent."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+from resact.errors import SourceError
+from resact.pipeline.datasets.dataset import Dataset
+from resact.pipeline.decoding.cut import outside
+from resact.pipeline.decoding.ffmpeg_log import DURATION, seconds_of
+from resact.pipeline.decoding.limits import RESTRICTIONS, limit_process
+
+_SHOWN = 5
+_PATIENCE_SECONDS = 60.0
+
+
+def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool) -> Dataset:
+    """The data set; where some may be missing, parts that lie outside their videos will be listed as failed.
+
+    Only what the files' headers say is looked at here; prep itself knows better.
+
+    Args:
+        dataset: as it was found.
+        binary: ffmpeg.
+        allow_partial: whether to go on.
+
+    Raises:
+        SourceError: parts lie outside their videos; names the lines.
+    """
+    paths = sorted({video.path for video in dataset.videos if video.segment and not video.problem})
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        lengths = dict(zip(paths, pool.map(lambda path: _length(path, binary), paths), strict=True))
+    problems = _problems(dataset, lengths)
+    if problems and not allow_partial:
+        named = [f"{line}: {v!a}: {problems[v]}" for v, line in dataset.lines.items() if v in problems]
+        more = f"; and {len(named) - _SHOWN:,} more lines" if len(named) > _SHOWN else ""
+        raise SourceError(
+            f"{'; '.join(named[:_SHOWN])}{more}: correct the list, or take what is there with --allow-partial"
+        )
+    videos = tuple(replace(video, problem=problems.get(video.video_id, video.problem)) for video in dataset.videos)
+    return replace(dataset, videos=videos) if problems else dataset
+
+
+def _problems(dataset: Dataset, lengths: Mapping[Path, Fraction | None]) -> dict[str, str]:
+    problems = {}
+    for video in dataset.videos:
+        length = lengths.get(video.path)
+        if video.segment and length is not None and (problem := outside(video.segment, length)):
+            problems[video.video_id] = problem
+    return problems
+
+
+def _length(path: Path, binary: str) -> Fraction | None:
+    """Seconds, as the file's header says; None where it does not."""
+    command = [
+        binary, *RESTRICTIONS, "-nostdin", "-hide_banner", "-loglevel", "level+info",
+        "-protocol_whitelist", "file,pipe", "-i", f"file:{os.fspath(path)}",
+    ]  # fmt: skip
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        limit_process(process.pid)
+        try:
+            _, said = process.communicate(timeout=_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None
+    match = DURATION.search(said.decode("utf-8", "replace"))
+    return match and seconds_of(match)
