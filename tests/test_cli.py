@@ -29,7 +29,7 @@ RECIPE_PARTS = (
 
 OPTIONS = {
     "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
-    "--name --splits --test-share --split-seed --group-pattern --flip-safe "
+    "--name --splits --list --classes-file --test-share --split-seed --group-pattern --flip-safe "
     "--download --retry-failed --workers --scheduler --ffmpeg --timeout --dry-run --json",
     "info": "store --html --json",
     "doctor": "folder --ffmpeg --json",
@@ -51,8 +51,8 @@ OPTIONS = {
     "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} {RECIPE_PARTS} --resume --threads --compute-threads "
     "--checkpoint-seconds --json",
     "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
-    "evaluate": "run --runs --store --views --weights --batch-size --threads --compute-threads --output --fuse "
-    "--weight --json",
+    "evaluate": "run --runs --store --membership --views --weights --batch-size --threads --compute-threads --output "
+    "--fuse --weight --json",
     "predict": "videos --run --runs --top --views --weights --compute-threads --ffmpeg --timeout --every --merge "
     "--format --json",
     "features": "run store --runs --per --views --weights --threads --compute-threads --output --json",
