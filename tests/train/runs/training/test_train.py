@@ -153,7 +153,7 @@ def test_wrong_combinations_are_told_before_any_work(train_tiny, tmp_path):
         ("--checkpoint-seconds", "0", "got --checkpoint-seconds 0, expected a number above 0"),
         ("--checkpoint-seconds", "-1", "got --checkpoint-seconds -1, expected"),
         ("--checkpoint-seconds", "nan", "got --checkpoint-seconds nan, expected"),
-        ("--arch", "foo", "got --network 'foo', expected p3d-resnet50 or 3d-resnet50"),
+        ("--arch", "foo", "got --network 'foo', expected p3d-resnet50, 3d-resnet50 or PACKAGE"),
         ("--conv", "foo", "got --conv 'foo', expected separable or dense"),
     ],
 )
