@@ -109,8 +109,9 @@ def export(
     for note in exported.notes:
         console.print(f"note: {note}")
     console.print(
-        f"{output}: clips {exported.input_shape} of {input_} -> logits {exported.output_shape}; they differ from the "
-        f"run's by at most {exported.largest_difference:.1g}, for batches of {exported.batches_in_words} clips"
+        f"{output}: clips {exported.input_shape} of {input_} -> logits {exported.output_shape}. For batches of "
+        f"{exported.batches_in_words} clips they equal the run's, within {exported.largest_difference:.1g} of their "
+        "root mean square"
     )
     if json_output:
         print_json(exported.plain() | {"output": str(output)})
