@@ -84,7 +84,7 @@ def leak_words(leaks: Sequence[Leak]) -> str | None:
     more = f", and {len(leaks) - _NAMED:,} more" if len(leaks) > _NAMED else ""
     count = "a pair" if len(leaks) == 1 else f"{len(leaks):,} pairs"
     return (
-        f"a leak: {count} of videos on two sides of a split, so that figures read too high "
+        f"a leak: {count} of videos on two sides of a split, so accuracies are too high "
         f"({'; '.join(map(str, leaks[:_NAMED]))}{more})"
     )
 
@@ -173,4 +173,4 @@ def read_alike(files: Files) -> list[Alike] | None:
     try:
         return [Alike(**pair) for pair in unseal(data, f"{files}/{ALIKE}")["attributes"]["pairs"]]
     except (DamagedError, KeyError, TypeError):
-        raise DamagedError(f"{files}/{ALIKE} is not what was written: run the same prep again") from None
+        raise DamagedError(f"{files}/{ALIKE} has changed since it was written: run the same prep again") from None

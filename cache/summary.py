@@ -122,7 +122,7 @@ def _copies_row(summary: dict[str, Any]) -> dict[str, str]:
     if summary["copies"] is None:
         return {}
     leaks = [Leak(**leak) for leak in summary["leaks"]]
-    pairs = f"{len(summary['copies']):,} pairs of videos look the same, {len(leaks):,} on two sides of a split"
+    pairs = f"{len(summary['copies']):,} pairs of videos look the same, {len(leaks):,} of them on two sides of a split"
     return {"copies": "\n".join([pairs, *map(str, leaks)])}
 
 

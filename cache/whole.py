@@ -51,7 +51,7 @@ def read_whole(files: Files) -> Whole | None:
         attributes = unseal(data, f"{files}/{WHOLE}")["attributes"]
         return Whole(videos=attributes["videos"], classes=attributes["classes"])
     except (DamagedError, KeyError):
-        raise DamagedError(f"{files}/{WHOLE} is not what was written: run the same prep again") from None
+        raise DamagedError(f"{files}/{WHOLE} has changed since it was written: run the same prep again") from None
 
 
 def lacking_words(settings: StoreSettings, index: Index, whole: Whole | None) -> str | None:

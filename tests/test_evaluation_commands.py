@@ -388,10 +388,10 @@ def test_each_row_leaves_at_once(place: Workplace, monkeypatch: pytest.MonkeyPat
 def test_options_of_windows_alone(place: Workplace) -> None:
     video = place.videos[0]
     for options, words in (
-        (["--merge"], "got --merge without --every: say how often, such as --every 1s"),
+        (["--merge"], "got --merge without --every: add it, such as --every 1s"),
         (["--format", "csv"], "got --format without --every"),
         (["--every", "1s", "--views", 3], "got --views with --every"),
-        (["--every", "soon"], "got --every 'soon', expected a time over 0"),
+        (["--every", "soon"], "got --every 'soon', expected a time above 0"),
         (["--every", "1s", "--format", "xml"], "got --format 'xml', expected one of table, csv, jsonl"),
         (["--every", "1s", "--format", "csv", "--json"], "got --format csv with --json"),
         (["--every", "1ms"], "expected at least a frame"),

@@ -92,7 +92,7 @@ def load_folder(
             flip_safe=flip_safe,
         )
     if classes_file is not None:
-        raise UsageError("got --classes-file without --list: folders are named as their classes")
+        raise UsageError("got --classes-file without --list: without a list, folders are named like their classes")
     return _load_tree(root, title, classes, allow_partial, splits, drawn, share, pattern, flip_safe)
 
 
@@ -115,7 +115,9 @@ def _load_tree(
     sides = sides_above(root, list(by_folder))
     class_of = _ClassOf(depth=1 if sides else 0)
     if sides and (asked := [f"--{option}" for option in drawn if drawn[option] is not None]):
-        raise UsageError(f"got {asked[0]}, but the folders {some(list(sides))} say who is for test: leave it out")
+        raise UsageError(
+            f"got {asked[0]}, but the folders {some(list(sides))} say which videos are for test: leave it out"
+        )
     notes = _require_classes(root, names, class_of, sides) + found.notes()
     given = read_split_csv(splits, names) if splits else None
     if given is None:
@@ -147,7 +149,7 @@ def _load_tree(
     if of_classes and not (allow_partial and listed):
         raise SourceError(
             f"{splits} names {len(of_classes):,} videos that are not below {root} ({some(of_classes)}): expected paths "
-            f"below it such as {names[0]!a}; correct the list, or take what is there with --allow-partial"
+            f"below it such as {names[0]!a}; correct the list, or use what exists with --allow-partial"
         )
     if unlisted := [name for name in names if name not in lists.memberships and name not in again]:
         notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({some(unlisted)})")
@@ -299,7 +301,7 @@ def _require_classes(root: Path, names: Sequence[str], class_of: _ClassOf, sides
     """What there is to say of them."""
     if sides and (loose := [name for name in names if name.count("/") < 2]):
         raise SourceError(
-            f"{root} holds {some(loose)} in no folder of a class, expected <side>/<class>/<video>: move them, or say "
+            f"{root} holds {some(loose)} outside class folders, expected <side>/<class>/<video>: move them, or give "
             "the classes with --list"
         )
     classes = sorted({class_of(name) for name in names})

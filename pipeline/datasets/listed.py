@@ -72,7 +72,7 @@ def load_listed(
         SourceError: no such folder, or a list that does not fit it, with the lines.
     """
     rows, other_columns = read_list(path)
-    notes = [f"columns of {path} that say nothing to prep: {some(other_columns)}"] if other_columns else []
+    notes = [f"columns of {path} that prep ignores: {some(other_columns)}"] if other_columns else []
     problems = Problems(path)
     found = FolderSearch(root, path)
     names = found.search_all()
@@ -86,7 +86,7 @@ def load_listed(
         if several or not allow_partial:
             may = " or ".join(map(ascii, several[:2]))
             problems.add(row.line, f"{row.video!a} " + (f"may mean {may}" if several else f"is not below {root}"))
-    problems.require_none("correct the list, or take what is there with --allow-partial")
+    problems.require_none("correct the list, or use what exists with --allow-partial")
     if len(missing_rows) == len(rows):
         raise SourceError(
             f"none of the {len(rows):,} videos that {path} names is below {root}, such as {rows[0].video!a}"
@@ -136,7 +136,7 @@ def load_listed(
     )
     of_splits = [video for video in videos if video.splits]
     if unsplit := [video.video_id for video in videos if not video.splits]:
-        notes.append(f"kept, and in no split: {len(unsplit):,} videos ({some(unsplit)})")
+        notes.append(f"stored, but in no split: {len(unsplit):,} videos ({some(unsplit)})")
     named = {entry.name for entry in present}
     if unlisted := [name for name in names if name not in named]:
         notes.append(f"left out: videos that {path} does not name: {len(unlisted):,} ({some(unlisted)})")
@@ -215,9 +215,7 @@ def _class_names(
     numbers = all(row.label.isdecimal() for row in rows)
     if classes_file is None:
         if numbers:
-            notes.append(
-                "the list's labels are numbers, which are now the names of the classes: --classes-file names them"
-            )
+            notes.append("the list's labels are numbers, which are used as class names: give names with --classes-file")
         names = {row.line: str(int(row.label)) if numbers else row.label for row in rows}
         order = sorted(set(names.values()), key=int if numbers else str)
     else:
@@ -266,7 +264,7 @@ def _entries(
         if row.split in entry.memberships:
             was, line = entry.memberships[row.split], lines[(*key, row.split)]
             twice = f"in {side} of {row.split}, and in {was} in line {line}" if was != side else f"also in line {line}"
-            problems.add(row.line, f"{what} is {twice}: leave one of the lines")
+            problems.add(row.line, f"{what} is {twice}: keep one of the lines")
             continue
         entry.memberships[row.split], lines[(*key, row.split)] = side, row.line
         if row.group and entry.group and row.group != entry.group:
@@ -317,4 +315,4 @@ def _require_training(
                 problems.add(min(in_split), f"class {name!a} has no training videos in {split}{more}")
         if name not in lines:
             problems.add(first[name], f"class {name!a} has no videos in any split")
-    problems.require_none("give them some, or leave these classes out with --classes")
+    problems.require_none("add some, or leave out these classes with --classes")

@@ -33,8 +33,8 @@ _TWO_COLUMNS = (
 _TIME = re.compile(r"(?:(?:(\d+):)?(\d+):)?(\d*\.?\d*(?:e[+-]?\d+)?)", re.I)
 _MOST_SECONDS = 10_000_000
 _EXPECTED = (
-    "expected a header with the columns video and label and, where wanted, start, end, membership, split and group, "
-    "or lines such as `clips/a.mp4 0` with whole numbers for labels"
+    "expected a header with the columns video and label and optionally start, end, membership, split and group, or "
+    "lines such as `clips/a.mp4 0` with whole numbers for labels"
 )
 _SHOWN = 5
 
@@ -220,7 +220,7 @@ def read_class_names(path: Path) -> dict[str, str]:
             pairs = _pairs_of_json(json.loads(text))
         except (ValueError, TypeError):
             raise SourceError(
-                f"{path} is no JSON of class names, expected an array of names, or names: numbers"
+                f"{path} is not a JSON file of class names, expected an array of names, or names: numbers"
             ) from None
     else:
         lines = [line.strip() for line in _lines(text) if line.strip()]
@@ -231,7 +231,7 @@ def read_class_names(path: Path) -> dict[str, str]:
         if twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]:
             raise SourceError(f"{path} has the {what} {twice[0]!r} twice: leave one")
     if not pairs:
-        raise SourceError(f"{path} names no class, expected a name on each line")
+        raise SourceError(f"{path} names no class, expected one name per line")
     return dict(pairs)
 
 

@@ -184,7 +184,7 @@ def _leaks(store: Path, progress: PrepProgress) -> list[Leak]:
         try:
             pairs = find_alike(opened, threads=len(os.sched_getaffinity(0)))
         except DamagedError as error:
-            progress.tell(f"note: copies among the videos were not looked for: {error}")
+            progress.tell(f"note: did not look for copies among the videos: {error}")
             return []
         write_alike(store, pairs)
     return store_leaks(opened, pairs)

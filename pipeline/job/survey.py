@@ -171,7 +171,7 @@ def print_survey(found: Survey, console: Console) -> None:
         names = ", ".join(found.untrained[:_FEW]) + (" ..." if len(found.untrained) > _FEW else "")
         say(printable(f"without training videos: {_counted(len(found.untrained), 'class', 'classes')} ({names})"))
     if found.imbalance is not None:
-        say(f"imbalance: the largest class has {found.imbalance:.1f} times the training videos of the smallest")
+        say(f"imbalance: the largest class has {found.imbalance:.1f} times as many training videos as the smallest")
     say(f"{found.hours:.2f} hours, {found.source_bytes / 1e9:.3f} GB of source files")
     if found.store_bytes is not None and found.seconds is not None:
         size = f"about {found.store_bytes / 1e9:.3f} GB in the store ({found.free_bytes / 1e9:.1f} GB free)"
@@ -182,7 +182,7 @@ def print_survey(found: Survey, console: Console) -> None:
     _list(console, "pairs that look the same", [" and ".join(pair) for pair in found.alike])
     _list(console, "leaks", [str(leak) for leak in found.leaks])
     if found.leaks:
-        say("remove one video of each leak, or give both the same group: figures would read too high")
+        say("remove one video of each leak, or give both the same group: otherwise accuracies will be too high")
     say("dry run: nothing was written")
 
 
@@ -309,7 +309,9 @@ def _same_files(videos: Sequence[SourceVideo], sizes: dict[str, int]) -> list[li
             with video.path.open("rb") as file:
                 digest = file_digest(file, "sha256").digest()
         except OSError as error:
-            raise SourceError(f"{video.path} can no longer be read ({error.strerror}): run the same again") from None
+            raise SourceError(
+                f"{video.path} can no longer be read ({error.strerror}): run the same command again"
+            ) from None
         by_digest[digest].setdefault(os.fspath(video.path), video.video_id)
     return sorted(sorted(ids.values()) for ids in by_digest.values() if len(ids) > 1)
 

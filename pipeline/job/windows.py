@@ -41,7 +41,7 @@ def parse_every(text: str) -> Fraction:
     match = _EVERY.fullmatch(text.strip())
     seconds = Fraction(match[1]) * _UNITS[match[2]] if match else Fraction(0)
     if seconds <= 0:
-        raise UsageError(f"got --every {text!r}, expected a time over 0, such as 1s, 500ms or 2min")
+        raise UsageError(f"got --every {text!r}, expected a time above 0, such as 1s, 500ms or 2min")
     return seconds
 
 
@@ -200,7 +200,7 @@ class VideoWindows:
         self.duration_seconds = None if properties is None else properties.duration_seconds
         if self._rate is None:
             if properties is None or properties.fps is None:
-                raise DecodeError("its frame rate is not known, so there are no times for windows: re-encode it")
+                raise DecodeError("its frame rate is unknown, so windows have no times: re-encode it")
             self._rate = Fraction(properties.fps)
             self._require_every(self._rate)
 
@@ -226,5 +226,5 @@ class VideoWindows:
         notes = [properties.note]
         if self._sampled_otherwise:
             places = " and ".join(self._sampled_otherwise)
-            notes.append(f"its frames do not keep to the rate that it declares: from {places} on they were timed anew")
+            notes.append(f"its frames do not match its declared frame rate: from {places} on they were timed again")
         return "; ".join(filter(None, notes)) or None

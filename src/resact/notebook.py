@@ -181,8 +181,8 @@ class Run(TrainedRun):
             raise UsageError(f"got frames {got}, expected (N, H, W, 3) of uint8, RGB: one clip's")
         if len(frames) > most:
             raise UsageError(
-                f"got {len(frames)} frames, expected at most the {most} of a clip of {self.name}: cut a clip out, or "
-                "let `predict` take several of the whole video"
+                f"got {len(frames)} frames, expected at most the {most} of a clip of {self.name}: cut out a clip, or "
+                "use `predict`, which takes several clips of the whole video"
             )
         height, width = frames.shape[1:3]
         side = min(height, width)

@@ -63,7 +63,7 @@ class Architecture:
         Table(),
         kind="table",
         default_words="none",
-        help="What the factory of a network of your own gets beside modality, num_classes, frames and size.",
+        help="Arguments for your own network's factory, in addition to modality, num_classes, frames and size.",
         source="ours",
     )
     conv: str = _option(
@@ -159,12 +159,12 @@ class Architecture:
             if self.network_settings:
                 raise UsageError(
                     f"got settings of [network] ({', '.join(self.network_settings)}) with the network {self.network}, "
-                    "expected them with one of your own: --network PACKAGE.MODULE:FACTORY"
+                    "expected them only with your own network: --network PACKAGE.MODULE:FACTORY"
                 )
             return
         refuse_for_own(name for name, one in _OF_OURS.items() if getattr(self, name) != one.default)
         if given := [name for name in _GIVEN if name in self.network_settings]:
-            raise UsageError(f"got {given[0]} in [network], which the factory gets anyway: leave it out")
+            raise UsageError(f"got {given[0]} in [network], which the factory always gets: leave it out")
 
     def _defaults(self) -> dict[str, Any]:
         """What follows from the network and its input where nobody says otherwise."""
@@ -217,6 +217,6 @@ def refuse_for_own(settings: Iterable[str]) -> None:
     """
     if names := [option(name) for name in settings if name in _OF_OURS]:
         raise UsageError(
-            f"got {', '.join(names)} with a network of your own, expected none of the paper's network: leave them out, "
-            "or read settings of your own from the table [network] of --config"
+            f"got {', '.join(names)} with your own network, expected no settings of the paper's network: leave them "
+            "out; your network's settings go into the table [network] of --config"
         )

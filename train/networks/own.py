@@ -83,7 +83,9 @@ def try_own(network: nn.Module, architecture: Architecture, *, frames: int, size
     streams = STREAMS[architecture.modality]
     odd = [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]
     if odd:
-        raise UsageError(f"{named} keeps {odd[0]} in its state, which is no tensor, and a file of weights has no other")
+        raise UsageError(
+            f"{named} keeps {odd[0]} in its state, which is not a tensor: a weights file can only hold tensors"
+        )
     batch = 2  # batch norm refuses to train on a single value a channel, which one clip may come to
     clips = " and ".join(f"{name}= of shape (2, 3, {frames}, {size}, {size})" for name in streams)
     for device in ("meta", "cpu"):  # not all code runs without values
@@ -103,7 +105,8 @@ def try_own(network: nn.Module, architecture: Architecture, *, frames: int, size
     unused = [name for name, tensor in tensors.items() if tensor.requires_grad and tensor.grad is None]
     if unused:
         raise UsageError(
-            f"{named} has parameters that play no part in its logits: {', '.join(unused)}. Remove them, or leave them "
+            f"{named} has parameters on which its logits do not depend: {', '.join(unused)}. Remove them, or leave "
+            "them "
             f"out of training with --freeze {unused[0]}"
         )
     module = sys.modules[named.partition(":")[0]]

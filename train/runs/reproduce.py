@@ -152,7 +152,8 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
         record = folder.read_record()
         if record.initial is not None:
             raise UsageError(
-                f"{folder} began with weights of {record.initial.source}, and the paper trains from scratch: give that "
+                f"{folder} started from the weights of {record.initial.source}, but the paper trains from scratch: "
+                "give that "
                 "run another name, or choose another --runs"
             )
         require_same_settings(record, asked, folder)

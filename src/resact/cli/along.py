@@ -32,11 +32,11 @@ def require_format(format_: str | None, *, every: str | None, merge: bool, json_
         UsageError: no such format, or options that do not go together.
     """
     if every is None and (merge or format_ is not None):
-        raise UsageError(f"got {'--merge' if merge else '--format'} without --every: say how often, such as --every 1s")
+        raise UsageError(f"got {'--merge' if merge else '--format'} without --every: add it, such as --every 1s")
     if format_ not in (None, *FORMATS):
         raise UsageError(f"got --format {format_!r}, expected one of {', '.join(FORMATS)}")
     if format_ not in (None, "table") and json_output:
-        raise UsageError(f"got --format {format_} with --json, and both are for standard output: leave one out")
+        raise UsageError(f"got --format {format_} with --json, but both write to standard output: leave one out")
     return None if every is None else format_ or "table"
 
 

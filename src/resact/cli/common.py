@@ -82,13 +82,15 @@ ListOption = Annotated[
     typer.Option(
         "--list",
         metavar="FILE",
-        help="folder: CSV, TSV or JSON lines that say each video's label and, where wanted, start, end, membership, "
+        help="folder: list of videos as CSV, TSV or JSON lines with label and optionally start, end, membership, "
         "split and group; or lines `path label`.",
     ),
 ]
 ClassesFileOption = Annotated[
     Path | None,
-    typer.Option("--classes-file", metavar="FILE", help="folder: class names, where --list has numbers for labels."),
+    typer.Option(
+        "--classes-file", metavar="FILE", help="folder: file of class names, if --list has numbers as labels."
+    ),
 ]
 TestShareOption = Annotated[
     float | None,

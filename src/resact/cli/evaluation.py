@@ -173,19 +173,18 @@ def predict(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="Predict along the video: a clip that begins every TIME, such as 1s, 500ms or 2min. "
-            "For videos of any length.",
+            help="Predict along a video of any length, with a clip every TIME, such as 1s, 500ms or 2min.",
         ),
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="With --every: join neighbouring clips of the same class to segments.")
+        bool, typer.Option("--merge", help="With --every: join neighbouring clips of the same class into segments.")
     ] = False,
     format_: Annotated[
         str | None,
         typer.Option(
             "--format",
             metavar="F",
-            help="With --every: table, csv or jsonl (a JSON object a line). Default: table.",
+            help="With --every: table, csv or jsonl (one JSON object per line). Default: table.",
             autocompletion=complete.among("resact.cli.along:FORMATS"),
         ),
     ] = None,
@@ -205,7 +204,7 @@ def predict(
 
     check_timeout(timeout)
     if every is not None and views is not None:
-        raise UsageError("got --views with --every, which takes one clip every so often: leave one out")
+        raise UsageError("got --views with --every, which uses one clip each time: leave one out")
     spacing = None if every is None else parse_every(every)
     trained = load_trained(find_run(run, runs), weights=which(weights))
     settings = trained.record.store.settings

@@ -26,7 +26,7 @@ RunArgument = Annotated[
 def features(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write: .npz, .parquet or .zarr."),
+        typer.Option("--output", "-o", metavar="FILE", help="File to write: .npz, .parquet or .zarr."),
     ],
     run: RunArgument = None,
     store: Annotated[
@@ -48,7 +48,7 @@ def features(
     compute_threads: ComputeThreadsOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Write what a run's network makes of each video before its last layer, with ids, labels and memberships."""
+    """Write a run's features of each video (activations before the last layer), with ids, labels and memberships."""
     from resact.train.runs.testing.feature_files import require_feature_file, write_features
 
     require_feature_file(output)
@@ -82,18 +82,18 @@ def features(
 def export(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Where to write: .onnx, or .pt2 for torch.export."),
+        typer.Option("--output", "-o", metavar="FILE", help="File to write: .onnx, or .pt2 for torch.export."),
     ],
     run: RunArgument = None,
     runs: RunsOption = Path("runs"),
     weights: WeightsOption = None,
     input_: Annotated[
         Literal["uint8", "float32"],
-        typer.Option("--input", help="Type of the clips' pixels, 0 to 255 in both."),
+        typer.Option("--input", help="Data type of the clips' pixels: uint8 or float32, both 0 to 255."),
     ] = "uint8",
     json_output: JsonOption = False,
 ) -> None:
-    """Write a run's network as one file: clips in, logits out. The file is kept only if its logits are the run's."""
+    """Write a run's network as one file: clips in, logits out. It is kept only if its logits equal the run's."""
     require_writable(output)
     console = open_console(json_output)
     set_compute_threads(None, console)

@@ -16,19 +16,21 @@ app = typer.Typer()
 def cost(
     network: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Only this network, also one of your own: PACKAGE.MODULE:FACTORY."),
+        typer.Option(metavar="NAME", help="Only this network; also your own: PACKAGE.MODULE:FACTORY."),
     ] = None,
     modality: Annotated[
         str | None,
         typer.Option(help="Input of --network. Default: residual.", autocompletion=complete.among(MODALITIES)),
     ] = None,
-    classes: Annotated[int | None, typer.Option(min=1, metavar="N", help="Classes of --network. Default: 101.")] = None,
+    classes: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Number of classes of --network. Default: 101.")
+    ] = None,
     config: ConfigOption = None,
     frames: Annotated[int | None, typer.Option(help="Frames of the clip. Default: 32.")] = None,
     size: Annotated[int | None, typer.Option(help="Height and width of the clip, in pixels. Default: 112.")] = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Count the multiply-adds and parameters of the paper's networks, beside the paper's figures, or of one network."""
+    """Count the multiply-adds and parameters of the paper's networks, next to its figures, or of one network."""
     from resact.train.networks.build import cost_row
     from resact.train.networks.cost import cost_rows, cost_table
     from resact.train.runs.files.config import RunConfig

@@ -27,7 +27,8 @@ _SETTINGS_HEAD = """\
 ## Settings of a run
 
 These are options of `train` and, where they apply, of `reproduce` and `bench train`. In a file for
-`--config` (toml) they have the same names: `batch_size = 16` or `batch-size = 16`. Options override the file.
+`--config` (toml) they have the same names: `batch_size = 16` or `batch-size = 16`. Options override
+the file.
 """
 
 

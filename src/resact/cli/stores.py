@@ -103,7 +103,7 @@ def prep(
         bool,
         typer.Option(
             "--dry-run",
-            help="Write nothing: show classes, sides, copies and leaks, videos that cannot be opened, size and time.",
+            help="Show classes, sides, copies and leaks, videos that cannot be opened, size and time; write nothing.",
         ),
     ] = False,
     json_output: JsonOption = False,
@@ -183,7 +183,7 @@ def info(
         typer.Option(
             "--html",
             metavar="FILE",
-            help="Also write a page that works offline: histograms of lengths, rates and sizes, and pictures by class.",
+            help="Also write an offline page: histograms of lengths, frame rates and sizes, pictures of each class.",
             callback=no_url,
         ),
     ] = None,

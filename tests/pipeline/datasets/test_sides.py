@@ -143,7 +143,7 @@ def test_folders_of_sides_above_the_classes_divide_the_videos(tmp_path: Path) ->
 
 def test_trees_of_sides_that_do_not_fit_are_named(tmp_path: Path) -> None:
     flat = refused(tmp_path / "flat", "train/Walk/1.mp4", "val/1.mp4")
-    assert "holds val/1.mp4 in no folder of a class, expected <side>/<class>/<video>" in flat
+    assert "holds val/1.mp4 outside class folders, expected <side>/<class>/<video>" in flat
     lacking = refused(tmp_path / "lacking", "train/Walk/1.mp4", "val/Walk/2.mp4", "val/Run/3.mp4")
     assert "has no training videos of 1 classes (Run): add some" in lacking
     assert load_folder(tmp_path / "lacking", classes=["Walk"]).settings.classes == ("Walk",)
@@ -151,7 +151,7 @@ def test_trees_of_sides_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "the folders 'Walk' and 'walk', which look alike" in alike
     below = refused(tmp_path / "below", "train/Walk/test/1.mp4", "train/Walk/val/2.mp4", "val/Walk/3.mp4")
     assert "holds Walk/test, Walk/val, which are named like sides" in below
-    with pytest.raises(UsageError, match="got --test-share, but the folders train, val say who is for test"):
+    with pytest.raises(UsageError, match="got --test-share, but the folders train, val say which videos are for test"):
         load_folder(touch(tmp_path / "drawn", "train/Walk/1.mp4", "val/Walk/2.mp4"), test_share=0.2)
     twins = touch(tmp_path / "twins", "train/Walk/1.mp4", "val/Walk/2.mp4")
     (twins / "val/Walk/3.mp4").hardlink_to(twins / "train/Walk/1.mp4")

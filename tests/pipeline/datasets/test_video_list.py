@@ -93,7 +93,7 @@ def test_the_two_columns_of_toolkits_with_a_classes_file_are_drawn_by_group(tmp_
     assert any(note.startswith(f"classes of {names} without a video: 10 (class 0, ") for note in dataset.notes)
     bare = load(tmp_path / "v", text, files=files)
     assert bare.settings.classes == ("2", "10"), "numbers in their order"
-    assert any("which are now the names of the classes: --classes-file names them" in note for note in bare.notes)
+    assert any("which are used as class names: give names with --classes-file" in note for note in bare.notes)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_files_of_class_names_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "names"
     for text, words in (
         ("", "names no class"), ("a\na\n", "has the class 'a' twice"), ("0 a\n0 b\n", "has the number '0' twice"),
-        ("{", "is no JSON of class names"),
+        ("{", "is not a JSON file of class names"),
     ):  # fmt: skip
         path.write_text(text)
         with pytest.raises(SourceError, match=words):
@@ -138,8 +138,8 @@ deep/c d.mp4,Walk,train,two,anna,x
         "deep/c d.mp4": ("Walk", {"two": "train"}, "anna"),
     }
     assert dataset.settings.splits == ("one", "two")
-    assert "kept, and in no split: 1 videos (e.mp4)" in dataset.notes
-    assert f"columns of {tmp_path / 'list.csv'} that say nothing to prep: source" in dataset.notes
+    assert "stored, but in no split: 1 videos (e.mp4)" in dataset.notes
+    assert f"columns of {tmp_path / 'list.csv'} that prep ignores: source" in dataset.notes
     assert "two has videos of 1 groups on more than one side (anna)" in dataset.notes
 
 
@@ -170,7 +170,7 @@ def test_videos_are_found_by_their_file_names_and_absolute_paths_too(tmp_path: P
         (PLAIN + "gone.mp4,Run,train\n../a.mp4,Run,test\n", "line 6: 'gone.mp4' is not below"),
         (PLAIN + "a.mp4,Run,val\n", "line 6: 'a.mp4' is of class 'Run', and of 'Walk' in line 2: choose one"),
         (PLAIN + "./a.mp4,Walk,test\n", "line 6: 'a.mp4' is in test of split1, and in train in line 2"),
-        (PLAIN + "a.mp4,Walk,train\n", "line 6: 'a.mp4' is also in line 2: leave one of the lines"),
+        (PLAIN + "a.mp4,Walk,train\n", "line 6: 'a.mp4' is also in line 2: keep one of the lines"),
         (PLAIN + "x/f.mp4,walk,train\n", "line 6: has class 'walk', which looks like 'Walk' of line 2"),
         (PLAIN.replace("b.webm,Run,train", "b.webm,Run,test"), "line 3: class 'Run' has no training videos in spl"),
         (PLAIN + "x/f.mp4,Sit,none\n", "line 6: class 'Sit' has no videos in any split"),
@@ -186,7 +186,7 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, words: s
 def test_all_wrong_lines_are_named_up_to_a_few(tmp_path: Path) -> None:
     said = refused(tmp_path, PLAIN + "".join(f"gone{number}.mp4,Run,train\n" for number in range(9)))
     assert [f"line {line}:" in said for line in range(6, 15)] == [True] * 5 + [False] * 4
-    assert "; and 4 more lines: correct the list, or take what is there with --allow-partial" in said
+    assert "; and 4 more lines: correct the list, or use what exists with --allow-partial" in said
 
 
 def test_one_file_under_two_names_is_named(tmp_path: Path) -> None:

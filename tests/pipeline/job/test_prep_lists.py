@@ -125,7 +125,7 @@ def test_the_command_line_preps_a_list_and_repairs_its_store_without_it(root: Pa
     options = ["--list", listed_in, "--classes-file", names, "--short-side", 48, "--flip-safe"]
     made = resact("prep", "folder", *command, *options)
     assert made.returncode == 0, made.stderr
-    assert "kept, and in no split: 1 videos (f.mp4)" in made.stderr + made.stdout
+    assert "stored, but in no split: 1 videos (f.mp4)" in made.stderr + made.stdout
     listed_in.unlink()
     expected = tree_of(store)
     flip(store / array_name("deep/b c.mp4") / SHARD)

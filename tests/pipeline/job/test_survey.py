@@ -107,7 +107,7 @@ def test_a_dry_run_finds_all_there_is_to_know_and_writes_nothing(before: Place) 
     for part in (
         "split1 split1 class videos train test bike 4 3 1 phone 4 2 2",
         "videos: 8 videos in 2 classes",
-        "imbalance: the largest class has 1.5 times the training videos of the smallest",
+        "imbalance: the largest class has 1.5 times as many training videos as the smallest",
         "cannot be opened: 1 phone/text.avi: ",
         "groups of the same file: 1 bike/copy of one.avi, bike/one.avi",
         "pairs that look the same: 2 bike/small two.mp4 and bike/two.avi",
@@ -126,7 +126,7 @@ def test_prep_notes_leaks_in_the_store_and_info_names_them(after: tuple[Place, d
     place, result = after
     assert result["failed"] == 1
     (note,) = [note for note in result["notes"] if note.startswith("a leak")]
-    assert "2 pairs of videos on two sides of a split, so that figures read too high" in note
+    assert "2 pairs of videos on two sides of a split, so accuracies are too high" in note
     assert "split1: phone/one.avi (train) and phone/small one.mp4 (test) look the same" in note
     shown = call("info", place.store, "--json")
     info = last_json(shown)
@@ -138,7 +138,7 @@ def test_prep_notes_leaks_in_the_store_and_info_names_them(after: tuple[Place, d
     ]
     words = " ".join(shown.stderr.split())
     assert (
-        "3 pairs of videos look the same, 2 on two sides of a split "
+        "3 pairs of videos look the same, 2 of them on two sides of a split "
         "split1: bike/copy of one.avi (test) and bike/one.avi (train) are the same file "
         "split1: phone/one.avi (train) and phone/small one.mp4 (test) look the same"
     ) in words
@@ -178,7 +178,7 @@ def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_p
     place.prep("--limit", 2)  # nothing to do, but to look
     assert note.read_bytes() == kept
     note.write_bytes(kept[:-9] + b"}")
-    with pytest.raises(DamagedError, match=r"alike\.json is not what was written: run the same prep again"):
+    with pytest.raises(DamagedError, match=r"alike\.json has changed since it was written: run the same prep again"):
         store_leaks(open_store(place.store))
     place.prep("--limit", 2)
     assert note.read_bytes() == kept
@@ -190,7 +190,7 @@ def test_dry_runs_that_cannot_be(before: Place, tmp_path: Path) -> None:
     for option in (["--download"], ["--retry-failed"], ["--scheduler", "tcp://127.0.0.1:1"]):
         error = before.prep("--dry-run", *option).exception
         assert isinstance(error, UsageError)
-        assert "with --dry-run, which only looks" in str(error)
+        assert "with --dry-run, which changes nothing" in str(error)
     error = call("prep", "sample", "--root", tmp_path, "--dry-run").exception
     assert isinstance(error, ResactError)
     assert isinstance(error, SourceError)

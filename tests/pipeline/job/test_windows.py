@@ -117,7 +117,7 @@ def test_where_the_rate_turns_out_wrong_windows_go_on_at_the_right_times(slowing
             expected = 30 * seconds if seconds < 4 else 120 + 20 * (seconds - 4)
             assert abs(number_of(frame) - expected) <= 2, (window.start_seconds, place)
     assert source.note is not None  # ffmpeg may be some frames ahead, and with it what is known
-    assert re.fullmatch(r"its frames do not keep to the rate that it declares: from [1-3]\.\d s on .*", source.note)
+    assert re.fullmatch(r"its frames do not match its declared frame rate: from [1-3]\.\d s on .*", source.note)
     assert source.problem is None
 
 
@@ -219,7 +219,7 @@ def test_times(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["0s", "-1s", "", "s", "1 m", "1e3", "nan", "inf"])
 def test_no_times(text: str) -> None:
-    with pytest.raises(UsageError, match="expected a time over 0, such as 1s, 500ms or 2min"):
+    with pytest.raises(UsageError, match="expected a time above 0, such as 1s, 500ms or 2min"):
         parse_every(text)
 
 

@@ -81,8 +81,8 @@ def test_a_module_of_a_package_is_found_and_its_package_belongs_to_it(own_code: 
         ("nets:pair", "^nets:pair returned tuple for rgb= of shape"),
         ("nets:positional", r"^nets:positional cannot compute rgb= .*TypeError: .*'rgb' .*; it is called by these"),
         ("nets:deep", r"^nets:deep cannot compute rgb= .*RuntimeError: .* \(nets.py, line \d+\)"),
-        ("nets:spare", r"parameters that play no part in its logits: spare.weight, spare.bias\. .*--freeze spare"),
-        ("nets:noted", "^nets:noted keeps _extra_state in its state, which is no tensor"),
+        ("nets:spare", r"parameters on which its logits do not depend: spare.weight, spare.bias\. .*--freeze spare"),
+        ("nets:noted", "^nets:noted keeps _extra_state in its state, which is not a tensor"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_one_line(own_code: Path, name: str, words: str) -> None:

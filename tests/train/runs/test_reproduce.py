@@ -65,7 +65,7 @@ def test_a_fine_tuned_run_of_a_rows_name_is_none_of_the_papers(tiny_store, tmp_p
     )  # fmt: skip
     folder.write_record(replace(folder.read_record(), initial=initial))
     with pytest.raises(
-        UsageError, match=r"paper-rgb-0 began with weights of /runs/pre/last.safetensors, and the paper"
+        UsageError, match=r"paper-rgb-0 started from the weights of /runs/pre/last.safetensors, but the paper"
     ):
         plan_runs({}, store, tmp_path, tables=[2], seeds=[0])
 

@@ -143,8 +143,7 @@ class Recipe:
         kind="whole",
         least=1,
         metavar="N",
-        help="Compute each batch in N parts, one after the other, and step once: less memory. Norms take their "
-        "statistics from a part.",
+        help="Compute each batch in N parts and step once, to save memory. Norms use the statistics of each part.",
         source="ours",
     )
     ema: float | None = _recipe(
@@ -154,7 +153,7 @@ class Recipe:
         below=1,
         metavar="DECAY",
         default_words="off",
-        help="Validate and keep a running mean of the weights over the steps, such as with 0.999.",
+        help="Validate and save a moving average (EMA) of the weights over the steps, with this decay, such as 0.999.",
         source="ours",
     )
     colour_jitter: float | None = _augmentation(
@@ -162,7 +161,7 @@ class Recipe:
         above=0,
         below=1,
         metavar="X",
-        help="Multiply brightness, contrast and saturation of each training clip by factors from 1 - X to 1 + X.",
+        help="Multiply brightness, contrast and saturation of each training clip by random factors 1 - X to 1 + X.",
         source="ours",
     )
     blur: float | None = _augmentation(
@@ -170,14 +169,14 @@ class Recipe:
         above=0,
         most=16,
         metavar="SIGMA",
-        help="Blur each training clip by a Gaussian whose sigma is drawn from 0 to SIGMA, in pixels of the clip.",
+        help="Blur each training clip with a Gaussian of random sigma, from 0 to SIGMA pixels of the clip.",
         source="ours",
     )
     mixup: float | None = _augmentation(
         None,
         above=0,
         metavar="ALPHA",
-        help="Mix each training clip with another of its batch, by shares drawn from Beta(ALPHA, ALPHA).",
+        help="Mix each training clip with another of its batch, in random shares from Beta(ALPHA, ALPHA).",
         source="ours",
     )
     drop_modality: float | None = _augmentation(
@@ -308,10 +307,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         check(self)
         if self.architecture.is_own and self.kernels == "fused":
-            raise UsageError("got --kernels fused with a network of your own, expected eager: leave --kernels out")
+            raise UsageError("got --kernels fused with your own network, expected eager: leave --kernels out")
         if self.architecture.is_own and self.checkpoint_activations:
             raise UsageError(
-                "got --checkpoint-activations with a network of your own, which has to do that itself: leave it out"
+                "got --checkpoint-activations with your own network, which must do that itself: leave it out"
             )
         if self.kernels == "fused" and self.compile:
             raise UsageError("got --kernels fused and --compile, expected one of the two: leave --compile out")

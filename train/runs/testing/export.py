@@ -196,7 +196,7 @@ def _description(trained: TrainedRun, input_dtype: InputDtype) -> dict[str, Any]
         "epoch": trained.header.epoch,
         "classes": list(trained.classes),
         "input": f"clips: {input_dtype} (B, 3, {frames}, {size}, {size}), RGB, 0 to 255",
-        "output": f"logits: float32 (B, {len(trained.classes)}), not softmaxed",
+        "output": f"logits: float32 (B, {len(trained.classes)}), before the softmax",
         "fps": trained.record.store.settings.decode.fps,
         "geometry": asdict(geometry),
         "normalisation": asdict(trained.normalisation),

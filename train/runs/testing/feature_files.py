@@ -28,7 +28,7 @@ def require_feature_file(path: Path) -> None:
     if path.suffix not in _WRITERS:
         raise UsageError(f"got --output {path}, expected a name that ends in {' or '.join(_WRITERS)}")
     if path.suffix == ".zarr" and path.exists():
-        raise UsageError(f"{path} is there already, and may be a clip store: remove it, or name another --output")
+        raise UsageError(f"{path} already exists, and may be a clip store: remove it, or name another --output")
     if path.suffix == ".parquet":
         _pyarrow()
 

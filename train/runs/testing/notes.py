@@ -43,5 +43,5 @@ def _few_videos(predictions: Predictions) -> str | None:
     named = ", ".join(f"{predictions.classes[label]} {videos_C[label]}" for label in few[:_NAMES_SHOWN])
     return (
         f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} {membership} videos ({named}"
-        f"{' ...' if len(few) > _NAMES_SHOWN else ''}): their own accuracy, and with it mean class, says little"
+        f"{' ...' if len(few) > _NAMES_SHOWN else ''}): their accuracy, and so mean class accuracy, says little"
     )

@@ -52,7 +52,7 @@ def imbalance(recipe: Recipe, index: Index, train_videos: npt.NDArray[np.intp]) 
         return None
     return (
         f"classes have {videos_C[fewest]:,} ({index.classes[fewest]}) to {videos_C[most]:,} ({index.classes[most]}) "
-        f"training videos: --sampling {BALANCED} or --class-weights {BALANCED} makes them count alike"
+        f"training videos: --sampling {BALANCED} or --class-weights {BALANCED} gives them the same weight"
     )
 
 
@@ -65,7 +65,7 @@ def _read(path: Path) -> dict[str, float]:
     try:
         lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path}: got no CSV in UTF-8 ({error}), expected the columns class,weight") from None
+        raise UsageError(f"{path}: not a CSV in UTF-8 ({error}), expected the columns class,weight") from None
     columns = tuple(column.strip().lower() for column in lines[0]) if lines else ()
     if sorted(columns) != sorted(_COLUMNS):
         raise UsageError(f"{path}, line 1: got {','.join(columns)!r}, expected the columns class,weight")
@@ -80,7 +80,7 @@ def _read(path: Path) -> dict[str, float]:
         if not 0 < weight < math.inf:
             raise UsageError(f"{path}, line {number}: got weight {values['weight']!r}, expected a number above 0")
         if name in weights:
-            raise UsageError(f"{path}, line {number}: {name!r} has a weight already: leave one of the lines")
+            raise UsageError(f"{path}, line {number}: {name!r} has a weight already: keep one of the lines")
         weights[name] = weight
     return weights
 

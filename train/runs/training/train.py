@@ -383,7 +383,8 @@ def _restored(
     network = _network(config, ranks)
     if record.source is not None and (changed := changed_files(config.architecture, record.source)):
         console.print(
-            f"note: {', '.join(changed)} changed since {folder} was begun: from here on it is trained with the new code"
+            f"note: {', '.join(changed)} changed since {folder} was started: from here on it is trained with the new "
+            "code"
         )
     optimiser = optimiser_for(network, config)
     ema = config.recipe.ema

@@ -136,7 +136,7 @@ def usual_share(index: Index, split: str, *, val_groups: int, seed: int) -> floa
 
 def _given(index: Index, split: str) -> RunVideos:
     validation = index.video_indices(split, "val")
-    note = f"the {len(validation):,} videos that {split} calls val are for validation, and no groups are held out"
+    note = f"the {len(validation):,} videos that {split} calls val are used for validation, and no groups are held out"
     if len(validation) < FEWEST_TO_CHOOSE_BY:
         note += f": with fewer than {FEWEST_TO_CHOOSE_BY}, the best weights are chosen by little more than chance"
     return RunVideos(

@@ -103,10 +103,13 @@ def test_names_say_what_differs(settings, name):
         ({"stem_channels": 0.5}, "^got --stem-channels 0.5, expected"),
         ({"min_scale": 0.4}, "^got --min-scale 0.4, expected a number from 0.5 to 1$"),
         ({"network": "3d-resnet50", "feature_residual": True}, "leave them out$"),
-        ({"network": "nets:small", "attention": True}, "^got --attention with a network of your own, expected none of"),
-        ({"network": "nets:small", "width": 2, "conv": "dense"}, "^got --conv, --width with a network of your own"),
+        (
+            {"network": "nets:small", "attention": True},
+            "^got --attention with your own network, expected no settings of",
+        ),
+        ({"network": "nets:small", "width": 2, "conv": "dense"}, "^got --conv, --width with your own network"),
         ({"network": "nets:small", "kernels": "fused"}, "expected eager: leave --kernels out$"),
-        ({"network": "nets:small", "checkpoint_activations": True}, "which has to do that itself: leave it out$"),
+        ({"network": "nets:small", "checkpoint_activations": True}, "which must do that itself: leave it out$"),
         (
             {"network": "nets:small", "network_settings": {"frames": 3}},
             "^got frames in \\[network\\], which",

@@ -178,7 +178,7 @@ def test_names_that_cannot_be_written(table: FeatureTable, tmp_path: Path, monke
     with pytest.raises(UsageError, match=r"got --output f.csv, expected a name that ends in .npz or .parquet or .zarr"):
         require_feature_file(Path("f.csv"))
     (tmp_path / "clips.zarr").mkdir()
-    with pytest.raises(UsageError, match="is there already, and may be a clip store"):
+    with pytest.raises(UsageError, match="already exists, and may be a clip store"):
         write_features(tmp_path / "clips.zarr", table)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ToolError, match=r"`pip install pyarrow`, or name a file that ends in .npz or .zarr"):

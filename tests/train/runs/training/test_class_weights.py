@@ -49,7 +49,7 @@ def test_of_a_file_only_ratios_count(tmp_path):
         ("class,weight\nJump,1\nJump,1\n", "line 3: 'Jump' has a weight already"),
         ("class,weight\nJump,1\nHop,1\n", "the store has no class Hop, expected Jump, Run, Walk"),
         ("class,weight\nJump,1\n", "got no weight for Run, Walk: write a line for each"),
-        (b"class,weight\nJ\xff,1\n", "got no CSV in UTF-8"),
+        (b"class,weight\nJ\xff,1\n", "not a CSV in UTF-8"),
     ],
 )
 def test_a_wrong_file_is_told(tmp_path, text, words):

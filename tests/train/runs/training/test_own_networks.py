@@ -59,7 +59,7 @@ def test_it_goes_on_exactly_and_names_what_has_changed(train_own, train_cut, own
         train_own("cut", resume=True, console=Console(file=file, soft_wrap=True))
     said = (tmp_path / "out.txt").read_text()
     assert re.search(
-        r"note: blocks.py changed since .*cut was begun: from here on it is trained with the new code", said
+        r"note: blocks.py changed since .*cut was started: from here on it is trained with the new code", said
     )
     assert_same_weights(tmp_path / "runs" / "cut", tmp_path / "runs" / "whole")
     with pytest.raises(UsageError, match=r"other settings \(\[network\]: \{\}, asked for \{'channels': 9\}"):
@@ -72,9 +72,9 @@ def test_it_goes_on_exactly_and_names_what_has_changed(train_own, train_cut, own
         ({"network": "nets:wide"}, r"nets:wide returned \(2, 4\)"),
         ({"network": "nowhere:small"}, "no module nowhere"),
         ({"network_settings": {"channels": "many"}}, "nets:small failed: TypeError"),
-        ({"dropout": 0.5}, "^got --dropout with a network of your own"),
-        ({"width": 1.0}, "^got --width with a network of your own"),
-        ({"network": "nets:spare"}, "parameters that play no part in its logits"),
+        ({"dropout": 0.5}, "^got --dropout with your own network"),
+        ({"width": 1.0}, "^got --width with your own network"),
+        ({"network": "nets:spare"}, "parameters on which its logits do not depend"),
         ({"freeze": ("head", "norm", "stems")}, "leaves nothing to train"),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_splits_own_validation_videos_take_the_place_of_held_out_groups(tmp_pa
     assert videos.validation.tolist() == index.video_indices("split1", "val").tolist()
     assert {index.group[row] for row in videos.validation} == {"g02"}
     assert (videos.given, videos.held_out, videos.choose_best) == (True, (), True)
-    assert "the 6 videos that split1 calls val are for validation, and no groups are held out" in videos.notes[0]
+    assert "the 6 videos that split1 calls val are used for validation, and no groups are held out" in videos.notes[0]
     none = choose_videos(index, "split1", val_groups=0, seed=0)
     assert (none.train.tolist(), len(none.validation), none.given) == (videos.train.tolist(), 0, False)
     with pytest.raises(UsageError, match=r"^got --val-share 0.2, but split1 of this store says itself which videos"):
