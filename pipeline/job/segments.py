@@ -39,7 +39,7 @@ def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool) -> 
         named = [f"{line}: {v!a}: {problems[v]}" for v, line in dataset.lines.items() if v in problems]
         more = f"; and {len(named) - _SHOWN:,} more lines" if len(named) > _SHOWN else ""
         raise SourceError(
-            f"{'; '.join(named[:_SHOWN])}{more}: correct the list, or take what is there with --allow-partial"
+            f"{'; '.join(named[:_SHOWN])}{more}: correct the list, or use what exists with --allow-partial"
         )
     videos = tuple(replace(video, problem=problems.get(video.video_id, video.problem)) for video in dataset.videos)
     return replace(dataset, videos=videos) if problems else dataset

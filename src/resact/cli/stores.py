@@ -137,7 +137,9 @@ def prep(
         from resact.pipeline.job.survey import print_survey, survey
 
         if download or retry_failed or scheduler:
-            raise UsageError("got --download, --retry-failed or --scheduler with --dry-run, which only looks: drop it")
+            raise UsageError(
+                "got --download, --retry-failed or --scheduler with --dry-run, which changes nothing: leave it out"
+            )
         videos = load_videos(
             dataset, root, names_in(classes), allow_partial, limit, console, executor, own, make=False, ffmpeg=ffmpeg
         )
