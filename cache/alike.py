@@ -1,10 +1,10 @@
-"""Videos that look the same: what each is like in a few numbers, and which pairs those numbers call alike.
+"""Videos that look the same: describes each by a few numbers, and finds the pairs that are alike.
 
-The rule. Of a video's first four seconds, a frame every half second, each as 8x8 means of its brightness. Brightness
-and contrast are taken out. Two videos are alike where they differ by at most half as much as they change themselves:
-so copies in another size, codec or rate are, and two clips of one still camera are not, since people move otherwise in
-the other. Of a video in which nothing moves, or of fewer than two such frames, it says nothing. docs/datasets.md says
-how often the rule is right.
+The rule. Of a video's first four seconds, a frame every half second, each as 8x8 means of its brightness. Overall
+brightness and contrast are removed. Two videos are alike if they differ by at most half as much as each changes over
+time. So copies in another size, codec or frame rate are alike, and two clips of one still camera are not, since people
+move differently in the other. The rule does not apply to videos without movement or with fewer than two such frames.
+docs/datasets.md has its measured accuracy.
 
 Shapes: N videos, K frames of one, G = 64 means of a frame.
 """
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 SECONDS = tuple((number + 0.5) / 2 for number in range(8))
-"""When the frames are shown: those that a sampling at 2 a second takes."""
+"""Times of the frames: those of sampling at 2 frames per second."""
 
 _GRID = 8
 _LEAST_FRAMES = 2
@@ -29,7 +29,7 @@ Look = npt.NDArray[np.float32]
 
 
 def means_of(luma_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(64,) means of a frame's brightness, in an 8x8 grid of equal parts; of fewer pixels, those that are nearest."""
+    """(64,) means of a frame's brightness, in an 8x8 grid of equal parts; for a smaller frame, the nearest pixels."""
     rows, columns = (np.arange(_GRID) * size // _GRID for size in luma_HW.shape)
     counts = (np.diff([*edges, size]).clip(1) for edges, size in zip((rows, columns), luma_HW.shape, strict=True))
     down, across = counts
@@ -39,7 +39,7 @@ def means_of(luma_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class AlikePair:
-    """Two videos, by their places, the earlier first."""
+    """Two videos by their indices, the smaller first."""
 
     first: int
     second: int
@@ -49,7 +49,7 @@ def alike_pairs(looks: Sequence[Look]) -> list[AlikePair]:
     """All pairs of videos that look the same, sorted. Compares each with each, by matrix products.
 
     Args:
-        looks: of each video; empty where there is none.
+        looks: look of each video; empty if it has none.
     """
     counts = np.array([len(look) for look in looks])
     pairs: set[tuple[int, int]] = set()

@@ -1,7 +1,7 @@
-"""Videos of a store that are in it twice, and those of them that stand on both sides of a split: a leak.
+"""Finds videos that are in a store twice, and leaks: those on both sides of a split.
 
-A network that is tested on a video that it was trained on is tested on what it knows. Prep looks for such videos when
-all are there, and notes the pairs in the store; stores made before have no note, and nothing is said of them.
+Testing on a video that was also trained on gives too high accuracies. Once all videos are stored, prep looks for such
+pairs and records them in the store. Older stores have no such record.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -30,15 +30,15 @@ class Alike:
     """Two videos that look the same."""
 
     first: str
-    """Video id; the one that sorts first."""
+    """Video id; of the two, the one that sorts first."""
     second: str
     same_file: bool
-    """The source files are the same, byte for byte."""
+    """Whether the source files are the same, byte for byte."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leak:
-    """A pair of which one is trained on and the other is not."""
+    """A pair of videos of which one is trained on and the other is not."""
 
     split: str
     first: str
@@ -53,10 +53,10 @@ class Leak:
 
 
 def leaks_of(pairs: Iterable[Alike], sides: Mapping[str, Callable[[str], str | None]]) -> list[Leak]:
-    """The pairs that stand on different sides.
+    """The pairs on different sides of a split.
 
     Args:
-        pairs: alike.
+        pairs: pairs that look the same.
         sides: split -> a function from a video id to `train`, `test` or another side, or None.
     """
     found = []
@@ -90,11 +90,11 @@ def leak_words(leaks: Sequence[Leak]) -> str | None:
 
 
 def store_leaks(store: "ClipStore", pairs: Iterable[Alike] | None = None) -> list[Leak]:
-    """The leaks that a store has a note of; none where it has no note.
+    """The leaks recorded in a store; empty without a record.
 
     Args:
-        store: opened.
-        pairs: default: those of its note.
+        store: an open store.
+        pairs: default: the recorded pairs.
 
     Raises:
         DamagedError: the note is not what was written.
@@ -115,7 +115,7 @@ def store_leaks(store: "ClipStore", pairs: Iterable[Alike] | None = None) -> lis
 
 
 def find_alike(store: "ClipStore", *, threads: int) -> list[Alike]:
-    """All pairs of a store's videos that look the same, from eight stored frames of each.
+    """All pairs of videos in a store that look the same, by eight stored frames of each.
 
     Raises:
         DamagedError: bytes are not those that were written.
@@ -150,19 +150,19 @@ def _source(store: "ClipStore", row: int) -> tuple[Any, Any]:
 
 
 def write_alike(store: Path, pairs: Sequence[Alike]) -> None:
-    """Note them, whole and on the disk; inside a held `store_lock`."""
+    """Record the pairs atomically and sync them; call it only while holding `store_lock`."""
     write_file(store, ALIKE, seal(group_document({"pairs": [asdict(pair) for pair in pairs]})))
 
 
 def remove_alike(store: Path) -> None:
-    """Before videos are added: what the note says is then not all."""
+    """Remove the record before videos are added, as it is then incomplete."""
     if (store / ALIKE).exists():
         (store / ALIKE).unlink()
         sync_folder((store / ALIKE).parent)
 
 
 def read_alike(files: Files) -> list[Alike] | None:
-    """None where nobody has looked.
+    """The recorded pairs; None if the store has no record.
 
     Raises:
         DamagedError: the note is not what was written.

@@ -1,4 +1,4 @@
-"""`resact prep --dry-run`: what a data set looks like before hours are spent on it. Nothing is written."""
+"""`resact prep --dry-run`: examines a data set before a long prep, without writing anything."""
 
 import os
 import shutil
@@ -41,12 +41,12 @@ _LISTED = 20  # of each kind of finding; --json has all
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """Of one class."""
+    """Number of videos of one class."""
 
     class_name: str
     videos: int
     sides: dict[str, dict[str, int]]
-    """Split -> side -> videos."""
+    """Split -> side -> number of videos."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,39 +59,39 @@ class Unreadable:
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What `--dry-run` finds."""
+    """The findings of `--dry-run`."""
 
     dataset: str
     store: str
     videos: int
     in_store: int
-    """Of these, there already."""
+    """Number of these that the store already has."""
     missing: int
-    """That the lists name and the disk has not."""
+    """Number of videos that the lists name but are missing on disk."""
     classes: list[ClassCount]
     imbalance: float | None
-    """Videos of the largest class over those of the smallest that has any; of the first split's training side."""
+    """Ratio of the largest class to the smallest that is not empty, on the first split's training side."""
     untrained: list[str]
-    """Classes without a video there."""
+    """Classes without training videos."""
     same: list[list[str]]
     """Groups of videos with the same bytes."""
     alike: list[list[str]]
-    """Pairs of other videos that look the same (`cache/alike.py`)."""
+    """Other pairs of videos that look the same (`cache/alike.py`)."""
     leaks: list[Leak]
-    """Pairs of either kind that stand on two sides of a split."""
+    """Pairs of either kind on two sides of a split."""
     unreadable: list[Unreadable]
     hours: float
-    """Of video, as the files say."""
+    """Hours of video, according to the files."""
     source_bytes: int
     store_bytes: int | None
-    """That the videos to do will take, estimated; None where that cannot be told."""
+    """Estimated store size of the videos to prep, in bytes; None if unknown."""
     free_bytes: int
     seconds: float | None
-    """That they will take, estimated, with as many workers; None likewise."""
+    """Estimated duration of their prep with this number of workers, in seconds; None if unknown."""
     workers: int
 
     def to_plain(self) -> dict[str, Any]:
-        """As values that JSON has."""
+        """Plain values for JSON."""
         return asdict(self)
 
 
@@ -105,16 +105,16 @@ class _Seen:
 
 
 def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) -> Survey:
-    """Look at every video of a data set: four seconds of each are decoded, small.
+    """Examine every video of a data set: four seconds of each are decoded at a small size.
 
     Args:
-        dataset: what would be prepped.
-        job: where to, and how.
-        workers: that prep would have; as many videos are looked at at a time.
-        console: for progress.
+        dataset: the data set to prep.
+        job: store and settings.
+        workers: prep's number of workers; as many videos are examined at the same time.
+        console: where to show progress.
 
     Raises:
-        SettingsError: the store is there, and prep would refuse to go on with it.
+        SettingsError: the store exists, and prep would refuse to continue it.
         ToolError: ffmpeg is missing.
     """
     index = _index(job)
@@ -161,7 +161,7 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
 
 
 def print_survey(found: Survey, console: Console) -> None:
-    """For people."""
+    """Print the findings."""
     say = console.print
     console.print(_class_table(found), soft_wrap=False)
     there = f", {found.in_store:,} of them in {found.store} already" if found.in_store else ""

@@ -1,7 +1,7 @@
-"""What scripts and notebooks need with one import: `stream`, `load_run`, `predict`, `evaluate`.
+"""The functions for scripts and notebooks, with one import: `stream`, `load_run`, `predict`, `evaluate`.
 
-Shapes: B clips, N frames read for a clip, C classes, T frames of a clip, H height, W width, D height and width of what
-the network is given.
+Shapes: B clips, N frames read for a clip, C classes, T frames of a clip, H height, W width, D height and width of the
+network's input.
 """
 
 import os
@@ -54,32 +54,31 @@ def stream(
 ) -> ClipStream:
     """Batches of clips for any network, from one side of a split.
 
-    A loop over the stream has one epoch, each loop the next one; `stream.epoch(n)` gives a certain one. A batch is a
-    dictionary: `rgb` and `residual` (B, 3, T, D, D), normalised, those that the modality asks for; `label` (B,) int64;
-    `video_id`, a list of B.
+    Each loop over the stream is the next epoch; `stream.epoch(n)` reads a given one. A batch is a dictionary: `rgb` and
+    `residual` (B, 3, T, D, D), normalised, as the modality asks; `label` (B,) int64; `video_id`, a list of length B.
 
     Args:
-        store: an open store, its path or its URL.
-        split: of the store; left out, its first.
-        side: `train`: one clip a video and epoch, at random; `val` or `test`: `views` clips a video, centre crops.
-        frames: T.
-        step: frames between the two that a residual subtracts.
+        store: an open store, or its path or URL.
+        split: name of the split; default: the store's first.
+        side: `train`: one random clip per video and epoch; `val` or `test`: `views` clips per video, centre crops.
+        frames: T, frames per clip.
+        step: residual step, in frames.
         modality: `rgb`, `residual` or `both`.
-        batch_size: the most clips in a batch.
-        size: D, in pixels.
-        views: clips a video of the other sides.
-        seed: of the clips.
-        flip: mirror half of the training clips; left out, where the data set survives it.
-        normalisation: such as another stream's or a run's; left out, it is measured on 512 clips of the train side,
-            whichever side is asked for, which takes a while: `stream.normalisation` has it.
-        device: left out, the GPU where there is one, else the CPU.
-        dtype: of the clips.
-        threads: that read and decode; one a core unless said.
+        batch_size: most clips per batch.
+        size: D, height and width of a clip, in pixels.
+        views: clips per video of the sides `val` and `test`.
+        seed: seed of the clips.
+        flip: mirror half of the training clips; default: if the data set is flip-safe.
+        normalisation: for example another stream's or a run's. Default: measured on 512 clips of the train side, for
+            any side, which takes a while; the result is `stream.normalisation`.
+        device: default: the GPU if there is one, else the CPU.
+        dtype: dtype of the clips.
+        threads: number of threads that read and decode; default: one per core.
 
     Raises:
         UsageError: an argument is out of range, or the store has no such split, side or videos.
-        StoreNotFoundError: no store there.
-        StoreError: a clip could not be read; while the stream is read, too.
+        StoreNotFoundError: no store at that path.
+        StoreError: a clip could not be read; also raised while the stream is read.
 
     Example:
         train = resact.stream("data/sample.zarr", frames=16, batch_size=4)
@@ -125,21 +124,21 @@ class Run(TrainedRun):
         ffmpeg: str | None = None,
         timeout_seconds: float = 600.0,
     ) -> Prediction:
-        """The most likely classes of a video file, which is decoded as the run's store was.
+        """The most likely classes of a video file, decoded in the same way as the run's store.
 
         Args:
             video: the file; any that ffmpeg decodes.
-            views: clips sampled uniformly of it, whose probabilities are averaged.
-            top: classes to give.
+            views: number of clips, spread uniformly over the video, whose probabilities are averaged.
+            top: number of classes to return.
             ffmpeg: path of ffmpeg; None for the one of the `imageio-ffmpeg` wheel.
-            timeout_seconds: for the decoding.
+            timeout_seconds: time limit of decoding.
 
         Returns:
-            `top`, a list of (class name, probability), the likeliest first; `logits` (views, C); `num_frames`, at the
+            `top`, a list of (class name, probability), the most likely first; `logits` (views, C); `num_frames`, at the
             store's frame rate; `padded`, whether a clip is longer than the video.
 
         Raises:
-            DecodeError: the file is missing, gives no frames or is too short; says why.
+            DecodeError: the file is missing, gives no frames, or is too short, with the reason.
             DivergedError: the network's logits are not finite.
 
         Example:
@@ -157,11 +156,11 @@ class Run(TrainedRun):
         """One clip of frames as a batch for `logits` and `features`: centre crop, resize, residual, normalisation.
 
         Args:
-            frames_NHWC: uint8 (N, H, W, 3), RGB, at the frame rate of the run's store, such as `store.read` gives. N is
-                at most `run.geometry.frames_read`; fewer frames are extended as those of a short video are.
+            frames_NHWC: uint8 (N, H, W, 3), RGB, at the frame rate of the run's store, for example from `store.read`. N
+                is at most `run.geometry.frames_read`; fewer frames are extended like those of a short video.
 
         Returns:
-            `rgb` and `residual` (1, 3, T, D, D) float32, those that the run takes, on its device.
+            `rgb` and `residual` (1, 3, T, D, D) float32, as the run takes them, on its device.
 
         Raises:
             UsageError: the frames have another shape or dtype, or there are too many of them.
@@ -206,17 +205,17 @@ def load_run(
     """Open a trained run: its network, classes, clip geometry and normalisation. Nothing in its files is unpickled.
 
     Args:
-        path: of the run's folder, such as `runs/residual-s2-0`; it may still be training.
-        weights: `last`: those of the last whole epoch; `best`: of the best validation.
-        device: left out, the GPU where there is one, else the CPU.
+        path: path of the run's folder, such as `runs/residual-s2-0`; it may still be training.
+        weights: `last`: after the last completed epoch; `best`: with the best validation accuracy.
+        device: default: the GPU if there is one, else the CPU.
 
     Returns:
         A run with `predict(video)`, `batch(frames)`, `logits(batch)` (B, C), `features(batch)` (B, F), `classes`,
         `geometry`, `normalisation`, `network` and `record`.
 
     Raises:
-        RunNotFoundError: no run there.
-        CheckpointError: no such weights yet, or not what was written.
+        RunNotFoundError: no run at that path.
+        CheckpointError: no such weights yet, or they have changed since they were written.
 
     Example:
         run = resact.load_run("runs/residual-s2-0")
@@ -238,17 +237,17 @@ def load_run(
 
 
 def predict(run: Run | StrPath, video: StrPath, *, views: int = VIEWS, top: int = 5) -> Prediction:
-    """The most likely classes of a video file; see `Run.predict`, which is quicker for several files.
+    """The most likely classes of a video file; see `Run.predict`, which is faster for several files.
 
     Args:
-        run: of `load_run`, or the path of a run's folder.
+        run: a run from `load_run`, or the path of a run's folder.
         video: the file; any that ffmpeg decodes.
-        views: clips sampled uniformly of it, whose probabilities are averaged.
-        top: classes to give.
+        views: number of clips, spread uniformly over the video, whose probabilities are averaged.
+        top: number of classes to return.
 
     Raises:
-        RunNotFoundError: no run there.
-        DecodeError: the file is missing, gives no frames or is too short; says why.
+        RunNotFoundError: no run at that path.
+        DecodeError: the file is missing, gives no frames, or is too short, with the reason.
 
     Example:
         class_name, probability = resact.predict("runs/residual-s2-0", "my_video.mp4").top[0]
@@ -266,26 +265,25 @@ def evaluate(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
-    """Test a run by the paper's protocol, as `resact evaluate` does: `views` clips a video, scores averaged.
+    """Test a run by the paper's protocol, as `resact evaluate` does: `views` clips per video, scores averaged.
 
     Args:
-        run: of `load_run`, or the path of a run's folder.
-        store: left out, the one that the run was trained on; another one has to be of the same data set.
-        views: clips a video.
-        side: of the run's split.
-        output: where to keep each clip's logits, such as `runs/NAME/predictions.npz`, which the report reads; left out,
-            nowhere.
-        threads: that read and decode; one a core unless said.
-        progress: is told of clips done and in all.
+        run: a run from `load_run`, or the path of a run's folder.
+        store: default: the store that the run was trained on; another one must be of the same data set.
+        views: clips per video.
+        side: side of the run's split.
+        output: file for each clip's logits, such as `runs/NAME/predictions.npz`, which the report reads; default: none.
+        threads: number of threads that read and decode; default: one per core.
+        progress: called with the number of clips done and the total.
 
     Returns:
         `accuracy` with `video_top1`, `clip_top1`, `per_class` and so on, in [0, 1]; `logits` (videos, views, C);
         `scores` (videos, C); `label` (videos,); `video_id`; `classes`.
 
     Raises:
-        RunNotFoundError: no run there.
-        StoreNotFoundError: no store there, or the run's has moved.
-        SettingsError: the store is of other videos or decoded otherwise.
+        RunNotFoundError: no run at that path.
+        StoreNotFoundError: no store at that path, or the run's store has moved.
+        SettingsError: the store has other videos, or was decoded in another way.
         DivergedError: the network's logits are not finite.
         RunWriteError: `output` could not be written.
 

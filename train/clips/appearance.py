@@ -1,7 +1,7 @@
 """Colour jitter and blur of a clip, before its residual is taken.
 
-What is drawn is drawn once a clip, and acts on each pixel of each frame alike: where nothing moves, nothing moves
-afterwards, and the residual stays 0. Shapes: C colours, T frames, D height and width.
+Random parameters are drawn once per clip and apply to all frames in the same way: where nothing moves, the residual
+stays 0. Shapes: C colours, T frames, D height and width.
 """
 
 import math
@@ -18,18 +18,18 @@ _GREY = (0.299, 0.587, 0.114)
 
 
 def altered(clip_CTDD: Tensor, appearance: Appearance) -> Tensor:
-    """A clip with other colours, blurred.
+    """A clip with its colours changed, then blurred.
 
     In this order: pixels times `brightness`; their distance from the clip's mean grey times `contrast`; their distance
-    from their own grey times `saturation`; a Gaussian of `sigma`, at the edges of which the outermost pixels are
-    repeated. Rounded to 8 bits at the end alone.
+    from their own grey times `saturation`; a Gaussian of `sigma`, with the outermost pixels repeated at the edges. It
+    is rounded to 8 bits only at the end.
 
     Args:
         clip_CTDD: (3, T, D, D) uint8, on any device.
-        appearance: what is done.
+        appearance: the changes.
 
     Returns:
-        The like of `clip_CTDD`.
+        A tensor like `clip_CTDD`.
     """
     values_CTDD = _recoloured(clip_CTDD, appearance)
     if appearance.sigma:

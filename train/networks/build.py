@@ -1,4 +1,4 @@
-"""Networks from their architecture, those of the user's own included."""
+"""Builds networks from their architecture, including the user's own."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from resact.train.networks.own import build_own, try_own
 
 
 def cost_row(architecture: Architecture, *, frames: int, size: int) -> dict[str, Any]:
-    """What one network costs, as a row of `cost.cost_rows`; arguments and errors as of `build`."""
+    """The cost of one network, as a row of `cost.cost_rows`; arguments and errors as in `build`."""
     if architecture.is_own:
         with torch.random.fork_rng(devices=[]):
             network = build_own(architecture, frames=frames, size=size)
@@ -24,16 +24,16 @@ def cost_row(architecture: Architecture, *, frames: int, size: int) -> dict[str,
 
 
 def build(architecture: Architecture, *, frames: int, size: int, checkpoint_activations: bool = False) -> nn.Module:
-    """A network in training mode with fresh weights, drawn from torch's global generator.
+    """A network in training mode with random weights from torch's global generator.
 
     Args:
-        architecture: with its number of classes.
-        frames: of the clips that it is to be trained on.
-        size: height and width of these.
-        checkpoint_activations: as for `build_model`.
+        architecture: architecture with a number of classes.
+        frames: frames per clip in training.
+        size: height and width of a clip.
+        checkpoint_activations: as in `build_model`.
 
     Raises:
-        UsageError: it is of the user's own, and cannot be made.
+        UsageError: the user's own network cannot be built.
     """
     if architecture.is_own:
         return build_own(architecture, frames=frames, size=size)

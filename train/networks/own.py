@@ -1,4 +1,4 @@
-"""Networks of the user's own, named on the command line as PACKAGE.MODULE:FACTORY and found as Python finds modules."""
+"""The user's own networks, given as PACKAGE.MODULE:FACTORY and imported like any Python module."""
 
 import importlib
 import re
@@ -23,37 +23,37 @@ from resact.train.networks.cost import Cost, copied_forward
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSource:
-    """The code of a network of the user's own, as a run's record keeps it, and what the network costs."""
+    """The code of a user's own network, as recorded in a run, and the network's cost."""
 
     path: str
-    """Of the module, absolute; plays no part in whether two are the same."""
+    """Absolute path of the module; not compared."""
     files: dict[str, str]
-    """File -> its sha256 in hex: of the module, and of what it has loaded from its own package or folder."""
+    """File -> its sha256 in hex, for the module and the modules loaded from its package or folder."""
     multiply_adds: int
-    """Of one clip of the run's own size; counted when the run was begun."""
+    """Multiply-adds of one clip of the run's own size, counted when the run was started."""
     parameters: int
 
     @property
     def cost(self) -> Cost:
-        """Of one clip."""
+        """Cost of one clip."""
         return Cost(self.multiply_adds, self.parameters)
 
     @property
     def digest(self) -> str:
-        """Of all files, in hex."""
+        """Digest of all files, in hex."""
         return sha256("\n".join(f"{name} {hash_}" for name, hash_ in sorted(self.files.items())).encode()).hexdigest()
 
 
 def build_own(architecture: Architecture, *, frames: int, size: int) -> nn.Module:
-    """The network that the factory makes, in training mode, with weights drawn from torch's global generator.
+    """The network made by the factory, in training mode, with random weights from torch's global generator.
 
     Args:
-        architecture: with `network` as PACKAGE.MODULE:FACTORY, and a number of classes.
-        frames: of a clip.
+        architecture: has `network` as PACKAGE.MODULE:FACTORY, and a number of classes.
+        frames: frames per clip.
         size: height and width of a clip.
 
     Raises:
-        UsageError: the factory cannot be imported, fails, or makes no network.
+        UsageError: the factory cannot be imported, fails, or does not return a network.
     """
     named = architecture.network
     factory = _factory(named)
@@ -68,16 +68,16 @@ def build_own(architecture: Architecture, *, frames: int, size: int) -> nn.Modul
 
 
 def try_own(network: nn.Module, architecture: Architecture, *, frames: int, size: int) -> NetworkSource:
-    """Run two clips forward and backward, without values if it can, and find out what the network is.
+    """Run two clips forward and backward, on the meta device if possible, and record the network's source and cost.
 
     Args:
-        network: of `build_own`, perhaps frozen in part; it is left as it was.
-        architecture: likewise.
-        frames: likewise.
-        size: likewise.
+        network: network of `build_own`, possibly with frozen parts; it does not change.
+        architecture: as in `build_own`.
+        frames: as in `build_own`.
+        size: as in `build_own`.
 
     Raises:
-        UsageError: it cannot compute such clips, has wrong logits, or parameters that play no part in them.
+        UsageError: it cannot compute such clips, has wrong logits, or has parameters on which they do not depend.
     """
     named, num_classes = architecture.network, architecture.num_classes
     streams = STREAMS[architecture.modality]
@@ -119,7 +119,7 @@ def try_own(network: nn.Module, architecture: Architecture, *, frames: int, size
 
 
 def changed_files(architecture: Architecture, begun: NetworkSource) -> list[str]:
-    """Files of a network's code that are not as they were when its run was begun; the network has been built."""
+    """Files of a network's code that have changed since its run was started; build the network first."""
     home = _home(sys.modules[architecture.network.partition(":")[0]])
     return sorted(name for name, digest in begun.files.items() if _sha256(home / name) != digest)
 

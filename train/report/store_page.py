@@ -1,4 +1,4 @@
-"""`resact info --html`: what a clip store holds, as one page that needs no network."""
+"""`resact info --html`: a clip store's contents as one offline page."""
 
 import base64
 import io
@@ -29,11 +29,11 @@ _MOST_LINES = 50  # of one fact, such as videos that failed
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """Pictures of one class."""
+    """The pictures of one class."""
 
     name: str
     count: int
-    """Videos shown."""
+    """Number of videos shown."""
     jpeg: str
     """Base64."""
     width: int
@@ -41,14 +41,14 @@ class Sheet:
 
 
 def store_page(store: ClipStore, summary: dict[str, Any]) -> str:
-    """All of it, as HTML.
+    """The page, as HTML.
 
     Args:
-        store: opened.
-        summary: of it, from `summarise`.
+        store: an open store.
+        summary: its summary, from `summarise`.
 
     Raises:
-        DamagedError: frames that are shown are not those that were written.
+        DamagedError: frames on the page have changed since they were written.
     """
     sheets = list(_sheets(store))
     each = _per_class(store)

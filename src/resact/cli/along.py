@@ -1,4 +1,4 @@
-"""`resact predict --every`: rows along videos as they come, in a form for people or for programs."""
+"""`resact predict --every`: prints rows along videos as they come, for people or programs."""
 
 import csv
 import io
@@ -26,10 +26,10 @@ _PLAIN_LINE_SECONDS = 10.0
 
 
 def require_format(format_: str | None, *, every: str | None, merge: bool, json_output: bool) -> str | None:
-    """The format of rows, None where there are none; refuses what only goes with --every without it.
+    """The format of rows; None without --every, which refuses options that need it.
 
     Raises:
-        UsageError: no such format, or options that do not go together.
+        UsageError: no such format, or options that contradict each other.
     """
     if every is None and (merge or format_ is not None):
         raise UsageError(f"got {'--merge' if merge else '--format'} without --every: add it, such as --every 1s")
@@ -41,9 +41,10 @@ def require_format(format_: str | None, *, every: str | None, merge: bool, json_
 
 
 def consoles(format_: str | None, *, json_output: bool) -> "tuple[Console, Callable[[str], None]]":
-    """Where notes and progress go, and what writes a line of rows.
+    """The console for notes and progress, and a function that writes a line of rows.
 
-    On a terminal both share it; otherwise rows go to standard output, each at once, and the rest to standard error.
+    On a terminal both share it. Otherwise rows go to standard output, each written at once, and the rest to standard
+    error.
     """
     terminal = open_console(json_output)
     if json_output or format_ is None or (format_ == "table" and terminal.is_terminal):
@@ -70,23 +71,23 @@ def predict_along(
     console: "Console",
     write: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """Rows of each video, written as they come; a video that breaks off keeps those that came before.
+    """Write rows of each video as they come; if a video breaks off, its earlier rows are kept.
 
     Args:
         trained: the run.
-        videos: files.
-        every: seconds from one window to the next.
-        merge: windows of one class to segments.
-        top: classes a row.
-        format_: of `FORMATS`.
-        keep: the rows in what is returned, too.
+        videos: video files.
+        every: seconds between windows.
+        merge: join windows of one class into segments.
+        top: classes per row.
+        format_: name in `FORMATS`.
+        keep: also keep the rows in the result.
         ffmpeg: path of ffmpeg.
-        timeout: seconds, for each frame.
+        timeout: time limit for each frame, in seconds.
         console: for notes and progress.
-        write: a line of rows.
+        write: writes a line of rows.
 
     Returns:
-        For each video `video, status, problem, note, seconds`, and `windows` or `segments` where they are kept.
+        For each video `video, status, problem, note, seconds`, and `windows` or `segments` if they are kept.
     """
     from resact.errors import DecodeError
     from resact.pipeline.job.windows import VideoWindows

@@ -1,4 +1,4 @@
-"""Commands that take networks and features out of resact."""
+"""Commands that export networks and features."""
 
 from pathlib import Path
 from typing import Annotated, Literal

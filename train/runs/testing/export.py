@@ -1,4 +1,4 @@
-"""A run's network as one file for other programs: clips of pixels in, logits out, nothing of resact needed.
+"""Exports a run's network as one file for other programs: clips of pixels in, logits out, without resact.
 
 Shapes: B clips, N frames read for a clip, T frames of a clip, D height and width, C classes.
 """
@@ -38,7 +38,7 @@ _DESCRIPTION = "resact"  # where a file says what it is
 
 
 class PixelNetwork(nn.Module):
-    """A network with what `make_clip` does after the resize inside: residual frames and normalisation."""
+    """A network that includes the steps of `make_clip` after the resize: residual frames and normalisation."""
 
     def __init__(self, network: nn.Module, geometry: ClipGeometry, normalisation: Normalisation) -> None:
         super().__init__()
@@ -67,29 +67,29 @@ class PixelNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """What was written."""
+    """The exported file."""
 
     input_shape: str
     """`(B, 3, N, D, D)` with the numbers of the run."""
     output_shape: str
     largest_difference: float
-    """Of a logit from the run's own in float32, as a share of the logits' root mean square."""
+    """Largest difference of a logit from the run's own in float32, relative to the logits' root mean square."""
     description: dict[str, Any]
-    """Of the run and its clips, as the file has it."""
+    """Description of the run and its clips, as stored in the file."""
     notes: list[str]
 
     @property
     def batches_in_words(self) -> str:
-        """The sizes that were tried."""
+        """The batch sizes that were tried, in words."""
         return " and ".join(map(str, _BATCHES))
 
     def plain(self) -> dict[str, Any]:
-        """For scripts."""
+        """Plain values for scripts."""
         return asdict(self)
 
 
 def require_export_file(path: Path) -> None:
-    """Refuse a file that could not be made, before any work.
+    """Refuse a file that cannot be exported, before any work.
 
     Raises:
         UsageError: its ending names no format.
@@ -105,12 +105,12 @@ def require_export_file(path: Path) -> None:
 
 
 def export_run(trained: TrainedRun, path: Path, *, input_dtype: InputDtype = "uint8") -> Exported:
-    """Write the run's network, in float32, and put it in place once it gives the run's own logits.
+    """Export the run's network in float32; the file gets its name only if its logits equal the run's.
 
     Args:
         trained: the run, on the CPU.
-        path: `.onnx` or `.pt2`; a file that is there is replaced.
-        input_dtype: of the pixels, which go from 0 to 255 in both.
+        path: `.onnx` or `.pt2`; an existing file is replaced.
+        input_dtype: dtype of the pixels, which go from 0 to 255 in either.
 
     Raises:
         UsageError: the ending names no format.

@@ -1,4 +1,4 @@
-"""A table of features as a file: NumPy's archive, Parquet, or a Zarr group. Each is written whole or not at all."""
+"""Writes a table of features as a NumPy archive, Parquet file or Zarr group, atomically."""
 
 import json
 from collections.abc import Callable
@@ -19,10 +19,10 @@ _CHUNK_ROWS = 4096
 
 
 def require_feature_file(path: Path) -> None:
-    """Refuse a file of features that could not be written, before any work.
+    """Refuse a features file that cannot be written, before any work.
 
     Raises:
-        UsageError: its ending names no format, or there is such a folder already.
+        UsageError: its suffix is not a format, or such a folder already exists.
         ToolError: the format's library is missing.
     """
     if path.suffix not in _WRITERS:
@@ -34,16 +34,16 @@ def require_feature_file(path: Path) -> None:
 
 
 def write_features(path: Path, table: "FeatureTable") -> None:
-    """Write the whole file or nothing; a file that is there is replaced.
+    """Write the file atomically; an existing file is replaced.
 
     Args:
-        path: its ending, `.npz`, `.parquet` or `.zarr`, says the format.
-        table: what is written.
+        path: its suffix, `.npz`, `.parquet` or `.zarr`, sets the format.
+        table: the features.
 
     Raises:
         RunWriteError: it could not be written.
-        UsageError: as for `require_feature_file`.
-        ToolError: likewise.
+        UsageError: as in `require_feature_file`.
+        ToolError: as in `require_feature_file`.
     """
     require_feature_file(path)
     with put_in_place(path, what_next="and run `resact features` again") as attempt:

@@ -1,4 +1,4 @@
-"""What a run's network makes of each video of a store before its last layer.
+"""Features of each video of a store: a run's activations before the last layer.
 
 Shapes: V videos, K views, R rows: V, or V x K where each clip has one, F features.
 """
@@ -25,7 +25,7 @@ Per = Literal["video", "clip"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureTable:
-    """One row a video, or one a clip: a video's rows one after the other, in the order of the store's index."""
+    """One row per video or per clip, in the order of the store's index."""
 
     features: npt.NDArray[np.float32]
     """(R, F), finite."""
@@ -36,9 +36,9 @@ class FeatureTable:
     provenance: dict[str, Any]
     """Run, weights, store, geometry and so on, as plain values."""
     left_out: list[str]
-    """Videos of the store without a frame."""
+    """Videos of the store without frames."""
     notes: list[str]
-    """What a reader of the features should know."""
+    """Notes for readers of the features."""
 
 
 def run_features(
@@ -50,15 +50,15 @@ def run_features(
     threads: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureTable:
-    """`TrainedRun.features` of uniformly sampled clips of all videos of a store.
+    """`TrainedRun.features` of clips spread uniformly over all videos of a store.
 
     Args:
         trained: the run.
-        store: any store; its own classes may be others than the run's.
-        views: clips a video.
-        per: `video`: the mean over its views; `clip`: each view's.
-        threads: that read and decode; one a core unless said.
-        progress: is told of clips done and in all.
+        store: any store; its classes may differ from the run's.
+        views: clips per video.
+        per: `video`: the mean over its views; `clip`: one row per view.
+        threads: number of threads that read and decode; default: one per core.
+        progress: called with the number of clips done and the total.
 
     Raises:
         UsageError: the store has no videos, or the network has no method that gives features.

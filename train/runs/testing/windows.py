@@ -56,16 +56,15 @@ class Row:
 
 
 def predict_windows(trained: TrainedRun, windows: Iterable[Window]) -> Iterator[Row]:
-    """Of each window the clip that the network would be tested with: its centre crop. On a GPU several at a time.
+    """Predict each window from its centre crop, as in testing. On a GPU, several at a time.
 
     Args:
         trained: the run.
-        windows: each of `trained.geometry.frames_read` frames at the rate of the run's store, or of a video's fewer
-            frames, which are then extended as in training.
+        windows: each has `trained.geometry.frames_read` frames at the frame rate of the run's store, or all frames of a
+            shorter video, which are extended as in training.
 
     Raises:
-        DecodeError: from `windows`, after the rows of those that came; or a window has no two frames to take a residual
-            of.
+        DecodeError: raised by `windows`, after the rows so far; or a window has no two frames one step apart.
         DivergedError: the network's logits are not finite.
     """
     size = _batch_size(trained)
@@ -88,13 +87,14 @@ def predict_windows(trained: TrainedRun, windows: Iterable[Window]) -> Iterator[
 
 
 def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
-    """Neighbours with the same likeliest class as one segment, given as soon as another class follows.
+    """Join neighbouring windows with the same most likely class into segments; each is yielded when another class
+    follows.
 
-    A window speaks for its middle, so that a border lies half-way between the middles of the two windows at it. The
-    first segment begins with the first window, and the last one ends with the last.
+    A window stands for its middle, so a border is half-way between the middles of its two windows. The first segment
+    starts with the first window, and the last one ends with the last.
 
     Raises:
-        DecodeError: from `rows`, after the segment that it broke off in.
+        DecodeError: raised by `rows`, after the segment in which they broke off.
     """
     segment: _Segment | None = None
     try:
