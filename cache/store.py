@@ -32,6 +32,11 @@ class ClipStore:
     """The size of a data set that may grow, as prep found it, if the store lacks some of it."""
     _codec: Any = field(repr=False)
 
+    def __repr__(self) -> str:
+        """One line, where notebooks would show all of the index."""
+        videos, classes = len(self.index), len(self.index.classes)
+        return f"<ClipStore {self.files}: {videos:,} videos of {classes:,} classes, {self.settings.codec}>"
+
     @property
     def partial(self) -> str | None:
         """What is missing from the whole data set, in words; None if the store has everything.

@@ -236,6 +236,14 @@ def test_evaluating_a_run(store: ClipStore, tmp_path: Path) -> None:
     assert len(trained.video_id) == len(store.index.video_indices("split1", "train"))
 
 
+def test_a_run_by_its_name(store: ClipStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    untrained_run(tmp_path / "runs" / "b", store)
+    monkeypatch.chdir(tmp_path)
+    run = resact.load_run("b", device="cpu")
+    assert repr(run) == "<Run b: p3d-resnet50, residual, 3 classes; last weights, of epoch 2; on cpu>"
+    assert repr(store) == f"<ClipStore {store.files}: 12 videos of 3 classes, zstd>"
+
+
 def test_a_run_that_is_not_there(store: ClipStore, tmp_path: Path) -> None:
     with pytest.raises(RunNotFoundError, match="make one with `resact train`"):
         resact.load_run(tmp_path / "runs" / "a")

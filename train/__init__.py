@@ -1,4 +1,8 @@
-"""Clips, networks, runs and their report. Calling the package trains: `resact.train(...)`."""
+"""Clips to networks to metrics to report.
+
+Called, the package trains: `resact.train({"step": 2}, store="data/ucf101.zarr")`. All arguments are in
+`help(resact.train.runs.training.train.train)`.
+"""
 
 import sys
 from types import ModuleType

@@ -115,6 +115,13 @@ def stream(
 class Run(TrainedRun):
     """A trained run, opened by `load_run`; its network is on `device`, in evaluation mode."""
 
+    def __repr__(self) -> str:
+        """One line, where notebooks would show all of its settings and weights."""
+        return (
+            f"<Run {self.name}: {self.record.architecture.network}, {self.geometry.modality}, {len(self.classes)} "
+            f"classes; {self.weights} weights, of epoch {self.header.epoch}; on {self.device}>"
+        )
+
     def predict(
         self,
         video: StrPath,
@@ -205,7 +212,7 @@ def load_run(
     """Open a trained run: its network, classes, clip geometry and normalisation. Nothing in its files is unpickled.
 
     Args:
-        path: path of the run's folder, such as `runs/residual-s2-0`; it may still be training.
+        path: the run's folder, such as `runs/residual-s2-0`, or its name below `runs`; it may still be training.
         weights: `last`: after the last completed epoch; `best`: with the best validation accuracy.
         device: default: the GPU if there is one, else the CPU.
 
@@ -225,11 +232,11 @@ def load_run(
             logits_BC, features_BF = run.logits(batch), run.features(batch)
             break
     """
-    folder = RunFolder(path)
-    if not folder.exists:
-        there = ", ".join(str(config.parent) for config in sorted(folder.path.parent.glob("*/config.json")))
+    folder = next((there for there in map(RunFolder, (path, Path("runs") / path)) if there.exists), None)
+    if folder is None:
+        others = ", ".join(str(config.parent) for config in sorted(Path(path).parent.glob("*/config.json")))
         raise RunNotFoundError(
-            f"no run at {folder}: " + (f"there are {there}" if there else "make one with `resact train`")
+            f"no run at {path}: " + (f"there are {others}" if others else "make one with `resact train`")
         )
     if weights not in ("last", "best"):
         raise UsageError(f"got weights {weights!r}, expected last or best")
