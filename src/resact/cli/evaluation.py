@@ -294,7 +294,7 @@ def introduce(trained: "TrainedRun", console: "Console") -> None:
     """Which run, which of its weights, and whether it is done."""
     header, record = trained.header, trained.record
     epochs, ema = record.config.recipe.epochs, record.config.recipe.ema
-    mean = "" if ema is None else f", their running mean over the steps (EMA {ema:g})"
+    mean = "" if ema is None else f", their moving average (EMA {ema:g})"
     console.print(
         f"{trained.name}: {record.architecture.network}, {len(record.classes)} classes of {record.store.dataset}; "
         f"{trained.weights} weights, of epoch {header.epoch} of {record.epochs_in_words}{mean}; "

@@ -58,7 +58,7 @@ class Provenance:
     compute_threads: int | None = None
     """Number of compute threads on the CPU, on which the logits' last bits depend; None if unknown."""
     ema: float | None = None
-    """Decay of the running mean of the weights that gave them; None: the weights themselves."""
+    """Decay, where the weights are their moving average (`--ema`); None: they are the weights themselves."""
     leak: str | None = None
     """Videos that stand on two sides of the split, as the store knew, in words; None for nothing, or not known."""
 

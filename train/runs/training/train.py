@@ -460,7 +460,7 @@ def _train_plan(store: ClipStore, videos: RunVideos, config: RunConfig) -> Train
 def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ranks, console: Console) -> None:
     geometry, ema = record.config.geometry, record.config.recipe.ema
     residual = f" at step {geometry.step}" if "residual" in geometry.streams else ""
-    kept = "" if ema is None else f"; validated and kept: the running mean of the weights (EMA {ema:g})"
+    kept = "" if ema is None else f"; validated and saved: the moving average of the weights (EMA {ema:g})"
     devices = f"{ranks.world_size} x {ranks.device.type}" if ranks.world_size > 1 else ranks.device.type
     if ranks.device.type == "cpu":
         devices += f", {torch.get_num_threads()} compute threads"

@@ -1,6 +1,7 @@
 """Two gloo processes on the CPU, as torchrun starts them."""
 
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 import torch
 from tests.conftest import wait_until
 from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, finish, start_ranks, weights_of
+from torch import distributed as dist
+from torch import nn
 from torch.nn import functional
 
 from resact.cache.store import open_store
@@ -17,6 +20,7 @@ from resact.errors import UsageError
 from resact.train.clips.sampling import TestPlan, TrainPlan, batches
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.tensors import read_header
@@ -24,6 +28,7 @@ from resact.train.runs.training import train as training
 from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.loop import dropout_seed
 from resact.train.runs.training.optimiser import build_optimiser, learning_rate
+from resact.train.runs.training.step import TrainStep
 from resact.train.runs.training.validation import VALIDATION_VIEWS, validate
 from resact.train.runs.training.videos import choose_videos
 
@@ -152,6 +157,47 @@ def test_validation_by_two_equals_validation_by_one(tiny_store: Path, tmp_path: 
     assert line["val_video_top1"] == result.video_top1
     assert line["val_clip_top1"] == pytest.approx(result.clip_top1)
     assert 0 < result.clip_top1 < 1, "figures that any network would have show nothing"
+
+
+class OneLayer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(5, 3)
+
+    def forward(self, rgb: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(rgb)
+        return out
+
+
+def stepped(ranks: Ranks, accumulate: int) -> torch.Tensor:
+    """Weights of a layer after two steps of nine clips, of which the ranks have four and five."""
+    config = RunConfig.of({"modality": "rgb", "amp": False, "accumulate": accumulate})
+    torch.manual_seed(0)
+    network = OneLayer()
+    step = TrainStep(config, network, build_optimiser(network, config.recipe), ranks)
+    clips, label = torch.randn(2, 9, 5), torch.arange(9) % 3
+    mine = slice(9) if ranks.world_size == 1 else (slice(4), slice(4, 9))[ranks.rank]
+    for batch in clips:
+        step({"rgb": batch[mine], "label": label[mine]}, clips=9, lr=0.1, seed=0)
+    return network.fc.weight.detach()
+
+
+def step_as_rank(rank: int, folder: Path, accumulate: int) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    weights = stepped(Ranks(rank=rank, world_size=2, device=torch.device("cpu")), accumulate)
+    torch.save(weights, folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_a_batch_in_parts_is_a_step_of_all_ranks_together(tmp_path: Path) -> None:
+    forks = multiprocessing.get_context("forkserver")
+    processes = [forks.Process(target=step_as_rank, args=(rank, tmp_path, 3)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    finish(processes, 0)
+    whole = stepped(Ranks(rank=0, world_size=1, device=torch.device("cpu")), 1)
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole)
 
 
 def test_a_run_that_another_training_holds_ends_every_rank(tiny_store: Path, tmp_path: Path) -> None:

@@ -196,13 +196,13 @@ def test_a_parameter_that_is_never_used_does_not_keep_a_run_from_going_on(tmp_pa
 def test_mean_weights_are_kept_validated_and_named(train_tiny, tmp_path):
     with (tmp_path / "out.txt").open("w") as file:
         folder = RunFolder(train_tiny(epochs=1, ema=0.6, console=Console(file=file, soft_wrap=True)).run)
-    assert "validated and kept: the running mean of the weights (EMA 0.6)" in (tmp_path / "out.txt").read_text()
+    assert "validated and saved: the moving average of the weights (EMA 0.6)" in (tmp_path / "out.txt").read_text()
     state, _ = read_tensors(folder.path / "last.ckpt")
     kept = weights_of(folder.path)
     assert all(torch.equal(tensor, state[f"average/{name}"]) for name, tensor in kept.items())
     assert not torch.equal(kept["fc2.weight"], state["network/fc2.weight"])
     done = CliRunner().invoke(app, ["evaluate", str(folder.path), "--views", "1", "--json"])
-    assert "of epoch 1 of 1, their running mean over the steps (EMA 0.6)" in " ".join(done.stderr.split())
+    assert "of epoch 1 of 1, their moving average (EMA 0.6)" in " ".join(done.stderr.split())
     assert json.loads(done.stdout)["ema"] == 0.6
     assert read_predictions(folder.path / "predictions.npz").provenance.ema == 0.6
 
