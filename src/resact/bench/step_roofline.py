@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from resact.bench.kernel_times import kernel_times
 from resact.bench.layer_times import LayerTimes
 from resact.bench.rates import DeviceRates, measure_rates
 from resact.bench.results import result_of
@@ -28,6 +29,8 @@ from resact.train.runs.training.step_variants import EAGER, StepVariant, eager_v
 VARIANTS = (*EAGER, "fused")
 _NUM_CLASSES = 101
 _WARMUP = 3
+_PROFILED = 3  # steps: each adds thousands of events
+_SHOWN = 12  # kernels
 _OPTIONS: dict[str, Any] = {"lr": 1e-4, "seed": 0}
 
 
@@ -52,7 +55,7 @@ def bench_roofline(
 
     Returns:
         `bytes_a_clip`, `rates`, `rows` (each layer, as `roofline_rows`), `measured` (by variant: `milliseconds`,
-        `floor_milliseconds`, `over_floor`, `layers`, or its `problem`); machine, versions, commit.
+        `floor_milliseconds`, `over_floor`, `layers`, `kernels`, or its `problem`); machine, versions, commit.
 
     Raises:
         UsageError: settings are wrong, or there is no such variant or device.
@@ -124,7 +127,7 @@ def _measured_beside(
 
 
 def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[str, Any]:
-    """Medians over steps, in milliseconds: of whole ones, and then of each layer."""
+    """Milliseconds: medians over steps of whole ones, then of each layer; and means of each kernel."""
     network = variant.network(_NUM_CLASSES, device)
     assert isinstance(network, ActionNetwork)
     step, batch = variant.step(network, device), variant.batch(_NUM_CLASSES, device)
@@ -139,7 +142,11 @@ def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[s
     with layers.watching(network):
         for _ in range(steps):
             step(batch, clips=clips, **_OPTIONS)
-    return {"milliseconds": 1000 * median(seconds_between(*ends) for ends in moments), "layers": layers.rows()}
+    return {
+        "milliseconds": 1000 * median(seconds_between(*ends) for ends in moments),
+        "layers": layers.rows(),
+        "kernels": kernel_times(lambda: step(batch, clips=clips, **_OPTIONS), device, steps=min(steps, _PROFILED)),
+    }
 
 
 def _beside_roofline(measured: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -156,6 +163,7 @@ def _beside_roofline(measured: dict[str, Any], rows: list[dict[str, Any]]) -> di
         "floor_milliseconds": whole,
         "over_floor": measured["milliseconds"] / whole,
         "layers": layers,
+        "kernels": measured["kernels"],
     }
 
 
@@ -164,3 +172,7 @@ def _print_measured(name: str, found: dict[str, Any], console: Console) -> None:
     rows = [(row["layer"], *(f"{row[key]:,.3f}" for key in keys)) for row in found["layers"]]
     title = f"{name}: {found['milliseconds']:,.2f} ms a step, {found['over_floor']:.2f} times the roofline"
     print_table(console, ["layer", "forward ms", "backward ms", "roofline ms", "times it"], rows, title=title)
+    slowest = [
+        (row["kernel"], f"{row['calls']:,.0f}", f"{row['milliseconds']:,.3f}") for row in found["kernels"][:_SHOWN]
+    ]
+    print_table(console, ["kernel", "calls", "ms a step"], slowest, title=f"{name}: its slowest kernels")

@@ -25,7 +25,7 @@ from resact.cli.common import (
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.output import require_writable, write_output
 from resact.cli.settings import whole_numbers, with_settings
-from resact.cli.training import StoreOption, ThreadsOption
+from resact.cli.training import RunsOption, StoreOption, ThreadsOption
 from resact.errors import UsageError
 from resact.train.runs.files.config import TRAIN_ONLY
 
@@ -253,6 +253,93 @@ def bench_train(
     _finish(result, output, json_output)
 
 
+@app.command("gpu")
+@with_settings(without=TRAIN_ONLY, defaults={"modality": "both", "batch_size": "32 on a GPU, 2 on a CPU"})
+def bench_gpu(
+    store: StoreOption = None,
+    *,
+    settings: dict[str, Any],
+    minutes: Annotated[float, typer.Option(metavar="M", help="Time for all parts.")] = 60.0,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,NAME",
+            help="Only these parts: forms, compiled, others, stream-fed, roofline, stream, tests, table-2, table-3, "
+            "table-4.",
+        ),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
+    threads: Annotated[str, typer.Option(metavar="N,N", help="Reading threads of the stream.")] = "1,2,4,8,16",
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each row per round.")] = 10,
+    rounds: RoundsOption = 3,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="toml file of settings of the trainings. Default: the settings.")
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="N,N", help="Seeds of the trainings.")] = "0",
+    runs: RunsOption = Path("runs"),
+    folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results/gpu"),
+    json_output: JsonOption = False,
+) -> None:
+    """Measure everything that a GPU has to show, part by part, within some minutes. It continues where it stopped."""
+    console = _open(None, json_output)
+    from resact.bench.gpu import bench_gpu as run_bench
+    from resact.bench.gpu import parts_of, print_gpu, trainings
+    from resact.cache.default_paths import find_store
+    from resact.train.runs.files.config import read_settings
+
+    planned = parts_of(
+        {"modality": "both", "batch_size": 32 if device == "cuda" else 2} | settings,
+        str(store or find_store()),
+        folder,
+        device=device,
+        threads=whole_numbers("--threads", threads),
+        steps=steps,
+        rounds=rounds,
+        recipe=trainings(settings if recipe is None else read_settings(recipe)),
+        seeds=seeds,
+        runs=runs,
+        tests=_tests(),
+    )
+    only = None if parts is None else parts.split(",")
+    result = run_bench(planned, folder, minutes=minutes, only=only, console=console)
+    print_gpu(result, console)
+    if json_output:
+        print_json(result)
+
+
+@app.command("stream")
+@with_settings(without=TRAIN_ONLY)
+def bench_stream(
+    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="Clip store. Default: the only one.")] = None,
+    *,
+    settings: dict[str, Any],
+    threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")] = "1,2,4,8,16",
+    device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: the GPU, if there is one.")] = None,
+    clips: Annotated[int, typer.Option(min=2, help="Clips per round and number of threads.")] = 960,
+    rounds: RoundsOption = 3,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure how many clips per second a store's stream gives to a device, by its number of threads."""
+    from resact.bench.stream import bench_stream as run_bench
+    from resact.bench.stream import print_stream
+    from resact.cache.default_paths import find_store
+    from resact.cache.store import open_store
+
+    console = _open(output, json_output)
+    result = run_bench(
+        settings,
+        open_store(store or find_store()),
+        threads=whole_numbers("--threads", threads),
+        device=device,
+        clips=clips,
+        rounds=rounds,
+        console=console,
+    )
+    print_stream(result, console)
+    _finish(result, output, json_output)
+
+
 @app.command("roofline")
 @with_settings(without=TRAIN_ONLY)
 def bench_roofline(
@@ -366,6 +453,12 @@ def bench_help(
     result = run_bench(["", *commands], rounds=rounds)
     print_help(result, console)
     _finish(result, output, json_output)
+
+
+def _tests() -> Path | None:
+    """The tests' folder, where resact runs from its source."""
+    folder = Path(__file__).parents[3] / "tests"
+    return folder if folder.is_dir() else None
 
 
 def _open(output: Path | None, json_output: bool) -> "Console":

@@ -1,0 +1,45 @@
+"""How long each kernel of a training step takes: on a GPU each of its kernels, on a CPU each of PyTorch's operators."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from resact.train.networks.timing import synchronise
+
+_LONGEST_NAME = 120
+
+
+def kernel_times(step: Callable[[], object], device: torch.device, *, steps: int) -> list[dict[str, Any]]:
+    """Profile some steps; call it with a step that is warmed up.
+
+    Args:
+        step: does one.
+        device: where it runs.
+        steps: to profile.
+
+    Returns:
+        `kernel, calls, milliseconds` per step, the longest first. Calls of one name count as one kernel.
+    """
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
+    synchronise(device)
+    with profile(activities=activities, acc_events=True) as profiled:
+        for _ in range(steps):
+            step()
+        synchronise(device)
+    rows = []
+    for event in profiled.key_averages():
+        on_device = str(event.device_type).endswith("CUDA")
+        if on_device != on_gpu:
+            continue
+        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+        rows.append(
+            {
+                "kernel": event.key[:_LONGEST_NAME],
+                "calls": event.count / steps,
+                "milliseconds": microseconds / 1000 / steps,
+            }
+        )
+    return sorted(rows, key=lambda row: -row["milliseconds"])

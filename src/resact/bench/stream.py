@@ -1,0 +1,119 @@
+"""`resact bench stream`: clips per second that a store's stream gives to a device, by the number of its threads."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from resact.bench.competitors import NORMALISATION
+from resact.bench.results import result_of
+from resact.bench.rounds import take_turns
+from resact.bench.tables import print_table
+from resact.cache.store import ClipStore
+from resact.errors import UsageError
+from resact.train.clips.sampling import TrainPlan
+from resact.train.clips.stream import ClipStream
+from resact.train.networks.timing import synchronise
+from resact.train.runs.files.config import RunConfig
+
+
+def bench_stream(
+    settings: Mapping[str, Any],
+    store: ClipStore,
+    *,
+    threads: Sequence[int],
+    device: str | None,
+    clips: int,
+    rounds: int,
+    console: Console,
+) -> dict[str, Any]:
+    """Stream training clips into a device that does nothing else.
+
+    Args:
+        settings: as for `train`: geometry, batch size and precision count.
+        store: whose clips are read, each video as often as needed.
+        threads: numbers of reading threads to compare.
+        device: `cuda` or `cpu`; None: the GPU if there is one.
+        clips: per round and number of threads; whole batches, at least two.
+        rounds: of which the median is quoted. One more comes before, which does not count.
+        console: for people.
+
+    Returns:
+        `rows`, each `threads, clips_per_second` (median), `clips_per_second_min, clips_per_second_max`; device, codec,
+        geometry, batch size, machine, versions, commit.
+
+    Raises:
+        UsageError: there is no such device, or a number is out of bounds.
+    """
+    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
+    if device not in (None, *there):
+        raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
+    if min(threads, default=0) < 1:
+        raise UsageError(f"got --threads {','.join(map(str, threads))}, expected numbers from 1 on")
+    config, target = RunConfig.of(settings), torch.device(device or there[0])
+    batch = config.recipe.batch_size
+    if clips < 2 * batch:
+        raise UsageError(f"got --clips {clips}, expected two batches of {batch} or more")
+    videos = np.flatnonzero(store.index.num_frames)
+    plan = TrainPlan(store.index, np.resize(videos, clips // batch * batch), config.geometry, seed=0, flip=True)
+    on_gpu = target.type == "cuda"
+    streams = {
+        count: ClipStream(
+            store,
+            plan,
+            batch_size=batch,
+            normalisation=NORMALISATION,
+            device=target,
+            dtype=torch.bfloat16 if on_gpu and config.amp is not False else torch.float32,
+            threads=count,
+        )
+        for count in threads
+    }
+    rates: dict[int, list[float]] = {count: [] for count in threads}
+    for number, count in take_turns(list(threads), rounds + 1):
+        start = time.perf_counter()
+        with streams[count].epoch(number) as reader:
+            for _ in reader:
+                pass
+        synchronise(target)
+        rate = len(plan) / (time.perf_counter() - start)
+        if number:
+            rates[count].append(rate)
+            console.print(f"round {number} of {rounds}: {count} threads, {rate:,.1f} clips/s")
+    return result_of(
+        "stream",
+        device=torch.cuda.get_device_name(target) if on_gpu else "cpu",
+        codec=store.settings.codec,
+        geometry=asdict(config.geometry),
+        batch=batch,
+        clips=len(plan),
+        rounds=rounds,
+        rows=[
+            {
+                "threads": count,
+                "clips_per_second": median(found),
+                "clips_per_second_min": min(found),
+                "clips_per_second_max": max(found),
+            }
+            for count, found in rates.items()
+        ],
+    )
+
+
+def print_stream(result: dict[str, Any], console: Console) -> None:
+    """A table."""
+    rows = [
+        (
+            str(row["threads"]),
+            f"{row['clips_per_second']:,.1f}",
+            f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}",
+        )
+        for row in result["rows"]
+    ]
+    title = f"{result['codec']} clips to {result['device']}, batches of {result['batch']}"
+    print_table(console, ["threads", "clips/s", "lowest to highest"], rows, title=title)
