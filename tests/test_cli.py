@@ -43,6 +43,9 @@ OPTIONS = {
     "bench codecs": "dataset --root --classes --allow-partial --videos --frames --fps --short-side --qualities --size "
     "--rounds --seed --workers --ffmpeg --output --json",
     "bench train": f"--store {SETTINGS} --threads --compute-threads --rows --device --steps --rounds --output --json",
+    "bench gpu": f"--store {SETTINGS} --minutes --parts --device --threads --steps --rounds --recipe --seeds --runs "
+    "--folder --json",
+    "bench stream": f"store {SETTINGS} --threads --device --clips --rounds --output --json",
     "bench roofline": f"{SETTINGS} --device --bandwidth --rate --variants --steps --output --json",
     "bench decoding": "stores --clips --rounds --output --json",
     "bench transform": "stores --device --rounds --stream-epochs --output --json",
