@@ -119,7 +119,7 @@ class JpegFrames:
     def decode_together(
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
     ) -> Sequence[int]:
-        """By machine code, where there are enough frames."""
+        """Decode with machine code, if there are enough frames."""
         if len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
         from resact.cache.machine_code.jpeg import decode_jpegs
@@ -164,7 +164,7 @@ class ZstdFrames:
         size: tuple[int, int],  # noqa: ARG002
         crop: Crop,  # noqa: ARG002
     ) -> Sequence[int]:
-        """There is no quicker way."""
+        """There is no faster way."""
         return range(len(bounds))
 
 
@@ -217,7 +217,7 @@ class Lz4Frames:
     def decode_together(
         self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
     ) -> Sequence[int]:
-        """By machine code, where there are enough frames."""
+        """Decode with machine code, if there are enough frames."""
         if len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
         from resact.cache.machine_code.lz4 import decode_lz4

@@ -98,12 +98,12 @@ def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, 
 
 
 def _attempt(store: Path, name: str) -> Path:
-    """Where an attempt writes before it commits: a name that no other attempt has."""
+    """Path to which an attempt writes before it commits; no other attempt has the same."""
     return store / PARTIAL / f"{name[:180]}.{uuid4().hex}"
 
 
 def _discard(store: Path, folder: Path) -> None:
-    """Remove a folder in one step as others see it: killed half-way, or with others still writing there."""
+    """Remove a folder so that it disappears at once for others, even if killed midway or still written to."""
     doomed = store / INDEX / f"discarded.{uuid4().hex}"
     folder.rename(doomed)
     sync_folder(folder.parent)
@@ -203,7 +203,7 @@ def _replace(store: Path, node: Path, attempt: Path) -> None:
 
 
 def _put_back(store: Path, aside: Path) -> None:
-    """What `_replace` moved aside and was not followed by anything."""
+    """Restore what `_replace` moved aside, if nothing took its place."""
     for old in [*aside.glob(f"{FAILED}/*"), *aside.iterdir()]:
         node = store / old.relative_to(aside)
         if not node.exists():

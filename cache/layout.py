@@ -55,7 +55,7 @@ READ_ME = "README"
 """The root's first attribute (capitals sort first), which tells people how to read the frames."""
 STATUSES: tuple[Status, ...] = ("ok", "damaged", "failed")
 MEMBERSHIPS = ("none", "train", "test", "val")
-"""Of a video in a split, by code; `val` came last, and stores made before have none of it."""
+"""Memberships of a video in a split, by code. `val` was added last, so older stores do not have it."""
 SIDES = MEMBERSHIPS[1:]
 
 

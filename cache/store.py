@@ -137,7 +137,7 @@ class ClipStore:
         out: npt.NDArray[np.uint8] | None,
         memory: npt.NDArray[np.uint8] | None,
     ) -> npt.NDArray[np.uint8]:
-        """Where crops are to be read to, or the whole frames that they are a part of."""
+        """The memory to read crops into, or the whole frames that contain them."""
         shape, whole = (count, *crop.size, 3), (count, *size, 3)
         if memory is not None:
             if out is not None or memory.ndim != 1 or memory.dtype != np.uint8 or len(memory) < math.prod(whole):
@@ -164,7 +164,7 @@ class ClipStore:
         size: tuple[int, int],
         crop: Crop,
     ) -> None:
-        """Fill `out`, N crops or N frames, of which no more than the crop is wanted."""
+        """Fill `out`: N crops, or N frames of which only the crop is needed."""
         edges = self.index.frame_offsets(video_index, stop)[start:]
         begin, end = int(edges[0]), int(edges[-1])
         data = self._read_shard(video_id, begin, end)
@@ -186,7 +186,7 @@ class ClipStore:
                 out[place] = frame_HWC[crop.top : crop.bottom, crop.left : crop.right]
 
     def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of a video's shard, fewer where it ends earlier; every failure names the video."""
+        """Bytes [start, stop) of a video's shard, fewer if it ends earlier; every error names the video."""
         try:
             try:
                 return memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", start, stop))
@@ -209,16 +209,16 @@ class ClipStore:
         return DamagedError(f"{problem}: run `resact verify {self.files}`")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Other processes open it again: what is mapped in one is no message to another."""
+        """Other processes open the store again, as memory maps cannot be pickled."""
         return open_store, (self.files.address,)
 
     def _read_with_zarr(
         self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
     ) -> None:
-        """For codecs that this version does not know but the installed zarr does.
+        """Read with zarr, for codecs that this version does not know but the installed zarr does.
 
-        The document is checked and the shard looked for first: zarr gives black frames for a shard that
-        it does not find. It tests the chunks' checksums itself.
+        The document is checked first, and that the shard exists: zarr returns black frames for a missing shard. zarr
+        checks the chunks' checksums itself.
         """
         import zarr
 
@@ -237,7 +237,7 @@ class ClipStore:
         out[:] = frames[:, crop.top : crop.bottom, crop.left : crop.right]
 
     def _zarr_store(self, name: str) -> Any:
-        """Where zarr finds an array: its folder here, or all of it fetched, as zarr cannot tell what a server lacks."""
+        """A store for zarr: the local folder, or a complete download, as zarr cannot tell what a server lacks."""
         document = self.files.read(f"{name}/{DOCUMENT}")
         unseal(document, f"{self.files}/{name}/{DOCUMENT}")
         if isinstance(self.files, LocalFiles):

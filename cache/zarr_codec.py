@@ -35,18 +35,18 @@ class JpegCodec(ArrayBytesCodec):
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """From Zarr metadata."""
+        """Build the codec from Zarr metadata."""
         return cls(**data["configuration"])
 
     def to_dict(self) -> dict[str, Any]:
-        """To Zarr metadata."""
+        """The codec as Zarr metadata."""
         return {
             "name": "resact.jpeg",
             "configuration": {"quality": self.quality, "subsampling": self.subsampling},
         }
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
-        """One RGB frame a chunk.
+        """Check that a chunk is one RGB frame.
 
         Raises:
             UsageError: another shape or dtype.

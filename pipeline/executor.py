@@ -149,7 +149,7 @@ class DaskExecutor:
         name: Callable[[Item], str],
         tell: Callable[[str], None],
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """As they finish, those lost included that only waited for a worker which died."""
+        """Results as they finish, including lost tasks that only waited on a worker that died."""
         from distributed import CancelledError, as_completed
         from distributed.scheduler import KilledWorker, NoWorkerError
 
@@ -188,7 +188,7 @@ class DaskExecutor:
             finished.update(list(submit(max(1, self._room() - len(running)))))
 
     def _wait(self, finished: Any, names: Callable[[], str], tell: Callable[[str], None]) -> None:
-        """Until there is a result; tells now and then what is waited for."""
+        """Wait until there is a result; from time to time, report what is still running."""
         limit = waited = _QUIET_SECONDS
         while not _has_news(finished, limit):
             workers = self._threads()
@@ -229,7 +229,7 @@ def _has_news(finished: Any, seconds: float) -> bool:
 
 @contextmanager
 def _kept_up(cluster: Any, workers: int) -> Iterator[None]:
-    """Where a local worker that could not be started again is replaced, as Dask by itself does not."""
+    """A context in which local workers that could not be restarted are replaced, which Dask does not do by itself."""
     from distributed.core import Status
 
     async def replace() -> None:

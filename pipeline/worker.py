@@ -1,4 +1,4 @@
-"""What a local Dask worker does when it starts."""
+"""Start-up code of local Dask workers."""
 
 import signal
 

@@ -50,7 +50,7 @@ class Setting:
     """Text for a default of None, such as `on if the data set is flip-safe`."""
     choices: Sequence[str] = ()
     pattern: re.Pattern[str] | None = None
-    """What a choice may be instead, and how that is called."""
+    """Pattern of other allowed values of a choice, and its name in messages."""
     pattern_words: str = ""
     least: float | None = None
     above: float | None = None
@@ -58,7 +58,7 @@ class Setting:
     below: float | None = None
     metavar: str | None = None
     source: str | None = None
-    """Where the default comes from: a section of the paper, an arXiv number, or `ours`."""
+    """Source of the default: a section of the paper, an arXiv number, or `ours`."""
     aliases: tuple[str, ...] = ()
     """Older names, which options and files may still use."""
 
@@ -185,7 +185,7 @@ def check(instance: Any) -> None:
 
 
 def option(name: str) -> str:
-    """How a setting is written on the command line: `--batch-size`; `[network]`, a table of a file, is not."""
+    """A setting's name on the command line, such as `--batch-size`; `[network]`, a table in a file, has none."""
     return "[network]" if name == "network_settings" else "--" + name.replace("_", "-")
 
 

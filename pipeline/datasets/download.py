@@ -114,7 +114,7 @@ def download(
 
 
 def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progress, patience: Patience) -> None:
-    """One connection: what is missing of the file, or as much of it as comes."""
+    """Download the missing part of the file over one connection, as far as it goes."""
     have, known = _length(part), _read_note(path)
     headers = {"User-Agent": "resact", "Accept-Encoding": "identity"}
     if have and known:
@@ -169,7 +169,7 @@ def _opened(file: RemoteFile, headers: dict[str, str], patience: Patience) -> It
 
 
 def _start(file: RemoteFile, response: HTTPResponse, have: int) -> int:
-    """Where in the file the answer begins."""
+    """Offset in the file at which the response starts."""
     if response.status != 206:
         return 0  # the whole file: asked for, or another one by now, or a server that knows no ranges
     said = response.headers.get("Content-Range", "")
@@ -214,13 +214,13 @@ def _note(path: Path) -> Path:
 
 
 def _validator(response: HTTPResponse) -> str | None:
-    """What `If-Range` takes; a weak ETag does not say that all bytes are the same."""
+    """The validator for `If-Range`; a weak ETag does not guarantee that all bytes are the same."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
 
 def _read_note(path: Path) -> str | None:
-    """The validator of what is there; None where it is not known, and the file has to come anew."""
+    """The validator of the partial file; None if unknown: then the download must start again."""
     try:
         validator = json.loads(_note(path).read_bytes())["validator"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -80,12 +80,12 @@ TEST_GROUPS = {1: range(1, 5), 2: range(5, 9), 3: range(9, 13)}
 
 
 def video_path(root: Path, video: SampleVideo) -> Path:
-    """Where a video lies below `root`."""
+    """Path of a video below `root`."""
     return root / "UCF-101" / video.class_name / f"{video.video_id}.avi"
 
 
 def missing_videos(root: Path) -> list[SampleVideo]:
-    """Those of `VIDEOS` that `root` lacks. A file that has its name is whole: see `write_video`."""
+    """The `VIDEOS` missing in `root`. A file with its final name is complete: see `write_video`."""
     return [video for video in VIDEOS if not video_path(root, video).is_file()]
 
 
@@ -130,7 +130,7 @@ def write_video(video: SampleVideo, path: Path) -> None:
 
 
 def usual_root() -> Path:
-    """Where the sample is made, unless said otherwise."""
+    """Default folder of the sample."""
     return data_folder() / "sample"
 
 

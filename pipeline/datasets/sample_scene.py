@@ -1,4 +1,4 @@
-"""What the sample videos show: a still background, and a window in it through which a textured plane moves.
+"""The scene of the sample videos: a still background with a window, behind which a textured plane moves.
 
 A single frame says nothing about its class, by construction
 ------------------------------------------------------------
@@ -68,9 +68,9 @@ class SampleVideo:
 
     class_name: str
     group: int
-    """From 1. Videos of one group look alike; a group lies wholly in train or wholly in test."""
+    """Group number, from 1. Videos of one group look alike; all are in train, or all are in test."""
     clip: int
-    """From 1, within the group."""
+    """Clip number in the group, from 1."""
 
     @property
     def video_id(self) -> str:
@@ -100,7 +100,7 @@ class Take:
         return tuple((s + frame * v) % _TURN for s, v in zip(self.start, self.velocity, strict=True))
 
     def shake_at(self, frame: int) -> tuple[float, float]:
-        """How far the camera moves the picture right and down, in pixels; each within 1.5."""
+        """Shift of the picture to the right and down by the camera's shake, in pixels; each at most 1.5."""
         waves = [_SHAKE_PIXELS * math.sin(2 * math.pi * f * frame + phase) for f, phase in self.shake]
         return waves[0] + waves[1], waves[2] + waves[3]
 
@@ -152,7 +152,7 @@ def _layers(state: tuple[int, ...]) -> list[tuple[float, float, float]]:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a group looks like: the same for its videos of all classes."""
+    """A group's appearance, the same for its videos of all classes."""
 
     tile: Packed
     """The moving plane's texture, (1024, 1024), periodic in both directions."""

@@ -1,4 +1,4 @@
-"""Which part of a video is decoded, and from which frame on: from the last key frame before it where that is known.
+"""The part of a video to decode, and where decoding starts: at the last key frame before it, if known.
 
 The frames are those that a decode of the whole video gives there. Where decoding begins in the middle, the filter graph
 is given what it would know by then, and what it logs has to agree with the time stamps of all packets; where it does
@@ -21,7 +21,7 @@ from resact.errors import DecodeError
 from resact.pipeline.decoding.frame_times import GridState, Sampling, delay_seconds, grid_registers
 
 TOLERANCE_SECONDS = Fraction(1, 10)
-"""By which a part may end after its video, as annotations are rounded."""
+"""Time by which a part may end after its video, as annotations are rounded."""
 
 _TICKS = 1_000_000
 _BEFORE = 2
@@ -36,9 +36,9 @@ class Start:
     index: int
     """Among the video's frames."""
     seconds: str | None
-    """What ffmpeg is told to seek; None for nothing."""
+    """Seek position for ffmpeg, in seconds; None for no seek."""
     state: GridState | None
-    """What the filter graph knows then; None for nothing, or where frames are shown from their own stamps on."""
+    """State of the filter graph at that point; None without one, or if frames are shown by their own stamps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ def plan_cut(
     sampling: Sampling | None,
     declared: Fraction,
 ) -> Cut:
-    """Where to begin decoding for a part.
+    """Plan where decoding starts for a part.
 
     Args:
         cut: of the part, as it is taken out of all frames.

@@ -127,12 +127,12 @@ class VideoDecoder:
 
     @property
     def height(self) -> int:
-        """Of the frames; 0 before the first one."""
+        """Height of the frames; 0 before the first one."""
         return self._frames.height
 
     @property
     def width(self) -> int:
-        """Of the frames; 0 before the first one."""
+        """Width of the frames; 0 before the first one."""
         return self._frames.width
 
     def _stop(self) -> None:

@@ -175,8 +175,8 @@ def grid_registers(stamps: Sequence[float], rate: Fraction) -> npt.NDArray[np.fl
     """(N, 3) registers 0, 1 and 2 of the filter graph after each frame.
 
     Args:
-        stamps: as for `places`.
-        rate: likewise.
+        stamps: as in `places`.
+        rate: as in `places`.
     """
     grid, registers = _Grid(rate), np.empty((len(stamps), 3))
     for row, stamp in zip(registers, stamps, strict=True):

@@ -74,7 +74,7 @@ def _look(
     binary: str,
     timeout_seconds: float,
 ) -> _Source | None:
-    """None where decoding has to begin with the first frame."""
+    """The timeline; None if decoding must start with the first frame."""
     try:
         with VideoDecoder(
             source, settings, "rgb24", strict=False, binary=binary, timeout_seconds=timeout_seconds
@@ -92,7 +92,7 @@ def _look(
 
 
 def _read_packets(source: Path, stream: int | None, binary: str, timeout_seconds: float) -> Timeline | None:
-    """None where they do not say when each frame is shown."""
+    """The packets; None if they do not say when each frame is shown."""
     command = [
         binary, *RESTRICTIONS, "-nostdin", "-v", "quiet", "-protocol_whitelist", "file,pipe",
         "-i", f"file:{os.fspath(source)}", "-map", "0:V:0" if stream is None else f"0:{stream}", "-c", "copy",

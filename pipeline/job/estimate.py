@@ -21,12 +21,12 @@ _UNUSUAL = 10  # times the bytes a byte of source that the middle one of the sam
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What some videos will take."""
+    """Estimated size and duration for some videos."""
 
     bytes: int
     """In the store."""
     seconds: float
-    """Of one worker."""
+    """Seconds of one worker."""
 
 
 def estimate_bytes(job: PrepJob, videos: Sequence[SourceVideo], *, binary: str) -> int | None:

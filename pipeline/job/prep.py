@@ -163,7 +163,7 @@ def _missing(store: Path, index: Index, dataset: Dataset, *, retry_failed: bool)
 
 
 def _whole(dataset: Dataset, index: Index) -> tuple[Whole | None, bool]:
-    """How much there is of a data set that may grow, and whether the store will lack some of it after this prep."""
+    """The size of a data set that may grow, and whether the store will lack some of it after this prep."""
     if dataset.settings.videos is not None:
         return None, False
     unasked = {*dataset.others, *dataset.missing}.difference(index.video_id)

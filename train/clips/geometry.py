@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 MODALITIES = ("rgb", "residual", "both")
 SHORT_CLIPS = ("mirror", "loop", "hold")
 SAMPLING = ("uniform", "balanced")
-"""Of training videos: each once an epoch, or each class equally often."""
+"""Ways to sample training videos: each once per epoch, or each class equally often."""
 SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
 """A training crop's side, relative to the frame's short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
 

@@ -31,7 +31,7 @@ def measure_normalisation(
         store: an open store.
         video_indices: the training videos; with fewer videos than `clips`, further epochs give other clips of them.
         geometry: geometry of the clips.
-        seed: as for `TrainPlan`; clips are drawn as in training.
+        seed: as in `TrainPlan`; clips are drawn as in training.
         clips: number of clips to measure.
         threads: number of reading threads; the result does not depend on it.
         progress: called with the number of clips done and the total.

@@ -16,7 +16,7 @@ class MemoryPool:
     def __init__(self, *, keep: int, pinned: bool = False) -> None:
         """Args:
         keep: number of pieces to keep for reuse; memory that comes back beyond them is freed.
-        pinned: page-locked, so that a GPU can fetch it while the CPU goes on.
+        pinned: page-locked, so that copies to a GPU are asynchronous.
 
         """
         self._keep, self._pinned = keep, pinned

@@ -1,4 +1,4 @@
-"""What is done to a batch of training clips before its step: mixup, and leaving out one of two inputs.
+"""Changes to a batch of training clips before its step: mixup, and dropping one of two inputs.
 
 Both are drawn for each clip from seed, epoch and position. Shapes: B clips.
 """
@@ -53,7 +53,7 @@ def mixup_share(seed: int, epoch: int, position: int, alpha: float) -> float:
 
 
 def dropped_stream(seed: int, epoch: int, position: int, streams: Sequence[str], probability: float) -> str | None:
-    """Which input of a clip is left out, if any."""
+    """The input of a clip that is dropped, if any."""
     whether, which, *_ = random_words(seed, Purpose.DROP, epoch, position)
     return streams[below(which, len(streams))] if share(whether) < probability else None
 

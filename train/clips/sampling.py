@@ -21,7 +21,7 @@ from resact.train.clips.geometry import SAMPLING, ClipGeometry
 
 
 class Purpose(IntEnum):
-    """What random words are drawn for: streams that have nothing to do with each other. A run relies on the numbers."""
+    """Purposes of random words, as independent streams. Runs rely on these numbers."""
 
     ORDER = 0
     CLIP = 1
@@ -36,14 +36,14 @@ _64_BITS = 2**64 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Appearance:
-    """How a clip's pixels are changed, the same in all of its frames; see `appearance.altered`."""
+    """Changes to a clip's pixels, the same in all its frames; see `appearance.altered`."""
 
     brightness: float
     """A factor, as the next two; 1 leaves pixels as they are."""
     contrast: float
     saturation: float
     sigma: float
-    """Of the blur, in pixels of the finished clip; 0 for none."""
+    """Sigma of the blur, in pixels of the finished clip; 0 for none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class Clip:
     flip: bool
     """Whether the clip is mirrored left to right."""
     appearance: Appearance | None = None
-    """How its pixels are changed; None: they are not."""
+    """Changes to its pixels; None for no changes."""
 
     @property
     def crop(self) -> Crop:

@@ -35,7 +35,7 @@ def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112, streams: 
 
     The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not counted, as is
     usual. The model may be on any device and does not change; nothing is allocated.
-    `streams` is as for `forward_on_meta`.
+    `streams` is as in `forward_on_meta`.
 
     Raises:
         UsageError: `frames` or `size` is no whole number above 0, or nothing says the streams.
@@ -94,7 +94,7 @@ def forward_on_meta(
 def copied_forward(
     model: nn.Module, streams: Sequence[str], *, batch: int, frames: int, size: int, device: str = "meta"
 ) -> tuple[Any, dict[str, Tensor]]:
-    """What a model returns for clips of zeros; it runs with copies of its weights, and is left as it was.
+    """A model's result for clips of zeros; it runs with copies of its weights, and does not change.
 
     Args:
         model: any network that takes clips by the names of its streams.

@@ -1,4 +1,4 @@
-"""Which code computes a network: PyTorch's operations (`eager`) or the kernels of `fused`.
+"""Chooses the code that computes a network: PyTorch's operations (`eager`) or the kernels of `fused`.
 
 Both are the same function of the same weights.
 """

@@ -101,17 +101,17 @@ class ActionNetwork(nn.Module):
         return logits
 
     def features(self, *, rgb: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """What fc2, the last layer, makes the logits of: fc1's output after its ReLU, before dropout.
+        """The input of fc2, the last layer: fc1's output after its ReLU, before dropout.
 
         Args:
-            rgb: as for `forward`.
-            residual: likewise.
+            rgb: as in `forward`.
+            residual: as in `forward`.
 
         Returns:
             (B, 2048 * width), 0 or more.
 
         Raises:
-            UsageError: as for `forward`.
+            UsageError: as in `forward`.
 
         """
         clips = {"rgb": rgb, "residual": residual}
@@ -135,7 +135,7 @@ class ActionNetwork(nn.Module):
 
     @property
     def kernels(self) -> Kernels:
-        """Which code computes conv1 to res5."""
+        """The kernels that compute conv1 to res5."""
         return self._kernels
 
     def use_kernels(self, kernels: Kernels) -> None:

@@ -86,7 +86,7 @@ def logarithmic_axis(values: Sequence[float], start: float, stop: float) -> Axis
 
 @dataclass(frozen=True)
 class Plot:
-    """Where a chart's axes are, in pixels."""
+    """Positions of a chart's axes, in pixels."""
 
     width: int
 
@@ -229,7 +229,7 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str, width: int 
 
 
 def histogram(title: str, x_name: str, edges: Sequence[float], counts: Sequence[int], width: int = WIDE) -> Markup:
-    """How many videos lie between each two edges, which rise."""
+    """Histogram of videos; the edges of its bins are in rising order."""
     plot = Plot(width)
     x_axis, y_axis = linear_axis(edges, _LEFT, plot.right), linear_axis([0, *counts], plot.bottom, _TOP)
     column = Markup(

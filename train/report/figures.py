@@ -15,7 +15,7 @@ class Figures:
 
     top1: float
     top5: float | None
-    """None with fewer than five classes."""
+    """Top-5 in percent; None with fewer than five classes."""
     top1_spread: float | None
     """Sample standard deviation over the seeds; None with one seed."""
     top5_spread: float | None

@@ -22,9 +22,9 @@ class Group:
     source: str | None = None
     """Digest of the code of a network of the user's own."""
     initial: str | None = None
-    """Which weights the runs began with, in words; None from scratch. No run with any fills a row of the paper."""
+    """Initial weights of the runs, in words; None from scratch. Runs with initial weights fill no row of the paper."""
     class_ratios: tuple[float, ...] = ()
-    """Of class weights from a file, whose name is all that the settings say; each to the first class's."""
+    """Ratios of class weights from a file (the settings have only its name), relative to the first class."""
     settings: tuple[tuple[str, Any], ...] = ()
     """The runs' settings, by name; empty without runs: then they are the defaults, with no group held out."""
 

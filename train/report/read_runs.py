@@ -58,7 +58,7 @@ class Evaluation:
 
     @property
     def top5(self) -> float | None:
-        """Likewise."""
+        """Top-5 in percent of videos; None with fewer than five classes."""
         return None if self.hits5 is None else 100 * float(self.hits5.mean())
 
 

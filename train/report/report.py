@@ -108,7 +108,7 @@ class GroupTables:
 
     @property
     def notes(self) -> list[str]:
-        """What its figures may owe to recordings that stand on both sides."""
+        """Notes if recordings may be on both sides of the split."""
         return sorted({note for run in self.runs for note in run.notes})
 
     @property

@@ -45,7 +45,7 @@ class _Competitor:
     rates: dict[str, list[float]] = field(default_factory=lambda: {cache: [] for cache in _CACHES})
     """Clips a second of each round, by page cache."""
     busy: dict[str, list[float]] = field(default_factory=lambda: {cache: [] for cache in _CACHES})
-    """Likewise, milliseconds of processor time a clip: what is left of a rate on a machine that others use too."""
+    """CPU time per clip in milliseconds, by round: meaningful even on a machine with other load."""
 
 
 def bench_loader(
@@ -71,7 +71,7 @@ def bench_loader(
         clips: most clips per round, each from a different video.
         rounds: number of measured rounds, each with a warm and with a cold page cache.
         seed: seed of the clips.
-        console: for people.
+        console: where to print.
 
     Returns:
         `rows`, each `name, codec, cores, page_cache, clips_per_second`, its rounds, ratios with their spreads (None

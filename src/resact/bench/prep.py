@@ -70,7 +70,7 @@ def bench_prep(
         codecs: codecs of prep.
         workers: number of processes.
         rounds: number of rounds, into which the videos are split.
-        console: for people.
+        console: where to print.
 
     Returns:
         `rows`, each `name, codec, videos_per_second, ratio_to_ffmpeg` (to `ffmpeg`, the command that a user would

@@ -1,4 +1,4 @@
-"""What a device does at most."""
+"""Peak rates of a device."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ _MATRIX_SIDE = {"cuda": 8192, "cpu": 512}
 
 @dataclass(frozen=True)
 class DeviceRates:
-    """What a device does at most."""
+    """Peak rates of a device."""
 
     bytes_per_second: float
     """Bytes read and written per second by a large copy."""

@@ -68,7 +68,7 @@ class Work:
     """A layer's part of one sweep over memory, for a whole batch."""
 
     layer: str
-    """Such as `res2.0.bottom`: module, and part of it."""
+    """Name of the layer, such as `res2.0.bottom`: module and part."""
 
     direction: Direction
     """The optimiser counts as backward."""

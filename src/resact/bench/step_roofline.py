@@ -51,7 +51,7 @@ def bench_roofline(
         rates: rates of the device, if they should not be measured.
         variants: names in `VARIANTS`.
         steps: steps of each variant, complete and layer by layer.
-        console: for people.
+        console: where to print.
 
     Returns:
         `bytes_a_clip`, `rates`, `rows` (each layer, as `roofline_rows`), `measured` (by variant: `milliseconds`,

@@ -101,7 +101,7 @@ def bench_train(
         steps: steps per row and round.
         rounds: number of rounds; results are their medians.
         threads: number of threads that read clips; None: one per core, shared among ranks.
-        console: for people.
+        console: where to print.
 
     Returns:
         `rows`, each `name, device, batch, clips_per_second, milliseconds` (of a step), `floor_share` (of the

@@ -32,7 +32,7 @@ class TorchvisionVariant(StepVariant):
     """A competitor: torchvision's network of this name instead of ours, with the same form and memory layout."""
 
     def build(self, num_classes: int) -> nn.Module:
-        """It takes clips by the names of their streams, as ours do.
+        """Build the network; it takes clips by the names of their streams, like ours.
 
         Raises:
             ToolError: torchvision is not installed, or does not load.

@@ -63,7 +63,7 @@ def bench_transform(
         device: `cpu` or `cuda`.
         rounds: rounds of the transform alone.
         epochs: epochs of each stream.
-        console: for people.
+        console: where to print.
 
     Returns:
         `rows`, each `name` and for each way `median_ms, least_ms` a clip, on a GPU also `share_of_copying`; machine,

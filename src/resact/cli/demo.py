@@ -80,7 +80,7 @@ def stages(folder: Path) -> list[Stage]:
 @app.command()
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder for everything; run again, the demo goes on from there.")
+        Path, typer.Argument(metavar="FOLDER", help="Folder for all files; a second run continues there.")
     ] = Path("resact-demo"),
     json_output: JsonOption = False,
 ) -> None:

@@ -42,7 +42,7 @@ def write_whole(path: Path, data: bytes, *, attempt: Path | None = None, what_ne
         path: the file; one writer at a time, unless each has its own `attempt`.
         data: contents of the file.
         attempt: path that is written first, in the same folder.
-        what_next: as for `write_failure_as_error`.
+        what_next: as in `write_failure_as_error`.
 
     Raises:
         RunWriteError: it could not be written.
@@ -59,7 +59,7 @@ def put_in_place(path: Path, *, what_next: str) -> Iterator[Path]:
 
     Args:
         path: where it is to be.
-        what_next: as for `write_failure_as_error`.
+        what_next: as in `write_failure_as_error`.
 
     Raises:
         RunWriteError: it could not be written.

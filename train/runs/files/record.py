@@ -110,13 +110,14 @@ class RunRecord:
     provenance: dict[str, Any]
     """Machine, device, versions and commit."""
     compute_threads: int | None = None
-    """That computed on the CPU, which weights depend on to the last bit there; None in runs of older versions."""
+    """Number of compute threads on the CPU, on which the last bits of weights depend; None in runs of older
+    versions."""
     choose_best: bool = True
     """Whether the best weights are kept by the videos held out, where there are any."""
     source: NetworkSource | None = None
-    """Of a network of the user's own."""
+    """Source of a user's own network; None for the paper's networks."""
     initial: InitialWeights | None = None
-    """What it began with; None from scratch."""
+    """Initial weights; None if trained from scratch."""
     val_given: bool = False
     """Whether the validation videos are those that the store's split calls `val`; then no groups are held out."""
     earlier_epochs: tuple[int, ...] = ()
@@ -137,7 +138,7 @@ class RunRecord:
         return self.config.architecture
 
     def to_text(self) -> str:
-        """As JSON."""
+        """The record as JSON."""
         return json.dumps({"format": FORMAT_VERSION, **asdict(self)}, indent=1) + "\n"
 
     @classmethod

@@ -26,7 +26,7 @@ PREDICTIONS = "predictions.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What the logits were made from."""
+    """Provenance of the logits."""
 
     run: str
     """Name of the run."""

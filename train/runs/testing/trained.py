@@ -34,7 +34,7 @@ class TrainedRun:
 
     @property
     def geometry(self) -> ClipGeometry:
-        """Of the clips that it was trained on."""
+        """Geometry of the clips that it was trained on."""
         return self.record.config.geometry
 
     @property
@@ -49,7 +49,7 @@ class TrainedRun:
 
     @property
     def normalisation(self) -> Normalisation:
-        """Of the clips that it was trained on."""
+        """Normalisation of the clips that it was trained on."""
         return self.record.normalisation
 
     def logits(self, batch: Mapping[str, Any]) -> Tensor:
@@ -71,10 +71,10 @@ class TrainedRun:
         says it with a method `features(rgb=, residual=)`.
 
         Args:
-            batch: as for `logits`.
+            batch: as in `logits`.
 
         Raises:
-            UsageError: as for `logits`, or the network has no such method.
+            UsageError: as in `logits`, or the network has no such method.
         """
         method = getattr(self.network, "features", None)
         if not callable(method) or isinstance(method, nn.Module):  # a part of that name takes no rgb= and residual=

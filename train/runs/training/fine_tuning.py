@@ -106,7 +106,7 @@ def load_initial(initial: InitialWeights, network: nn.Module, classes: Sequence[
     Args:
         initial: result of `initial_weights`.
         network: newly initialised, on any device.
-        classes: likewise.
+        classes: as in `initial_weights`.
 
     Raises:
         CheckpointError: the file is missing or has changed.

@@ -66,7 +66,7 @@ class TrainResult:
     epochs: int
     """Epochs trained in total."""
     steps: int
-    """Likewise."""
+    """Steps trained in total."""
     clips_per_second: float | None
     """Clips per second of this process, without validation; None if there was nothing left to do."""
     data_wait_share: float | None
@@ -101,7 +101,7 @@ def train(
         threads: number of threads that read clips; None: one per core, shared among ranks.
         compute_threads: number of compute threads on the CPU; None for the run's number, or torch's if the run is new.
         checkpoint_seconds: time between checkpoints; one is also written after each epoch.
-        console: for people; None prints to standard output, `Console(quiet=True)` nothing.
+        console: where to print; None for standard output, `Console(quiet=True)` for nothing.
 
     Raises:
         UsageError: settings are wrong, or contradict each other, the store, or the run to resume.
@@ -313,7 +313,7 @@ def _class_weights(
     """Of the record where a run goes on, which needs no file of weights any more.
 
     Raises:
-        UsageError: as for `class_weights`, or it goes on and its file of weights is named again, with others in it.
+        UsageError: as in `class_weights`, or a resumed run names its weights file again and the weights differ.
     """
     if saved is not None and "class_weights" not in settings:
         return saved.class_weights
