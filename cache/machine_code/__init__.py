@@ -1,4 +1,4 @@
-"""Machine code for the three loops that reading a clip spends its time in, written in Python and compiled by numba.
+"""Machine code for the three loops in which reading a clip spends its time, written in Python and compiled by numba.
 
 | file | what it does | must equal, bit for bit |
 |---|---|---|
@@ -8,19 +8,19 @@
 | `vectors` | memory by address and vectors of numbers, which numba lacks | |
 | `compiled` | compiles, and keeps what it has compiled | |
 
-**Safety.** None of this code checks bounds. What is read from a store is therefore checked in the code itself, before
-it is used as an address; what the callers pass is checked by `ClipStore.read_frames` and `make_clip`. Frames that the
-code does not know are left to the library, which then judges them.
+**Safety.** This code has no automatic bounds checks. So it checks every value read from a store before using it as an
+address; `ClipStore.read_frames` and `make_clip` check what callers pass. Frames of an unknown form are left to the
+library, which then accepts or refuses them.
 
-**Tests.** `tests/cache/machine_code`, `tests/train/clips/test_transform.py`: equal to the library on random input, on
-real frames and on damaged ones; nothing is read or written outside of what was given; other threads run meanwhile.
-CI runs the reading tests with machine code and without.
+**Tests.** `tests/cache/machine_code`, `tests/train/clips/test_transform.py`: results equal the library's on random
+input, real frames and damaged frames; nothing outside the given memory is read or written; other threads can run
+meanwhile. CI runs the reading tests with and without machine code.
 
 **Off.** With `RESACT_MACHINE_CODE=0` in the environment, simplejpeg, numcodecs and PyTorch do everything, with equal
-pixels. LZ4 frames are then written by Blosc, whose bytes differ, and the store says by whom.
+pixels. Blosc then writes LZ4 frames, with other bytes, and the store records this.
 
-**First use.** Compiling takes seconds, once: numba keeps the result in `__pycache__`, or where that cannot be written
-in the user's cache (`~/.cache/numba`, `NUMBA_CACHE_DIR`). Nothing here is imported before it is needed.
+**First use.** Compiling takes seconds, once: numba keeps the result in `__pycache__` or, if that is not writable, in
+the user's cache (`~/.cache/numba`, `NUMBA_CACHE_DIR`). Nothing here is imported before it is needed.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Functions compiled by numba, which let go of the GIL, and the folder that keeps what has been compiled."""
+"""Functions compiled by numba that release the GIL, and the folder that caches compiled code."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -11,14 +11,14 @@ from numba import config, njit
 from numba.core.codegen import get_host_cpu_features
 
 inlined = njit(nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Decorates what becomes a part of each function that calls it."""
+"""Decorator for functions that are inlined into each caller."""
 
 called = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
-"""Decorates what is called by other compiled functions."""
+"""Decorator for functions that only compiled functions call."""
 
 
 def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """Decorates what Python calls: compiled at once, or taken from the folder where an earlier process has put it."""
+    """Decorator for functions that Python calls: compiled at once, or loaded from the cache of an earlier process."""
 
     def compile_or_load(function: Callable[..., Any]) -> Any:
         # numba's key is the function's own file; this adds all that the function is made of.
@@ -32,14 +32,14 @@ def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def kept_in(function: Any) -> Path | None:
-    """The folder of a `compiled` function; None where none can be written to."""
+    """The cache folder of a `compiled` function; None if none is writable."""
     path = function.stats.cache_path
     return None if path is None else Path(path)
 
 
 @lru_cache
 def has(feature: str) -> bool:
-    """Whether the processor that is compiled for has some instructions, by LLVM's name for them."""
+    """Whether the target processor has some instructions, by LLVM's name for them."""
     features = get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
     return f"+{feature}" in features.split(",")
 

@@ -1,10 +1,10 @@
-"""CRC-32C of a clip's frames in machine code: the package `crc32c`, through `layout.crc32c`, is what it has to equal.
+"""CRC-32C of a clip's frames in machine code: it must equal the package `crc32c`, which `layout.crc32c` uses.
 
-All frames are checked in one call. A call for each would ask for the GIL again after each one, and where many threads
-read, waiting for it takes longer than checking.
+All frames are checked in one call. One call per frame would take the GIL again each time, and with many reading
+threads, waiting for it takes longer than checking.
 
-The processor's instruction takes three cycles for eight bytes but begins one each cycle: so three frames are checked
-side by side.
+The processor's instruction takes three cycles for eight bytes but can start every cycle, so three frames are checked at
+a time.
 """
 
 import numpy as np
@@ -27,7 +27,7 @@ def first_wrong(data: memoryview, edges: npt.NDArray[np.int64]) -> int | None:
 
     Args:
         data: the chunks.
-        edges: (N + 1,), where each begins and the last one ends in `data`; each has 4 bytes or more.
+        edges: (N + 1,), where each chunk begins in `data`, and where the last one ends; each has 4 bytes or more.
     """
     edges = np.ascontiguousarray(edges, np.int64)
     count = len(edges) - 1

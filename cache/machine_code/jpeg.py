@@ -1,9 +1,9 @@
-"""JPEG frames in machine code: libjpeg-turbo, through `codecs.JpegFrames`, is what it has to equal, bit for bit.
+"""Decodes JPEG frames in machine code; it must equal libjpeg-turbo, as `codecs.JpegFrames` uses it, bit for bit.
 
-One call decodes the frames of a clip, without the GIL, and of each frame one crop: what lies below it is not decoded,
-of the rest no more is done than the entropy code asks for.
+One call decodes the crops of a clip's frames, without the GIL. Rows below the crop are not decoded; for the rest around
+it, only the entropy code is read.
 
-It knows baseline JPEG with 4:2:0 subsampling, as stores hold it, and leaves everything else to libjpeg-turbo: other
+It handles baseline JPEG with 4:2:0 subsampling, as in stores, and leaves everything else to libjpeg-turbo: other
 segments, and bytes that no encoder writes. An MCU is 16x16 pixels (ITU-T T.81, A.2).
 """
 
@@ -24,22 +24,22 @@ from resact.cache.machine_code.vectors import read, write
 
 
 class Arguments(NamedTuple):
-    """Of the machine code: addresses, numbers, and distances in bytes."""
+    """Arguments of the machine code: addresses, numbers, and distances in bytes."""
 
     chunks: int
-    """Address of where each chunk begins and ends, int64."""
+    """Address of the begin and end of each chunk, int64."""
     frames: int
     failed: int
-    """Address of an int64 for each frame: 1 where it is left for libjpeg-turbo."""
+    """Address of an int64 for each frame: 1 if it is left for libjpeg-turbo."""
     out: int
     out_apart: int
     start: int
-    """Address of the bytes that each chunk has to begin with, up to the entropy code."""
+    """Address of the bytes with which each chunk must begin, up to the entropy code."""
     start_bytes: int
     rows: int
-    """MCUs of a frame, from top to bottom."""
+    """Number of rows of MCUs in a frame."""
     mcus: int
-    """MCUs of a row."""
+    """Number of MCUs in a row."""
     first_mcu: int
     last_mcu: int
     top: int
@@ -61,7 +61,7 @@ class Arguments(NamedTuple):
 def decode_jpegs(
     data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
 ) -> Sequence[int]:
-    """As `FrameCodec.decode_together`, for JPEG."""
+    """`FrameCodec.decode_together` for JPEG."""
     height, width = crop.size
     setup = _setup(data[slice(*bounds[0])], size)
     if setup is None or width < LANES:
@@ -85,7 +85,7 @@ def decode_jpegs(
 
 
 class _Setup:
-    """What frames of one header need beside themselves: tables and memory, for one thread."""
+    """Tables and memory for frames with the same header, for one thread."""
 
     def __init__(self, start: bytes, header: Header) -> None:
         self.start, self.size = start, (header.height, header.width)
@@ -112,7 +112,7 @@ class _Setup:
         }
 
     def arguments(self, chunk_bytes: int) -> dict[str, int]:
-        """Of the machine code, for frames of so many bytes at most."""
+        """Arguments of the machine code, for frames of at most `chunk_bytes`."""
         if self._bits.shape[1] < chunk_bytes + SPARE:
             self._bits = np.empty((2, chunk_bytes + SPARE), np.uint8)
         return {**self._fixed, "bits": self._bits.ctypes.data, "bits_apart": self._bits.strides[0]}

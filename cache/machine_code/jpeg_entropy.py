@@ -1,10 +1,10 @@
 """JPEG's entropy code: from bits to the coefficients of a row of blocks. Sections are those of ITU-T T.81.
 
-A coefficient is coded as a Huffman code, which says how many zeros come before it in zigzag order and how many bits its
-value has, and these bits. Here one look-up by the next 11 bits gives all of it: see `jpeg_header`.
+A coefficient is coded as a Huffman code, which gives the number of zeros before it in zigzag order and the number of
+bits of its value, followed by these bits. Here one look-up of the next 11 bits gives all of this: see `jpeg_header`.
 
-Two frames are decoded side by side, because where a code ends is known only once it has been looked up, and the
-processor need not wait for one frame while it has the other.
+Two frames are decoded at a time: the end of a code is known only after its look-up, and meanwhile the processor can
+work on the other frame.
 """
 
 from typing import Any, NamedTuple
@@ -31,33 +31,33 @@ _BLOCK = Vector(int16, BLOCK)
 
 
 class Stream(NamedTuple):
-    """A frame's entropy code."""
+    """The entropy code of a frame."""
 
     bits: int
-    """Address of its bytes, without those that are stuffed in."""
+    """Address of its bytes, without stuffed bytes."""
     end: int
-    """Address of its last bit, counted in bits; -1 where the frame is damaged."""
+    """Address of its last bit, counted in bits; -1 if the frame is damaged."""
     coefficients: int
-    """Address of those of a row of blocks."""
+    """Address of the coefficients of a row of blocks."""
     last_dcs: int
     """Address of the DC of each component's last block, int32."""
 
 
 class Reader(NamedTuple):
-    """Where in a row of blocks reading is."""
+    """Reading position in a row of blocks."""
 
     window: Any
-    """The next bits, from the left: uint64."""
+    """The next bits, most significant first: uint64."""
     position: int
-    """The first of them: an address, counted in bits."""
+    """Address of the first of these bits, counted in bits."""
     place: int
-    """Of the last coefficient in its block, in zigzag order; -1 where the frame is damaged."""
+    """Position of the last coefficient in its block, in zigzag order; -1 if the frame is damaged."""
     block: int
-    """Address of its coefficients."""
+    """Address of the block's coefficients."""
     unit: int
-    """Which of the 6."""
+    """Number of the unit, of the 6."""
     blocks_left: int
-    """Of the row, this one included; 0 where it has been read or is damaged."""
+    """Blocks left in the row, including this one; 0 if the row is done or damaged."""
     codes: int
     """Address of the tables."""
 
@@ -67,7 +67,7 @@ def unstuff(source: int, stop: int, bits: int) -> int:
     """Copy bytes without the zero that follows each byte of ones (F.1.2.3), up to the marker that ends the image.
 
     Returns:
-        The address of the last bit, counted in bits; -1 where another marker or none is there.
+        The address of the last bit, counted in bits; -1 if there is another marker, or none.
     """
     target = bits
     while True:
@@ -100,7 +100,7 @@ def unstuff(source: int, stop: int, bits: int) -> int:
 
 @called
 def read_row(units: int, blocks: int, stream: Stream, position: int) -> int:
-    """A row's coefficients, from a position; the position behind them, -1 where the frame is damaged."""
+    """Read a row's coefficients from a position; returns the position after them, or -1 if the frame is damaged."""
     return _read_rest(units, stream, _begin_row(units, blocks, stream, position))
 
 
@@ -108,7 +108,7 @@ def read_row(units: int, blocks: int, stream: Stream, position: int) -> int:
 def read_two_rows(
     units: int, blocks: int, one: Stream, other: Stream, position: int, other_position: int
 ) -> tuple[int, int]:
-    """The same for two frames side by side."""
+    """The same for two frames at a time."""
     a, b = _begin_row(units, blocks, one, position), _begin_row(units, blocks, other, other_position)
     while a.blocks_left and b.blocks_left:
         a, b = _refill(a), _refill(b)

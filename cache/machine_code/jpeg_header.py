@@ -1,4 +1,4 @@
-"""What a JPEG says before its pixels begin, as tables for `jpeg`. Sections are those of ITU-T T.81."""
+"""Parses the header of a JPEG into tables for `jpeg`. Sections are those of ITU-T T.81."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,14 +22,14 @@ class Component:
     """Luma or chroma."""
 
     codes: npt.NDArray[np.int32]
-    """The tables that lie `DC`, `AC` and `ORDER` bytes from its beginning; see `_codes`."""
+    """Memory of its tables, at the offsets `DC`, `AC` and `ORDER` in bytes; see `_codes`."""
     steps: npt.NDArray[np.int16]
-    """(64,) of quantisation, row by row."""
+    """(64,) quantisation steps, row by row."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """Of a baseline JPEG with 4:2:0 subsampling."""
+    """The header of a baseline JPEG with 4:2:0 subsampling."""
 
     height: int
     width: int
@@ -38,7 +38,7 @@ class Header:
 
 
 def header_bytes(chunk: memoryview) -> bytes:
-    """All up to the entropy code, or nothing where that is not to be found."""
+    """All bytes up to the entropy code; empty if that is not found."""
     place = 2
     while place + 4 <= len(chunk) and chunk[place] == 0xFF:
         marker, length = chunk[place + 1], (chunk[place + 2] << 8) + chunk[place + 3]
@@ -52,7 +52,7 @@ def header_bytes(chunk: memoryview) -> bytes:
 
 @lru_cache(maxsize=16)
 def parse_header(header: bytes) -> Header | None:
-    """From the result of `header_bytes`; None where there is anything that `jpeg` does not know."""
+    """Parse the result of `header_bytes`; None if there is anything that `jpeg` does not support."""
     steps: dict[int, npt.NDArray[np.int16]] = {}
     huffman: dict[int, tuple[bytes, bytes]] = {}
     jfif, frame, scan = False, None, b""

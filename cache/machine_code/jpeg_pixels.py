@@ -1,7 +1,7 @@
-"""From a JPEG frame's coefficients to its pixels: cosine transform and colours, as libjpeg-turbo does it.
+"""Computes a JPEG frame's pixels from its coefficients: inverse cosine transform and colours, as in libjpeg-turbo.
 
-libjpeg's "islow": the cosine transform of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in whole numbers. Some sums
-have 16 bits, as where libjpeg-turbo does the same in vectors; that shows only where they overflow.
+This is libjpeg's "islow": the cosine transform of Loeffler, Ligtenberg and Moschytz (ICASSP 1989) in integers. Some
+sums have 16 bits, as in libjpeg-turbo's vector code; this matters only if they overflow.
 """
 
 from typing import Any
@@ -55,7 +55,7 @@ _GREEN_OF_BLUE, _GREEN_OF_RED = round(-0.34414 * 2**16), round(-0.71414 * 2**16)
 
 @called
 def paint_row(a: Any, row: int, coefficients: int, out: int) -> None:
-    """The wanted pixels of 16 rows of a frame; `a` holds the `Arguments` of `jpeg`."""
+    """Compute the wanted pixels of 16 rows of a frame; `a` is the `Arguments` of `jpeg`."""
     for mcu in range(a.first_mcu, a.last_mcu):
         for unit in range(UNITS):
             entry = a.units + UNIT_BYTES * unit

@@ -1,11 +1,11 @@
-"""LZ4 frames in Blosc's container, in machine code: Blosc, through `codecs.Lz4Frames`, reads what is written here.
+"""Encodes and decodes LZ4 frames in Blosc's container, in machine code; Blosc can read all frames written here.
 
-LZ4's time goes into its sequences, each some bytes as they are and a match, which repeats what came before. So the
-encoder takes no match that saves few bytes, and none that repeats itself in short steps: fewer than a quarter of the
-sequences are left, for a few more bytes.
+LZ4's time goes into its sequences: each has some literal bytes and a match, which copies earlier bytes. So the encoder
+uses no short matches and no matches at short distances: this leaves fewer than a quarter of the sequences, at the cost
+of a few more bytes.
 
-The decoder unpacks the frames of a clip in one call, without the GIL, and none further than to the last row wanted.
-What it does not know it leaves undone and says so; Blosc then judges.
+The decoder decodes the frames of a clip in one call, without the GIL, and only down to the last row needed. It marks
+frames of an unknown form, which are left to Blosc.
 
 A sequence (LZ4's lz4_Block_format): a token, whose upper 4 bits are the number of literals and whose lower 4 bits the
 length of the match less 4; where one is 15, bytes follow that are added, up to the first that is not 255; the literals;
@@ -39,7 +39,7 @@ _BYTES = Vector(uint8, _WIDE)
 
 
 def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
-    """One block of LZ4 in Blosc's container; of the frame as it is, where LZ4 saves nothing."""
+    """Encode a frame as one block of LZ4 in Blosc's container; uncompressed if LZ4 saves nothing."""
     frame_HWC = np.ascontiguousarray(frame_HWC)
     size = frame_HWC.nbytes
     out = np.empty(_HEADER + size + size // 255 + 16 + _WIDE, np.uint8)
@@ -55,7 +55,7 @@ def encode_lz4(frame_HWC: npt.NDArray[np.uint8]) -> bytes:
 def decode_lz4(
     data: memoryview, bounds: Bounds, out_NHWC: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
 ) -> Sequence[int]:
-    """As `FrameCodec.decode_together`, for LZ4."""
+    """`FrameCodec.decode_together` for LZ4."""
     chunks = np.asarray(bounds, np.int64) + np.frombuffer(data, np.uint8).ctypes.data
     failed = np.zeros(len(chunks), np.int64)
     row_bytes, frame_bytes = size[1] * 3, size[0] * size[1] * 3

@@ -1,10 +1,10 @@
-"""The transform of a clip on the CPU: it has to equal `train.clips.plain_transform`, bit for bit.
+"""The transform of a clip on the CPU; it must equal `train.clips.plain_transform`, bit for bit.
 
-A clip is one call, without the GIL: frame by frame it reads the crop once and writes the finished clips once; all
-between stays in the processor's cache.
+One call transforms a clip, without the GIL: frame by frame, it reads the crop once and writes the finished clips once.
+Everything in between stays in the processor's cache.
 
-A resize is twice the same. `_blend` makes each row of output a weighted sum of rows of input, and `_turn` transposes
-them: the second time rows are columns, and what comes out is a plane for each colour.
+A resize runs the same code twice. `_blend` makes each output row a weighted sum of input rows, and `_turn` transposes
+the result: the second time, rows are columns, and the output is one plane per colour.
 """
 
 from typing import Any, NamedTuple
@@ -39,21 +39,21 @@ LINE = 64  # bytes of the processor's cache
 
 
 class Arguments(NamedTuple):
-    """Of the machine code: addresses, numbers, and distances in bytes."""
+    """Arguments of the machine code: addresses, numbers, and distances in bytes."""
 
     frames: int
-    """Address of the crop in the first of them."""
+    """Address of the crop in the first frame."""
     frame_step: int
     row_step: int
     lanes: int
     """Bytes of a row."""
     order: int
-    """Address of which frames are read, int64."""
+    """Address of the numbers of the frames to read, int64."""
     frames_read: int
     rows: int
-    """Address of a table that says which rows make each row of output, with which weights."""
+    """Address of the table of input rows and weights for each output row."""
     columns: int
-    """The same for columns."""
+    """Address of the same table for columns."""
     table_step: int
     shift: int
     """Bits of a weight of 1."""
@@ -65,12 +65,12 @@ class Arguments(NamedTuple):
     size: int
     """Height and width of the output."""
     streamed: int
-    """So many pixels of a row are written past the cache."""
+    """Number of pixels of a row that are written past the cache."""
     frames_made: int
     step: int
-    """Of the residual; 0 where there is none."""
+    """Residual step; 0 without residuals."""
     rgb: int
-    """Address of the output; 0 where it is not wanted."""
+    """Address of the output; 0 if not wanted."""
     residual: int
     rgb_scale_and_shift: int
     """Address of three scales and three shifts, float32."""
@@ -212,7 +212,7 @@ def _bfloat16(bits: Any, halves: Any, floats: Any) -> Any:
 
 @compiled(void(types.NamedUniTuple(int64, len(Arguments._fields), Arguments)))
 def transform(a: Arguments) -> None:
-    """All of it. Nothing is checked: what does not fit would be read from other memory, or written to it."""
+    """Transform a clip. Nothing is checked: arguments that do not fit would read or write other memory."""
     pixel_step = 3 * a.pitch
     for frame in range(a.frames_read):
         source = a.frames + read(int64, a.order + 8 * frame) * a.frame_step

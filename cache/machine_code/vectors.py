@@ -1,10 +1,10 @@
-"""What numba lacks: memory by address, and vectors of numbers, such as a processor has.
+"""Extends numba with memory access by address, and with a processor's vectors of numbers.
 
     SHORTS = Vector(int16, 8)
     row = read(SHORTS, address) * read(SHORTS, steps) + 4    # eight products, of 16 bits as the vectors'
 
-The second operand of `+ - * & | ^ << >>` is a vector of the same kind, or a whole number, which stands for all its
-lanes. Each function here becomes one or a few of LLVM's instructions. No address is checked.
+The second operand of `+ - * & | ^ << >>` is a vector of the same kind, or an integer that applies to all lanes. Each
+function here becomes one or a few LLVM instructions. Addresses are not checked.
 """
 
 import inspect
@@ -21,7 +21,7 @@ _INDEX = ir.IntType(32)
 
 
 class Vector(types.Type):
-    """Some numbers of one type, which may be a float."""
+    """A vector of numbers of one type, which may be a float."""
 
     def __init__(self, element: Any, lanes: int) -> None:
         self.element, self.lanes = element, lanes
