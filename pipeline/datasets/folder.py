@@ -1,4 +1,4 @@
-"""Any folder of videos as a data set: `<class>/<video>`, or deeper, below a root or below folders of sides in it.
+"""A folder of videos as a data set: `<class>/<video>`, or deeper, below a root or below its folders of sides.
 
 A video's id is its path below the root. A CSV, folders such as `train`, or else a seeded random division by group
 decide which videos are for test. The folder may grow between preps.

@@ -1,8 +1,8 @@
 """The part of a video to decode, and where decoding starts: at the last key frame before it, if known.
 
-The frames are those that a decode of the whole video gives there. Where decoding begins in the middle, the filter graph
-is given what it would know by then, and what it logs has to agree with the time stamps of all packets; where it does
-not, all of the video is decoded, and the part is taken out.
+The frames equal those from decoding the whole video. If decoding starts in the middle, the filter graph gets the state
+that it would have by then, and its log must agree with the time stamps of all packets. If not, the whole video is
+decoded, and the part is cut out.
 """
 
 import math
@@ -31,10 +31,10 @@ _AFTER_KEY = 500  # microseconds that are sought behind a key frame, for time st
 
 @dataclass(frozen=True)
 class Start:
-    """The frame that decoding begins with."""
+    """The frame with which decoding starts."""
 
     index: int
-    """Among the video's frames."""
+    """Index of the frame in the video."""
     seconds: str | None
     """Seek position for ffmpeg, in seconds; None for no seek."""
     state: GridState | None
@@ -43,18 +43,18 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Timeline:
-    """When each frame of a video is shown, from its packets, without decoding them."""
+    """The time of each frame of a video, from its packets, without decoding them."""
 
     ticks: npt.NDArray[np.int64]
     """(N,) time stamps, sorted."""
     time_base: Fraction
-    """Seconds of a tick."""
+    """Length of a tick, in seconds."""
     keys: npt.NDArray[np.int64]
-    """Indices of frames that decoding can begin with."""
+    """Indices of frames at which decoding can start."""
 
     @cached_property
     def stamps(self) -> npt.NDArray[np.float64]:
-        """(N,) in microseconds, rounded as ffmpeg does."""
+        """(N,) time stamps in microseconds, rounded as in ffmpeg."""
         numerator, denominator = (self.time_base * _TICKS).as_integer_ratio()
         scaled = self.ticks * numerator
         rounded = np.sign(scaled) * ((2 * np.abs(scaled) + denominator) // (2 * denominator))
@@ -64,25 +64,25 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Cut:
-    """A part of a video, as the filter graph needs it."""
+    """A part of a video, in the form for the filter graph."""
 
     first: int
-    """Frame at the stored rate; of `source`, microseconds after the first frame."""
+    """First frame at the stored frame rate; for `source`, microseconds after the video's first frame."""
     stop: int | None
-    """Likewise; None for the video's end."""
+    """Frame after the last one, in the same unit; None for the video's end."""
     start: Start | None = None
-    """None to decode all frames."""
+    """Where decoding starts; None to decode all frames."""
     origin: int = 0
-    """Ticks of the video's first frame; only where `start` is given."""
+    """Time stamp of the video's first frame, in ticks; only with `start`."""
     end_ticks: int | None = None
-    """Of `source`, stamp of a frame behind the part; None where there is none."""
+    """For `source`, time stamp of a frame after the part; None if there is none."""
     logged: tuple[float, ...] = field(default=(), repr=False, compare=False)
-    """Stamps of all frames as the graph logs them; only where `start` is given."""
+    """Time stamps of all frames as the graph logs them; only with `start`."""
     _seeking: "_Seeking | None" = field(default=None, repr=False, compare=False)
 
     @classmethod
     def whole(cls, segment: Segment, settings: DecodeSettings) -> Self:
-        """To be taken out of all of its video's frames."""
+        """A part to cut out of all frames of its video."""
         start, end = Fraction(segment.start), None if segment.end is None else Fraction(segment.end)
         if settings.max_seconds is not None:
             longest = start + Fraction(repr(settings.max_seconds))
@@ -95,17 +95,17 @@ class Cut:
         return cls(first, None if end is None else max(math.ceil(end * rate - Fraction(1, 2)), first + 1))
 
     def without_start(self) -> "Cut":
-        """To be taken out of all frames."""
+        """The same part, to cut out of all frames."""
         return Cut(self.first, self.stop)
 
     def beginning_with(self, stamp: float | None) -> "Cut":
-        """The same where decoding turns out to begin with another frame; None for one without a stamp."""
+        """The same part, if decoding turns out to start with another frame; None for a frame without a stamp."""
         if self._seeking is None or stamp is None:
             return self.without_start()
         return self._seeking.cut(self.without_start(), stamp=stamp)
 
     def agrees(self, logged: Sequence[float]) -> bool:
-        """Whether frames with these stamps are those that it was planned for."""
+        """Whether the logged stamps are those that the plan expects."""
         assert self.start is not None
         known = self.logged[self.start.index :][: len(logged)]
         # The last of several may be where the last frame ends, which is asked for, too.
@@ -177,12 +177,12 @@ def plan_cut(
     """Plan where decoding starts for a part.
 
     Args:
-        cut: of the part, as it is taken out of all frames.
+        cut: the part, cut out of all frames.
         segment: the part.
-        timeline: of the video.
+        timeline: timeline of the video.
         settings: as in `decode_arguments`.
-        sampling: how its frames are timed.
-        declared: rate of the stream.
+        sampling: timing of its frames.
+        declared: declared frame rate of the stream.
 
     Raises:
         DecodeError: the part lies outside the video.
@@ -211,7 +211,7 @@ def plan_cut(
 
 
 def outside(segment: Segment, seconds: Fraction) -> str | None:
-    """Why a part is not one of a video of that length; None where it is."""
+    """Why a part does not lie inside a video of that length; None if it does."""
     if Fraction(segment.start) >= seconds:
         return f"it begins at {segment.start} s, and its video ends at {float(seconds):.3f} s"
     if segment.end is not None and Fraction(segment.end) > seconds + TOLERANCE_SECONDS:

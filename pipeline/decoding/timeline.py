@@ -37,15 +37,15 @@ class _Source:
 def cut_treatment(
     source: Path, segment: Segment, settings: DecodeSettings, *, binary: str, timeout_seconds: float, midway: bool
 ) -> Treatment:
-    """How to decode a part of a video.
+    """Plan how to decode a part of a video.
 
     Args:
         source: the video.
         segment: the part.
         settings: as in `decode_arguments`.
-        binary: ffmpeg.
-        timeout_seconds: for reading its packets.
-        midway: whether to begin in the middle where that gives the same frames.
+        binary: path of ffmpeg.
+        timeout_seconds: time limit for reading its packets.
+        midway: whether to start in the middle, if that gives the same frames.
 
     Raises:
         DecodeError: the part lies outside the video.

@@ -1,4 +1,4 @@
-"""Whether the parts of videos that a list names lie inside their videos, looked at before hours are spent."""
+"""Checks before a long prep that the parts in a list lie inside their videos."""
 
 import os
 import subprocess
@@ -19,14 +19,14 @@ _PATIENCE_SECONDS = 60.0
 
 
 def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool) -> Dataset:
-    """The data set; where some may be missing, parts that lie outside their videos will be listed as failed.
+    """The data set; with `allow_partial`, parts outside their videos will be listed as failed.
 
-    Only what the files' headers say is looked at here; prep itself knows better.
+    Only the files' headers are read here; prep itself checks the frames.
 
     Args:
-        dataset: as it was found.
-        binary: ffmpeg.
-        allow_partial: whether to go on.
+        dataset: the data set as found.
+        binary: path of ffmpeg.
+        allow_partial: whether to continue.
 
     Raises:
         SourceError: parts lie outside their videos; names the lines.

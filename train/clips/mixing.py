@@ -1,6 +1,6 @@
 """Changes to a batch of training clips before its step: mixup, and dropping one of two inputs.
 
-Both are drawn for each clip from seed, epoch and position. Shapes: B clips.
+Both are drawn per clip from seed, epoch and position. Shapes: B clips.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,17 @@ def mix_batch(
     mixup: float | None = None,
     drop_modality: float | None = None,
 ) -> dict[str, Any]:
-    """A batch to train on.
+    """The changed batch.
 
     Args:
-        batch: as `ClipStream` gives it; its clips may be written to.
+        batch: a batch from `ClipStream`; its clips may be overwritten.
         streams: its inputs, such as `rgb` and `residual`.
-        seed: of the run.
-        epoch: that the batch is of.
+        seed: seed of the run.
+        epoch: epoch of the batch.
         mixup: alpha of the Beta distribution, both of its parameters (arXiv 1710.09412): each clip becomes `share`
             times itself plus `1 - share` times the clip after it in the batch, the last one with the first.
-        drop_modality: how likely one of the two inputs of a clip, either as likely, becomes 0, which is its mean.
+        drop_modality: probability that one of a clip's two inputs (either is equally likely) becomes 0, which is its
+            mean.
 
     Returns:
         The batch; after mixup with `partner_label` (B,) and `share` (B,), float32.
@@ -47,7 +48,7 @@ def mix_batch(
 
 
 def mixup_share(seed: int, epoch: int, position: int, alpha: float) -> float:
-    """A clip's share of itself, Beta(alpha, alpha)."""
+    """A clip's share in its mixture, from Beta(alpha, alpha)."""
     words = np.random.Philox(key=[seed, Purpose.MIXUP], counter=[0, position, epoch, 0])
     return float(np.random.RandomState(words).beta(alpha, alpha))  # frozen, as `Generator`'s draws are not (NEP 19)
 

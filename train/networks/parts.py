@@ -1,4 +1,4 @@
-"""Parts of any network by their names: what is frozen, and the last layer."""
+"""Finds parts of any network by name: frozen parts, and the last layer."""
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
@@ -12,10 +12,10 @@ _LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def freeze(network: nn.Module, patterns: Sequence[str]) -> None:
-    """Exempt parts of a network from training, in place.
+    """Freeze parts of a network, in place.
 
-    Norms in them get into evaluation mode, so that their running statistics stay: whoever calls `network.train()`
-    afterwards undoes that.
+    Norms in them are set to evaluation mode, so their running statistics do not change; a later `network.train()`
+    undoes that.
 
     Args:
         network: in training mode.
@@ -55,14 +55,14 @@ def _keep_statistics(module: nn.Module) -> None:
 
 
 def last_layer(network: nn.Module, num_classes: int) -> str | None:
-    """Name of the layer that gives the logits: the last linear one or convolution with one output a class.
+    """Name of the layer that computes the logits: the last linear layer or convolution with one output per class.
 
     Args:
-        network: any; its modules count in the order in which it has them.
+        network: any network; its modules are taken in their order.
         num_classes: outputs of the layer.
 
     Returns:
-        None where there is no such layer.
+        The name; None if there is no such layer.
     """
     found = None
     for name, module in network.named_modules():

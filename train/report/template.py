@@ -1,4 +1,4 @@
-"""Builds a page from a template: its style, its script, and cells of tables that can be sorted."""
+"""Builds a page from a template: its style, its script, and sortable table cells."""
 
 import base64
 import re

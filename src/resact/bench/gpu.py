@@ -1,7 +1,7 @@
-"""`resact bench gpu`: everything that a GPU has to show, in order of worth, within the minutes given.
+"""`resact bench gpu`: runs all GPU benchmarks, the most important first, within the given minutes.
 
-Each part is a command in a process of its own, which leaves a file when it is done. So a part that fails or hangs takes
-no other with it, and the same command later goes on with the parts that have no result yet.
+Each part is a command in its own process, which writes a file when it is done. So a part that fails or hangs does not
+affect others, and running the command again continues with the parts that have no result yet.
 """
 
 import json
@@ -30,21 +30,22 @@ _TAIL = 2000  # characters of a failed part's output that are kept
 _STATES = "gpu.json"
 
 Run = Callable[[Sequence[str], Path, float], int | None]
-"""Runs a command with its output in a file, for so many seconds at most: its exit code, None where it was cut off."""
+"""Runs a command with its output in a file and a time limit in seconds; returns its exit code, None if it was cut
+off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One thing to measure."""
+    """One measurement."""
 
     name: str
     what: str
     command: tuple[str, ...]
-    """Arguments of Python."""
+    """Arguments for Python."""
     settings: Mapping[str, Any]
-    """In the file that the command reads."""
+    """Settings in the file that the command reads."""
     result: Path | None
-    """File that the command writes; None where its output is the result."""
+    """File that the command writes; None if its output is the result."""
 
 
 def parts_of(
@@ -61,20 +62,20 @@ def parts_of(
     runs: Path,
     tests: Path | None,
 ) -> list[Part]:
-    """The parts, in order of worth.
+    """The parts, the most important first.
 
     Args:
-        settings: of the steps that are measured, as for `train`.
-        store: whose clips are read.
-        folder: for results.
+        settings: settings of the measured steps, as in `train`.
+        store: store to read clips from.
+        folder: folder for results.
         device: `cuda` or `cpu`.
         threads: numbers of reading threads to compare.
-        steps: of each row per round.
-        rounds: of each benchmark.
-        recipe: settings of the trainings, as for `reproduce`.
-        seeds: of the trainings, `0,1,2`.
-        runs: folder of the trainings.
-        tests: folder of the tests; None where resact's source is not there.
+        steps: steps per row and round.
+        rounds: rounds of each benchmark.
+        recipe: settings of the trainings, as in `reproduce`.
+        seeds: seeds of the trainings, such as `0,1,2`.
+        runs: folder of the trainings' runs.
+        tests: folder of the tests; None without resact's source.
     """
     steps_file, recipe_file = folder / "settings.toml", folder / "recipe.toml"
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,15 +121,15 @@ def bench_gpu(
     run: Run | None = None,
     console: Console,
 ) -> dict[str, Any]:
-    """Do the parts that are not done yet, one after another, until the time is over.
+    """Run the parts that are not done yet, one after another, until the time is up.
 
     Args:
-        parts: as `parts_of` gives them.
-        folder: for results; `gpu.json` has the state of each part, and is written after each.
-        minutes: for all of them. A part that is at work when they end is interrupted, and killed a minute later.
-        only: names of the parts to do.
-        run: runs a command; default: in a process of its own.
-        console: for people.
+        parts: parts from `parts_of`.
+        folder: folder for results; `gpu.json` has the state of each part, and is written after each part.
+        minutes: time for all parts. A part that is running at the end is interrupted, and killed a minute later.
+        only: names of the parts to run.
+        run: runs a command; default: in its own process.
+        console: where to print.
 
     Returns:
         `parts`, by name: `state` (`done`, `failed`, `cut off`, `not begun`), `seconds`, `command`, `settings`,
@@ -163,7 +164,7 @@ def bench_gpu(
 
 
 def print_gpu(result: dict[str, Any], console: Console) -> None:
-    """A table, and what failed parts said."""
+    """Print a table, and the messages of failed parts."""
     parts = result["parts"]
     rows = [
         (name, part["state"], "" if part.get("seconds") is None else f"{part['seconds']:,.0f}")
@@ -179,15 +180,15 @@ def print_gpu(result: dict[str, Any], console: Console) -> None:
 
 
 def run_process(command: Sequence[str], log: Path, seconds: float) -> int | None:
-    """Run Python with these arguments, its output in a file.
+    """Run Python with these arguments, with its output in a file.
 
     Args:
         command: the arguments.
-        log: the file.
-        seconds: until it is interrupted, with what it has started.
+        log: file for its output.
+        seconds: time after which it and its child processes are interrupted.
 
     Returns:
-        Its exit code; None where it was interrupted.
+        Its exit code; None if it was interrupted.
     """
     with log.open("wb") as file:
         process = subprocess.Popen([sys.executable, *command], stdout=file, stderr=file, start_new_session=True)
@@ -207,7 +208,7 @@ def run_process(command: Sequence[str], log: Path, seconds: float) -> int | None
 
 
 def trainings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """What `reproduce` takes of a recipe's settings: all but those that the paper's tables vary."""
+    """The settings of a recipe that `reproduce` takes: all except those that the paper's tables vary."""
     RunConfig.of(recipe)
     return {name: value for name, value in recipe.items() if name not in VARIED}
 

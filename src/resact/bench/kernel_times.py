@@ -1,4 +1,4 @@
-"""How long each kernel of a training step takes: on a GPU each of its kernels, on a CPU each of PyTorch's operators."""
+"""Measures the time of each kernel of a training step on a GPU, and of each PyTorch operator on a CPU."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +12,12 @@ _LONGEST_NAME = 120
 
 
 def kernel_times(step: Callable[[], object], device: torch.device, *, steps: int) -> list[dict[str, Any]]:
-    """Profile some steps; call it with a step that is warmed up.
+    """Profile some steps; the step must be warmed up.
 
     Args:
-        step: does one.
-        device: where it runs.
-        steps: to profile.
+        step: runs one step.
+        device: its device.
+        steps: number of steps to profile.
 
     Returns:
         `kernel, calls, milliseconds` per step, the longest first. Calls of one name count as one kernel.

@@ -1,4 +1,4 @@
-"""`resact bench stream`: clips per second that a store's stream gives to a device, by the number of its threads."""
+"""`resact bench stream`: clips per second from a store's stream to a device, by the number of threads."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -32,16 +32,16 @@ def bench_stream(
     rounds: int,
     console: Console,
 ) -> dict[str, Any]:
-    """Stream training clips into a device that does nothing else.
+    """Stream training clips to an otherwise idle device.
 
     Args:
-        settings: as for `train`: geometry, batch size and precision count.
-        store: whose clips are read, each video as often as needed.
+        settings: as in `train`; only geometry, batch size and precision are used.
+        store: store to read clips from, each video as often as needed.
         threads: numbers of reading threads to compare.
         device: `cuda` or `cpu`; None: the GPU if there is one.
-        clips: per round and number of threads; whole batches, at least two.
-        rounds: of which the median is quoted. One more comes before, which does not count.
-        console: for people.
+        clips: clips per round and number of threads, in whole batches, at least two.
+        rounds: number of rounds; results are their medians. One warm-up round before them does not count.
+        console: where to print.
 
     Returns:
         `rows`, each `threads, clips_per_second` (median), `clips_per_second_min, clips_per_second_max`; device, codec,
@@ -106,7 +106,7 @@ def bench_stream(
 
 
 def print_stream(result: dict[str, Any], console: Console) -> None:
-    """A table."""
+    """Print a table."""
     rows = [
         (
             str(row["threads"]),

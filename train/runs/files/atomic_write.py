@@ -1,4 +1,4 @@
-"""Writing what a run makes: a whole file or nothing, and one clear error where it cannot be."""
+"""Atomic writes of a run's files, with one clear error if a file cannot be written."""
 
 import errno
 import os
