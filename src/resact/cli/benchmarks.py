@@ -259,7 +259,7 @@ def bench_gpu(
     store: StoreOption = None,
     *,
     settings: dict[str, Any],
-    minutes: Annotated[float, typer.Option(metavar="M", help="Time for all parts.")] = 60.0,
+    minutes: Annotated[float, typer.Option(metavar="M", help="Time limit for all parts, in minutes.")] = 60.0,
     parts: Annotated[
         str | None,
         typer.Option(
@@ -269,18 +269,19 @@ def bench_gpu(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    threads: Annotated[str, typer.Option(metavar="N,N", help="Reading threads of the stream.")] = "1,2,4,8,16",
+    threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")] = "1,2,4,8,16",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each row per round.")] = 10,
     rounds: RoundsOption = 3,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="toml file of settings of the trainings. Default: the settings.")
+        Path | None,
+        typer.Option(metavar="FILE", help="toml file of settings for the trainings. Default: the other settings."),
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N", help="Seeds of the trainings.")] = "0",
     runs: RunsOption = Path("runs"),
     folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results/gpu"),
     json_output: JsonOption = False,
 ) -> None:
-    """Measure everything that a GPU has to show, part by part, within some minutes. It continues where it stopped."""
+    """Run all GPU benchmarks, part by part, within a time limit. Run it again to continue where it stopped."""
     console = _open(None, json_output)
     from resact.bench.gpu import bench_gpu as run_bench
     from resact.bench.gpu import parts_of, print_gpu, trainings
@@ -310,7 +311,9 @@ def bench_gpu(
 @app.command("stream")
 @with_settings(without=TRAIN_ONLY)
 def bench_stream(
-    store: Annotated[Path | None, typer.Argument(metavar="STORE", help="Clip store. Default: the only one.")] = None,
+    store: Annotated[
+        Path | None, typer.Argument(metavar="STORE", help="Clip store. Default: the only one in the data folder.")
+    ] = None,
     *,
     settings: dict[str, Any],
     threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")] = "1,2,4,8,16",
@@ -320,7 +323,7 @@ def bench_stream(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Measure how many clips per second a store's stream gives to a device, by its number of threads."""
+    """Measure clips per second from a store's stream to a device, by the number of threads."""
     from resact.bench.stream import bench_stream as run_bench
     from resact.bench.stream import print_stream
     from resact.cache.default_paths import find_store
