@@ -95,7 +95,7 @@ def _measure(
         return None  # prep itself will say what is wrong with it
     if properties is None or properties.duration_seconds is None or not sizes:
         return None
-    length = _seconds(video, properties.duration_seconds)
+    length = length_seconds(video, properties.duration_seconds)
     length = min(length, decode.max_seconds or length)
     fps = properties.fps if decode.fps == "source" else decode.fps
     if fps is None:
@@ -105,8 +105,8 @@ def _measure(
     return frames * sum(sizes) / len(sizes), _size(video.path), times[0] + frames * each
 
 
-def _seconds(video: SourceVideo, of_file: float) -> float:
-    """Of a video, or of the part of a file that it is."""
+def length_seconds(video: SourceVideo, of_file: float) -> float:
+    """The length of a video, or of the part of a file that it is, where the file is so long."""
     if video.segment is None:
         return of_file
     end = of_file if video.segment.end is None else min(float(video.segment.end), of_file)

@@ -1,11 +1,11 @@
 """`resact prep --dry-run`: examines a data set before a long prep, without writing anything."""
 
-import os
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import file_digest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,17 @@ from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index
 from resact.cache.index_files import read_index
-from resact.cache.layout import DOCUMENT, MEMBERSHIPS, printable
+from resact.cache.layout import DOCUMENT, MEMBERSHIPS, Segment, printable
 from resact.cache.leaks import Alike, Leak, leaks_of
 from resact.cache.settings import DecodeSettings
 from resact.cache.store import read_settings
 from resact.errors import DecodeError, SourceError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
+from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment
-from resact.pipeline.job.estimate import estimate
+from resact.pipeline.decoding.timeline import cut_treatment
+from resact.pipeline.job.estimate import estimate, length_seconds
 from resact.pipeline.job.task import PrepJob, complaint_words
 from resact.progress import PlainLines, ProgressLine, duration
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 _PLAIN_LINE_SECONDS = 5.0
 _LOOK_SIDE = 32  # pixels of the short side that 8x8 means are made of
+_MOST_RUNS = 6  # of ffmpeg over one video: sampled otherwise, cut otherwise, or killed
 _FEW = 5  # names in a line
 _LISTED = 20  # of each kind of finding; --json has all
 
@@ -131,6 +133,7 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
         split: {video.video_id: video.splits.get(split) for video in dataset.videos}.get
         for split in dataset.settings.splits
     }
+    length = partial(_length, most=job.settings.decode.max_seconds)
     classes = _classes(dataset)
     train = _training_videos(dataset, classes)
     trained = [count for count in train.values() if count]
@@ -151,7 +154,7 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
             for video, of_one in zip(dataset.videos, seen, strict=True)
             if of_one.problem is not None
         ],
-        hours=sum(_length(of_one, job.settings.decode.max_seconds) for of_one in seen) / 3600,
+        hours=sum(map(length, dataset.videos, seen)) / 3600,
         source_bytes=sum({video.path: sizes[video.video_id] for video in dataset.videos}.values()),
         store_bytes=None if told is None else told.bytes,
         free_bytes=shutil.disk_usage(_nearest_folder(job.store)).free,
@@ -248,11 +251,23 @@ def _look_at_all(
 
 
 def _look_at(video: SourceVideo, decode: DecodeSettings, binary: str, timeout: float) -> _Seen:
-    if problem := video.problem or _file_problem(video.path):
-        return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=problem)
+    problem = video.problem or _file_problem(video.path)
+    if problem is None:
+        try:
+            return _decoded(video, decode, binary, timeout)
+        except DecodeError as error:
+            problem = str(error)
+    return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=problem)
+
+
+def _decoded(video: SourceVideo, decode: DecodeSettings, binary: str, timeout: float) -> _Seen:
     treatment: Treatment | None = None
-    killed = 0
-    while True:
+    if video.segment is not None:
+        treatment = cut_treatment(
+            video.path, video.segment, decode, binary=binary, timeout_seconds=timeout, midway=True
+        )
+    gave_up = "its frames are other ones each time"
+    for _ in range(_MOST_RUNS):
         try:
             with VideoDecoder(
                 video.path,
@@ -270,16 +285,12 @@ def _look_at(video: SourceVideo, decode: DecodeSettings, binary: str, timeout: f
                 properties, complaints = decoder.finish()
         except OtherSamplingError as other:
             treatment = other.treatment
-            continue
         except FfmpegKilledError as error:
-            killed += 1
-            if killed < TRIES_WHEN_KILLED:
-                continue
-            return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=f"ffmpeg was killed by {error}")
-        except DecodeError as error:
-            return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=str(error))
-        problem = None if means else complaint_words(complaints) or "ffmpeg finds no video in it"
-        return _Seen(properties=properties, look=np.array(means, np.float32), problem=problem)
+            gave_up = f"ffmpeg was killed by {error}"
+        else:
+            problem = None if means else complaint_words(complaints) or "ffmpeg finds no video in it"
+            return _Seen(properties=properties, look=np.array(means, np.float32), problem=problem)
+    raise DecodeError(gave_up)
 
 
 def _file_problem(path: Path) -> str | None:
@@ -298,22 +309,25 @@ def _size(path: Path) -> int:
 
 
 def _same_files(videos: Sequence[SourceVideo], sizes: dict[str, int]) -> list[list[str]]:
-    """Groups of files with the same bytes: those of a size that others have too are read."""
-    by_size: dict[int, list[SourceVideo]] = defaultdict(list)
+    """Groups of videos with the same bytes: files of a size that others have too are read, each once."""
+    paths: dict[int, set[Path]] = defaultdict(set)
     for video in videos:
         if sizes[video.video_id]:
-            by_size[sizes[video.video_id]].append(video)
-    by_digest: dict[bytes, dict[str, str]] = defaultdict(dict)
-    for video in (video for group in by_size.values() if len(group) > 1 for video in group):
-        try:
-            with video.path.open("rb") as file:
-                digest = file_digest(file, "sha256").digest()
-        except OSError as error:
-            raise SourceError(
-                f"{video.path} can no longer be read ({error.strerror}): run the same command again"
-            ) from None
-        by_digest[digest].setdefault(os.fspath(video.path), video.video_id)
-    return sorted(sorted(ids.values()) for ids in by_digest.values() if len(ids) > 1)
+            paths[sizes[video.video_id]].add(video.path)
+    digests = {path: _digest(path) for alike in paths.values() if len(alike) > 1 for path in alike}
+    same: dict[tuple[bytes, Segment | None], list[str]] = defaultdict(list)
+    for video in videos:
+        if video.path in digests:
+            same[digests[video.path], video.segment].append(video.video_id)
+    return sorted(sorted(ids) for ids in same.values() if len(ids) > 1)
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise SourceError(f"{path} can no longer be read ({error.strerror}): run the same command again") from None
 
 
 def _alike(videos: Sequence[SourceVideo], seen: Sequence[_Seen], same: Sequence[Sequence[str]]) -> list[Alike]:
@@ -321,9 +335,8 @@ def _alike(videos: Sequence[SourceVideo], seen: Sequence[_Seen], same: Sequence[
     pairs = {pair: True for ids in same for pair in _pairs_of(ids)}
     for found in alike_pairs([of_one.look for of_one in seen]):
         one, other = videos[found.first], videos[found.second]
-        if one.path != other.path:
-            first, second = sorted((one.video_id, other.video_id))
-            pairs.setdefault((first, second), False)
+        first, second = sorted((one.video_id, other.video_id))
+        pairs.setdefault((first, second), False)
     return [Alike(first=first, second=second, same_file=file) for (first, second), file in pairs.items()]
 
 
@@ -353,8 +366,9 @@ def _training_videos(dataset: Dataset, classes: Sequence[ClassCount]) -> dict[st
     return {one.class_name: one.sides.get(split, {}).get("train", 0) for split in first for one in classes}
 
 
-def _length(seen: _Seen, most: float | None) -> float:
-    known = 0.0 if seen.properties is None else seen.properties.duration_seconds or 0.0
+def _length(video: SourceVideo, seen: _Seen, most: float | None) -> float:
+    of_file = 0.0 if seen.properties is None else seen.properties.duration_seconds or 0.0
+    known = length_seconds(video, of_file)
     return min(known, most or known)
 
 

@@ -186,6 +186,23 @@ def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_p
     assert len(read_alike(open_store(place.store).files) or []) == 3
 
 
+def test_parts_of_videos_are_looked_at_as_videos_of_their_own(tmp_path: Path) -> None:
+    encode(footage("bikes"), tmp_path / "long.avi", start=0, seconds=6)
+    (tmp_path / "copy.avi").write_bytes((tmp_path / "long.avi").read_bytes())
+    rows = ["long.avi,a,0,2,train", "long.avi,a,0,2.5,test", "long.avi,a,3,5,train", "copy.avi,a,3,5,train"]
+    rows += ["long.avi,b,5,6,test", "copy.avi,b,2,3,train"]
+    (tmp_path / "list.csv").write_text("video,label,start,end,membership\n" + "\n".join(rows))
+    found = last_json(
+        call("prep", "folder", "--root", tmp_path, "--list", tmp_path / "list.csv", "--dry-run", "--json",
+             "--store", tmp_path / "s.zarr")
+    )  # fmt: skip
+    assert found["same"] == [["copy.avi@3-5", "long.avi@3-5"]]
+    assert found["alike"] == [["long.avi@0-2", "long.avi@0-2.5"]]
+    assert plain_leaks(found["leaks"]) == [("long.avi@0-2", "train", "long.avi@0-2.5", "test", False)]
+    assert found["hours"] * 3600 == pytest.approx(2 + 2.5 + 2 + 2 + 1 + 1, abs=0.1)
+    assert found["source_bytes"] == 2 * (tmp_path / "long.avi").stat().st_size
+
+
 def test_dry_runs_that_cannot_be(before: Place, tmp_path: Path) -> None:
     for option in (["--download"], ["--retry-failed"], ["--scheduler", "tcp://127.0.0.1:1"]):
         error = before.prep("--dry-run", *option).exception

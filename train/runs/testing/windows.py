@@ -3,8 +3,9 @@
 Shapes: T frames, H height, W width, C classes.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Protocol
 
@@ -90,15 +91,16 @@ def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
     """Join neighbouring windows with the same most likely class into segments; each is yielded when another class
     follows.
 
-    A window stands for its middle, so a border is half-way between the middles of its two windows. The first segment
-    starts with the first window, and the last one ends with the last.
+    First a window's scores become the mean of its own and those of the windows that share at least half of it: a
+    single window that is mistaken makes no segment. A window stands for its middle, so a border is half-way between
+    the middles of its two windows. The first segment starts with the first window, and the last one ends with the last.
 
     Raises:
         DecodeError: raised by `rows`, after the segment in which they broke off.
     """
     segment: _Segment | None = None
     try:
-        for row in rows:
+        for row in _smoothed(rows):
             if segment is not None and segment.label == row.top(1)[0][0]:
                 segment.add(row)
                 continue
@@ -113,6 +115,37 @@ def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
         raise
     if segment is not None:
         yield segment.as_row(segment.stop)
+
+
+def _smoothed(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows with mean scores, each as soon as no window that shares half of it can follow."""
+    held: deque[Row] = deque()
+    waiting = 0  # of those held, the last ones, which are not yielded yet
+    failure: DecodeError | None = None
+    try:
+        for row in rows:
+            held.append(row)
+            waiting += 1
+            while not _share_half(held[-waiting], row):
+                yield _mean(held[-waiting], held)
+                waiting -= 1
+            while not _share_half(held[0], held[-waiting]):
+                held.popleft()
+    except DecodeError as error:
+        failure = error
+    for place in range(len(held) - waiting, len(held)):
+        yield _mean(held[place], held)
+    if failure is not None:
+        raise failure
+
+
+def _share_half(one: Row, other: Row) -> bool:
+    length = one.stop_seconds - one.start_seconds
+    return abs(_middle(other) - _middle(one)) <= length / 2 + 1e-9
+
+
+def _mean(row: Row, held: Iterable[Row]) -> Row:
+    return replace(row, scores=np.mean([other.scores for other in held if _share_half(row, other)], axis=0))
 
 
 class _Segment:

@@ -81,28 +81,50 @@ def test_several_at_a_time_say_the_same(
 
 
 def test_neighbours_of_one_class_are_one_segment() -> None:
-    rows = [row(0, 2, 0.9, 0.1), row(1, 3, 0.7, 0.3), row(2, 4, 0.2, 0.8), row(3, 5, 0.6, 0.4), row(3.5, 5.5, 0.8, 0.2)]
+    """Windows that are further apart than half of one: each speaks for itself."""
+    rows = [row(0, 1, 0.9, 0.1), row(1, 2, 0.7, 0.3), row(2, 3, 0.2, 0.8), row(3, 4, 0.6, 0.4), row(3.6, 4.6, 0.8, 0.2)]
     assert rows_of(merge_rows(rows)) == [
-        (0, 2.5, 2, [0.8, 0.2]),  # middles at 1, 2 and 3
-        (2.5, 3.5, 1, [0.2, 0.8]),
-        (3.5, 5.5, 2, [0.7, 0.3]),
+        (0, 2, 2, [0.8, 0.2]),  # middles at 0.5, 1.5 and 2.5
+        (2, 3, 1, [0.2, 0.8]),
+        (3, 4.6, 2, [0.7, 0.3]),
     ]
     assert rows_of(merge_rows([])) == []
+
+
+def test_a_window_is_judged_with_those_that_share_half_of_it() -> None:
+    scores = [(0.9, 0.1), (0.8, 0.2), (0.45, 0.55), (0.7, 0.3), (0.1, 0.9), (0.1, 0.9), (0.1, 0.9)]
+    rows = [row(number, number + 2, *both) for number, both in enumerate(scores)]
+    means = [np.mean([both for place, both in enumerate(scores) if abs(place - n) <= 1], axis=0) for n in range(7)]
+    assert [mean.argmax() for mean in means] == [0, 0, 0, 1, 1, 1, 1]
+    assert rows_of(merge_rows(rows)) == [
+        (0, 3.5, 3, np.mean(means[:3], axis=0).round(6).tolist()),
+        (3.5, 8, 4, np.mean(means[3:], axis=0).round(6).tolist()),
+    ]
+
+
+def test_means_are_those_of_all_windows_however_they_lie(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    starts = np.cumsum(random.uniform(0.1, 1.5, 40))
+    rows = [row(start, start + 2, *random.dirichlet([1, 1, 1])) for start in starts.tolist()]
+    found = list(module._smoothed(rows))
+    for one, start in zip(found, starts, strict=True):
+        expected = np.mean([other.scores for other in rows if abs(other.start_seconds - start) <= 1], axis=0)
+        np.testing.assert_allclose(one.scores, expected)
 
 
 def test_a_segment_is_given_when_it_ends_and_not_later() -> None:
     taken = []
 
     def rows() -> Iterator[Row]:
-        for number, one in enumerate([row(0, 2, 1, 0), row(1, 3, 0, 1), row(2, 4, 0, 1)]):
+        for number, one in enumerate([row(0, 2, 1, 0), row(2, 4, 0, 1), row(4, 6, 0, 1), row(6, 8, 0, 1)]):
             taken.append(number)
             yield one
         raise DecodeError("it breaks off")
 
     segments = merge_rows(rows())
-    assert next(segments).stop_seconds == 1.5
-    assert taken == [0, 1]
-    assert rows_of(iter([next(segments)])) == [(1.5, 4, 2, [0, 1])]
+    assert next(segments).stop_seconds == 2
+    assert taken == [0, 1, 2]  # the third shows that no other window shares half of the second
+    assert rows_of(iter([next(segments)])) == [(2, 8, 3, [0, 1])]
     with pytest.raises(DecodeError, match="it breaks off"):
         next(segments)
 
