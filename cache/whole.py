@@ -7,8 +7,6 @@ when nothing is missing. Stores of a data set with a fixed size, which is in the
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from resact.cache.durable import sync_folder, write_file
 from resact.cache.files import Files, read_if_there
 from resact.cache.index import Index
@@ -63,13 +61,10 @@ def lacking_words(settings: StoreSettings, index: Index, whole: Whole | None) ->
         whole: prep's note.
     """
     dataset, seconds = settings.dataset, settings.decode.max_seconds
-    listed = np.full(len(index), dataset.videos is None)  # of what may grow, all videos count, in a split or not
-    for codes in index.splits.values():
-        listed |= codes > 0
-    have = int((listed & (index.num_frames > 0)).sum())
+    have = int((index.num_frames > 0).sum())  # in a split or not
     videos, classes = dataset.videos, dataset.all_classes
     if videos is None:
-        videos = max(int(listed.sum()), whole.videos if whole else 0)
+        videos = max(len(index), whole.videos if whole else 0)
     if classes is None:
         classes = max(len(dataset.classes), whole.classes if whole else 0)
     if have >= videos and len(dataset.classes) == classes and seconds is None:

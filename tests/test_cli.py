@@ -30,7 +30,7 @@ RECIPE_PARTS = (
 OPTIONS = {
     "prep": "dataset --root --store --codec --fps --short-side --max-seconds --classes --allow-partial --limit "
     "--name --splits --list --classes-file --test-share --split-seed --group-pattern --flip-safe "
-    "--download --retry-failed --workers --scheduler --ffmpeg --timeout --dry-run --json",
+    "--download --download-from --retry-failed --workers --scheduler --ffmpeg --timeout --dry-run --json",
     "info": "store --html --json",
     "doctor": "folder --ffmpeg --json",
     "verify": "store --rebuild-index --repair --root --workers --ffmpeg --timeout --json",
@@ -147,7 +147,7 @@ def test_version() -> None:
     ("arguments", "code", "words"),
     [
         (("prep", "ucf101"), 1, "UCF101 is not in data or data/ucf101: fetch it with"),
-        (("prep", "hmdb51"), 2, "got data set 'hmdb51', expected one of ucf101, sample"),
+        (("prep", "kinetics"), 2, "got data set 'kinetics', expected one of ucf101, hmdb51"),
         (("prep", "ucf101", "--fps", "often"), 2, "got --fps 'often', expected a rate over 0"),
         (("info",), 1, "no clip store in data: make one with `resact prep ucf101`"),
         (("verify", "nowhere.zarr"), 1, "no clip store at nowhere.zarr"),
@@ -263,7 +263,7 @@ def test_the_sample_does_not_overwrite_another_data_sets_lists(tmp_path: Path) -
     ("words", "offered"),
     [
         ("pre", ["prep", "predict"]),
-        ("prep ", ["ucf101", "sample", "folder"]),
+        ("prep ", ["ucf101", "hmdb51", "sample", "folder"]),
         ("prep sample --codec z", ["zstd"]),
         ("train --modality ", ["rgb", "residual", "both"]),
         ("train --arch 3", ["3d-resnet50"]),

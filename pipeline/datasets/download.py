@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import file_digest
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -34,9 +34,13 @@ class RemoteFile:
     """A file whose content is known beforehand."""
 
     url: str
-    bytes: int
+    bytes: int | None
+    """None where nobody has published it: `with_size` asks the server."""
     sha256: str | None = None
     """sha256 in hex; None if none is published."""
+
+    md5: str | None = None
+    """Likewise, of a file of which nobody has published more."""
 
     @property
     def name(self) -> str:
@@ -66,7 +70,31 @@ class _BrokenOffError(Exception):
 def bytes_there(file: RemoteFile, folder: Path) -> int:
     """Number of a file's bytes that are already downloaded."""
     path = folder / file.name
-    return file.bytes if path.exists() else _size(_part(path))
+    return (file.bytes or _size(path)) if path.exists() else _size(_part(path))
+
+
+def with_size(file: RemoteFile, folder: Path, patience: Patience = PATIENCE) -> RemoteFile:
+    """The file with its size: that of the one that is there, or the one that the server says.
+
+    Raises:
+        SourceError: the server does not have the file, does not say its size, or does not answer.
+    """
+    if file.bytes is not None:
+        return file
+    if (folder / file.name).exists():
+        return replace(file, bytes=_size(folder / file.name))
+    for failures in range(patience.tries):
+        try:
+            headers = {"User-Agent": "resact", "Accept-Encoding": "identity"}
+            with _opened(file, headers, patience, method="HEAD") as response:
+                said = response.headers.get("Content-Length", "")
+            if not said.isdecimal():
+                raise SourceError(f"{file.url} does not say how large it is: {_BY_HAND}")
+            return replace(file, bytes=int(said))
+        except _BrokenOffError as error:
+            reason = str(error)
+            time.sleep(patience.wait_seconds * 2**failures)
+    raise SourceError(f"{file.url} does not answer ({reason}): run the same command again, or {_BY_HAND}")
 
 
 def download(
@@ -87,6 +115,7 @@ def download(
         SourceError: the server does not have that file, or does not answer; the part downloaded so far is kept.
     """
     path = folder / file.name
+    assert file.bytes is not None, "with_size first"
     if path.exists():
         _check(file, path)
         progress(file.bytes)
@@ -115,6 +144,7 @@ def download(
 
 def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progress, patience: Patience) -> None:
     """Download the missing part of the file over one connection, as far as it goes."""
+    assert file.bytes is not None
     have, known = _length(part), _read_note(path)
     headers = {"User-Agent": "resact", "Accept-Encoding": "identity"}
     if have and known:
@@ -150,9 +180,11 @@ _BY_HAND = "fetch it by hand and put it there"
 
 
 @contextmanager
-def _opened(file: RemoteFile, headers: dict[str, str], patience: Patience) -> Iterator[HTTPResponse]:
+def _opened(
+    file: RemoteFile, headers: dict[str, str], patience: Patience, *, method: str = "GET"
+) -> Iterator[HTTPResponse]:
     try:
-        request = Request(file.url, headers=headers)  # noqa: S310 - https, and http in tests
+        request = Request(file.url, headers=headers, method=method)  # noqa: S310 - https, and http in tests
         response = urlopen(request, timeout=patience.stall_seconds)  # noqa: S310 - likewise
     except HTTPError as error:
         if error.code in _AGAIN:
@@ -195,14 +227,15 @@ def _check(file: RemoteFile, path: Path) -> None:
     """
     if _size(path) != file.bytes:
         raise SourceError(f"{path} has {_size(path):,} bytes, expected {file.bytes:,}: remove it and run this again")
-    if file.sha256 is None:
-        return
-    with path.open("rb") as opened:
-        found = file_digest(opened, "sha256").hexdigest()
-    if found != file.sha256:
-        if path.suffix == ".part":
-            path.unlink()
-        raise SourceError(f"{path} has sha256 {found}, expected {file.sha256}: remove it and run this again")
+    for kind, expected in (("sha256", file.sha256), ("md5", file.md5)):
+        if expected is None:
+            continue
+        with path.open("rb") as opened:
+            found = file_digest(opened, kind).hexdigest()
+        if found != expected:
+            if path.suffix == ".part":
+                path.unlink()
+            raise SourceError(f"{path} has {kind} {found}, expected {expected}: remove it and run this again")
 
 
 def _part(path: Path) -> Path:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from resact.pipeline.datasets.ucf101_download import Fetch
+    from resact.pipeline.datasets.fetch import Fetch
     from resact.pipeline.executor import Executor
 
 
@@ -35,6 +35,9 @@ class DatasetKind:
 DATASETS = {
     "ucf101": DatasetKind(
         load="resact.pipeline.datasets.ucf101:load_ucf101", fetch="resact.pipeline.datasets.ucf101_download:plan_fetch"
+    ),
+    "hmdb51": DatasetKind(
+        load="resact.pipeline.datasets.hmdb51:load_hmdb51", fetch="resact.pipeline.datasets.hmdb51_download:plan_fetch"
     ),
     "sample": DatasetKind(
         load="resact.pipeline.datasets.sample:load_sample", make="resact.pipeline.datasets.sample:make_sample"
@@ -106,14 +109,24 @@ def make_dataset(
         pkgutil.resolve_name(make)(root, classes=classes, open_executor=open_executor, console=console)
 
 
-def plan_fetch(name: str, root: Path | None) -> "Fetch | None":
+def plan_fetch(name: str, root: Path | None, address: str | None = None) -> "Fetch | None":
     """How to download the missing files of a data set; None if nothing is missing, or it cannot be downloaded.
 
+    Args:
+        name: one of `DATASETS`.
+        root: folder that holds it, or will.
+        address: URL of the folder with the archives; None for that of the data set's makers.
+
     Raises:
-        UsageError: no such data set.
+        UsageError: no such data set, or an address for one that is not downloaded.
     """
     plan = _kind(name).fetch
-    fetch: Fetch | None = pkgutil.resolve_name(plan)(root) if plan else None
+    if plan is None:
+        if address is not None:
+            raise UsageError(f"got --download-from, but {name} is not downloaded: leave it out")
+        return None
+    given = {} if address is None else {"address": address.rstrip("/")}
+    fetch: Fetch | None = pkgutil.resolve_name(plan)(root, **given)
     return fetch
 
 

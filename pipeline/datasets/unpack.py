@@ -82,6 +82,32 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = lambda _: None) 
     return files
 
 
+def unpack_nested(archive: Path, folder: Path, *, progress: Progress = lambda _: None) -> int:
+    """Unpack an archive of archives, and these into one folder.
+
+    Args:
+        archive: the file; what it holds besides archives is left out.
+        folder: as for `unpack`. Beside it, `FOLDER.archives` has the inner ones until all of them are unpacked.
+        progress: as for `unpack`.
+
+    Returns:
+        How many files the inner archives have.
+
+    Raises:
+        SourceError: an archive is damaged, or has a path that leads out of the folder, or a link, or the outer one
+            has no archives.
+        ToolError: nothing here can read RAR.
+    """
+    within = folder.with_name(f"{folder.name}.archives")
+    unpack(archive, within)
+    inner = sorted(path for path in within.rglob("*") if path.suffix.lower() in (".rar", ".zip"))
+    if not inner:
+        raise SourceError(f"{archive} holds no archives: it is not the file that was expected; fetch it again")
+    files = sum(unpack(path, folder, progress=progress) for path in inner)
+    shutil.rmtree(within)
+    return files
+
+
 def require_rar() -> None:
     """Check that RAR archives can be read here, by reading one.
 

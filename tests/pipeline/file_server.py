@@ -37,6 +37,9 @@ def serve(files: Files) -> Iterator[Files]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             answer, _, number = (files.answers.pop(0) if files.answers else "well").partition(" ")
             asked = self.headers.get("Range")
@@ -63,6 +66,8 @@ def serve(files: Files) -> Iterator[Files]:
                 if value:
                     self.send_header(name, value)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             body = body[: int(number)] if number else body + b"more" if answer == "endless" else body
             try:
                 self.wfile.write(body)

@@ -39,7 +39,7 @@ JsonOption = Annotated[
 DatasetArgument = Annotated[
     str,
     typer.Argument(
-        help="ucf101; sample: a small data set, generated offline; "
+        help="ucf101; hmdb51; sample: a small data set, generated offline; "
         "folder: your own videos, as CLASS/VIDEO below --root.",
         autocompletion=complete.among("resact.pipeline.datasets.registry:DATASETS"),
     ),

@@ -88,9 +88,16 @@ def prep(
     download: Annotated[
         bool,
         typer.Option(
-            "--download", help="Download the missing parts of ucf101 first. Without it, prep asks on a terminal."
+            "--download",
+            help="Download the missing parts of ucf101 or hmdb51 first. Without it, prep asks on a terminal.",
         ),
     ] = False,
+    download_from: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="Download from this folder, such as a mirror. Default: that of the data set's makers."
+        ),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed videos again.")] = False,
     workers: WorkersOption = None,
     scheduler: Annotated[
@@ -136,7 +143,7 @@ def prep(
     if dry_run:
         from resact.pipeline.job.survey import print_survey, survey
 
-        if download or retry_failed or scheduler:
+        if download or download_from or retry_failed or scheduler:
             raise UsageError(
                 "got --download, --retry-failed or --scheduler with --dry-run, which changes nothing: leave it out"
             )
@@ -150,15 +157,17 @@ def prep(
         if json_output:
             print_json(found.to_plain())
         return
-    if fetch := plan_fetch(dataset, root and root.absolute()):
-        if download or (console.is_terminal and sys.stdin.isatty() and typer.confirm(fetch.question, err=json_output)):
-            from resact.pipeline.datasets.ucf101_download import PlannedStore
+    if fetch := plan_fetch(dataset, root and root.absolute(), download_from):
+        asks = console.is_terminal and sys.stdin.isatty()
+        if download or download_from or (asks and typer.confirm(fetch.question, err=json_output)):
+            from resact.pipeline.datasets.fetch import PlannedStore
 
             asked = names_in(classes)
             target = store or default_store(dataset)
-            planned = PlannedStore.of(target, codec, decode, classes=len(asked) if asked else None, limit=limit)
+            number = len(asked) if asked else None
+            planned = PlannedStore.of(fetch.whole, target, codec, decode, classes=number, limit=limit)
             fetch.run(store=planned, console=console)
-    elif download:
+    elif download or download_from:
         console.print(f"note: {dataset} needs no download")
     videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own, ffmpeg=ffmpeg)
     target = store or default_store(videos.settings.name)

@@ -284,12 +284,21 @@ def test_classes_are_those_that_the_csv_has_videos_of(tmp_path: Path) -> None:
 
 def test_options_of_one_data_set_are_refused_by_the_others() -> None:
     for name in set(DATASETS) - {"folder"}:
-        for option in ("name", "splits", "test_share", "split_seed", "group_pattern", "flip_safe"):
+        for option in (
+            "name",
+            "list",
+            "classes_file",
+            "splits",
+            "test_share",
+            "split_seed",
+            "group_pattern",
+            "flip_safe",
+        ):
             with pytest.raises(
                 UsageError, match=f"got --{option.replace('_', '-')}, which belongs to folder, not to {name}"
             ):
                 load_dataset(name, options={option: 1})
-    with pytest.raises(UsageError, match="got data set 'hmdb', expected one of ucf101, sample, folder"):
+    with pytest.raises(UsageError, match="got data set 'hmdb', expected one of ucf101, hmdb51, sample, folder"):
         load_dataset("hmdb", options={"name": "x"})
 
 

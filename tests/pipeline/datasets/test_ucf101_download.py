@@ -22,10 +22,12 @@ from tests.pipeline.file_server import Files, serve
 from resact.cache.codecs import CODEC_NAMES, build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
+from resact.pipeline.datasets import fetch as fetching
 from resact.pipeline.datasets import ucf101_download
 from resact.pipeline.datasets.download import Patience, RemoteFile
+from resact.pipeline.datasets.fetch import Part, PlannedStore
 from resact.pipeline.datasets.registry import DATASETS, load_dataset, plan_fetch
-from resact.pipeline.datasets.ucf101_download import Part, PlannedStore, parts, videos_of
+from resact.pipeline.datasets.ucf101_download import WHOLE, parts
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.job.task import encode_frame, pixels_of
@@ -33,7 +35,13 @@ from resact.pipeline.job.task import encode_frame, pixels_of
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
 VIDEOS = {f"UCF-101/A/v_A_g01_c0{number}.avi": bytes([number]) * 50_000 for number in range(1, 5)}
 STORE = PlannedStore(
-    path=Path("ucf101.zarr"), codec="jpeg", frames_per_second=15.0, short_side=256, max_seconds=None, videos=13_320
+    whole=replace(WHOLE, frames=1000),
+    path=Path("ucf101.zarr"),
+    codec="jpeg",
+    frames_per_second=15.0,
+    short_side=256,
+    max_seconds=None,
+    videos=13_320,
 )
 QUICK = Patience(tries=2, wait_seconds=0.01, stall_seconds=PATIENCE_SECONDS)
 
@@ -60,7 +68,6 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
             )
 
         monkeypatch.setattr(ucf101_download, "parts", small_parts)
-        monkeypatch.setattr(ucf101_download, "_FRAMES", 1000)
         yield files
 
 
@@ -109,7 +116,7 @@ def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Files, console:
 def test_a_stopped_one_keeps_what_came(
     tmp_path: Path, server: Files, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, unpack = tmp_path / "data", ucf101_download.unpack
+    root, unpack = tmp_path / "data", fetching.unpack
 
     def stop(archive: Path, folder: Path, **_: object) -> int:
         if archive.suffix == ".rar":
@@ -117,13 +124,13 @@ def test_a_stopped_one_keeps_what_came(
             raise KeyboardInterrupt
         return unpack(archive, folder)
 
-    monkeypatch.setattr(ucf101_download, "unpack", stop)
+    monkeypatch.setattr(fetching, "unpack", stop)
     fetch = plan_fetch("ucf101", root)
     assert fetch is not None
     with pytest.raises(Interrupted, match="the same command continues from here"):
         fetch.run(store=STORE, console=console)
     assert not (root / "UCF-101").exists(), "what is not whole must not look as if it were"
-    monkeypatch.setattr(ucf101_download, "unpack", unpack)
+    monkeypatch.setattr(fetching, "unpack", unpack)
     again = plan_fetch("ucf101", root)
     assert again is not None
     assert again.bytes == 0, "the archive is there"
@@ -166,11 +173,11 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
 @pytest.mark.parametrize(("codec", "gigabytes"), [("jpeg", 36.5), ("zstd", 218.4), ("lz4", 273.2)])
 def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -> None:
     """As in docs/performance.md, of the stores of six classes."""
-    whole = replace(STORE, codec=codec)
+    whole = replace(STORE, whole=WHOLE, codec=codec)
     assert whole.bytes / 1e9 == pytest.approx(gigabytes, abs=0.1)
     assert replace(whole, short_side=128, frames_per_second=7.5).bytes == pytest.approx(whole.bytes / 8, abs=1)
-    assert replace(whole, videos=videos_of(2, None)).bytes == pytest.approx(whole.bytes * 2 / 101, rel=0.01)
-    assert replace(whole, videos=videos_of(None, 1332)).bytes == pytest.approx(whole.bytes / 10, abs=1)
+    assert replace(whole, videos=WHOLE.videos_of(2, None)).bytes == pytest.approx(whole.bytes * 2 / 101, rel=0.01)
+    assert replace(whole, videos=WHOLE.videos_of(None, 1332)).bytes == pytest.approx(whole.bytes / 10, abs=1)
     assert replace(whole, max_seconds=1e9).bytes == whole.bytes
     second = replace(whole, max_seconds=1.0).bytes
     assert second == pytest.approx(whole.bytes * 15 * 13_320 / 1_450_000, abs=1)
@@ -178,7 +185,7 @@ def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -
 
 def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
     """A second of one video of each of six classes: nearer to each other than to what 673 videos have."""
-    counted, codecs = ucf101_download._FRAME_BYTES, {name: build_codec(name) for name in CODEC_NAMES}
+    counted, codecs = fetching._FRAME_BYTES, {name: build_codec(name) for name in CODEC_NAMES}
     binary, version = find_ffmpeg()
     settings = DecodeSettings(fps="15", short_side=256, max_seconds=1.0, ffmpeg=version)
     sizes: dict[str, list[int]] = {name: [] for name in codecs}
@@ -197,7 +204,7 @@ def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
 
 def test_what_is_counted_with_is_what_was_measured() -> None:
     text = " ".join((Path(__file__).parents[3] / "docs" / "performance.md").read_text().split())
-    counted = {name: f"{size / 1000:.1f}" for name, size in ucf101_download._FRAME_BYTES.items()}
+    counted = {name: f"{size / 1000:.1f}" for name, size in fetching._FRAME_BYTES.items()}
     assert "frames, the stores take {jpeg} (jpeg), {zstd} (zstd) and {lz4} KB per frame (lz4)".format(**counted) in text
 
 
@@ -211,10 +218,10 @@ def test_the_official_files_and_their_sizes() -> None:
 
 
 def test_other_data_sets_are_not_downloaded(tmp_path: Path) -> None:
-    assert [name for name, kind in DATASETS.items() if kind.fetch] == ["ucf101"]
+    assert [name for name, kind in DATASETS.items() if kind.fetch] == ["ucf101", "hmdb51"]
     assert plan_fetch("sample", tmp_path) is None
-    with pytest.raises(UsageError, match="got data set 'hmdb51'"):
-        plan_fetch("hmdb51", tmp_path)
+    with pytest.raises(UsageError, match="got data set 'kinetics'"):
+        plan_fetch("kinetics", tmp_path)
 
 
 def test_on_a_terminal_prep_asks_and_takes_no_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,212 @@
+"""Downloads a data set from its makers: archives, which are checked, unpacked and removed."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from rich.console import Console
+
+from resact.cache.durable import disk_full_as_error, sync_folder
+from resact.cache.layout import fps_value
+from resact.cache.settings import DecodeSettings
+from resact.errors import DiskFullError, Interrupted
+from resact.pipeline.datasets.download import PATIENCE, Patience, RemoteFile, bytes_there, download, with_size
+from resact.pipeline.datasets.unpack import require_rar, unpack, unpack_nested
+from resact.progress import PlainLines, ProgressLine
+
+_MARGIN = 1.02
+_PLAIN_LINE_SECONDS = 15.0
+_FPS_OF_MOST_VIDEOS = 25.0
+_FRAME_BYTES = {"jpeg": 25_200, "zstd": 150_600, "lz4": 188_400}
+"""Of a frame of short side 256: the stores of six complete classes of UCF101, 47,455 frames (docs/performance.md)."""
+_OTHER_CLASSES = 1.1
+"""Those six differ: their mean, taken for that of all 101, has a standard error of 5 % (lz4) to 8 % (jpeg, zstd)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeSize:
+    """How large a data set is."""
+
+    videos: int
+    classes: int
+    frames: int
+    """At 15 frames a second."""
+
+    def videos_of(self, classes: int | None, limit: int | None) -> int:
+        """Estimated number of videos of `classes` classes, at most `limit`; None for all."""
+        videos = self.videos if classes is None else min(self.videos, round(self.videos / self.classes * classes))
+        return videos if limit is None else min(videos, limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStore:
+    """The store to make from the download."""
+
+    whole: WholeSize
+    path: Path
+    codec: str
+    frames_per_second: float
+    short_side: int
+    max_seconds: float | None
+    videos: int
+    """Most videos of the store."""
+
+    @classmethod
+    def of(
+        cls,
+        whole: WholeSize,
+        path: Path,
+        codec: str,
+        decode: DecodeSettings,
+        *,
+        classes: int | None,
+        limit: int | None,
+    ) -> Self:
+        """The planned store from prep's options; `classes` is the number of classes, None for all."""
+        return cls(
+            whole=whole,
+            path=path,
+            codec=codec,
+            frames_per_second=_FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps),
+            short_side=decode.short_side,
+            max_seconds=decode.max_seconds,
+            videos=whole.videos_of(classes, limit),
+        )
+
+    @property
+    def bytes(self) -> int:
+        """Estimated size of the store."""
+        frames = self.whole.frames / self.whole.videos * self.frames_per_second / 15
+        if self.max_seconds is not None:
+            frames = min(frames, self.max_seconds * self.frames_per_second)
+        return round(
+            min(self.videos, self.whole.videos) * frames * _FRAME_BYTES[self.codec] * (self.short_side / 256) ** 2
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One archive and its contents."""
+
+    what: str
+    file: RemoteFile
+    folder: str
+    """The archive's only folder, or that for its files."""
+    unpacked_bytes: int
+    """About."""
+    nested: bool = False
+    """Whether it holds archives, of which each has a part of the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch:
+    """The missing parts of a data set, and their destination."""
+
+    name: str
+    """Of the data set, for people."""
+    whole: WholeSize
+    home: Path
+    parts: tuple[Part, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Number of bytes to download; about, where only the server knows."""
+        return sum(
+            max(0, (part.file.bytes or part.unpacked_bytes) - bytes_there(part.file, self.home)) for part in self.parts
+        )
+
+    @property
+    def question(self) -> str:
+        """Question to a user who has not passed `--download`."""
+        source = self.parts[0].file.url.rpartition("/")[0]
+        return f"{self.name} is not in {self.home}. Fetch {self.bytes / 1e9:.2f} GB from {source}?"
+
+    def run(
+        self,
+        *,
+        store: PlannedStore,
+        console: Console,
+        patience: Patience = PATIENCE,
+    ) -> None:
+        """Download and unpack it. If it is stopped at any moment, the same call continues.
+
+        Args:
+            store: planned store, whose space is also checked before the first byte.
+            console: where to print.
+            patience: how long to try.
+
+        Raises:
+            DiskFullError: not enough space for archives, videos and store.
+            ToolError: RAR files cannot be read here.
+            SourceError: the server has another file, or does not answer, or an archive is damaged.
+            Interrupted: ctrl-C.
+        """
+        self.home.mkdir(parents=True, exist_ok=True)
+        require_rar()
+        try:
+            parts = tuple(replace(part, file=with_size(part.file, self.home, patience)) for part in self.parts)
+            replace(self, parts=parts)._require_room(store, console)
+            with disk_full_as_error(self.home):
+                for part in parts:
+                    self._obtain(part, console, patience)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"stopped; {self.home} keeps the partial download: the same command continues from here"
+            ) from None
+
+    def _obtain(self, part: Part, console: Console, patience: Patience) -> None:
+        with _shown(console, f"fetching {part.file.name}", part.file.bytes or part.unpacked_bytes) as show:
+            archive = download(part.file, self.home, progress=show, patience=patience)
+        staging = self.home / f"{part.folder}.unpacking"
+        done = 0
+        with _shown(console, f"unpacking {part.file.name}", part.unpacked_bytes) as show:
+
+            def add(fresh: int) -> None:
+                nonlocal done
+                done += fresh
+                show(done)
+
+            files = (unpack_nested if part.nested else unpack)(archive, staging, progress=add)
+        inner = staging / part.folder
+        (inner if inner.is_dir() else staging).rename(self.home / part.folder)
+        shutil.rmtree(staging, ignore_errors=True)
+        sync_folder(self.home)
+        archive.unlink()
+        console.print(f"{self.home / part.folder}: {files:,} files, each checked")
+
+    def _require_room(self, store: PlannedStore, console: Console) -> None:
+        """Raises DiskFullError."""
+        unpacked = sum(part.unpacked_bytes * (2 if part.nested else 1) for part in self.parts)
+        own = f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos"
+        its = f"about {store.bytes / 1e9:.0f} GB of store, plus or minus 10 %"
+        fetched, stored = (self.bytes + unpacked) * _MARGIN, store.bytes * _OTHER_CLASSES
+        place = next(folder for folder in (store.path.absolute(), *store.path.absolute().parents) if folder.exists())
+        if self.home.stat().st_dev == place.stat().st_dev:
+            needs = [(self.home, f"{own} and {its}", fetched + stored)]
+        else:
+            needs = [(self.home, own, fetched), (place, its, stored)]
+        for folder, words, needed in needs:
+            free = shutil.disk_usage(folder).free
+            console.print(f"{folder}: {words}; {free / 1e9:.1f} GB free")
+            if needed > free:
+                raise DiskFullError(
+                    f"{folder} needs {words}, {round(needed):,} bytes at most, and {free:,} are free: make room, "
+                    "choose another --root or --store, or a smaller --codec, --short-side or --fps"
+                )
+
+
+@contextmanager
+def _shown(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+    plain = PlainLines(_PLAIN_LINE_SECONDS)
+    with ProgressLine(console, what, total / 1e6, unit="MB") as line:
+
+        def show(done: int) -> None:
+            line.update(min(done, total) / 1e6)
+            if not line.live and plain.due():
+                console.print(f"{what}: {done / 1e9:.2f} of {total / 1e9:.2f} GB")
+
+        yield show
