@@ -134,7 +134,7 @@ def test_evaluate_prints_figures_and_keeps_logits(place: Workplace) -> None:
         "note: not the whole of clips: 4 of 9 videos",
         "mean video top-1 class video top-5 clip top-1 clip top-5",
         "note: 6 of 6 classes have fewer than 5 test videos (",
-        "most often taken for",
+        "most often classified as",
     ):
         assert part in words
 

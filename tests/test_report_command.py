@@ -255,7 +255,7 @@ def test_for_a_users_own_data_all_formats_begin_with_the_users_runs(
     words = " ".join(text.split())
     assert "mine P3D residual s=1 75.0 53.5-88.7 75.0" in words
     assert "mine rgb-0 +50.0" in words
-    assert "worst classes: F 0.0 % of 12, E 50.0 % of 12 F is taken for A in 12 of 12 videos." in words
+    assert "worst classes: F 0.0 % of 12, E 50.0 % of 12 F is classified as A in 12 of 12 videos." in words
     assert "most confident mistakes: v0" in words
     assert "resact train --runs" in text, "what the run that is not done needs"
     for format_ in ("terminal", "markdown", "csv"):

@@ -60,7 +60,7 @@ def _comparison(report: Report) -> dict[str, Any] | None:
         return None
     from resact.train.report.pictures import gains_chart
 
-    title = f"{one_line(asked.first)} less {one_line(asked.second)}, points of top-1"
+    title = f"{one_line(asked.first)} minus {one_line(asked.second)}, points of top-1"
     return {
         "rows": [cells_of(comparison_cells(asked))],
         "lines": list(comparison_lines(asked)),
@@ -157,14 +157,14 @@ def _classes(done: Sequence[Entry]) -> dict[str, Any]:
             "class",
             "videos",
             *(one_line(entry.name) for entry in done),
-            *(["residual less RGB"] if gains else []),
+            *(["residual minus RGB"] if gains else []),
         ],
         "rows": rows,
         "words": [
             *(f"{one_line(entry.name)}: {line}" for entry, line in worst if line),
             *map(one_line, gain_words(gains)),
         ],
-        "chart": gains_chart("Residual at step 1 less RGB, points of top-1", gains) if gains else None,
+        "chart": gains_chart("Residual at step 1 minus RGB, points of top-1", gains) if gains else None,
     }
 
 

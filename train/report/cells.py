@@ -120,7 +120,7 @@ def comparison_lines(comparison: Comparison) -> Iterator[str]:
     for name, videos in ((first, comparison.only_first), (second, comparison.only_second)):
         if videos:
             named = ", ".join(map(one_line, videos[:_NAMED]))
-            yield f"only {name} is right on: {named}{_more(len(videos), 'video', 'videos')}."
+            yield f"only {name} is correct on: {named}{_more(len(videos), 'video', 'videos')}."
 
 
 def _more(count: int, one: str, several: str) -> str:

@@ -270,7 +270,7 @@ def confusion_matrix(title: str, classes: Sequence[str], counts: Sequence[Sequen
         for column, count in enumerate(line):
             if count:
                 x = left + column * cell
-                said = "right" if row == column else f"taken for {classes[column]}"
+                said = "correct" if row == column else f"classified as {classes[column]}"
                 drawn = square.format(0.12 + 0.78 * count / total, x, y, cell, cell)
                 if cell >= _LEAST_COUNTED:
                     drawn += inside.format(x + cell / 2, y + cell / 2, count)

@@ -84,7 +84,7 @@ def confusion_words(scores: Scores) -> Iterator[str]:
         if count and row != column
     ]
     for count, true, said, total in sorted(wrong, key=lambda entry: (-entry[0], entry[1:]))[:_NAMED]:
-        yield f"{true} is taken for {said} in {count} of {total} videos."
+        yield f"{true} is classified as {said} in {count} of {total} videos."
 
 
 def mistake_words(detail: Detail) -> list[str]:
@@ -94,7 +94,7 @@ def mistake_words(detail: Detail) -> list[str]:
     wrong = np.flatnonzero(said_V != label_V)
     surest = wrong[np.argsort(-scores_VC[wrong, said_V[wrong]], kind="stable")][:_NAMED]
     return [
-        f"{detail.predictions.video_id[video]} ({detail.classes[label_V[video]]} taken for "
+        f"{detail.predictions.video_id[video]} ({detail.classes[label_V[video]]} classified as "
         f"{detail.classes[said_V[video]]}, {100 * scores_VC[video, said_V[video]]:.0f} %)"
         for video in surest
     ]

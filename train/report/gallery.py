@@ -88,7 +88,7 @@ def _item(detail: Detail, video: int, excerpt: Excerpt, gain: float) -> Item:
     said = int(ranking(scores_C[None])[0, 0])
     right = said == predictions.label[video]
     true, score = detail.classes[predictions.label[video]], 100 * scores_C[said]
-    verdict = f"({score:.0f} %)" if right else f"taken for {detail.classes[said]} ({score:.0f} %)"
+    verdict = f"({score:.0f} %)" if right else f"classified as {detail.classes[said]} ({score:.0f} %)"
     picture = np.ascontiguousarray(strip_of(excerpt, _look(detail, gain)))
     return Item(
         video_id=printable(excerpt.video_id),

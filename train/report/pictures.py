@@ -72,7 +72,7 @@ def cost_chart(data_set: DataSet, *, with_paper: bool) -> Iterator[Chart]:
         caption += " Circles: ours, of these videos and sizes. Diamonds: the paper's, of its own."
     yield _chart(
         lambda width: scatter(
-            "Accuracy against cost", "G multiply-adds a clip", "top-1, %", series, width, logarithmic=True
+            "Accuracy against cost", "G multiply-adds per clip", "top-1, %", series, width, logarithmic=True
         ),
         caption,
     )

@@ -202,7 +202,7 @@ def _read_run(folder: RunFolder, record: RunRecord) -> ReadRun:
         rate = _clips_per_second(folder)
     except (ResactError, OSError, KeyError, TypeError) as error:
         rate = None
-        problem = "; ".join(filter(None, (problem, f"its speed is not known ({error!s})")))
+        problem = "; ".join(filter(None, (problem, f"its speed is unknown ({error!s})")))
     return ReadRun(
         folder=folder,
         record=record,
@@ -240,7 +240,7 @@ def _other_protocol(folder: RunFolder, predictions: Predictions) -> str | None:
     """What keeps predictions from being the paper's test of this run."""
     made, views = predictions.provenance, predictions.logits.shape[1]
     if made.weights != "last":
-        return f"evaluated with its {made.weights} weights, and the tables use the last epoch's"
+        return f"evaluated with its {made.weights} weights, but the tables use the last epoch's"
     if not is_current(folder, made):
         return "its predictions are from other weights than it has now"
     if made.membership != "test" or views != VIEWS:

@@ -90,7 +90,7 @@ def test_classes_that_the_residual_helps_and_harms(tmp_path: Path) -> None:
     assert "It harms most: B (-100.0 points)" in page
     assert "<td" in page
     assert 'data-value="-100.0"><span class="value">-100.0</span></td>' in page
-    assert "A is taken for B in 12 of 12 videos." in page
+    assert "A is classified as B in 12 of 12 videos." in page
 
 
 def test_gains_and_confusions_in_words() -> None:
@@ -106,7 +106,7 @@ def test_the_worst_confusions_come_first(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", correct=0.5)
     [detail] = details_of(build_report(tmp_path))
     words = list(confusion_words(detail.scores))
-    assert words == [f"{a} is taken for {b} in 12 of 12 videos." for a, b in ("DE", "EF", "FA")]
+    assert words == [f"{a} is classified as {b} in 12 of 12 videos." for a, b in ("DE", "EF", "FA")]
 
 
 def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_the_gallery_shows_videos_of_the_run_right_and_wrong(tmp_path: Path) -> 
         height, width, _ = simplejpeg.decode_jpeg(base64.b64decode(item.jpeg)).shape
         assert (height, width) == (item.height, item.width)
         assert item.video_id in item.words
-        assert ("taken for" in item.words) != item.right
+        assert ("classified as" in item.words) != item.right
     assert shown == gallery([detail]), "the same videos each time"
 
 
@@ -209,7 +209,7 @@ def test_a_comparison_that_was_asked_for_comes_first(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", correct=0.25, dataset="gestures")
     write_run(tmp_path, "b", modality="residual", correct=0.75, dataset="gestures")
     page = html(build_report(tmp_path, compare=(["b"], ["a"])))
-    assert page.index("b less a, points of top-1") < page.index("gestures, split1")
+    assert page.index("b minus a, points of top-1") < page.index("gestures, split1")
     assert "b is better at: C (+100.0 points)" in page
 
 
@@ -250,6 +250,6 @@ def test_charts_leave_out_what_is_no_number_and_escape_words() -> None:
     points = scatter("t", "x", "y", [line])
     assert points.count("<circle") == 3
     matrix = confusion_matrix("t", ["a", "b"], [[2, 0], [1, 3]])
-    assert "a: 2 of 2 right" in matrix
-    assert "b: 1 of 4 taken for a" in matrix
+    assert "a: 2 of 2 correct" in matrix
+    assert "b: 1 of 4 classified as a" in matrix
     assert matrix.count('class="heat"') == 3

@@ -24,7 +24,7 @@ def classes_table(scores: Scores) -> Table:
     """Each class's video top-1, the worst first, and the classes that its wrong videos are confused with."""
     names = [row.class_name for row in scores.per_class]
     table = _table("class", "videos", "video top-1")
-    table.add_column("most often taken for")
+    table.add_column("most often classified as")
     places = range(len(names))
     for place in sorted(places, key=lambda place: _worst_first(scores.per_class[place].video_top1)):
         row, taken = scores.per_class[place], scores.confusion[place]
