@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from resact.pipeline.job.task import PrepJob
 from resact.pipeline.job.windows import VideoWindows, Window
 from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.fusion import fuse
+from resact.train.runs.testing.notes import padding_note
 from resact.train.runs.testing.predict import predict_video
 from resact.train.runs.testing.predictions import read_predictions
 from resact.train.runs.testing.trained import find_run, load_trained
@@ -314,6 +316,11 @@ def test_predict_along_a_video_in_each_format(place: Workplace) -> None:
         (str(path), "ok", None) for path in files
     ]
     assert len(short["windows"]) == 1
+    assert (long["note"], short["note"]) == (
+        None,
+        padding_note(load_trained(find_run("a", place.runs)).geometry, 7),
+    )
+    assert f"{files[1]}: note: its 7 frames are fewer than the 9 of a clip: it is mirrored in time" in result.stderr
     rows = [(str(path), row) for path, video in zip(files, (long, short), strict=True) for row in video["windows"]]
     for row in long["windows"]:
         first, second = row["top"]
@@ -383,6 +390,13 @@ def test_each_row_leaves_at_once(place: Workplace, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(along_command, "_flushed_line", flushed.append)
     along(place, place.videos[3], "--every", 0.5, "--format", "jsonl")
     assert seen == [(0, 0), (1, 1), (2, 2), (3, 3)]
+
+
+def test_predict_along_says_how_far_it_is(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(along_command, "_PLAIN_LINE_SECONDS", 0.0)
+    result = along(place, place.videos[3], "--every", 0.5)
+    told = re.findall(r"video 3\.avi: (0:00:0\d) of 0:00:02, [\d.,]+ times real time, 0:00:\d\d left", result.stderr)
+    assert told == ["0:00:01", "0:00:01", "0:00:02", "0:00:02"]
 
 
 def test_options_of_windows_alone(place: Workplace) -> None:

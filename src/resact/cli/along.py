@@ -91,6 +91,7 @@ def predict_along(
     """
     from resact.errors import DecodeError
     from resact.pipeline.job.windows import VideoWindows
+    from resact.train.runs.testing.notes import padding_note
     from resact.train.runs.testing.windows import merge_rows, predict_windows
 
     settings = trained.record.store.settings
@@ -120,9 +121,11 @@ def predict_along(
                     if keep:
                         kept.append(_plain(row, trained.record.classes, top, merge=merge))
             result |= {"status": "damaged" if windows.problem else "ok", "problem": windows.problem}
+            notes = [windows.note, padding_note(trained.geometry, windows.num_frames)]
+            result["note"] = "; ".join(note for note in notes if note) or None
         except DecodeError as error:
             result["problem"] = str(error)
-        result |= {"note": windows.note, "seconds": round(windows.seconds, 3)}
+        result["seconds"] = round(windows.seconds, 3)
         if keep:
             result["segments" if merge else "windows"] = kept
         _tell(result, console)

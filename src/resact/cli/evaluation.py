@@ -259,26 +259,16 @@ def _exit_with(statuses: "Sequence[str]") -> None:
 def _show(row: dict[str, Any], trained: "TrainedRun", console: "Console") -> None:
     """One video's prediction, or why there is none."""
     from resact.cache.layout import printable
+    from resact.train.runs.testing.notes import padding_note
     from resact.train.runs.testing.score_tables import percent
 
     lines = [f"{row['video']}: {row['status']}" + (f": {row['problem']}" if row["problem"] else "")]
     if row["note"]:
         lines.append(f"  note: {row['note']}")
     if row.get("padded"):
-        geometry = trained.geometry
-        lines.append(
-            f"  note: its {row['frames']} frames are fewer than the {geometry.frames_read} of a clip: "
-            f"{_PADDING[geometry.short_clips]}, as in training"
-        )
+        lines.append(f"  note: {padding_note(trained.geometry, row['frames'])}")
     lines += [f"  {percent(guess['probability']):>8}  {guess['class_name']}" for guess in row["top"]]
     console.print(printable("\n".join(lines)))
-
-
-_PADDING = {
-    "mirror": "it is mirrored in time",
-    "loop": "it is repeated",
-    "hold": "its last frame is held",
-}
 
 
 def which(weights: str | None) -> Literal["last", "best"]:

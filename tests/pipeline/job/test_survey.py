@@ -21,6 +21,7 @@ from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.notes import notes_on
 from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
 from resact.train.runs.testing.trained import load_trained
+from resact.train.runs.training import train as training
 
 SIDES = {
     "bike/one.avi": "train", "bike/two.avi": "train", "bike/copy of one.avi": "test", "bike/small two.mp4": "train",
@@ -163,6 +164,18 @@ def test_evaluation_and_report_name_leaks(after: tuple[Place, dict[str, Any]], t
     write_predictions(folder.path / PREDICTIONS, predictions)
     ((run,), _) = read_runs(tmp_path / "runs")
     assert predictions.provenance.leak in run.notes
+
+
+def test_training_begins_with_the_leaks(
+    after: tuple[Place, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise UsageError("enough")
+
+    monkeypatch.setattr(training, "set_compute_threads", stop)
+    result = call("train", "--store", after[0].store, "--runs", tmp_path)
+    assert str(result.exception) == "enough"
+    assert f"note: {leak_words(store_leaks(open_store(after[0].store)))}" in result.stdout
 
 
 def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_path: Path) -> None:

@@ -4,11 +4,25 @@ import numpy as np
 
 from resact.cache.grouping import note_on_tests
 from resact.cache.settings import DatasetSettings, setting_words
+from resact.train.clips.geometry import ClipGeometry
 from resact.train.runs.testing.metrics import TOP
 from resact.train.runs.testing.predictions import Predictions
 
 _FEW = 5  # videos of a class: each is 20 points of its accuracy, or more
 _NAMES_SHOWN = 5
+
+
+_EXTENDED = {"mirror": "it is mirrored in time", "loop": "it is repeated", "hold": "its last frame is held"}
+
+
+def padding_note(geometry: ClipGeometry, num_frames: int) -> str | None:
+    """The note on a video that is shorter than a clip; None for a longer one."""
+    if num_frames >= geometry.frames_read:
+        return None
+    return (
+        f"its {num_frames} frames are fewer than the {geometry.frames_read} of a clip: "
+        f"{_EXTENDED[geometry.short_clips]}, as in training"
+    )
 
 
 def notes_on(predictions: Predictions, dataset: DatasetSettings) -> list[str]:

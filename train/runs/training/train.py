@@ -13,6 +13,7 @@ from torch import nn
 
 from resact.cache.default_paths import find_store
 from resact.cache.grouping import grouping
+from resact.cache.leaks import leak_words, store_leaks
 from resact.cache.provenance import provenance
 from resact.cache.repeats import repeats
 from resact.cache.store import ClipStore, open_store
@@ -159,6 +160,8 @@ def _train(
         console.print(f"note: {opened.files} is {opened.partial}")
     for note in grouping(opened.index, opened.settings.dataset, partial=opened.partial).notes:
         console.print(f"note: {note}")
+    if leak := leak_words(store_leaks(opened)):
+        console.print(f"note: {leak}")
     planned = None if saved is None else with_more_epochs(saved, settings)
     if planned is not None:
         require_same(planned, settings, opened, ranks, folder)
