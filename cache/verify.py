@@ -35,6 +35,7 @@ from resact.cache.layout import (
     video_id_of,
     video_record,
 )
+from resact.cache.leaks import read_alike
 from resact.cache.settings import StoreSettings
 from resact.cache.store import read_settings
 from resact.cache.whole import read_whole
@@ -290,10 +291,11 @@ def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Proble
     """Byte by byte what `write_index` writes, where no prep is under way."""
     if read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
-    try:
-        read_whole(files)
-    except DamagedError as error:
-        yield Problem(None, str(error))
+    for read in (read_whole, read_alike):
+        try:
+            read(files)
+        except DamagedError as error:
+            yield Problem(None, str(error))
     if read_if_there(files, JOURNAL) is not None:
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from resact.cache.layout import ALIKE
 from resact.cache.leaks import Alike, Leak, leak_words, leaks_of, read_alike, store_leaks
 from resact.cache.store import open_store
+from resact.cache.verify import verify_store
 from resact.cli import app
 from resact.errors import DamagedError, ResactError, SettingsError, SourceError, UsageError
 from resact.train.report.read_runs import read_runs
@@ -193,6 +194,8 @@ def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_p
     note.write_bytes(kept[:-9] + b"}")
     with pytest.raises(DamagedError, match=r"alike\.json has changed since it was written: run the same prep again"):
         store_leaks(open_store(place.store))
+    (problem,) = verify_store(place.store, threads=1)[1]
+    assert problem.problem.endswith("alike.json has changed since it was written: run the same prep again")
     place.prep("--limit", 2)
     assert note.read_bytes() == kept
     place.prep()
