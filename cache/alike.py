@@ -9,7 +9,7 @@ docs/datasets.md has its measured accuracy.
 Shapes: N videos, K frames of one, G = 64 means of a frame.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,10 @@ _LEAST_FRAMES = 2
 _MOST_DIFFERENCE = 0.5  # as a share of what changes in each of the two
 _LEAST_CHANGE = 1.0  # of 255, or it is noise
 _BLOCK = 2048  # videos compared with all others at once
+
+MOST_VIDEOS = 200_000
+"""Of more, comparing each with each takes too long: a quarter of an hour on two cores, four times as long for twice as
+many."""
 
 Look = npt.NDArray[np.float32]
 """(K, 64): the means of up to eight frames."""
@@ -54,35 +58,43 @@ def alike_pairs(looks: Sequence[Look]) -> list[AlikePair]:
     counts = np.array([len(look) for look in looks])
     pairs: set[tuple[int, int]] = set()
     for count in range(_LEAST_FRAMES, len(SECONDS) + 1):
-        # A copy may end a frame earlier.
-        shorter, others = np.flatnonzero(counts == count), np.flatnonzero((counts == count) | (counts == count + 1))
-        if len(shorter) and len(others) > 1:
-            pairs.update(_pairs(looks, count, shorter, others))
+        mine = _Looks(looks, np.flatnonzero(counts == count), count)
+        longer = _Looks(looks, np.flatnonzero(counts == count + 1), count)  # a copy may end a frame earlier
+        pairs.update(mine.pairs_with(mine))
+        pairs.update(mine.pairs_with(longer))
     return [AlikePair(*pair) for pair in sorted(pairs)]
 
 
-def _pairs(
-    looks: Sequence[Look], count: int, places: npt.NDArray[np.intp], others: npt.NDArray[np.intp]
-) -> Iterator[tuple[int, int]]:
-    mine, my_change = _normalised([looks[place][:count] for place in places])
-    theirs, their_change = _normalised([looks[place][:count] for place in others])
-    for start in range(0, len(places), _BLOCK):
-        block, change = mine[start : start + _BLOCK], my_change[start : start + _BLOCK]
-        difference_NN = 2 - 2 * (block @ theirs.T)  # of vectors of length 1
-        bound_NN = _MOST_DIFFERENCE**2 * np.minimum(change[:, None], their_change[None])
-        for row, column in np.argwhere(difference_NN <= bound_NN).tolist():
-            one, other = int(places[start + row]), int(others[column])
-            if one != other:
-                yield min(one, other), max(one, other)
+class _Looks:
+    """The looks of some videos, as far as all of them have frames."""
+
+    def __init__(self, looks: Sequence[Look], places: npt.NDArray[np.intp], count: int) -> None:
+        self._places = places
+        if len(places):
+            self._vectors, self._changes = _normalised([looks[place][:count] for place in places])
+
+    def pairs_with(self, other: "_Looks") -> Iterator[tuple[int, int]]:
+        """Places of alike videos, the earlier one first; block by block, so that memory stays small."""
+        for top in range(0, len(self._places), _BLOCK):
+            for left in range(top if other is self else 0, len(other._places), _BLOCK):
+                mine, theirs = slice(top, top + _BLOCK), slice(left, left + _BLOCK)
+                difference_NN = 2 - 2 * (self._vectors[mine] @ other._vectors[theirs].T)  # of vectors of length 1
+                change_NN = np.minimum(self._changes[mine, None], other._changes[None, theirs])
+                for row, column in np.argwhere(difference_NN <= _MOST_DIFFERENCE**2 * change_NN).tolist():
+                    one, two = sorted((int(self._places[top + row]), int(other._places[left + column])))
+                    if one != two:
+                        yield one, two
 
 
-def _normalised(looks: Iterable[Look]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def _normalised(looks: Sequence[Look]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """(N, K * 64) vectors of length 1 around 0, and (N,) what changes from frame to frame, squared; -1 for nothing."""
-    stacked_NKG = np.stack(list(looks)).astype(np.float64)
-    vectors = stacked_NKG - stacked_NKG.mean((1, 2), keepdims=True)
-    square = (vectors**2).sum((1, 2))
-    changes = ((stacked_NKG - stacked_NKG.mean(1, keepdims=True)) ** 2).sum((1, 2))
-    moves = changes >= _LEAST_CHANGE**2 * stacked_NKG[0].size
-    length = np.sqrt(np.where(square > 0, square, 1))
-    flat = (vectors / length[:, None, None]).reshape(len(vectors), -1)
-    return flat, np.where(moves, changes / np.where(square > 0, square, 1), -1.0)
+    vectors = np.empty((len(looks), looks[0].size), np.float32)
+    changes = np.full(len(looks), -1.0, np.float32)
+    for place, look in enumerate(looks):
+        around_KG = look.astype(np.float64) - look.mean(dtype=np.float64)
+        square = float((around_KG**2).sum())
+        change = float(((around_KG - around_KG.mean(0)) ** 2).sum())
+        vectors[place] = around_KG.ravel() / max(square, 1e-9) ** 0.5
+        if change >= _LEAST_CHANGE**2 * look.size:
+            changes[place] = change / square
+    return vectors, changes

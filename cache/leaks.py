@@ -16,7 +16,7 @@ from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
 from resact.cache.durable import sync_folder, write_file
 from resact.cache.files import Files, read_if_there
 from resact.cache.layout import ALIKE, DOCUMENT, MEMBERSHIPS, array_name, fps_value, group_document, seal, unseal
-from resact.errors import DamagedError
+from resact.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
     from resact.cache.store import ClipStore
@@ -104,14 +104,15 @@ def store_leaks(store: "ClipStore", pairs: Iterable[Alike] | None = None) -> lis
 
     def side_in(codes: Any) -> Callable[[str], str | None]:
         def side_of(video_id: str) -> str | None:
-            code = codes[index.video_index(video_id)]
+            try:
+                code = codes[index.video_index(video_id)]
+            except UsageError:  # it is no longer there
+                return None
             return MEMBERSHIPS[code] if code else None
 
         return side_of
 
-    held = set(index.video_id)
-    there = [pair for pair in pairs if {pair.first, pair.second} <= held]
-    return leaks_of(there, {split: side_in(codes) for split, codes in index.splits.items()})
+    return leaks_of(pairs, {split: side_in(codes) for split, codes in index.splits.items()})
 
 
 def find_alike(store: "ClipStore", *, threads: int) -> list[Alike]:
@@ -122,7 +123,10 @@ def find_alike(store: "ClipStore", *, threads: int) -> list[Alike]:
     """
     index = store.index
     with ThreadPoolExecutor(threads) as pool:
-        looks = list(pool.map(lambda row: _look(store, row), range(len(index))))
+        try:
+            looks = list(pool.map(lambda row: _look(store, row), range(len(index))))
+        finally:
+            pool.shutdown(cancel_futures=True)  # what an interrupt leaves
     return [
         Alike(
             first=index.video_id[pair.first],

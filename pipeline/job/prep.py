@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from resact.cache.alike import MOST_VIDEOS
 from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.grouping import grouping
@@ -179,6 +180,9 @@ def _leaks(store: Path, progress: PrepProgress) -> list[Leak]:
         pairs = read_alike(opened.files)
     except DamagedError:
         pairs = None
+    if pairs is None and len(opened.index) > MOST_VIDEOS:
+        progress.tell(f"note: copies are not looked for among more than {MOST_VIDEOS:,} videos")
+        return []
     if pairs is None:
         progress.begin("looking for copies")
         try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
+from resact.cache.alike import MOST_VIDEOS, SECONDS, Look, alike_pairs, means_of
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index
 from resact.cache.index_files import read_index
@@ -77,6 +77,8 @@ class Survey:
     """Classes without training videos."""
     same: list[list[str]]
     """Groups of videos with the same bytes."""
+    compared: bool
+    """Whether looks were compared: there are not too many videos for it (`MOST_VIDEOS`)."""
     alike: list[list[str]]
     """Other pairs of videos that look the same (`cache/alike.py`)."""
     leaks: list[Leak]
@@ -147,6 +149,7 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
         imbalance=max(trained) / min(trained) if trained else None,
         untrained=[name for name, count in train.items() if not count],
         same=same,
+        compared=len(dataset.videos) <= MOST_VIDEOS,
         alike=[[pair.first, pair.second] for pair in pairs if not pair.same_file],
         leaks=leaks_of(pairs, sides),
         unreadable=[
@@ -182,7 +185,10 @@ def print_survey(found: Survey, console: Console) -> None:
         say(f"prep: {size}, about {duration(found.seconds)} with {workers}")
     _list(console, "cannot be opened", [f"{one.video_id}: {one.problem}" for one in found.unreadable])
     _list(console, "groups of the same file", [", ".join(ids) for ids in found.same])
-    _list(console, "pairs that look the same", [" and ".join(pair) for pair in found.alike])
+    if found.compared:
+        _list(console, "pairs that look the same", [" and ".join(pair) for pair in found.alike])
+    else:
+        say(f"pairs that look the same: not looked for among more than {MOST_VIDEOS:,} videos")
     _list(console, "leaks", [str(leak) for leak in found.leaks])
     if found.leaks:
         say("remove one video of each leak, or give both the same group: otherwise accuracies will be too high")
@@ -242,11 +248,14 @@ def _look_at_all(
         ProgressLine(console, "looking", len(videos), unit="videos") as line,
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
-        for of_one in pool.map(lambda video: _look_at(video, decode, binary, job.timeout_seconds), videos):
-            seen.append(of_one)
-            line.update(len(seen))
-            if not line.live and plain.due():
-                console.print(f"looked at {len(seen):,} of {len(videos):,} videos")
+        try:
+            for of_one in pool.map(lambda video: _look_at(video, decode, binary, job.timeout_seconds), videos):
+                seen.append(of_one)
+                line.update(len(seen))
+                if not line.live and plain.due():
+                    console.print(f"looked at {len(seen):,} of {len(videos):,} videos")
+        finally:
+            pool.shutdown(cancel_futures=True)  # what an interrupt leaves
     return seen
 
 
@@ -333,7 +342,7 @@ def _digest(path: Path) -> bytes:
 def _alike(videos: Sequence[SourceVideo], seen: Sequence[_Seen], same: Sequence[Sequence[str]]) -> list[Alike]:
     """Pairs, those of the same file first."""
     pairs = {pair: True for ids in same for pair in _pairs_of(ids)}
-    for found in alike_pairs([of_one.look for of_one in seen]):
+    for found in alike_pairs([of_one.look for of_one in seen]) if len(videos) <= MOST_VIDEOS else ():
         one, other = videos[found.first], videos[found.second]
         first, second = sorted((one.video_id, other.video_id))
         pairs.setdefault((first, second), False)

@@ -17,6 +17,8 @@ from resact.cache.store import open_store
 from resact.cache.verify import verify_store
 from resact.cli import app
 from resact.errors import DamagedError, ResactError, SettingsError, SourceError, UsageError
+from resact.pipeline.job import prep as prep_module
+from resact.pipeline.job import survey as survey_module
 from resact.train.report.read_runs import read_runs
 from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.notes import notes_on
@@ -98,6 +100,7 @@ def test_a_dry_run_finds_all_there_is_to_know_and_writes_nothing(before: Place) 
     ]
     assert (found["dataset"], found["videos"], found["in_store"], found["missing"]) == ("videos", 8, 0, 0)
     assert (found["imbalance"], found["untrained"]) == (1.5, [])
+    assert found["compared"]
     assert found["same"] == [["bike/copy of one.avi", "bike/one.avi"]]
     assert found["alike"] == [["bike/small two.mp4", "bike/two.avi"], ["phone/one.avi", "phone/small one.mp4"]]
     assert plain_leaks(found["leaks"]) == LEAKS
@@ -165,6 +168,20 @@ def test_evaluation_and_report_name_leaks(after: tuple[Place, dict[str, Any]], t
     write_predictions(folder.path / PREDICTIONS, predictions)
     ((run,), _) = read_runs(tmp_path / "runs")
     assert predictions.provenance.leak in run.notes
+
+
+def test_of_too_many_videos_only_files_are_compared(
+    before: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "MOST_VIDEOS", 7)
+    monkeypatch.setattr(prep_module, "MOST_VIDEOS", 7)
+    result = before.prep("--dry-run")
+    found = last_json(result)
+    assert (found["compared"], found["alike"], plain_leaks(found["leaks"])) == (False, [], LEAKS[:1])
+    assert "pairs that look the same: not looked for among more than 7 videos" in result.stderr
+    place = Place(tmp_path)
+    assert "note: copies are not looked for among more than 7 videos" in place.prep().stderr
+    assert not (place.store / ALIKE).exists()
 
 
 def test_training_begins_with_the_leaks(
