@@ -31,15 +31,18 @@ from resact.pipeline.decoding.ffmpeg_log import FfmpegLog, SourceProperties, Tre
 from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
 from resact.pipeline.decoding.frame_pipe import FramePipe
 from resact.pipeline.decoding.frame_times import GridWatch, Sampling, choose, find_stamps, fits
-from resact.pipeline.decoding.limits import RESTRICTIONS, endless_log, limit_process, most_frames, too_many_frames
+from resact.pipeline.decoding.limits import (
+    ENVIRONMENT,
+    RESTRICTIONS,
+    endless_log,
+    limit_process,
+    most_frames,
+    too_many_frames,
+)
 
 _PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in the middle of one
 _MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock writes tens of megabytes
 _FIRST_LOOK = 32  # frames, and at twice as many each time, whether they keep to the declared rate
-
-# Statically linked, as the wheel's is, ffmpeg crashes when it loads the host's modules for character sets, which it
-# does for the service names in an MPEG transport stream. It takes such names as they are where there are no modules.
-_ENVIRONMENT = {"GCONV_PATH": os.devnull}
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 
@@ -116,7 +119,7 @@ class VideoDecoder:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | ENVIRONMENT,
             start_new_session=True,  # a terminal's ctrl-C is for us to act on
         )
         assert self._process.stdout is not None

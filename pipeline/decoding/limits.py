@@ -1,6 +1,7 @@
 """Limits for videos: formats, memory, log, length and frame size. See docs/videos.md."""
 
 import math
+import os
 import resource
 from fractions import Fraction
 
@@ -23,6 +24,10 @@ _FORMATS = (
     "aac,ac3,aiff,amr,ape,au,caf,flac,mp3,wav,w64,wv"  # sound alone, so that it is called by its name
 )
 RESTRICTIONS = ("-format_whitelist", _FORMATS, "-max_pixels", str(MAX_PIXELS))
+
+# Statically linked, as the wheel's is, ffmpeg crashes when it loads the host's modules for character sets, which it
+# does for the service names in an MPEG transport stream. It takes such names as they are where there are no modules.
+ENVIRONMENT = {"GCONV_PATH": os.devnull}
 
 
 def limit_process(pid: int) -> None:

@@ -17,7 +17,7 @@ from resact.pipeline.decoding.cut import Cut, Timeline, plan_cut
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment
 from resact.pipeline.decoding.frame_times import choose
-from resact.pipeline.decoding.limits import RESTRICTIONS, limit_process
+from resact.pipeline.decoding.limits import ENVIRONMENT, RESTRICTIONS, limit_process
 
 _TIME_BASE = re.compile(rb"^#tb 0: (\d+)/(\d+)", re.M)
 _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), .*?, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?(?:, S=.*)?$", re.M)
@@ -99,7 +99,12 @@ def _read_packets(source: Path, stream: int | None, binary: str, timeout_seconds
         "-copyinkf", "-copypriorss", "1", "-f", "framecrc", "pipe:1",
     ]  # fmt: skip
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | ENVIRONMENT,
+        start_new_session=True,
     ) as process:
         limit_process(process.pid)
         try:

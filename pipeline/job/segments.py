@@ -12,7 +12,7 @@ from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.decoding.cut import outside
 from resact.pipeline.decoding.ffmpeg_log import DURATION, seconds_of
-from resact.pipeline.decoding.limits import RESTRICTIONS, limit_process
+from resact.pipeline.decoding.limits import ENVIRONMENT, RESTRICTIONS, limit_process
 
 _SHOWN = 5
 _PATIENCE_SECONDS = 60.0
@@ -61,7 +61,7 @@ def _length(path: Path, binary: str) -> Fraction | None:
         "-protocol_whitelist", "file,pipe", "-i", f"file:{os.fspath(path)}",
     ]  # fmt: skip
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT, start_new_session=True
     ) as process:
         limit_process(process.pid)
         try:

@@ -1,6 +1,7 @@
 """Parts of videos: the frames of a decode of the whole, and little more than these is decoded."""
 
 import math
+import os
 import random
 import re
 import subprocess
@@ -20,6 +21,7 @@ from resact.errors import DecodeError
 from resact.pipeline.decoding.decode import OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import decode_arguments
+from resact.pipeline.decoding.limits import ENVIRONMENT
 from resact.pipeline.decoding.timeline import cut_treatment
 
 NUM_FRAMES = 240
@@ -58,6 +60,7 @@ SEEKABLE = {
     "B-frames in MP4": MP4,
     "29.97 fps in MKV, milliseconds": video("ntsc.mkv", *H264, fps="30000/1001"),
     "Xvid in AVI": video("xvid.avi", "-c:v", "mpeg4", "-q:v", 2),
+    "MPEG-TS": video("ts.ts", *H264),
     "frames are missing": video(
         "gaps.mp4", *H264, "-vf", "select='not(mod(n\\,3)*gt(mod(n\\,50)\\,20))'", "-fps_mode", "passthrough"
     ),
@@ -65,7 +68,6 @@ SEEKABLE = {
     "another rate than declared": another_rate,
 }
 OTHERS = {
-    "MPEG-TS": video("ts.ts", *H264),
     "open groups of pictures": video("open.mp4", *H264, "-x264-params", "open-gop=1:keyint=12:bframes=3"),
     "interlaced": video("interlaced.mp4", *H264, "-flags", "+ildct+ilme", "-vf", "setfield=tff"),
 }
@@ -89,7 +91,7 @@ def part_of(path: Path, segment: Segment, decode: DecodeSettings, binary: str = 
 def frames_decoded(path: Path, decode: DecodeSettings, treatment: Treatment) -> int:
     """Of a decode with the arguments that a store would keep."""
     arguments = decode_arguments(str(path), decode, "rgb24", strict=True, treatment=treatment)
-    log = subprocess.run([FFMPEG, *arguments], capture_output=True, check=True).stderr
+    log = subprocess.run([FFMPEG, *arguments], capture_output=True, check=True, env=os.environ | ENVIRONMENT).stderr
     return int(re.findall(rb"(\d+) frames decoded", log)[0])
 
 
