@@ -27,7 +27,7 @@ def test_reading_by_row_equals_reading_by_name(built) -> None:
 
 @pytest.mark.parametrize("row", [-1, 5])
 def test_a_row_that_is_not_there_is_refused(row: int, built) -> None:
-    with pytest.raises(UsageError, match=rf"got row {row}, expected 0 <= row < 5"):
+    with pytest.raises(UsageError, match=rf"got video_index {row}, expected 0 <= video_index < 5"):
         open_store(built.path).read_frames(row, 0, 1)
 
 

@@ -136,7 +136,7 @@ def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(
     finish(processes, 130)
     step = read_header(tmp_path / "a" / "last.ckpt")["step"]
     assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS
-    assert "go on with `torchrun --nproc-per-node 2 -m -- resact train --runs" in (tmp_path / "0.txt").read_text()
+    assert "continue with `torchrun --nproc-per-node 2 -m -- resact train --runs" in (tmp_path / "0.txt").read_text()
     finish(start_ranks(words, tmp_path), 0)
     assert_same_weights(tmp_path / "a", two_ranks / "a")
     assert losses(tmp_path / "a") == losses(two_ranks / "a")
