@@ -227,9 +227,7 @@ def test_a_run_on_given_validation_videos_records_them_goes_on_so_and_can_be_tes
     assert "6 for validation" in text.getvalue()
     assert train_tiny(resume=True, store=store, epochs=2).epochs == 2
     trained = load_trained(RunFolder(result.run))
-    with pytest.raises(
-        UsageError, match="no test video in split1: choose another --membership, one of train, "
-    ):
+    with pytest.raises(UsageError, match="no test video in split1: choose another --membership, one of train, "):
         evaluate_run(trained, open_store(store))
     predictions = evaluate_run(trained, open_store(store), views=1, membership="val")
     assert (len(predictions.video_id), predictions.provenance.membership) == (6, "val")
