@@ -84,10 +84,9 @@ def _measure(
             timeout_seconds=job.timeout_seconds,
             treatment=treatment,
         ) as decoder:
-            begun, times, sizes = perf_counter(), [], []
-            for frame in decoder:
-                sizes.append(len(encode_frame(codec, frame, decoder)) + CRC_BYTES + SLOT_BYTES)
-                times.append(perf_counter() - begun)
+            begun, overhead = perf_counter(), CRC_BYTES + SLOT_BYTES
+            sizes = [len(encode_frame(codec, frame, decoder)) + overhead for frame in decoder]
+            spent = perf_counter() - begun
             properties, _ = decoder.finish()
     except OtherSamplingError as other:
         return _measure(job, video, binary, other.treatment)
@@ -101,8 +100,8 @@ def _measure(
     if fps is None:
         return None
     frames = length * fps_value(fps)
-    each = (times[-1] - times[0]) / max(1, len(times) - 1)  # the first one waits for ffmpeg to start
-    return frames * sum(sizes) / len(sizes), _size(video.path), times[0] + frames * each
+    # That ffmpeg starts for so few frames makes them a third slower; prep's own work, and its start, take as much.
+    return frames * sum(sizes) / len(sizes), _size(video.path), frames * spent / len(sizes)
 
 
 def length_seconds(video: SourceVideo, of_file: float) -> float:
