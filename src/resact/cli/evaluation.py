@@ -294,7 +294,7 @@ def introduce(trained: "TrainedRun", console: "Console") -> None:
         from resact.train.networks.own import changed_files
 
         if changed := changed_files(record.architecture, record.source):
-            console.print(f"note: {', '.join(changed)} changed since the run was begun: its code is another now")
+            console.print(f"note: {', '.join(changed)} changed since the run was started, so its code is different now")
     if trained.weights == "last" and header.epoch < epochs:
         console.print("note: its training is not finished")
 

@@ -180,7 +180,7 @@ class RunFolder:
         try:
             network = build(record.architecture, frames=geometry.frames, size=geometry.size)
         except UsageError as error:
-            began = "" if record.source is None else f"; {self} was begun with {record.source.path}"
+            began = "" if record.source is None else f"; {self} was started with {record.source.path}"
             raise UsageError(f"{error}{began}") from None
         if which == "best" and not (path.exists() or (record.choose_best and record.val_videos)):
             raise CheckpointError(f"{self} has no best weights, as too few videos were held out: use --weights last")

@@ -323,8 +323,8 @@ def _class_weights(
     weights = class_weights(config.recipe, store.index, videos.train)
     if saved is not None and weights != saved.class_weights:
         raise UsageError(
-            f"{config.recipe.class_weights} has other weights than {folder} was begun with: leave --class-weights out, "
-            "or choose another --run"
+            f"{config.recipe.class_weights} has other weights than {folder} was started with: leave out "
+            "--class-weights, or choose another --run"
         )
     return weights
 

@@ -85,7 +85,7 @@ def test_a_run_keeps_its_weights_and_needs_the_file_no_more(train_tiny, train_cu
     assert record.class_weights == pytest.approx((0.75, 1.5, 0.75))
     assert type(record).from_text(record.to_text(), "") == record
     path.write_text("class,weight\nJump,1\nRun,3\nWalk,1\n")
-    with pytest.raises(UsageError, match=r"weights\.csv has other weights than .*cut was begun with"):
+    with pytest.raises(UsageError, match=r"weights\.csv has other weights than .*cut was started with"):
         train_tiny("cut", resume=True, class_weights=str(path))
     path.unlink()
     train_tiny("cut", resume=True)

@@ -131,10 +131,10 @@ def test_from_the_command_line_to_the_report(own_code, tiny_store, tmp_path, few
     with (own_code / "nets.py").open("a") as file:
         file.write("\n")
     result = CliRunner().invoke(app, ["evaluate", "residual-s1-small-0", "--runs", str(runs), "--json"])
-    assert "nets.py changed since the run was begun" in result.output
+    assert "nets.py changed since the run was started" in result.output
     sys.modules.pop("nets")
     (own_code / "nets.py").rename(tmp_path / "nets.py")
-    with pytest.raises(UsageError, match=r"no module nets: .*; .*residual-s1-small-0 was begun with .*code/nets.py$"):
+    with pytest.raises(UsageError, match=r"no module nets: .*; .*residual-s1-small-0 was started with .*code/nets.py$"):
         load_trained(RunFolder(runs / "residual-s1-small-0"))
     # The report reads records, and runs nobody's code.
     [other] = plain_report(build_report(runs))["other_runs"]
