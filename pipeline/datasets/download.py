@@ -89,7 +89,7 @@ def with_size(file: RemoteFile, folder: Path, patience: Patience = PATIENCE) -> 
             with _opened(file, headers, patience, method="HEAD") as response:
                 said = response.headers.get("Content-Length", "")
             if not said.isdecimal():
-                raise SourceError(f"{file.url} does not say how large it is: {_BY_HAND}")
+                raise SourceError(f"{file.url} does not report its size: {_BY_HAND}")
             return replace(file, bytes=int(said))
         except _BrokenOffError as error:
             reason = str(error)

@@ -59,7 +59,7 @@ def load_hmdb51(root: Path | None, *, classes: Sequence[str] | None = None, allo
             "it, or use a part with --classes NAME,NAME or what is there with --allow-partial"
         )
     if unused := [video.video_id for video in videos if not video.splits and video.problem is None]:
-        notes.append(f"kept, and in no split: {len(unused):,} videos ({some(unused)})")
+        notes.append(f"stored, but in no split: {len(unused):,} videos ({some(unused)})")
     return Dataset(
         settings=DatasetSettings(
             name="hmdb51",
@@ -118,7 +118,7 @@ def _read_lists(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
             if entry is None:
                 continue
             if entry["name"] in named:
-                raise SourceError(f"{path}, line {number}: {entry['name']!a} is there twice: fetch the lists again")
+                raise SourceError(f"{path}, line {number}: {entry['name']!a} is listed twice: fetch the lists again")
             named.add(entry["name"])
             sides = videos.setdefault(entry["name"], {})
             if entry["use"] in _MEMBERSHIPS:

@@ -102,7 +102,7 @@ def unpack_nested(archive: Path, folder: Path, *, progress: Progress = lambda _:
     unpack(archive, within)
     inner = sorted(path for path in within.rglob("*") if path.suffix.lower() in (".rar", ".zip"))
     if not inner:
-        raise SourceError(f"{archive} holds no archives: it is not the file that was expected; fetch it again")
+        raise SourceError(f"{archive} holds no archives, so it is not the expected file: fetch it again")
     files = sum(unpack(path, folder, progress=progress) for path in inner)
     shutil.rmtree(within)
     return files

@@ -181,7 +181,7 @@ def _leaks(store: Path, progress: PrepProgress) -> list[Leak]:
     except DamagedError:
         pairs = None
     if pairs is None and len(opened.index) > MOST_VIDEOS:
-        progress.tell(f"note: copies are not looked for among more than {MOST_VIDEOS:,} videos")
+        progress.tell(f"note: did not look for copies among more than {MOST_VIDEOS:,} videos")
         return []
     if pairs is None:
         progress.begin("looking for copies")

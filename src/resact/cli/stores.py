@@ -95,7 +95,8 @@ def prep(
     download_from: Annotated[
         str | None,
         typer.Option(
-            metavar="URL", help="Download from this folder, such as a mirror. Default: that of the data set's makers."
+            metavar="URL",
+            help="Download from this folder, such as a mirror. Default: the address of the data set's makers.",
         ),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed videos again.")] = False,

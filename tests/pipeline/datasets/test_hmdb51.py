@@ -90,7 +90,7 @@ def test_lists_of_numbers_become_memberships_and_unused_videos_are_kept(root: Pa
     settings = dataset.settings
     assert (settings.name, settings.videos, settings.all_classes) == ("hmdb51", 51 * 5, 51)
     assert (settings.splits, settings.flip_safe) == (("split1", "split2", "split3"), True)
-    assert any(note.startswith("kept, and in no split: 1 videos (shoot_bow/(HQ)_[ok];") for note in dataset.notes)
+    assert any(note.startswith("stored, but in no split: 1 videos (shoot_bow/(HQ)_[ok];") for note in dataset.notes)
 
 
 def test_part_of_it_is_taken_only_where_asked_for(root: Path) -> None:
@@ -111,7 +111,7 @@ def test_lists_that_are_not_whole_are_named(root: Path) -> None:
     text = first.read_text()
     for wrong, words in (
         (text + "x.avi 3\n", r"line 6: got 'x\.avi 3', expected NAME\.avi and 0, 1 or 2"),
-        (text + text, r"line 6: '#20_Rhythm_brush_hair_u_nm_np1_fr_goo_0\.avi' is there twice"),
+        (text + text, r"line 6: '#20_Rhythm_brush_hair_u_nm_np1_fr_goo_0\.avi' is listed twice"),
     ):
         first.write_text(wrong)
         with pytest.raises(SourceError, match=words):
@@ -238,7 +238,7 @@ def test_a_file_of_unknown_size_is_the_one_that_the_server_says(tmp_path: Path, 
     server.answers = ["503", "well"]
     assert with_size(file, tmp_path, QUICK).bytes
     server.answers = ["endless"]
-    with pytest.raises(SourceError, match="does not say how large it is"):
+    with pytest.raises(SourceError, match="does not report its size"):
         with_size(file, tmp_path, QUICK)
     server.answers = ["503"] * 2
     with pytest.raises(SourceError, match="does not answer"):

@@ -180,7 +180,7 @@ def test_of_too_many_videos_only_files_are_compared(
     assert (found["compared"], found["alike"], plain_leaks(found["leaks"])) == (False, [], LEAKS[:1])
     assert "pairs that look the same: not looked for among more than 7 videos" in result.stderr
     place = Place(tmp_path)
-    assert "note: copies are not looked for among more than 7 videos" in place.prep().stderr
+    assert "note: did not look for copies among more than 7 videos" in place.prep().stderr
     assert not (place.store / ALIKE).exists()
 
 
