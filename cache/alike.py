@@ -25,8 +25,8 @@ _LEAST_CHANGE = 1.0  # of 255, or it is noise
 _BLOCK = 2048  # videos compared with all others at once
 
 MOST_VIDEOS = 200_000
-"""Of more, comparing each with each takes too long: a quarter of an hour on two cores, four times as long for twice as
-many."""
+"""Most videos whose pairs are compared. This number takes a quarter of an hour on two cores, twice as many four times
+as long."""
 
 Look = npt.NDArray[np.float32]
 """(K, 64): the means of up to eight frames."""

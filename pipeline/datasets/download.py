@@ -35,12 +35,12 @@ class RemoteFile:
 
     url: str
     bytes: int | None
-    """None where nobody has published it: `with_size` asks the server."""
+    """Size in bytes; None if none is published: `with_size` asks the server."""
     sha256: str | None = None
     """sha256 in hex; None if none is published."""
 
     md5: str | None = None
-    """Likewise, of a file of which nobody has published more."""
+    """MD5 in hex, for a file without a published sha256."""
 
     @property
     def name(self) -> str:
@@ -74,10 +74,10 @@ def bytes_there(file: RemoteFile, folder: Path) -> int:
 
 
 def with_size(file: RemoteFile, folder: Path, patience: Patience = PATIENCE) -> RemoteFile:
-    """The file with its size: that of the one that is there, or the one that the server says.
+    """The file with its size: that of the local file, or as reported by the server.
 
     Raises:
-        SourceError: the server does not have the file, does not say its size, or does not answer.
+        SourceError: the server does not have the file, does not report its size, or does not answer.
     """
     if file.bytes is not None:
         return file

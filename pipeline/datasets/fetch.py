@@ -28,12 +28,12 @@ _OTHER_CLASSES = 1.1
 
 @dataclass(frozen=True, kw_only=True)
 class WholeSize:
-    """How large a data set is."""
+    """The size of a data set."""
 
     videos: int
     classes: int
     frames: int
-    """At 15 frames a second."""
+    """Number of frames at 15 frames per second."""
 
     def videos_of(self, classes: int | None, limit: int | None) -> int:
         """Estimated number of videos of `classes` classes, at most `limit`; None for all."""
@@ -94,11 +94,11 @@ class Part:
     what: str
     file: RemoteFile
     folder: str
-    """The archive's only folder, or that for its files."""
+    """The archive's only folder, or the folder for its files."""
     unpacked_bytes: int
-    """About."""
+    """Estimated size when unpacked."""
     nested: bool = False
-    """Whether it holds archives, of which each has a part of the folder."""
+    """Whether it holds inner archives, each with a part of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +106,14 @@ class Fetch:
     """The missing parts of a data set, and their destination."""
 
     name: str
-    """Of the data set, for people."""
+    """Name of the data set in messages."""
     whole: WholeSize
     home: Path
     parts: tuple[Part, ...]
 
     @property
     def bytes(self) -> int:
-        """Number of bytes to download; about, where only the server knows."""
+        """Number of bytes to download; estimated if only the server knows it."""
         return sum(
             max(0, (part.file.bytes or part.unpacked_bytes) - bytes_there(part.file, self.home)) for part in self.parts
         )

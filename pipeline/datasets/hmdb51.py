@@ -1,7 +1,7 @@
-"""HMDB51 as its makers distribute it: a folder for each class, and lists of 0, 1 and 2 for each class and split.
+"""HMDB51 in its original layout: one folder per class, and lists with 0, 1 or 2 for each class and split.
 
-`wave_test_split1.txt` has a line for each video of the class: 1 is for training, 2 for test, and 0 in neither. Names
-have `#`, `&`, `!` and brackets in them. A video's id is its path, `wave/NAME`, without `.avi`.
+`wave_test_split1.txt` has a line for each video of the class: 1 means training, 2 means test, and 0 neither. Names have
+`#`, `&`, `!` and brackets in them. A video's id is its path, `wave/NAME`, without `.avi`.
 """
 
 import re
@@ -33,7 +33,7 @@ def load_hmdb51(root: Path | None, *, classes: Sequence[str] | None = None, allo
 
     Raises:
         UsageError: no such class.
-        SourceError: it is not there, or less than all of it without `classes` or `allow_partial`.
+        SourceError: it is missing, or incomplete without `classes` or `allow_partial`.
     """
     home, missing = missing_parts(root)
     if "videos" in missing:
@@ -76,7 +76,7 @@ def load_hmdb51(root: Path | None, *, classes: Sequence[str] | None = None, allo
 
 
 def missing_parts(root: Path | None) -> tuple[Path, list[str]]:
-    """Where HMDB51 is or would be, and which of `videos` and `lists` are missing there."""
+    """The folder of HMDB51, existing or not, and which of `videos` and `lists` are missing there."""
     candidates = _candidates(root)
 
     def lacking(home: Path) -> list[str]:

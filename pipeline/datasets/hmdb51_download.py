@@ -1,7 +1,7 @@
-"""Where HMDB51's makers have it: an archive of the lists, and one of the videos that holds an archive for each class.
+"""The download of HMDB51: an archive of the lists, and one of the videos with an inner archive per class.
 
-Nobody has published the archives' sizes, so the server says them, nor a checksum of the videos: RAR has a CRC-32 of
-every file, which is checked in unpacking. The lists' MD5 is the one that torchvision publishes.
+No sizes of the archives and no checksum of the videos are published. The server reports the sizes, and RAR has a CRC-32
+of every file, which is checked in unpacking. The lists' MD5 is the one that torchvision publishes.
 """
 
 from pathlib import Path

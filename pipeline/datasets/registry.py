@@ -118,7 +118,7 @@ def plan_fetch(name: str, root: Path | None, address: str | None = None) -> "Fet
         address: URL of the folder with the archives; None for that of the data set's makers.
 
     Raises:
-        UsageError: no such data set, or an address for one that is not downloaded.
+        UsageError: no such data set, or an address for a data set that cannot be downloaded.
     """
     plan = _kind(name).fetch
     if plan is None:

@@ -1,4 +1,4 @@
-"""Where UCF101's makers have it: two archives."""
+"""The download of UCF101: two archives."""
 
 from pathlib import Path
 

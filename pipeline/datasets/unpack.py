@@ -83,15 +83,15 @@ def unpack(archive: Path, folder: Path, *, progress: Progress = lambda _: None) 
 
 
 def unpack_nested(archive: Path, folder: Path, *, progress: Progress = lambda _: None) -> int:
-    """Unpack an archive of archives, and these into one folder.
+    """Unpack an archive of archives, and the inner archives into one folder.
 
     Args:
-        archive: the file; what it holds besides archives is left out.
-        folder: as for `unpack`. Beside it, `FOLDER.archives` has the inner ones until all of them are unpacked.
-        progress: as for `unpack`.
+        archive: the file; other files in it than archives are ignored.
+        folder: as in `unpack`. `FOLDER.archives` beside it has the inner archives until all of them are unpacked.
+        progress: as in `unpack`.
 
     Returns:
-        How many files the inner archives have.
+        The number of files in the inner archives.
 
     Raises:
         SourceError: an archive is damaged, or has a path that leads out of the folder, or a link, or the outer one

@@ -105,7 +105,7 @@ def _measure(
 
 
 def length_seconds(video: SourceVideo, of_file: float) -> float:
-    """The length of a video, or of the part of a file that it is, where the file is so long."""
+    """The length of a video in seconds, or of its part of a file, as far as the file goes."""
     if video.segment is None:
         return of_file
     end = of_file if video.segment.end is None else min(float(video.segment.end), of_file)

@@ -78,7 +78,7 @@ class Survey:
     same: list[list[str]]
     """Groups of videos with the same bytes."""
     compared: bool
-    """Whether looks were compared: there are not too many videos for it (`MOST_VIDEOS`)."""
+    """Whether looks were compared: not if there are more videos than `MOST_VIDEOS`."""
     alike: list[list[str]]
     """Other pairs of videos that look the same (`cache/alike.py`)."""
     leaks: list[Leak]

@@ -459,7 +459,7 @@ def bench_help(
 
 
 def _tests() -> Path | None:
-    """The tests' folder, where resact runs from its source."""
+    """The tests' folder; None if resact does not run from its source."""
     folder = Path(__file__).parents[3] / "tests"
     return folder if folder.is_dir() else None
 

@@ -91,9 +91,9 @@ def merge_rows(rows: Iterable[Row]) -> Iterator[Row]:
     """Join neighbouring windows with the same most likely class into segments; each is yielded when another class
     follows.
 
-    First a window's scores become the mean of its own and those of the windows that share at least half of it: a
-    single window that is mistaken makes no segment. A window stands for its middle, so a border is half-way between
-    the middles of its two windows. The first segment starts with the first window, and the last one ends with the last.
+    First, a window's scores are averaged with those of the windows that overlap at least half of it, so that a single
+    wrong window makes no segment. A window stands for its middle, so a border is half-way between the middles of its
+    two windows. The first segment starts with the first window, and the last one ends with the last.
 
     Raises:
         DecodeError: raised by `rows`, after the segment in which they broke off.
