@@ -43,7 +43,8 @@ def load_videos(
     dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
     dataset = limited(dataset, limit)
     if any(video.segment for video in dataset.videos):
-        dataset = with_parts_inside(dataset, binary=find_ffmpeg(ffmpeg)[0], allow_partial=allow_partial)
+        binary, _ = find_ffmpeg(ffmpeg)
+        dataset = with_parts_inside(dataset, binary=binary, allow_partial=allow_partial, console=console)
     for note in dataset.notes:
         console.print(printable(f"note: {note}"))
     if dataset.missing:

@@ -8,17 +8,20 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+from rich.console import Console
+
 from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.decoding.cut import outside
 from resact.pipeline.decoding.ffmpeg_log import DURATION, seconds_of
 from resact.pipeline.decoding.limits import ENVIRONMENT, RESTRICTIONS, limit_process
+from resact.progress import ProgressLine
 
 _SHOWN = 5
 _PATIENCE_SECONDS = 60.0
 
 
-def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool) -> Dataset:
+def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool, console: Console) -> Dataset:
     """The data set; with `allow_partial`, parts outside their videos will be listed as failed.
 
     Only the files' headers are read here; prep itself checks the frames.
@@ -27,13 +30,17 @@ def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool) -> 
         dataset: the data set as found.
         binary: path of ffmpeg.
         allow_partial: whether to continue.
+        console: for the progress line.
 
     Raises:
         SourceError: parts lie outside their videos; names the lines.
     """
     paths = sorted({video.path for video in dataset.videos if video.segment and not video.problem})
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        lengths = dict(zip(paths, pool.map(lambda path: _length(path, binary), paths), strict=True))
+    lengths = {}
+    with ThreadPoolExecutor(os.cpu_count()) as pool, ProgressLine(console, "lengths", len(paths), unit="files") as line:
+        for path, length in zip(paths, pool.map(lambda path: _length(path, binary), paths), strict=True):
+            lengths[path] = length
+            line.update(len(lengths))
     problems = _problems(dataset, lengths)
     if problems and not allow_partial:
         named = [f"{line}: {v!a}: {problems[v]}" for v, line in dataset.lines.items() if v in problems]

@@ -470,7 +470,7 @@ def test_a_damaged_note_of_what_is_lacking_is_found_and_written_again(tmp_path: 
     note.write_bytes(note.read_bytes().replace(b'"videos": 3', b'"videos": 2'))
     with pytest.raises(DamagedError, match=r"whole.json has changed since it was written: run the same prep again"):
         open_store(store)
-    assert "whole.json is not what was written" in verify_store(store, threads=1)[1][0].problem
+    assert "whole.json has changed since it was written" in verify_store(store, threads=1)[1][0].problem
     assert make(root, store, limit=2)[0].partial == "not the whole of v: 2 of 3 videos, 1 of 1 classes"
 
 
