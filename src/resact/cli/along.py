@@ -47,7 +47,7 @@ def consoles(format_: str | None, *, json_output: bool) -> "tuple[Console, Calla
     error.
     """
     terminal = open_console(json_output)
-    if json_output or format_ is None or (format_ == "table" and terminal.is_terminal):
+    if json_output or format_ is None or terminal.is_terminal:
         return terminal, terminal.print
     return open_console(json_output=True), _flushed_line
 
