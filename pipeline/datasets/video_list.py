@@ -92,6 +92,10 @@ def read_list(path: Path) -> tuple[list[Row], list[str]]:
     else:
         lines, others = _with_header(text, path, problems)
     rows = [row for number, values in lines if (row := _row(number, values, problems)) is not None]
+    if any(row.membership is not None for row in rows):
+        for row in rows:
+            if row.membership is None:
+                problems.add(row.line, "has no membership, and others have one: say train, val, test or none")
     problems.require_none()
     if not rows:
         raise SourceError(f"{path} names no video, {_EXPECTED}")
@@ -167,6 +171,8 @@ def _row(number: int, values: dict[str, Any], problems: Problems) -> Row | None:
     split = values.get("split", "").strip() or SPLIT
     if split.lower() in _MEMBERSHIPS and "membership" not in values:
         problems.add(number, f"got split {split!r}, which is a side: call that column membership")
+    elif values.get("split", "").strip() and "membership" not in values:
+        problems.add(number, f"got split {split!r} and no membership: say train, val, test or none")
     elif not SPLIT_NAME.fullmatch(split):
         problems.add(number, f"got split {split!r}, {SPLIT_NAME_WORDS}")
     segment = None

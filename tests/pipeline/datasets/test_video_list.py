@@ -159,6 +159,11 @@ def test_videos_are_found_by_their_file_names_and_absolute_paths_too(tmp_path: P
         ("file,class\na.mp4,Walk\n", "line 1: got 'file,class', expected a header"),
         ("video,label,label\na.mp4,Walk,Run\n", "line 1: got 'video,label,label', expected"),
         ('[{"video": "a.mp4"}]', "is one JSON array, expected JSON lines: write them with `jq -c '.[]' list.csv`"),
+        ("video,label,split\na.mp4,x,one\n", "line 2: got split 'one' and no membership"),
+        (
+            '{"video": "a.mp4", "label": "x", "membership": "train"}\n{"video": "e.mp4", "label": "x"}\n',
+            "line 2: has no membership, and others have one",
+        ),
         (PLAIN + "e.mp4\n", "line 6: got 1 fields, expected 3"),
         ("a.mp4 0\ne.mp4 Run\n", "line 2: got 'e.mp4 Run', expected a path and a whole number"),
         ('{"video": "a.mp4", "label": "x"}\n{"video": 1}\n', "line 2: has no video and label"),
