@@ -23,7 +23,7 @@ def test_sdist_and_wheel_hold_the_modules_of_the_tree(tmp_path: Path) -> None:
         modules = {name for name in wheel.namelist() if name.endswith(".py")}
         page = {f"resact/{path.relative_to(ROOT)}" for path in (ROOT / "train" / "report" / "page").iterdir()}
         assert {"resact/py.typed", "resact/__init__.pyi", *page} <= set(wheel.namelist())
-        assert len(page) == 3
+        assert len(page) >= 3
         entry_points = wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode()
     assert modules == tree
     assert "resact.jpeg = resact.cache.zarr_codec:JpegCodec" in entry_points
