@@ -172,7 +172,7 @@ def _row(number: int, values: dict[str, Any], problems: Problems) -> Row | None:
     if split.lower() in _MEMBERSHIPS and "membership" not in values:
         problems.add(number, f"got split {split!r}, which is a side: call that column membership")
     elif values.get("split", "").strip() and "membership" not in values:
-        problems.add(number, f"got split {split!r} and no membership: say train, val, test or none")
+        problems.add(number, f"got split {split!r} without a membership: write train, val, test or none")
     elif not SPLIT_NAME.fullmatch(split):
         problems.add(number, f"got split {split!r}, {SPLIT_NAME_WORDS}")
     segment = None
