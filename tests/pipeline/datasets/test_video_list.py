@@ -159,7 +159,7 @@ def test_videos_are_found_by_their_file_names_and_absolute_paths_too(tmp_path: P
         ("file,class\na.mp4,Walk\n", "line 1: got 'file,class', expected a header"),
         ("video,label,label\na.mp4,Walk,Run\n", "line 1: got 'video,label,label', expected"),
         ('[{"video": "a.mp4"}]', "is one JSON array, expected JSON lines: write them with `jq -c '.[]' list.csv`"),
-        ("video,label,split\na.mp4,x,one\n", "line 2: got split 'one' and no membership"),
+        ("video,label,split\na.mp4,x,one\n", "line 2: got split 'one' without a membership"),
         (
             '{"video": "a.mp4", "label": "x", "membership": "train"}\n{"video": "e.mp4", "label": "x"}\n',
             "line 2: has no membership, and others have one",
