@@ -326,7 +326,7 @@ def test_a_damaged_history_costs_the_speed_alone(tmp_path: Path) -> None:
         row = row_of(report, label)
         assert row.ours is not None
         assert row.ours.clips_per_second is None
-        assert "its speed is not known" in str(row.runs[0].problem)
+        assert "its speed is unknown" in str(row.runs[0].problem)
 
 
 def test_a_training_that_has_no_record_yet_is_said(tmp_path: Path) -> None:
