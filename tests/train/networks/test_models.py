@@ -99,7 +99,7 @@ def test_dropout_acts_in_training_alone():
 
 
 WRONG_OPTIONS = [
-    ({"network": "resnet50"}, "got --network 'resnet50', expected p3d-resnet50 or 3d-resnet50"),
+    ({"network": "resnet50"}, "got --network 'resnet50', expected p3d-resnet50, 3d-resnet50 or"),
     ({"modality": "flow"}, "got --modality 'flow', expected rgb or residual or both"),
     ({"conv": "depthwise"}, "got --conv 'depthwise', expected separable or dense"),
     ({"attention": 1}, "got --attention 1, expected true or false"),
@@ -119,7 +119,7 @@ WRONG_OPTIONS = [
     ({"network": "3d-resnet50", "attention": True}, "3d-resnet50 with .* --attention .* leave them out"),
     ({"network": "3d-resnet50", "feature_residual": True}, "3d-resnet50 with .* --feature-residual, expected"),
     ({"network": "3d-resnet50", "conv": "separable"}, "3d-resnet50 with --conv separable"),
-    ({"widht": 2}, "got widht, expected options among network, conv"),
+    ({"widht": 2}, "got widht, expected options among network, network_settings, conv"),
 ]
 
 
