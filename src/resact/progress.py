@@ -68,7 +68,8 @@ class ProgressLine:
         self._progress.update(self._task, completed=done, description=what, total=total, figures=tuple(figures))
 
     def restart(self, what: str, total: float | None = None, *, done: float = 0) -> None:
-        """Start another piece of work, whose total may be unknown."""
+        """Start another piece of work, whose total may be unknown. What was there is shown as it ended."""
+        self._progress.refresh()
         self._progress.remove_task(self._task)
         self._task = self._progress.add_task(what, total=total, completed=done, figures=())  # type: ignore[arg-type]
 

@@ -34,6 +34,11 @@ def held() -> dict[str, int]:
     }
 
 
+def left_behind(before: dict[str, int]) -> dict[str, int]:
+    """What is held more than before. What earlier tests left, such as threads of a server, may go meanwhile."""
+    return {name: now for name, now in held().items() if now > before[name]}
+
+
 def test_opening_reads_none_of_the_frame_table_and_a_clip_little(scratch) -> None:
     videos = 1000
     frame_bytes = np.full(videos * FRAMES, 1000, np.uint32)
@@ -75,8 +80,8 @@ def test_opening_and_letting_go_leaves_nothing_behind(built) -> None:
             assert held()["mappings"] > before["mappings"]  # what is counted is there while it is open
         del store
         if number % 100 == 0:
-            assert held() == before
-    assert held() == before
+            assert not left_behind(before)
+    assert not left_behind(before)
 
 
 def test_a_clip_outlives_its_store_and_so_does_a_column(built) -> None:
@@ -88,14 +93,17 @@ def test_a_clip_outlives_its_store_and_so_does_a_column(built) -> None:
     assert np.array_equal(clip, built.pixels["wide"])
     assert sizes.tolist() == expected
     del sizes
-    assert held() == before
+    assert not left_behind(before)
 
 
 def test_many_stores_in_one_process_hold_a_descriptor_and_a_mapping_each(stores) -> None:
     before = held()
     opened = [open_store(built.path) for built in stores.values() for _ in range(50)]
-    assert held() == {name: count + 150 * (name != "threads") for name, count in before.items()}
+    folders = [str(built.path) for built in stores.values()]
+    targets = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+    assert sum(target.startswith(folder) for target in targets for folder in folders) == 150
+    assert held()["mappings"] == before["mappings"] + 150
     for store in opened:
         assert store.read("wide", 0, 1).any()
     del opened, store
-    assert held() == before
+    assert not left_behind(before)
