@@ -1,7 +1,6 @@
 """What becomes of a read when the shard or the file system changes under an open store: a named error, never pixels."""
 
 import errno
-import gc
 import os
 import threading
 from dataclasses import replace
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.held import held, left_behind
 
 import resact.cache.codecs as codecs_module
 from resact.cache.store import open_store
@@ -156,8 +156,7 @@ def test_a_file_system_that_fails_is_an_error_by_name(
 ) -> None:
     store = open_store(built.path)
     assert store.read("wide", 0, 3).any()
-    gc.collect()  # what earlier tests left
-    calls, held = [], len(list(Path("/proc/self/fd").iterdir()))
+    calls, before = [], held()
 
     def fail(*arguments: object) -> None:
         calls.append(arguments)
@@ -169,7 +168,7 @@ def test_a_file_system_that_fails_is_an_error_by_name(
             store.read("wide", 0, 3)
     assert calls
     assert not isinstance(caught.value, DamagedError)  # `verify` would not help
-    assert len(list(Path("/proc/self/fd").iterdir())) == held
+    assert not left_behind(before)
     assert np.array_equal(store.read("wide", 0, 3), built.pixels["wide"])  # and when it is back, all is well
 
 

@@ -1,13 +1,12 @@
 """What an open store holds: mappings that are read when they are used, and nothing once it is let go."""
 
-import gc
 import pickle
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.conftest import GAUNTLET
+from tests.held import held, left_behind
 
 from resact.cache.durable import store_lock
 from resact.cache.index import Index, TextColumn
@@ -23,20 +22,6 @@ def resident_bytes(store: Path, file: str) -> int:
     entries = Path("/proc/self/smaps").read_text().split("VmFlags")
     (entry,) = [entry for entry in entries if str(store) in entry and file in entry]
     return int(entry.partition("\nRss:")[2].split()[0]) * 1024
-
-
-def held() -> dict[str, int]:
-    gc.collect()  # what earlier tests left
-    return {
-        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-        "mappings": sum("/index/" in line for line in Path("/proc/self/maps").read_text().splitlines()),
-        "threads": threading.active_count(),
-    }
-
-
-def left_behind(before: dict[str, int]) -> dict[str, int]:
-    """What is held more than before. What earlier tests left, such as threads of a server, may go meanwhile."""
-    return {name: now for name, now in held().items() if now > before[name]}
 
 
 def test_opening_reads_none_of_the_frame_table_and_a_clip_little(scratch) -> None:

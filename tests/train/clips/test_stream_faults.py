@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from tests.conftest import GAUNTLET, PATIENCE_SECONDS, wait_until
+from tests.held import held, left_behind
 from tests.train.clips.conftest import by_hand, clip_threads, plan_of, stream_of
 from tests.train.conftest import make_clip_store
 
@@ -198,17 +199,14 @@ def test_stopping_early_leaves_no_thread(clip_store):
 
 @pytest.mark.faults
 def test_open_and_close_leaks_neither_files_nor_threads(clip_store):
-    def held() -> tuple[int, int]:
-        return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()
-
     plan = plan_of(clip_store)
     before = held()
     for cycle in range(10_000 if GAUNTLET else 200):
         with stream_of(clip_store, plan, batch_size=2).epoch(cycle) as reader:
             for _ in range(cycle % 3):  # of six batches
                 next(reader)
-            assert held()[1] == before[1] + 2
-    assert held() == before
+            assert len(clip_threads()) == 2
+    assert not left_behind(before)
 
 
 def test_many_loaders_in_one_process(clip_store):
