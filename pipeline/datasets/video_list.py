@@ -90,7 +90,7 @@ def read_list(path: Path) -> tuple[list[Row], list[str]]:
     elif form := next((form for form in _TWO_COLUMNS if form.fullmatch(first)), None):
         lines, others = _two_columns(text, form, problems), []
     else:
-        lines, others = _with_header(text, path, problems)
+        lines, others = _with_header(text, path, first, problems)
     rows = [row for number, values in lines if (row := _row(number, values, problems)) is not None]
     if any(row.membership is not None for row in rows):
         for row in rows:
@@ -106,8 +106,9 @@ def _lines(text: str) -> list[str]:
     return re.split(r"\r\n|\n|\r", text)  # a name may hold what `splitlines` takes for a line's end, too
 
 
-def _with_header(text: str, path: Path, problems: Problems) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    first = next((line for line in _lines(text) if line.strip()), "")
+def _with_header(
+    text: str, path: Path, first: str, problems: Problems
+) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
     lines = rows_of(text, path, delimiter="\t" if "\t" in first else ",")
     number, header = next(lines, (1, []))
     columns = [column.strip().lower() for column in header]

@@ -3,6 +3,8 @@
 import math
 import os
 import resource
+import subprocess
+from collections.abc import Sequence
 from fractions import Fraction
 
 from resact.cache.settings import DecodeSettings
@@ -34,6 +36,34 @@ def limit_process(pid: int) -> None:
     """Limit a running ffmpeg's memory and the size of its log."""
     _limit(pid, resource.RLIMIT_AS, _MAX_MEMORY_BYTES)
     _limit(pid, resource.RLIMIT_FSIZE, _MAX_LOG_FILE_BYTES)
+
+
+def run_limited(
+    command: Sequence[str], *, stdout: int, stderr: int, timeout_seconds: float
+) -> "subprocess.CompletedProcess[bytes] | None":
+    """Run a limited ffmpeg to its end; None if it was killed because it took too long.
+
+    Args:
+        command: the command line.
+        stdout: `subprocess.PIPE` to get its output, `subprocess.DEVNULL` otherwise.
+        stderr: as for `stdout`, for its log.
+        timeout_seconds: most time that it may take.
+    """
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=os.environ | ENVIRONMENT,
+        start_new_session=True,
+    ) as process:
+        limit_process(process.pid)
+        try:
+            said, logged = process.communicate(timeout=timeout_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return None
+    return subprocess.CompletedProcess(command, process.returncode, said, logged)
 
 
 def require_size(width: int, height: int) -> None:

@@ -17,7 +17,7 @@ from resact.pipeline.decoding.cut import Cut, Timeline, plan_cut
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment
 from resact.pipeline.decoding.frame_times import choose
-from resact.pipeline.decoding.limits import ENVIRONMENT, RESTRICTIONS, limit_process
+from resact.pipeline.decoding.limits import RESTRICTIONS, run_limited
 
 _TIME_BASE = re.compile(rb"^#tb 0: (\d+)/(\d+)", re.M)
 _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), .*?, 0x[0-9a-f]{8}(?:, F=0x([0-9A-F]+))?(?:, S=.*)?$", re.M)
@@ -98,24 +98,13 @@ def _read_packets(source: Path, stream: int | None, binary: str, timeout_seconds
         "-i", f"file:{os.fspath(source)}", "-map", "0:V:0" if stream is None else f"0:{stream}", "-c", "copy",
         "-copyinkf", "-copypriorss", "1", "-f", "framecrc", "pipe:1",
     ]  # fmt: skip
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | ENVIRONMENT,
-        start_new_session=True,
-    ) as process:
-        limit_process(process.pid)
-        try:
-            said, _ = process.communicate(timeout=timeout_seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None
-    base = _TIME_BASE.search(said)
-    packets = [(int(pts), int(flags, 16) if flags else _KEY) for pts, flags in _PACKET.findall(said)]
+    done = run_limited(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout_seconds=timeout_seconds)
+    if done is None:
+        return None
+    base = _TIME_BASE.search(done.stdout)
+    packets = [(int(pts), int(flags, 16) if flags else _KEY) for pts, flags in _PACKET.findall(done.stdout)]
     shown = sorted((pts, flags) for pts, flags in packets if not flags & _DISCARD)
-    if process.returncode or base is None or len(shown) < _LEAST_FRAMES or any(f & _CORRUPT for _, f in shown):
+    if done.returncode or base is None or len(shown) < _LEAST_FRAMES or any(f & _CORRUPT for _, f in shown):
         return None
     ticks = np.array([pts for pts, _ in shown], np.int64)
     if not (np.diff(ticks) > 0).all() or ticks[0] == np.iinfo(np.int64).min:

@@ -14,7 +14,7 @@ from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.decoding.cut import outside
 from resact.pipeline.decoding.ffmpeg_log import DURATION, seconds_of
-from resact.pipeline.decoding.limits import ENVIRONMENT, RESTRICTIONS, limit_process
+from resact.pipeline.decoding.limits import RESTRICTIONS, run_limited
 from resact.progress import ProgressLine
 
 _SHOWN = 5
@@ -67,14 +67,6 @@ def _length(path: Path, binary: str) -> Fraction | None:
         binary, *RESTRICTIONS, "-nostdin", "-hide_banner", "-loglevel", "level+info",
         "-protocol_whitelist", "file,pipe", "-i", f"file:{os.fspath(path)}",
     ]  # fmt: skip
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=os.environ | ENVIRONMENT, start_new_session=True
-    ) as process:
-        limit_process(process.pid)
-        try:
-            _, said = process.communicate(timeout=_PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return None
-    match = DURATION.search(said.decode("utf-8", "replace"))
-    return match and seconds_of(match)
+    done = run_limited(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout_seconds=_PATIENCE_SECONDS)
+    match = done and DURATION.search(done.stderr.decode("utf-8", "replace"))
+    return seconds_of(match) if match else None

@@ -21,7 +21,7 @@ from resact.pipeline.job.single_video import single_video_store
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.normalisation import Normalisation
-from resact.train.clips.sampling import Clip, ClipPlan, TestPlan, TrainPlan
+from resact.train.clips.sampling import ClipPlan, TestPlan, TrainPlan, centre_clip
 from resact.train.clips.stream import ClipStream
 from resact.train.clips.transform import make_clip
 from resact.train.runs.files.folder import RunFolder
@@ -191,17 +191,7 @@ class Run(TrainedRun):
                 "use `predict`, which takes several clips of the whole video"
             )
         height, width = frames.shape[1:3]
-        side = min(height, width)
-        clip = Clip(
-            video_index=0,
-            start=0,
-            stop=len(frames),
-            order=self.geometry.frame_order(0, len(frames)),
-            top=(height - side) // 2,
-            left=(width - side) // 2,
-            side=side,
-            flip=False,
-        )
+        clip = centre_clip(self.geometry, len(frames), height, width)
         made = make_clip(frames.cpu(), clip, self.geometry, self.normalisation)
         return {name: clip_CTHW[None].to(self.device) for name, clip_CTHW in made.items()}
 

@@ -148,7 +148,7 @@ def bench_codecs(
         compared: the variants to measure, from `variants`.
         loss_against: reference frames (T, H, W, 3) of a video -> a function that measures the loss of other frames.
         frames: T, most frames per video.
-        min_frames: videos with fewer are left out, and listed.
+        min_frames: videos with fewer are skipped, and listed.
         rounds: number of timing rounds.
         ffmpeg: as in `find_ffmpeg`.
         console: where to print.
@@ -200,7 +200,7 @@ def bench_codecs(
 
 
 def print_codecs(result: dict[str, Any], console: Console) -> None:
-    """Print what was left out, and a table."""
+    """Print which videos were skipped, and a table."""
     for video in result["left_out"]:
         console.print(f"left out: {video['video_id']}: {video['problem']}")
     rows = result["rows"]

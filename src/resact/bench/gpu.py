@@ -149,7 +149,7 @@ def bench_gpu(
     for part in parts:
         asked = {"command": ["python", *part.command], "settings": json.loads(json.dumps(part.settings))}
         known = states.get(part.name, {})
-        if known.get("state") == "done" and asked.items() <= known.items() and (part.result is None or _is_there(part)):
+        if known.get("state") == "done" and asked.items() <= known.items() and _has_result(part):
             console.print(f"{part.name}: done before")
             continue
         states[part.name] = {"state": "not begun", **asked}
@@ -221,13 +221,13 @@ def _done(part: Part, folder: Path, seconds: float, run: Run) -> dict[str, Any]:
     files = {"log": log.name} | ({"result": part.result.name} if part.result is not None else {})
     if code is None:
         return {"state": "cut off", "seconds": taken, **files}
-    if code or (part.result is not None and not _is_there(part)):
+    if code or not _has_result(part):
         return {"state": "failed", "seconds": taken, "exit_code": code, "problem": said[-_TAIL:].strip(), **files}
     return {"state": "done", "seconds": taken, "said": "".join(said.strip().splitlines()[-1:]), **files}
 
 
-def _is_there(part: Part) -> bool:
-    return part.result is not None and part.result.is_file()
+def _has_result(part: Part) -> bool:
+    return part.result is None or part.result.is_file()
 
 
 def _saved_states(path: Path) -> dict[str, Any]:

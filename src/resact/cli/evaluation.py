@@ -37,6 +37,12 @@ app = typer.Typer()
 
 _PLAIN_LINE_SECONDS = 10.0
 
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RUN", help="Name or path of a run. Default: the run trained last.", autocompletion=complete.runs
+    ),
+]
 ViewsOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Clips per video, spread uniformly over it. Default: 10.")
 ]
@@ -48,14 +54,7 @@ WeightsOption = Annotated[
 
 @app.command()
 def evaluate(
-    run: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="RUN",
-            help="Name or path of a run. Default: the run trained last.",
-            autocompletion=complete.runs,
-        ),
-    ] = None,
+    run: RunArgument = None,
     runs: RunsOption = Path("runs"),
     store: Annotated[str | None, typer.Option(help="Clip store. Default: the one that the run was trained on.")] = None,
     views: ViewsOption = None,

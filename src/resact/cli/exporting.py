@@ -8,18 +8,11 @@ import typer
 from resact.cli import complete
 from resact.cli.common import JsonOption, open_console, print_json
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
-from resact.cli.evaluation import ViewsOption, WeightsOption, introduce, progress_of, store_of, which
+from resact.cli.evaluation import RunArgument, ViewsOption, WeightsOption, introduce, progress_of, store_of, which
 from resact.cli.output import require_writable
 from resact.cli.training import RunsOption, ThreadsOption
 
 app = typer.Typer()
-
-RunArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="RUN", help="Name or path of a run. Default: the run trained last.", autocompletion=complete.runs
-    ),
-]
 
 
 @app.command()

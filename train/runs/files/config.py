@@ -46,7 +46,7 @@ def _execution(default: Any, **said: Any) -> Any:
 class Recipe:
     """SGD with Nesterov momentum, linear warm-up, then a cosine to 0. The paper gives none of it (open point 13).
 
-    Left out, `lr` and `weight_decay` are those of the optimiser (`_OF_OPTIMISER`).
+    The defaults of `lr` and `weight_decay` depend on the optimiser (`_OF_OPTIMISER`).
     """
 
     epochs: int = _recipe(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -17,6 +18,7 @@ from resact.errors import CheckpointError
 from resact.train.runs.files.atomic_write import write_whole
 
 _Fields = TypeVar("_Fields")
+_Read = TypeVar("_Read")
 _HEADER, _CHECKSUM = "resact", "crc32c"  # keys of the safetensors file's metadata
 
 
@@ -40,6 +42,31 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str
     text = json.dumps(header)
     metadata = {_HEADER: text, _CHECKSUM: _checksum(text, on_cpu)}
     write_whole(path, safetensors.torch.save(on_cpu, metadata))
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return file_digest(file, "sha256").hexdigest()
+
+
+def read_with_sha256(path: Path, read: Callable[[], _Read]) -> tuple[_Read, str]:
+    """What `read` makes of a file, and the file's SHA-256 in hex.
+
+    Reads again if the file has been replaced meanwhile, as a training that goes on does with its weights.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    while True:
+        digest = sha256_of(path)
+        found = read()
+        if digest == sha256_of(path):
+            return found, digest
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from resact.train.clips.normalisation import Normalisation
 from resact.train.runs.execution import autocast, memory_format, place
 from resact.train.runs.files.folder import RunFolder, WeightsHeader, Which
 from resact.train.runs.files.record import RunRecord
+from resact.train.runs.files.tensors import read_with_sha256, sha256_of
 from resact.train.runs.testing.predictions import Provenance
 
 
@@ -142,11 +142,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
         raise CheckpointError(
             f"{folder} has no {path.name}: {best}weights are first written at the end of the first epoch"
         )
-    while True:
-        digest = _sha256(path)
-        network, header = folder.read_network(weights)
-        if digest == _sha256(path):  # a training that goes on may have replaced the file between
-            break
+    (network, header), digest = read_with_sha256(path, lambda: folder.read_network(weights))
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     place(network, record.config, target)
     return TrainedRun(
@@ -163,9 +159,4 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
 def is_current(folder: RunFolder, made: Provenance) -> bool:
     """Whether predictions are from the run's current weights, not from weights before it was trained further."""
     path = folder.weights(made.weights)
-    return path.is_file() and _sha256(path) == made.weights_sha256
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+    return path.is_file() and sha256_of(path) == made.weights_sha256

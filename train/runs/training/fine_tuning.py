@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from resact.train.runs.execution import outline
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.record import InitialWeights, RunRecord
-from resact.train.runs.files.tensors import from_header, read_foreign_tensors
+from resact.train.runs.files.tensors import from_header, read_foreign_tensors, read_with_sha256
 from resact.train.runs.training.optimiser import build_optimiser
 
 
@@ -137,14 +136,14 @@ def _find(named: str, runs: Path) -> Path:
 
 
 def _read(path: Path) -> _Source:
-    while True:
-        digest = _sha256(path)
-        try:
-            tensors, header = read_foreign_tensors(path)
-        except CheckpointError as error:
-            raise CheckpointError(f"{error}; name a whole run or .safetensors file with --init-from") from None
-        if digest == _sha256(path):  # a training that goes on may have replaced the file between
-            break
+    try:
+        (tensors, header), digest = read_with_sha256(path, lambda: read_foreign_tensors(path))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; name a whole run or .safetensors file with --init-from") from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): the run begins with its weights, so restore it"
+        ) from None
     ours, folder = header is not None, RunFolder(path.parent)
     return _Source(
         path=path,
@@ -153,16 +152,6 @@ def _read(path: Path) -> _Source:
         epoch=None if header is None else from_header(WeightsHeader, header, path).epoch,
         record=folder.read_record() if ours and folder.exists else None,
     )
-
-
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error.strerror}): the run begins with its weights, so restore it"
-        ) from None
 
 
 def _matched(source: _Source, network: nn.Module, classes: Sequence[str]) -> _Match:

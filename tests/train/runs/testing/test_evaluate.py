@@ -22,7 +22,7 @@ from resact.train.clips import stream, transform
 from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import TestPlan
 from resact.train.runs.files.folder import RunFolder
-from resact.train.runs.testing import trained as module
+from resact.train.runs.files.tensors import sha256_of
 from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.predict import predict_video
 from resact.train.runs.testing.trained import find_run, load_trained
@@ -252,7 +252,7 @@ def test_weights_replaced_while_they_are_read_are_read_again(
     monkeypatch.setattr(RunFolder, "read_network", read_and_replace)
     loaded = on_cpu(folder)
     assert len(reads) == 2
-    assert loaded.weights_sha256 == module._sha256(folder.weights("last"))
+    assert loaded.weights_sha256 == sha256_of(folder.weights("last"))
     monkeypatch.undo()
     assert torch.equal(loaded.network.fc2.weight, folder.read_network()[0].fc2.weight)
 
