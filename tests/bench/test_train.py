@@ -175,9 +175,9 @@ def test_rows_without_an_eager_form_go_with_fused_kernels(tiny_store, monkeypatc
 @pytest.mark.filterwarnings("ignore:`torch.jit")  # torch's own, as it compiles
 def test_no_compiler_is_said(tiny_store, monkeypatch):
     fake_torchvision(monkeypatch, {"r3d_18": OneStream})  # small, so that tracing it takes no time
-    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, "no-such-compiler"))
     torch._dynamo.reset()
-    (row,) = bench_rows(tiny_store, "r3d_18", compile=True).values()
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        (row,) = bench_rows(tiny_store, "r3d_18", compile=True).values()
     assert "InvalidCxxCompiler" in row["problem"]
 
 
