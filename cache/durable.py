@@ -8,6 +8,7 @@ import errno
 import fcntl
 import filecmp
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -37,17 +38,26 @@ from resact.cache.layout import (
 from resact.cache.settings import StoreSettings
 from resact.errors import DiskFullError, StoreError, StoreLockedError, UsageError
 
+UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
+"""What the system says of a lock, a link or a sync that the file system does not know."""
+
 
 @contextmanager
-def disk_full_as_error(store: Path) -> Iterator[None]:
-    """Turn "no space left" into one clear error.
+def disk_failure_as_error(store: Path) -> Iterator[None]:
+    """Turn "no space left", and what the file system cannot do, into one clear error.
 
     Raises:
         DiskFullError: the file system, or the user's quota on it, is full.
+        StoreError: the file system has no locks, links or syncs.
     """
     try:
         yield
     except OSError as error:
+        if error.errno in UNSUPPORTED:
+            raise StoreError(
+                f"the file system of {store} cannot do what writing there needs ({error.strerror}): "
+                f"`resact doctor {shlex.quote(str(store))}` names it and what helps"
+            ) from None
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         free = shutil.disk_usage(store).free
@@ -86,7 +96,7 @@ def write_replacing(path: Path, data: bytes, *, attempt: Path) -> None:
 
 
 def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write a file atomically; an existing file is replaced, unless `publish` is `os.link`."""
+    """Write a file atomically; an existing file is replaced, unless `publish` is `_link`."""
     attempt = _attempt(store, Path(name).name)
     write_synced(attempt, data)
     path = store / name
@@ -249,10 +259,17 @@ def create_store(store: Path, settings: StoreSettings) -> None:
     for name, data in documents.items():
         # Another process was first, and may have written its index or cleaned up since: keep its files.
         with suppress(FileExistsError, FileNotFoundError):
-            write_file(store, name, data, publish=os.link)
+            write_file(store, name, data, publish=_link)
     if not (store / DOCUMENT).exists():
         raise StoreError(f"{store} disappeared while it was being made")
     sync_folder(store.parent)
+
+
+def _link(attempt: Path, path: Path) -> None:
+    try:
+        os.link(attempt, path)
+    except PermissionError:  # the folder is writable, as `attempt` was made there: FAT and others know no links
+        raise OSError(errno.ENOTSUP, "it has no hard links") from None
 
 
 @contextmanager

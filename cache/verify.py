@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.address import open_files
-from resact.cache.durable import store_lock
+from resact.cache.durable import disk_failure_as_error, store_lock
 from resact.cache.files import Files, LocalFiles, read_if_there
 from resact.cache.index import Index
 from resact.cache.index_files import index_files, pointer_document, read_index, write_index
@@ -156,7 +156,7 @@ def rebuild_index(path: Path) -> tuple[int, list[Problem]]:
     """
     files = LocalFiles(path)
     settings = read_settings(files)
-    with store_lock(path):
+    with disk_failure_as_error(path), store_lock(path):
         index, problems = index_of_arrays(files, settings)
         write_index(path, index)
     return len(index), problems

@@ -1,13 +1,11 @@
 """Checks by trying whether a machine has what prep and reading a store need. GPUs are checked elsewhere."""
 
-import fcntl
 import os
 import re
 import resource
 import shutil
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -15,17 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from resact.cache.check import Check, State
 from resact.cache.provenance import provenance
+from resact.pipeline.file_system import LEAST_FREE, check_folder
 
 if TYPE_CHECKING:
     from resact.cache.codecs import Frame, FrameCodec
 
-_MEASURED_BYTES = 64 << 20
-_MEASURED_SECONDS = 1.0  # a slow disk is known for one by then
-_CHUNK_BYTES = 4 << 20
-_SLOW_WRITE = 20e6  # bytes a second: about what one core of prep writes as zstd
-_SLOW_READ = 50e6
-_WHOLE_UCF101 = 40e9  # bytes, as jpeg
-_LEAST_FREE = 1e9
+_WRITTEN_BYTES = 4 << 20
 _OPEN_FILES = 1024
 _SHARED_BYTES = 64 << 20
 _CLIP_FRAMES = 10
@@ -159,108 +152,20 @@ def _problems_of_clips(codec: "FrameCodec", data: bytes, right_HWC: "Frame") -> 
         yield "a wrong checksum is not found"
 
 
-def check_folder(folder: Path) -> Iterator[Check]:
-    """The folder for sources and stores: writable, with working locks and renames, its speed and free space."""
-    place = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
-    shown = str(folder) if place == folder.absolute() else f"{folder} (not there yet: measured in {place})"
-    try:
-        with tempfile.TemporaryDirectory(dir=place, prefix=".resact-doctor-") as name:
-            scratch = Path(name)
-            yield Check("data folder", "ok", f"{shown}, writable")
-            yield _check_lock(scratch)
-            yield _check_renames(scratch)
-            yield _check_speed(scratch)
-    except OSError as error:
-        advice = "set $RESACT_DATA to a writable folder"
-        yield Check("data folder", "bad", f"{shown}: {error.strerror or error}", advice)
-    free = shutil.disk_usage(place).free
-    room = f"{free / 1e9:,.1f} GB free"
-    if free < _LEAST_FREE:
-        yield Check("disk space", "bad", room, "make room, or set $RESACT_DATA to a folder on a larger disk")
-    elif free < _WHOLE_UCF101:
-        advice = f"the whole of UCF101 takes about {_WHOLE_UCF101 / 1e9:.0f} GB as jpeg; a part of it, less"
-        yield Check("disk space", "warning", room, advice)
-    else:
-        yield Check("disk space", "ok", room)
-
-
-def _check_lock(scratch: Path) -> Check:
-    advice = "keep stores on another file system, or mount this one with locks (NFS: nfsvers=4; Lustre: flock)"
-    path = scratch / "lock"
-    with path.open("w+b") as first, path.open("r+b") as second:
-        try:
-            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            return Check("file locks", "bad", f"flock does not work: {error.strerror}", advice)
-        try:
-            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return Check("file locks", "ok", "flock keeps out a second writer")
-    return Check("file locks", "bad", "flock lets two writers in at once", advice)
-
-
-def _check_renames(scratch: Path) -> Check:
-    """As a video is committed, and a store is made."""
-    try:
-        (scratch / "attempt").mkdir()
-        (scratch / "attempt" / "file").write_bytes(b"whole")
-        (scratch / "attempt").rename(scratch / "place")
-        os.link(scratch / "place" / "file", scratch / "linked")
-    except OSError as error:
-        advice = "make stores on another file system, and copy them here afterwards: reading needs neither"
-        return Check("renames, links", "bad", f"folders cannot be renamed, or files linked: {error.strerror}", advice)
-    return Check("renames, links", "ok", "folders can be renamed, files linked")
-
-
-def _check_speed(scratch: Path) -> Check:
-    """Fewer bytes where the disk is slow."""
-    path, chunk = scratch / "measured", os.urandom(_CHUNK_BYTES)
-
-    def write() -> Iterator[int]:
-        with path.open("wb", buffering=0) as file:
-            for _ in range(_MEASURED_BYTES // _CHUNK_BYTES):
-                file.write(chunk)
-                os.fsync(file.fileno())
-                yield _CHUNK_BYTES
-
-    def read() -> Iterator[int]:
-        with path.open("rb", buffering=0) as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)  # from the disk, not from memory
-            while data := file.read(_CHUNK_BYTES):
-                yield len(data)
-
-    writes, reads = _bytes_a_second(write), _bytes_a_second(read)
-    found = f"writes {writes / 1e6:,.0f} MB/s (synced), reads {reads / 1e6:,.0f} MB/s"
-    if writes < _SLOW_WRITE or reads < _SLOW_READ:
-        return Check(
-            "disk speed", "warning", found, "prep and training will wait for it: use a local disk if there is one"
-        )
-    return Check("disk speed", "ok", found)
-
-
-def _bytes_a_second(steps: Callable[[], Iterator[int]]) -> float:
-    start, done = time.perf_counter(), 0
-    for count in steps():
-        done += count
-        if time.perf_counter() - start > _MEASURED_SECONDS:
-            break
-    return done / (time.perf_counter() - start)
-
-
 def check_temporary_files() -> Check:
     """The temporary folder, which holds ffmpeg's log and the frames of temporary stores."""
     mend = "set TMPDIR to a writable folder, on a disk with room"
     try:
         folder = tempfile.gettempdir()
         with tempfile.TemporaryFile() as file:
-            file.write(bytes(_CHUNK_BYTES))
+            file.write(bytes(_WRITTEN_BYTES))
     except OSError as error:
         return Check("temporary files", "bad", str(error.strerror), mend)
     free = shutil.disk_usage(folder).free
     found = f"{free / 1e9:,.1f} GB free in {folder}"
     return (
         Check("temporary files", "ok", found)
-        if free >= _LEAST_FREE
+        if free >= LEAST_FREE
         else Check("temporary files", "warning", found, mend)
     )
 

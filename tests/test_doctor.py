@@ -4,12 +4,10 @@ import errno
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg
@@ -27,7 +25,6 @@ from resact.pipeline.doctor import (
     check_codecs,
     check_cores,
     check_ffmpeg,
-    check_folder,
     check_loopback,
     check_machine,
     check_machine_code,
@@ -39,10 +36,6 @@ from resact.pipeline.doctor import (
 from resact.train.gpu import check_gpu
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
-
-
-def by_name(folder: Path) -> dict[str, Check]:
-    return {check.name: check for check in check_folder(folder)}
 
 
 def assert_bad(check: Check, words: str, state: str = "bad") -> None:
@@ -65,8 +58,9 @@ def test_a_sound_machine_passes_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert {"python", "torch", "zarr", "numcodecs", "dask", "simplejpeg"} <= set(told["versions"])
     states = {check["name"]: check["state"] for check in told["checks"]}
     assert list(states) == [
-        "versions", "temporary files", "ffmpeg", "codecs", "machine code", "data folder", "file locks",
-        "renames, links", "disk speed", "disk space", "loopback", "open files", "shared memory", "cores", "GPU",
+        "versions", "temporary files", "ffmpeg", "codecs", "machine code", "data folder", "file system",
+        "file locks", "renames, links", "syncing", "disk speed", "appending, mapping", "disk space", "inodes",
+        "loopback", "open files", "shared memory", "cores", "GPU",
     ]  # fmt: skip
     assert "bad" not in states.values()
     assert all((check["advice"] is None) == (check["state"] == "ok") for check in told["checks"])
@@ -177,65 +171,6 @@ def test_checksums_by_machine_code_that_are_wrong_are_bad(found, words: str, mon
     monkeypatch.setattr(crc, "can_check", lambda: True)
     monkeypatch.setattr(crc, "first_wrong", lambda *_: found)
     assert_bad(check_codecs(), f"zstd ({words}")
-
-
-def test_a_folder_that_is_not_there_yet_is_measured_above(tmp_path: Path) -> None:
-    checks = by_name(tmp_path / "later" / "data")
-    assert checks["data folder"].found.endswith(f"(not there yet: measured in {tmp_path}), writable")
-    assert not (tmp_path / "later").exists()
-
-
-def test_a_folder_that_cannot_be_written_to_is_bad(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    assert_bad(by_name(tmp_path / "file" / "data")["data folder"], "Not a directory")
-
-
-def test_locks_that_do_not_work_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.fcntl, "flock", lambda *_: None)
-    assert_bad(by_name(tmp_path)["file locks"], "lets two writers in")
-
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(doctor.fcntl, "flock", no_locks)
-    assert_bad(by_name(tmp_path)["file locks"], "No locks available")
-
-
-def test_links_that_do_not_work_are_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_links(*_: object) -> None:
-        raise OSError(errno.EPERM, "Operation not permitted")
-
-    monkeypatch.setattr(doctor.os, "link", no_links)
-    assert_bad(by_name(tmp_path)["renames, links"], "Operation not permitted")
-
-
-def test_a_slow_disk_is_a_warning_within_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-
-    def pass_time(seconds: float) -> float:
-        nonlocal now
-        now += seconds
-        return now
-
-    monkeypatch.setattr(doctor.os, "fsync", lambda _: pass_time(3))
-    monkeypatch.setattr(doctor.time, "perf_counter", lambda: pass_time(0.001))
-    assert_bad(by_name(tmp_path)["disk speed"], "writes 1 MB/s", "warning")
-    assert now < 5
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_bad(small_disk: Path) -> None:
-    fill(small_disk)
-    checks = by_name(small_disk)
-    assert_bad(checks["disk space"], "0.0 GB free")
-    assert "No space left" in checks["data folder"].found
-    assert [path.name for path in small_disk.iterdir()] == ["filler"]
-
-
-@pytest.mark.parametrize(("free", "state"), [(2e12, "ok"), (5e9, "warning"), (2e8, "bad")])
-def test_room_for_a_data_set(free: float, state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    assert by_name(tmp_path)["disk space"].state == state
 
 
 @pytest.mark.parametrize(("limit", "state"), [((256, 4096), "warning"), ((4096, 4096), "ok"), ((-1, -1), "ok")])

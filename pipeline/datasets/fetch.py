@@ -9,7 +9,7 @@ from typing import Self
 
 from rich.console import Console
 
-from resact.cache.durable import disk_full_as_error, sync_folder
+from resact.cache.durable import disk_failure_as_error, sync_folder
 from resact.cache.layout import fps_value
 from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted
@@ -149,7 +149,7 @@ class Fetch:
         try:
             parts = tuple(replace(part, file=with_size(part.file, self.home, patience)) for part in self.parts)
             replace(self, parts=parts)._require_room(store, console)
-            with disk_full_as_error(self.home):
+            with disk_failure_as_error(self.home):
                 for part in parts:
                     self._obtain(part, console, patience)
         except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from resact.cache.alike import MOST_VIDEOS
-from resact.cache.durable import commit_video, create_store, disk_full_as_error, forget_failure, store_lock
+from resact.cache.durable import commit_video, create_store, disk_failure_as_error, forget_failure, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.grouping import grouping
 from resact.cache.index import Index
@@ -102,10 +102,10 @@ def _prep(
     retry_failed: bool,
 ) -> PrepResult:
     store, settings = job.store, job.settings
-    with disk_full_as_error(store.parent):
+    with disk_failure_as_error(store.parent):
         create_store(store, settings)
     read_settings(LocalFiles(store)).require_same(settings, str(store))
-    with disk_full_as_error(store), store_lock(store):
+    with disk_failure_as_error(store), store_lock(store):
         index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
         dataset = dataset.beside(index)
         _require_agreement(dataset, index, store)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from resact.cache.durable import disk_full_as_error, forget_failure, store_lock, write_file
+from resact.cache.durable import disk_failure_as_error, forget_failure, store_lock, write_file
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index
 from resact.cache.index_files import read_index, write_index
@@ -152,7 +152,7 @@ def _repair(
     ids = list(dict.fromkeys(problem.video_id for problem in bad if problem.video_id is not None))
     how: dict[str | None, str] = {}
     refused: dict[str | None, str] = {}
-    with disk_full_as_error(store), store_lock(store):
+    with disk_failure_as_error(store), store_lock(store):
         try:
             index = listed = read_index(files, settings.dataset.classes, settings.dataset.splits)
         except DamagedError:

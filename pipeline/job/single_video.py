@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from resact.cache.codecs import build_codec
-from resact.cache.durable import create_store, disk_full_as_error, store_lock
+from resact.cache.durable import create_store, disk_failure_as_error, store_lock
 from resact.cache.index import Index
 from resact.cache.index_files import write_index
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
@@ -60,7 +60,7 @@ def single_video_store(
         source = SourceVideo(
             video_id="video", class_name=_NO_CLASS, label=0, group="", splits={}, path=video, name=video.name
         )
-        with disk_full_as_error(Path(folder)):
+        with disk_failure_as_error(Path(folder)):
             create_store(store, settings)
             with store_lock(store):
                 record = prep_video(job, source)

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from resact.cache.codecs import Frame, FrameCodec, JpegFrames
-from resact.cache.durable import ShardWriter, commit_video, disk_full_as_error
+from resact.cache.durable import ShardWriter, commit_video, disk_failure_as_error
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import StoreSettings
 from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
@@ -67,7 +67,7 @@ def prep_video(job: PrepJob, video: SourceVideo, approve: Approve = lambda _: No
         The record for the driver's journal, or why there is none.
     """
     try:
-        with disk_full_as_error(job.store):
+        with disk_failure_as_error(job.store):
             return _prep_video(job, video, approve)
     except SourceError as error:
         return Trouble("source", str(error))

@@ -20,7 +20,7 @@ from resact.cache.durable import (
     ShardWriter,
     commit_video,
     create_store,
-    disk_full_as_error,
+    disk_failure_as_error,
     forget_failure,
     store_lock,
     write_file,
@@ -29,6 +29,7 @@ from resact.cache.files import LocalFiles
 from resact.cache.index import Index
 from resact.cache.index_files import write_index
 from resact.cache.layout import DOCUMENT, JOURNAL, PARTIAL, READ_ME, array_name, seal, unseal
+from resact.cache.settings import StoreSettings
 from resact.cache.store import open_store
 from resact.cache.verify import read_record, rebuild_index, verify_store
 from resact.errors import DiskFullError, StoreError, StoreLockedError, UsageError
@@ -421,10 +422,39 @@ def test_every_file_is_synced_before_its_name_and_its_folder_after(scratch, put_
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_is_one_clear_error(number: int, tmp_path: Path) -> None:
     message = r"no room left for .*: everything committed is intact; make room"
-    with pytest.raises(DiskFullError, match=message), disk_full_as_error(tmp_path):
+    with pytest.raises(DiskFullError, match=message), disk_failure_as_error(tmp_path):
         raise OSError(number, "full")
-    with pytest.raises(PermissionError), disk_full_as_error(tmp_path):
+    with pytest.raises(PermissionError), disk_failure_as_error(tmp_path):
         raise PermissionError(errno.EACCES, "not yours")
+
+
+def make_and_lock(store: Path, settings: StoreSettings) -> None:
+    with disk_failure_as_error(store):
+        create_store(store, settings)
+        with store_lock(store):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
+        ("fcntl.flock", OSError(errno.ENOLCK, "No locks available")),
+        ("os.link", PermissionError(errno.EPERM, "Operation not permitted")),
+        ("os.fsync", OSError(errno.ENOTSUP, "Operation not supported")),
+    ],
+)
+def test_what_the_file_system_cannot_do_is_one_clear_error(
+    function: str, error: OSError, scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    store = tmp_path / "my store.zarr"
+    monkeypatch.setattr(f"resact.cache.durable.{function}", fail)
+    message = r"cannot do what writing there needs \(.*\): `resact doctor '.*my store\.zarr'` names it"
+    with pytest.raises(StoreError, match=message):
+        make_and_lock(store, scratch.settings)
+    assert not list((store / PARTIAL).iterdir())
 
 
 def test_a_full_disk_leaves_no_part_of_a_file(scratch, monkeypatch: pytest.MonkeyPatch, snapshot) -> None:
@@ -434,7 +464,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(scratch, monkeypatch: pytest.Monke
     before = snapshot(scratch.path)
     with store_lock(scratch.path):
         monkeypatch.setattr(durable_module.os, "fsync", full)
-        with pytest.raises(DiskFullError), disk_full_as_error(scratch.path):
+        with pytest.raises(DiskFullError), disk_failure_as_error(scratch.path):
             write_file(scratch.path, "zarr.json", b"new")
         assert list((scratch.path / PARTIAL).iterdir()) == []
         monkeypatch.undo()

@@ -34,13 +34,13 @@ def write_output(path: Path, data: bytes) -> None:
     Raises:
         DiskFullError: the disk is full.
     """
-    from resact.cache.durable import disk_full_as_error, write_replacing
+    from resact.cache.durable import disk_failure_as_error, write_replacing
 
     if _is_special(path):
         path.write_bytes(data)
         return
     target = path.resolve()
-    with disk_full_as_error(target.parent):
+    with disk_failure_as_error(target.parent):
         write_replacing(target, data, attempt=target.with_name(f".{target.name[:200]}.partial"))
 
 

@@ -2,13 +2,14 @@
 
 import errno
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from resact.cache.durable import sync_folder, write_replacing
+from resact.cache.durable import UNSUPPORTED, sync_folder, write_replacing
 from resact.errors import RunWriteError
 
 _GO_ON = "and continue with `resact train ... --resume`"
@@ -28,8 +29,12 @@ def write_failure_as_error(path: Path, *, what_next: str = _GO_ON) -> Iterator[N
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = f"make room ({_free(path)} bytes free)" if full else f"make {path.parent} writable"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = f"make room ({_free(path)} bytes free)"
+        elif error.errno in UNSUPPORTED:
+            remedy = f"choose a file system that can do it (`resact doctor {shlex.quote(str(path.parent))}` names it)"
+        else:
+            remedy = f"make {path.parent} writable"
         raise RunWriteError(
             f"{path} could not be written ({error.strerror}): what was saved before is intact; {remedy}, {what_next}"
         ) from None

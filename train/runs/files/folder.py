@@ -22,6 +22,7 @@ from typing import IO, Literal
 
 from torch import nn
 
+from resact.cache.durable import UNSUPPORTED
 from resact.errors import CheckpointError, RunLockedError, RunNotFoundError, UsageError
 from resact.train.networks.build import build
 from resact.train.runs.files.atomic_write import write_failure_as_error, write_whole
@@ -118,7 +119,9 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = lock.open("a")  # for writing, because NFS grants exclusive locks only then
         with file:
-            if not _taken(file, within_seconds=_GLANCE_SECONDS):
+            with write_failure_as_error(lock, what_next="or choose another --runs"):
+                taken = _taken(file, within_seconds=_GLANCE_SECONDS)
+            if not taken:
                 raise RunLockedError(
                     f"another training is writing to {self}: wait for it or stop it, or choose another --run"
                 )
@@ -140,6 +143,9 @@ class RunFolder:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
                 return True
+            except OSError as error:
+                if error.errno not in UNSUPPORTED:  # where there are no locks, no training starts
+                    raise
             return False
 
     def write_record(self, record: RunRecord) -> None:
