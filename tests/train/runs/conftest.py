@@ -201,6 +201,10 @@ def start_ranks(words: list[str], folder: Path, world_size: int = 2, **environme
     ]
 
 
+GLOO_LEFT = 99
+"""Exit code of a process from `start` that gloo's threads have outlived: such a one may never end."""
+
+
 def finish(processes: list[Any], code: int) -> None:
     for process in processes:
         process.join(PATIENCE_SECONDS)
@@ -219,7 +223,12 @@ def _resact(words: list[str], output: Path, environment: dict[str, str]) -> None
         os.dup2(file.fileno(), 2)
     torch.set_num_threads(1)
     sys.argv = ["resact", *words]
-    main()
+    try:
+        main()
+    finally:  # the traceback is still held here, and by it what the training had
+        threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        if any("gloo" in name for name in threads):
+            os._exit(GLOO_LEFT)
 
 
 def _spy_on_steps(path: Path) -> None:

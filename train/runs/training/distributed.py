@@ -3,11 +3,12 @@
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional  # imported when there is a group, it would keep that group as its default
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -23,6 +24,7 @@ class Ranks:
     rank: int
     world_size: int
     device: torch.device
+    _wrapped: list[DistributedDataParallel] = field(default_factory=list, repr=False, compare=False)
 
     @property
     def leads(self) -> bool:
@@ -67,7 +69,19 @@ class Ranks:
         """The network to train: gradients are averaged over ranks, norms use each rank's own part of a batch."""
         if self.world_size == 1:
             return network
-        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True)
+        self._wrapped.append(wrapped)
+        return wrapped
+
+    def leave(self) -> None:
+        """End communication; networks from `wrap` cannot be trained any more.
+
+        They let go of the group first. An error's traceback may hold them longer than the group, and the last of them
+        would then end gloo's threads while it holds Python's lock, which those threads may be waiting for: for ever.
+        """
+        for network in self._wrapped:
+            del network.reducer, network.logger, network.process_group
+        dist.destroy_process_group()
 
 
 @contextmanager
@@ -89,7 +103,8 @@ def open_ranks() -> Iterator[Ranks]:
         yield Ranks(rank=0, world_size=1, device=device)
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+    ranks = Ranks(rank=dist.get_rank(), world_size=world_size, device=device)
     try:
-        yield Ranks(rank=dist.get_rank(), world_size=world_size, device=device)
+        yield ranks
     finally:
-        dist.destroy_process_group()
+        ranks.leave()
