@@ -26,12 +26,21 @@ class RemoteFiles:
     can_list = True
 
     def __init__(self, url: str, system: Any, root: str) -> None:
-        self.address, self._system, self._root = url, system, root
+        self.address, self._opened, self._root, self._pid = url, system, root, os.getpid()
         # Web servers decode percent signs, of which names have some; such as `simplecache::https://...` ends at one.
         self._quoted = root.startswith(("http://", "https://"))
 
     def __str__(self) -> str:
         return without_secrets(self.address)
+
+    @property
+    def _system(self) -> Any:
+        """Fsspec's file system; a forked process, such as a loader's worker, needs its own."""
+        if self._pid != os.getpid():
+            import fsspec
+
+            self._opened, self._pid = fsspec.core.url_to_fs(self.address)[0], os.getpid()
+        return self._opened
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{quote(name) if self._quoted else name}"

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -120,3 +121,55 @@ def fill(folder: Path) -> Path:
         while True:
             file.write(bytes(1 << 16))
     return filler
+
+
+def serve_s3() -> tuple[Any, str]:
+    """An S3 server on loopback, in this process, and its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    return server, "http://{}:{}".format(*server.get_host_and_port())
+
+
+@pytest.fixture(scope="module")
+def s3_address() -> Iterator[str]:
+    running, url = serve_s3()
+    yield url
+    running.stop()
+
+
+@pytest.fixture
+def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """Point S3 at a server as users do: through the environment. Gives fsspec's file system."""
+    import fsspec
+    import s3fs
+
+    for limit in ("connect_timeout", "read_timeout"):  # of 5 and 15 s, which a busy machine may take
+        monkeypatch.setattr(s3fs.S3FileSystem, limit, PATIENCE_SECONDS)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    systems = []
+
+    def to(url: str) -> Any:
+        environment = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "MAX_ATTEMPTS": "1"}
+        for name, value in environment.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        systems.append(fsspec.filesystem("s3"))
+        return systems[-1]
+
+    yield to
+    for system in systems:
+        system.close_session(system.loop, system.s3)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def bucket(s3_address: str, connect: Callable[[str], Any]) -> Any:
+    """An S3 file system whose only bucket, `bucket`, is empty."""
+    with urlopen(Request(f"{s3_address}/moto-api/reset", method="POST")) as answer:
+        assert answer.status == 200
+    system = connect(s3_address)
+    system.mkdir("bucket")
+    return system

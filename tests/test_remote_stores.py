@@ -1,28 +1,36 @@
 """Commands that take a store take a URL, or refuse it in one line."""
 
+import inspect
 import json
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any, get_args
 
 import fsspec
+import numpy as np
 import pytest
 from click.testing import Result
 from fsspec.implementations.http import HTTPFileSystem
 from rich.console import Console
 from tests.cache.conftest import _build
 from tests.cache.web_server import WebServer, serve
+from tests.conftest import wait_until
 from tests.train.runs.conftest import arguments, build_store
 from tests.train.runs.untrained import untrained_run
 from typer.testing import CliRunner
 
 from resact.bench.loader import bench_loader
 from resact.cache.layout import SHARD
-from resact.cache.store import open_store
-from resact.cli import app
+from resact.cache.store import ClipStore, open_store
+from resact.cli import app, benchmarks
+from resact.cli.common import no_url
 from resact.errors import ResactError, StoreNotFoundError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
@@ -110,17 +118,106 @@ def test_file_urls_are_paths(web: WebServer) -> None:
     assert "index of 5 videos rebuilt" in call("verify", url, "--rebuild-index").stdout
 
 
+@pytest.fixture
+def tiny_in_s3(web: WebServer, bucket: Any) -> str:
+    bucket.put(str(web.folder / "tiny.zarr"), "bucket/tiny.zarr", recursive=True)
+    return "s3://bucket/tiny.zarr"
+
+
+def test_each_command_reads_a_store_from_s3(tiny_in_s3: str, web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "measure_normalisation", partial(measure_normalisation, clips=4))
+    assert "0 problems" in call("verify", tiny_in_s3).stdout
+    assert tiny_in_s3 in call("info", tiny_in_s3, "--html", "info.html").stdout
+    assert "<img" in Path("info.html").read_text()
+    assert Path(call("show", tiny_in_s3, "v_Jump_g01_c01", "-o", "a.png").stdout.partition(":")[0]).stat().st_size
+    call(*arguments(tiny_in_s3, Path("runs"), "a", epochs=1, batch_size=18))
+    told = json.loads(call("evaluate", "a", "--views", "1", "--json").stdout.splitlines()[-1])
+    assert (told["store"], told["videos"]) == (tiny_in_s3, 6)
+    for options in ((), (tiny_in_s3,)):  # the run's own store, or named
+        told = json.loads(
+            call("features", "a", *options, "-o", "a.npz", "--views", "1", "--json").stdout.splitlines()[-1]
+        )
+        assert told["store"] == tiny_in_s3
+    assert call("features", "a", web.folder / "tiny.zarr", "-o", "b.npz", "--views", "1").exit_code == 0
+    with np.load("a.npz") as remote, np.load("b.npz") as local:
+        assert np.array_equal(remote["features"], local["features"])
+    call("report", "-o", "a.html")
+    assert "No pictures" not in Path("a.html").read_text()  # which it draws from the store
+    words = ("--frames", "4", "--size", "16", "--rounds", "1", "--json")
+    told = json.loads(call("bench", "stream", tiny_in_s3, "--threads", "2", "--batch-size", "2", "--clips", "4",
+                           *words).stdout.splitlines()[-1])  # fmt: skip
+    assert told["rows"][0]["clips_per_second"] > 0
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_of_each_kind_read_from_a_server(web: WebServer, method: str) -> None:
+    """A forked one would wait for ever for a connection's thread, which stays behind."""
+    url, results = f"{web.address}/folder.zarr", multiprocessing.get_context(method).SimpleQueue()
+    store = open_store(url)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork")  # of Python 3.12
+        worker = multiprocessing.get_context(method).Process(target=_read_wide, args=(store, results))
+        worker.start()
+    wait_until(lambda: not worker.is_alive())
+    assert worker.exitcode == 0
+    assert np.array_equal(results.get(), store.read("wide", 0, 3))
+
+
+def _read_wide(store: ClipStore, results: Any) -> None:
+    results.put(store.read("wide", 0, 3))
+
+
+def test_completion_asks_no_server(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"{web.address}/folder.zarr"
+    shutil.copytree(web.folder / "folder.zarr", "data/a.zarr")
+    web.take()
+    for words, offered in (
+        (f"resact info {url}", []),
+        (f"resact train --store {url}", []),
+        (f"resact evaluate --store {url}", []),
+        ("resact evaluate --store data", ["data/a.zarr"]),
+        (f"resact features a {url}", []),
+        (f"resact bench stream {url}", []),
+        (f"resact show {url} w", []),
+        ("resact show data/a.zarr w", ["wide"]),
+    ):
+        asked = {"_RESACT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        assert CliRunner().invoke(app, env=asked, prog_name="resact").stdout.split() == offered, words
+    assert web.take() == []
+
+
+def test_every_path_refuses_a_url() -> None:
+    """`Path` makes one slash of two, and a folder named `s3:` would take the file."""
+    found = 0
+    for command in [*app.registered_commands, *benchmarks.app.registered_commands]:
+        for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():
+            kind, *options = get_args(parameter.annotation) or [None]
+            if options and Path in (kind, *get_args(kind)):
+                assert options[0].callback is no_url, (command.callback.__name__, name)
+                found += 1
+    assert found > 30
+
+
 @pytest.mark.parametrize(
     ("words", "line"),
     [
         ("verify s3://b/a.zarr --repair", "got --repair for s3://b/a.zarr, expected a store in a folder: copy it"),
         ("verify s3://b/a.zarr --rebuild-index", "got --rebuild-index for s3://b/a.zarr, expected a store in a folder"),
-        ("prep sample --store s3://b/a.zarr", "got s3://b/a.zarr, expected a path: only a store that is read can be"),
-        ("prep sample --store file:///b/a.zarr", "got file:///b/a.zarr, expected a path: only a store that is read"),
-        ("prep sample --root https://b/videos", "got https://b/videos, expected a path: only a store that is read"),
-        ("bench prep --root gs://b/videos", "got gs://b/videos, expected a path: only a store that is read can be"),
-        ("report --runs s3://b/runs", "got s3://b/runs, expected a path: only a store that is read can be a URL"),
-        ("predict a.mp4 https://b/c.mp4", "got https://b/c.mp4, expected a path: only a store that is read can be"),
+        (
+            "prep sample --store s3://b/a.zarr",
+            "got s3://b/a.zarr, expected a path: only a store that is read or copied",
+        ),
+        ("prep sample --store file:///b/a.zarr", "got file:///b/a.zarr, expected a path: only a store that is read or"),
+        ("prep sample --root https://b/videos", "got https://b/videos, expected a path: only a store that is read or"),
+        ("bench prep --root gs://b/videos", "got gs://b/videos, expected a path: only a store that is read or copied"),
+        (
+            "report --runs s3://b/runs",
+            "got s3://b/runs, expected a path: only a store that is read or copied can be a URL",
+        ),
+        ("predict a.mp4 https://b/c.mp4", "got https://b/c.mp4, expected a path: only a store that is read or copied"),
+        ("doctor s3://b/data", "got s3://b/data, expected a path: only a store that is read or copied can be a URL"),
+        ("report -o s3://b/a.html", "got s3://b/a.html, expected a path: only a store that is read or copied can be"),
+        ("bench loader --stores a.zarr,s3://b/a.zarr", "got s3://b/a.zarr, expected stores in folders: the others"),
         ("info nothing://b", "got nothing://b, expected a path or a URL such as s3://"),
     ],
 )

@@ -1,20 +1,17 @@
 """Stores behind an S3 API, served on loopback by moto: what a clip costs in requests, and what goes wrong there."""
 
 import logging
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
-from urllib.request import Request, urlopen
 
 import fsspec
 import numpy as np
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 from tests.cache.conftest import VIDEOS
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import serve_s3
 
 from resact.cache.layout import array_name
 from resact.cache.store import open_store
@@ -40,58 +37,12 @@ class Requests(logging.Handler):
         return [" ".join(line.removeprefix("\x1b[35m\x1b[1m").split(" ")[:2]) for line in taken]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def requests() -> Iterator[Requests]:
     log, handler = logging.getLogger("werkzeug"), Requests()
     log.addHandler(handler)
     yield handler
     log.removeHandler(handler)
-
-
-def _serve() -> tuple[ThreadedMotoServer, str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    return server, "http://{}:{}".format(*server.get_host_and_port())
-
-
-@pytest.fixture(scope="module")
-def server(requests: Requests) -> Iterator[str]:
-    running, url = _serve()
-    yield url
-    running.stop()
-
-
-@pytest.fixture
-def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], s3fs.S3FileSystem]]:
-    """Point S3 at a server as users do: through the environment."""
-    for limit in ("connect_timeout", "read_timeout"):  # of 5 and 15 s, which a busy machine may take
-        monkeypatch.setattr(s3fs.S3FileSystem, limit, PATIENCE_SECONDS)
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    systems = []
-
-    def to(url: str) -> s3fs.S3FileSystem:
-        environment = {"ENDPOINT_URL": url, "ACCESS_KEY_ID": "x", "SECRET_ACCESS_KEY": "x", "MAX_ATTEMPTS": "1"}
-        for name, value in environment.items():
-            monkeypatch.setenv(f"AWS_{name}", value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        systems.append(fsspec.filesystem("s3"))
-        return systems[-1]
-
-    yield to
-    for system in systems:
-        system.close_session(system.loop, system.s3)
-    s3fs.S3FileSystem.clear_instance_cache()
-
-
-@pytest.fixture
-def bucket(server: str, connect: Callable[[str], s3fs.S3FileSystem]) -> s3fs.S3FileSystem:
-    """An S3 file system whose only bucket, `bucket`, is empty."""
-    with urlopen(Request(f"{server}/moto-api/reset", method="POST")) as answer:
-        assert answer.status == 200
-    system = connect(server)
-    system.mkdir("bucket")
-    return system
 
 
 def put(system: s3fs.S3FileSystem, built) -> str:
@@ -153,7 +104,7 @@ def test_a_missing_or_changed_shard_is_damage_by_name(stores, bucket) -> None:
 
 
 def test_a_server_that_is_gone_is_an_error_by_name(stores, connect) -> None:
-    running, url = _serve()
+    running, url = serve_s3()
     system = connect(url)
     system.mkdir("bucket")
     store = open_store(put(system, stores["zstd"]))

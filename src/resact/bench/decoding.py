@@ -23,7 +23,7 @@ from resact.bench.tables import print_table
 from resact.cache.codecs import FrameCodec
 from resact.cache.crop import Bounds, Crop
 from resact.cache.layout import CRC_BYTES, SHARD, array_name
-from resact.cache.store import open_store
+from resact.cache.store import ClipStore, open_store
 from resact.errors import ToolError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import TrainPlan
@@ -45,11 +45,11 @@ class _Stored(NamedTuple):
     crop: Crop
 
 
-def bench_decoding(stores: Sequence[Path], *, clips: int, rounds: int, console: Console) -> dict[str, Any]:
+def bench_decoding(stores: Sequence[str | Path], *, clips: int, rounds: int, console: Console) -> dict[str, Any]:
     """Measure both on clips of each store.
 
     Args:
-        stores: stores on this machine.
+        stores: paths or URLs of stores.
         clips: most clips per store.
         rounds: number of measured rounds.
         console: where to print.
@@ -62,10 +62,9 @@ def bench_decoding(stores: Sequence[Path], *, clips: int, rounds: int, console: 
         ToolError: no machine code decodes a store here, or its pixels differ from the library's.
     """
     rows = []
-    for path in stores:
-        codec = open_store(path).settings.frame_codec
-        rows += list(_measured(codec, _clips_of(path, clips), rounds))
-        console.print(f"{path}: {rounds} rounds measured")
+    for store in map(open_store, stores):
+        rows += list(_measured(store.settings.frame_codec, _clips_of(store, clips), rounds))
+        console.print(f"{store.files}: {rounds} rounds measured")
     return result_of("decoding", clips=clips, rounds=rounds, rows=rows)
 
 
@@ -141,9 +140,8 @@ def _require_equal(codec: FrameCodec, stored: _Stored) -> None:
             raise ToolError(f"{codec.name}, {way}: other pixels than the library's")
 
 
-def _clips_of(path: Path, count: int) -> list[_Stored]:
+def _clips_of(store: ClipStore, count: int) -> list[_Stored]:
     """Clips of training."""
-    store = open_store(path)
     plan = TrainPlan(
         store.index, np.flatnonzero(store.index.num_frames >= _GEOMETRY.frames_read), _GEOMETRY, seed=0, flip=False
     )
@@ -151,7 +149,8 @@ def _clips_of(path: Path, count: int) -> list[_Stored]:
     for position in range(min(count, len(plan))):
         clip = plan.clip(0, position)
         edges = store.index.frame_offsets(clip.video_index, clip.stop)[clip.start :].tolist()
-        data = (path / array_name(store.index.video_id[clip.video_index]) / SHARD).read_bytes()[edges[0] : edges[-1]]
+        shard = f"{array_name(store.index.video_id[clip.video_index])}/{SHARD}"
+        data = store.files.read_range(shard, edges[0], edges[-1])
         bounds = np.array([(low - edges[0], high - edges[0] - CRC_BYTES) for low, high in pairwise(edges)])
         shape = int(store.index.height[clip.video_index]), int(store.index.width[clip.video_index])
         clips.append(_Stored(memoryview(data), bounds, shape, clip.crop))

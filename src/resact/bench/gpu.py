@@ -19,6 +19,7 @@ from rich.console import Console
 
 from resact.bench.results import result_of
 from resact.bench.tables import print_table
+from resact.cache.remote_files import without_secrets
 from resact.errors import UsageError
 from resact.train.networks.variants import VARIED
 from resact.train.runs.files.atomic_write import write_whole
@@ -147,7 +148,10 @@ def bench_gpu(
     states = _saved_states(folder / _STATES)
     deadline = time.monotonic() + 60 * minutes
     for part in parts:
-        asked = {"command": ["python", *part.command], "settings": json.loads(json.dumps(part.settings))}
+        asked = {
+            "command": ["python", *map(without_secrets, part.command)],
+            "settings": json.loads(json.dumps(part.settings)),
+        }
         known = states.get(part.name, {})
         if known.get("state") == "done" and asked.items() <= known.items() and _has_result(part):
             console.print(f"{part.name}: done before")

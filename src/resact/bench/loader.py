@@ -20,8 +20,9 @@ from resact.bench.competitors import CALLS, PACKAGES, Task, Team
 from resact.bench.results import ratios, result_of
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
-from resact.cache.files import LocalFiles
+from resact.cache.address import local_path
 from resact.cache.layout import SHARD, array_name
+from resact.cache.remote_files import without_secrets
 from resact.cache.store import ClipStore, open_store
 from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
@@ -82,9 +83,8 @@ def bench_loader(
         UsageError: unknown or missing competitors, or stores that do not hold the same videos.
     """
     _require_installed(competitors)
+    require_folders(stores)
     opened = [open_store(store) for store in stores]
-    if remote := [store.files for store in opened if not isinstance(store.files, LocalFiles)]:
-        raise UsageError(f"got {remote[0]}, expected stores in folders: the others read files of this machine alone")
     if len({store.settings.codec for store in opened}) < len(opened):
         raise UsageError("got two stores of one codec, expected one store a codec")
     rows = _same_videos(opened, sources)[:clips]
@@ -115,6 +115,18 @@ def bench_loader(
         calls={one.name: CALLS[one.name] for one in taking_part},
         rows=results,
     )
+
+
+def require_folders(stores: Sequence[str]) -> None:
+    """Refuse URLs, from which the others do not read.
+
+    Raises:
+        UsageError: names the first.
+    """
+    if remote := [store for store in stores if local_path(store) is None]:
+        raise UsageError(
+            f"got {without_secrets(remote[0])}, expected stores in folders: the others read files of this machine alone"
+        )
 
 
 def _require_installed(competitors: Sequence[str]) -> None:

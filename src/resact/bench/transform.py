@@ -29,7 +29,7 @@ from resact.bench.rates import measure_rates
 from resact.bench.results import result_of
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
-from resact.cache.store import open_store
+from resact.cache.store import ClipStore, open_store
 from resact.errors import UsageError
 from resact.train.clips import stream as stream_module
 from resact.train.clips.geometry import SCALES, ClipGeometry
@@ -54,12 +54,12 @@ _GPU_BATCH, _GPU_CALLS, _GPU_CLIPS = 32, 5, 960
 
 
 def bench_transform(
-    stores: Sequence[Path], *, device: str, rounds: int, epochs: int, console: Console
+    stores: Sequence[str | Path], *, device: str, rounds: int, epochs: int, console: Console
 ) -> dict[str, Any]:
     """Measure the transform alone, and streams of stores with it.
 
     Args:
-        stores: stores whose training clips are streamed; may be empty.
+        stores: paths or URLs of stores whose training clips are streamed; may be empty.
         device: `cpu` or `cuda`.
         rounds: rounds of the transform alone.
         epochs: epochs of each stream.
@@ -75,7 +75,8 @@ def bench_transform(
     there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     if device not in there:
         raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
-    figures = _on_gpu(stores, rounds, epochs, console) if device == "cuda" else _on_cpu(stores, rounds, epochs, console)
+    opened = [open_store(store) for store in stores]
+    figures = _on_gpu(opened, rounds, epochs, console) if device == "cuda" else _on_cpu(opened, rounds, epochs, console)
     return result_of("transform", rounds=rounds, **figures)
 
 
@@ -96,7 +97,7 @@ def print_transform(result: dict[str, Any], console: Console) -> None:
     print_table(console, headings, rows, caption="a clip of 33 frames; medians")
 
 
-def _on_cpu(stores: Sequence[Path], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
+def _on_cpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
     """One thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -105,13 +106,13 @@ def _on_cpu(stores: Sequence[Path], rounds: int, epochs: int, console: Console) 
         for dtype, side in product(_DTYPES, _SIDES):
             rows.append(_row(_named(side, dtype), _transforms(side, dtype, rounds)))
             console.print(f"{rows[-1]['name']}: measured")
-        rows += [_row(f"stream, {store.name}", _epochs(store, epochs)) for store in stores]
+        rows += [_row(f"stream, {_name(store)}", _epochs(store, epochs)) for store in stores]
     finally:
         torch.set_num_threads(threads)
     return {"rows": rows}
 
 
-def _on_gpu(stores: Sequence[Path], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
+def _on_gpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
     """Batches, and streams from all cores."""
     rates, rows = measure_rates(_GPU), []
     console.print(f"copies at {rates.bytes_per_second / 1e9:,.0f} GB/s")
@@ -122,7 +123,7 @@ def _on_gpu(stores: Sequence[Path], rounds: int, epochs: int, console: Console) 
             row[way]["share_of_copying"] = round(copying * 1e3 / row[way]["median_ms"], 3)
         rows.append(row)
     for store, dtype in product(stores, _DTYPES):
-        rows.append(_row(f"stream, {store.name}, {_named(None, dtype)}", _streams(store, dtype, epochs)))
+        rows.append(_row(f"stream, {_name(store)}, {_named(None, dtype)}", _streams(store, dtype, epochs)))
     return {"device": torch.cuda.get_device_name(), **asdict(rates), "rows": rows}
 
 
@@ -155,9 +156,13 @@ def _transforms(side: int, dtype: torch.dtype, rounds: int) -> dict[str, list[fl
     return seconds
 
 
-def _epochs(path: Path, count: int) -> dict[str, list[float]]:
+def _name(store: ClipStore) -> str:
+    """The last part of its address."""
+    return str(store.files).rpartition("/")[2]
+
+
+def _epochs(store: ClipStore, count: int) -> dict[str, list[float]]:
     """Seconds of a clip in each epoch, reading and decoding included, by each way."""
-    store = open_store(path)
     plan = TrainPlan(store.index, np.flatnonzero(store.index.num_frames), _GEOMETRY, seed=0, flip=True)
     clips = ClipStream(store, plan, batch_size=8, normalisation=NORMALISATION, threads=1)
     seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
@@ -197,9 +202,8 @@ def _transforms_on_gpu(
     return moved / bytes_per_second / _GPU_BATCH, seconds
 
 
-def _streams(path: Path, dtype: torch.dtype, count: int) -> dict[str, list[float]]:
+def _streams(store: ClipStore, dtype: torch.dtype, count: int) -> dict[str, list[float]]:
     """Seconds of a clip in each epoch, until the GPU has it, by each way."""
-    store = open_store(path)
     videos = np.flatnonzero(store.index.num_frames)
     plan = TrainPlan(store.index, np.resize(videos, _GPU_CLIPS), _GEOMETRY, seed=0, flip=True)
     clips = ClipStream(

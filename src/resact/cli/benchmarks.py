@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resact.cache.names import names_in
+from resact.cli import complete
 from resact.cli.common import (
     AllowPartialOption,
     ClassesOption,
@@ -17,7 +18,9 @@ from resact.cli.common import (
     LimitOption,
     RootOption,
     ShortSideOption,
+    StoreArgument,
     WorkersOption,
+    no_url,
     open_console,
     print_json,
     worker_count,
@@ -36,9 +39,14 @@ _RESIDUAL_STEPS = (1, 2, 4)  # the paper's, table 3
 
 app = typer.Typer(no_args_is_help=True, help="Compare resact with its competitors on this machine.")
 OutputOption = Annotated[
-    Path | None, typer.Option(help="Also write the result as JSON to this file, such as benchmarks/results/NAME.json.")
+    Path | None,
+    typer.Option(
+        help="Also write the result as JSON to this file, such as benchmarks/results/NAME.json.", callback=no_url
+    ),
 ]
-StoresArgument = Annotated[list[Path], typer.Argument(metavar="STORE", help="Clip stores on this machine.")]
+StoresArgument = Annotated[
+    list[str], typer.Argument(metavar="STORE", help="Clip stores.", autocompletion=complete.stores)
+]
 RoundsOption = Annotated[int, typer.Option(min=1, help="Measured rounds.")]
 
 
@@ -118,13 +126,14 @@ def bench_loader(
     from tempfile import TemporaryDirectory
 
     from resact.bench.loader import bench_loader as run_bench
-    from resact.bench.loader import print_loader
+    from resact.bench.loader import print_loader, require_folders
     from resact.cache.codecs import build_codec
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
     from resact.pipeline.job.prep import prep as run_prep
     from resact.train.clips.geometry import ClipGeometry
 
+    require_folders(stores.split(",") if stores else [])
     console = _open(output, json_output)
     geometry = ClipGeometry(modality="both", frames=frames, step=step, size=size)
     numbers = sorted({1, worker_count(None)})
@@ -274,11 +283,17 @@ def bench_gpu(
     rounds: RoundsOption = 3,
     recipe: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="toml file of settings for the trainings. Default: the other settings."),
+        typer.Option(
+            metavar="FILE",
+            help="toml file of settings for the trainings. Default: the other settings.",
+            callback=no_url,
+        ),
     ] = None,
     seeds: Annotated[str, typer.Option(metavar="N,N", help="Seeds of the trainings.")] = "0",
     runs: RunsOption = Path("runs"),
-    folder: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results/gpu"),
+    folder: Annotated[Path, typer.Option(help="Folder of the results.", callback=no_url)] = Path(
+        "benchmarks/results/gpu"
+    ),
     json_output: JsonOption = False,
 ) -> None:
     """Run all GPU benchmarks, part by part, within a time limit. Run it again to continue where it stopped."""
@@ -311,9 +326,7 @@ def bench_gpu(
 @app.command("stream")
 @with_settings(without=TRAIN_ONLY)
 def bench_stream(
-    store: Annotated[
-        Path | None, typer.Argument(metavar="STORE", help="Clip store. Default: the only one in the data folder.")
-    ] = None,
+    store: StoreArgument = None,
     *,
     settings: dict[str, Any],
     threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")] = "1,2,4,8,16",
@@ -404,7 +417,8 @@ def bench_decoding(
 @app.command("transform")
 def bench_transform(
     stores: Annotated[
-        list[Path] | None, typer.Argument(metavar="STORE", help="Clip stores to stream from as well.")
+        list[str] | None,
+        typer.Argument(metavar="STORE", help="Clip stores to stream from as well.", autocompletion=complete.stores),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: RoundsOption = 60,

@@ -26,7 +26,7 @@ def no_url(value: Any) -> Any:
         match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]*:)/(.*)", str(path))
         if match and not Path(match[1]).exists():
             url = f"{match[1]}//{'/' if match[1] == 'file:' else ''}{match[2]}"
-            raise UsageError(f"got {url}, expected a path: only a store that is read can be a URL")
+            raise UsageError(f"got {url}, expected a path: only a store that is read or copied can be a URL")
     return value
 
 
@@ -75,6 +75,7 @@ SplitsOption = Annotated[
     typer.Option(
         metavar="FILE.csv",
         help="folder: CSV that says which videos are for test; columns video, membership, split, group.",
+        callback=no_url,
     ),
 ]
 ListOption = Annotated[
@@ -84,12 +85,16 @@ ListOption = Annotated[
         metavar="FILE",
         help="folder: list of videos as CSV, TSV or JSON lines with label and optionally start, end, membership, "
         "split and group; or lines `path label`.",
+        callback=no_url,
     ),
 ]
 ClassesFileOption = Annotated[
     Path | None,
     typer.Option(
-        "--classes-file", metavar="FILE", help="folder: file of class names, if --list has numbers as labels."
+        "--classes-file",
+        metavar="FILE",
+        help="folder: file of class names, if --list has numbers as labels.",
+        callback=no_url,
     ),
 ]
 TestShareOption = Annotated[

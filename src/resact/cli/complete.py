@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from typer import Context
+
 from resact.errors import ResactError
 
 
@@ -38,13 +40,16 @@ def stores(incomplete: str) -> list[str]:
     return []
 
 
-def videos(incomplete: str) -> list[str]:
-    """Offer the ids in the only store, if there is one."""
+def videos(context: Context, incomplete: str) -> list[str]:
+    """Offer the ids in the store named before, or else in the only store; none of a URL, which may take long."""
+    from resact.cache.address import local_path
     from resact.cache.default_paths import find_store
     from resact.cache.store import open_store
 
     with suppress(ResactError, OSError):
-        return _beginning_with(incomplete, open_store(find_store()).index.video_id)
+        named = local_path(context.params.get("store") or find_store())
+        if named is not None:
+            return _beginning_with(incomplete, open_store(named).index.video_id)
     return []
 
 

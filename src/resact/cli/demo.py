@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.common import JsonOption, no_url, open_console, print_json
 from resact.errors import Interrupted, ResactError, UsageError
 
 if TYPE_CHECKING:
@@ -80,7 +80,8 @@ def stages(folder: Path) -> list[Stage]:
 @app.command()
 def demo(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Folder for all files; a second run continues there.")
+        Path,
+        typer.Argument(metavar="FOLDER", help="Folder for all files; a second run continues there.", callback=no_url),
     ] = Path("resact-demo"),
     json_output: JsonOption = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resact.cli.common import FfmpegOption, JsonOption, open_console, print_json
+from resact.cli.common import FfmpegOption, JsonOption, no_url, open_console, print_json
 from resact.train.gpu import check_gpu
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ def doctor(
         typer.Argument(
             metavar="FOLDER",
             help="Folder for videos and stores. Default: the data folder ($RESACT_DATA or ./data).",
+            callback=no_url,
         ),
     ] = None,
     ffmpeg: FfmpegOption = None,

@@ -56,7 +56,10 @@ WeightsOption = Annotated[
 def evaluate(
     run: RunArgument = None,
     runs: RunsOption = Path("runs"),
-    store: Annotated[str | None, typer.Option(help="Clip store. Default: the one that the run was trained on.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Clip store. Default: the one that the run was trained on.", autocompletion=complete.stores),
+    ] = None,
     views: ViewsOption = None,
     weights: WeightsOption = None,
     membership: Annotated[
@@ -74,7 +77,11 @@ def evaluate(
     compute_threads: ComputeThreadsOption = None,
     output: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write the logits of all clips to FILE instead of RUN/predictions.npz."),
+        typer.Option(
+            metavar="FILE",
+            help="Write the logits of all clips to FILE instead of RUN/predictions.npz.",
+            callback=no_url,
+        ),
     ] = None,
     fuse: Annotated[
         str | None,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from resact.cli import complete
-from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.common import JsonOption, no_url, open_console, print_json
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.evaluation import RunArgument, ViewsOption, WeightsOption, introduce, progress_of, store_of, which
 from resact.cli.output import require_writable
@@ -19,7 +19,7 @@ app = typer.Typer()
 def features(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write: .npz, .parquet or .zarr."),
+        typer.Option("--output", "-o", metavar="FILE", help="File to write: .npz, .parquet or .zarr.", callback=no_url),
     ],
     run: RunArgument = None,
     store: Annotated[
@@ -75,7 +75,9 @@ def features(
 def export(
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", metavar="FILE", help="File to write: .onnx, or .pt2 for torch.export."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="File to write: .onnx, or .pt2 for torch.export.", callback=no_url
+        ),
     ],
     run: RunArgument = None,
     runs: RunsOption = Path("runs"),

@@ -8,7 +8,7 @@ import typer
 
 from resact.cache.names import names_in
 from resact.cli import complete
-from resact.cli.common import JsonOption, open_console, print_json
+from resact.cli.common import JsonOption, no_url, open_console, print_json
 from resact.cli.output import require_writable, write_output
 from resact.cli.training import RunsOption
 from resact.errors import UsageError
@@ -62,6 +62,7 @@ def report(
             "-o",
             metavar="FILE",
             help="Write to FILE: .html, .md, .csv, .json or .txt. The old file stays until the new one is complete.",
+            callback=no_url,
         ),
     ] = None,
     json_output: JsonOption = False,

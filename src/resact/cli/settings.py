@@ -10,6 +10,7 @@ import typer
 
 from resact.cache.names import names_in
 from resact.cli import complete
+from resact.cli.common import no_url
 from resact.errors import UsageError
 from resact.train.runs.files.config import SETTINGS, read_settings
 from resact.train.settings import option
@@ -21,7 +22,9 @@ _TYPES: dict[str, Any] = {
 ConfigOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="toml file of settings, such as lr = 0.02. Options on the command line override it."
+        metavar="FILE",
+        help="toml file of settings, such as lr = 0.02. Options on the command line override it.",
+        callback=no_url,
     ),
 ]
 

@@ -9,7 +9,7 @@ import typer
 
 from resact.cache.names import names_in
 from resact.cli import complete
-from resact.cli.common import ClassesOption, JsonOption, StoreArgument, open_console, print_json
+from resact.cli.common import ClassesOption, JsonOption, StoreArgument, no_url, open_console, print_json
 from resact.cli.output import require_writable, write_output
 from resact.errors import UsageError
 
@@ -53,7 +53,11 @@ def show(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FILE", help="Picture to write: PNG, JPEG, WebP or TIFF. Default: ./VIDEO.png."
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Picture to write: PNG, JPEG, WebP or TIFF. Default: ./VIDEO.png.",
+            callback=no_url,
         ),
     ] = None,
     json_output: JsonOption = False,
