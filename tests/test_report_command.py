@@ -390,7 +390,6 @@ def test_beside_other_runs_the_command_has_their_settings(tmp_path: Path, monkey
     write_run(runs, "residual-s2-dense-0", modality="residual", step=2, epoch=0, val_groups=1)
     report = build_report(runs)
     first = next(group for group in report.groups if group.group.split == "split2")
-    Path("settings.toml").write_text(first.filling.file_text)
     rows = [row for table in first.tables for row in table.rows if row.command is not None]
     assert len(rows) == len(PAPER_ROWS) - 1
     for row in rows:

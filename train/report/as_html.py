@@ -27,7 +27,6 @@ from resact.train.report.cells import (
     worst_classes_line,
 )
 from resact.train.report.charts import interval_bar
-from resact.train.report.commands import SETTINGS_FILE
 from resact.train.report.report import GroupTables, Report, Section
 from resact.train.report.side_by_side import DataSet, Entry
 from resact.train.report.template import Cell, cells_of, render
@@ -49,7 +48,6 @@ def html(report: Report) -> str:
         difference_headings=DIFFERENCE_HEADINGS,
         comparison_headings=COMPARISON_HEADINGS,
         broken=broken_lines(report),
-        settings_name=SETTINGS_FILE,
         runs=one_line(str(report.runs)),
     )
 
@@ -133,7 +131,6 @@ def _group(section: Section, group: GroupTables) -> dict[str, Any]:
         "commands": {label: printable(command) for label, command in group.commands.items()},
         "evaluate": printable(filling.evaluate_command),
         "reproduce": printable(filling.reproduce_command),
-        "settings_file": printable(filling.file_text),
         "is_empty": group.is_empty,
     }
 

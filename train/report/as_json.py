@@ -92,7 +92,6 @@ def _table(tables: GroupTables, table: Table) -> dict[str, Any]:
         "title": f"{table.title}; {tables.group.heading}",
         "rows": [_row(row) for row in table.rows],
         "differences": [_difference(difference) for difference in table.differences],
-        "settings_file": tables.filling.file_text,
     }
 
 

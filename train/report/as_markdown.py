@@ -23,7 +23,6 @@ from resact.train.report.cells import (
     row_cells,
     state_lines,
 )
-from resact.train.report.commands import SETTINGS_FILE
 from resact.train.report.report import GroupTables, Report, Section
 from resact.train.report.side_by_side import DataSet
 
@@ -86,7 +85,6 @@ def _group_lines(section: Section, group: GroupTables) -> Iterator[str]:
         yield from ("", "```bash")
         if group.is_empty:
             yield f"# all of them, one after the other: {printable(filling.reproduce_command)}"
-        yield from (f"# {SETTINGS_FILE}: {line}" for line in filling.file_text.splitlines())
         for label, command in group.commands.items():
             yield from (f"# {label}", printable(command))
         yield "```"

@@ -125,9 +125,6 @@ def _print_commands(group: GroupTables, console: Console) -> None:
     _say(console, f"Commands for the rows that are not run, each followed by `{printable(filling.evaluate_command)}`:")
     if group.is_empty:
         console.print(f"(all of them, one after the other: `{printable(filling.reproduce_command)}`)")
-    if text := filling.file_text:
-        _say(console, "with a file settings.toml that says")
-        console.print("".join(f"    {line}\n" for line in text.splitlines()), end="")
     for label, command in group.commands.items():
         _say(console, f"{label}:")
         console.print(f"  {printable(command)}")

@@ -1,6 +1,5 @@
 """The commands that fill rows without a run. Does not load torch if there is no run at all."""
 
-import json
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,7 @@ from resact.train.report.group import Group
 if TYPE_CHECKING:
     from resact.train.runs.files.record import RunRecord
 
-SETTINGS_FILE = "settings.toml"
-
-_VALUES = ("conv", "stem_channels", "width", "depths", "frames", "size", "short_clips", "epochs", "batch_size", "lr")
 _IN_THE_NAME = {"modality", "step", "network", "conv", "attention", "feature_residual"}
-_SWITCHES = ("attention", "feature_residual", "amp", "flip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +25,11 @@ class Filling:
     """Store; None for the only one in the data folder."""
     world_size: int
     settings: Mapping[str, Any]
-    """Settings that are not the default, by name; each has an option of `resact train`."""
-    file: Mapping[str, Any]
-    """Settings for a toml file, by name: those that have no option."""
+    """Settings that are not the default, by name."""
     taken: Collection[str]
     """Names of existing folders."""
     one_command: bool = True
     """Whether one command can make such a run: not if runs were extended by more epochs."""
-
-    @property
-    def file_text(self) -> str:
-        """Contents of that toml file; empty if none is needed."""
-        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in self.file.items())
 
     def command(self, variant: Variant) -> str | None:
         """`resact train ...` for a shell; None if there is none, or the step does not fit into the group's clips."""
@@ -61,16 +49,7 @@ class Filling:
         if (name := self._free_name(asked)) is not None:
             words += ["--run", name]
         for setting, value in asked.items():
-            option = setting.replace("_", "-")
-            if value is None:
-                continue
-            if setting in _SWITCHES:
-                words.append(f"--{option}" if value else f"--no-{option}")
-            else:
-                text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-                words += [f"--{option}", text]
-        if self.file:
-            words += ["--config", SETTINGS_FILE]
+            words += _option_words(setting, value)
         return shlex.join(words)
 
     @property
@@ -108,6 +87,20 @@ class Filling:
         return f"{name}-{number}"
 
 
+def _option_words(setting: str, value: Any) -> list[str]:
+    option = setting.replace("_", "-")
+    match value:
+        case None:
+            return []
+        case bool():
+            return [f"--{option}" if value else f"--no-{option}"]
+        case (str(), *_):
+            return [word for each in value for word in (f"--{option}", each)]
+        case tuple():
+            return [f"--{option}", ",".join(map(str, value))]
+    return [f"--{option}", str(value)]
+
+
 @cache
 def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
     from resact.train.runs.files.config import RunConfig
@@ -133,7 +126,7 @@ def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord
         record: record of one of the group's runs, if there is one.
     """
     if record is None:
-        return Filling(runs=runs, store=None, world_size=1, settings={}, file={}, taken=taken)
+        return Filling(runs=runs, store=None, world_size=1, settings={}, taken=taken)
     defaults, dataset = default_settings(), record.store.settings.dataset
     said = {name: value for name, value in group.settings if value != defaults[name]}
     said["val_groups"] = dict(group.settings)["val_groups"]
@@ -143,13 +136,11 @@ def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord
         del said["flip"]
     if group.split != dataset.splits[0]:
         said["split"] = group.split
-    options = {*_VALUES, *_SWITCHES, "split", "val_groups", "val_share"}
     return Filling(
         runs=runs,
         store=record.store.path,
         world_size=group.world_size,
-        settings={name: value for name, value in said.items() if name in options},
-        file={name: value for name, value in said.items() if name not in options},
+        settings=said,
         taken=taken,
         one_command=not group.earlier_epochs,
     )
