@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from resact.cache.alike import MOST_VIDEOS
-from resact.cache.durable import commit_video, create_store, disk_failure_as_error, forget_failure, store_lock
+from resact.cache.durable import create_store, disk_failure_as_error, forget_failure, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.grouping import grouping
 from resact.cache.index import Index
@@ -31,7 +31,7 @@ from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import Executor, WorkerLostError
 from resact.pipeline.job.estimate import estimate_bytes
 from resact.pipeline.job.progress import PrepProgress
-from resact.pipeline.job.task import PrepJob, Trouble, failed_record, prep_video
+from resact.pipeline.job.task import PrepJob, Trouble, commit_failure, failed_record, prep_video
 
 _ESTIMATE_MARGIN = 1.25  # a dozen videos speak for the rest, so that a job that just fits is not refused
 _COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
@@ -228,9 +228,7 @@ def _run(
 def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord:
     """For a video that took its workers with it."""
     unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
-    record = failed_record(video, unread, problem)
-    commit_video(job.store, record, job.settings, shard=None)
-    return record
+    return commit_failure(job, failed_record(video, unread, problem))
 
 
 def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: Console) -> None:

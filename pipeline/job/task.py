@@ -16,10 +16,12 @@ from typing import Literal
 import numpy as np
 
 from resact.cache.codecs import Frame, FrameCodec, JpegFrames
-from resact.cache.durable import ShardWriter, commit_video, disk_failure_as_error
-from resact.cache.layout import Source, VideoRecord
+from resact.cache.durable import ShardWriter, commit_video, disk_failure_as_error, forget_failure
+from resact.cache.files import LocalFiles
+from resact.cache.layout import DOCUMENT, Source, VideoRecord, array_name
 from resact.cache.settings import StoreSettings
-from resact.errors import DecodeError, DiskFullError, ResactError, SourceError, ToolError
+from resact.cache.verify import sound_record
+from resact.errors import DamagedError, DecodeError, DiskFullError, ResactError, SourceError, ToolError
 from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
@@ -95,8 +97,26 @@ def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoReco
         except DecodeError as error:
             failed = replace(failed, problem=str(error))
     approve(failed)
+    return commit_failure(job, failed)
+
+
+def commit_failure(job: PrepJob, failed: VideoRecord) -> VideoRecord:
+    """Record a failure, unless another worker has stored the video meanwhile, such as one that was cut off.
+
+    Returns:
+        The record of what the store has.
+    """
     commit_video(job.store, failed, job.settings, shard=None)
-    return failed
+    name = array_name(failed.video_id)
+    # Looked for only now: when a video is stored after this, its worker's driver removes the failure.
+    if not (job.store / name / DOCUMENT).exists():
+        return failed
+    try:
+        stored = sound_record(LocalFiles(job.store), job.settings, name, failed=False, decode=False)
+    except DamagedError:
+        return failed
+    forget_failure(job.store, failed.video_id)
+    return stored
 
 
 def failed_record(video: SourceVideo, source: Source, problem: str | None) -> VideoRecord:

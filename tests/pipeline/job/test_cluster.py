@@ -12,43 +12,14 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import PATIENCE_SECONDS, wait_until
-from tests.pipeline.conftest import FFMPEG, Tree, prep_arguments, resact, tree_of, write_ucf101_lists
+from tests.pipeline.conftest import FFMPEG, Tree, resact, tree_of
+from tests.pipeline.job.conftest import TINY_VIDEOS, tiny_arguments
 from tests.pipeline.job.test_prep_kills import done, journal_lines, kill_frozen
 
 pytestmark = pytest.mark.faults
 
-VIDEOS = 12
 HELD = "v_Biking_g02_c01"
 """The video that a worker is made to have in hand when it is struck."""
-
-
-@pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny ones, in UCF101's layout."""
-    root = tmp_path_factory.mktemp("tiny")
-    write_ucf101_lists(root, {"Biking": 16, "Carphone": 16})
-    for number in range(VIDEOS):
-        path = root / "UCF-101" / "Biking" / f"v_Biking_g{number // 4 + 1:02}_c{number % 4 + 1:02}.avi"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [FFMPEG, "-nostdin", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s=64x48:r=25:d=0.{4 + number % 5}",
-             "-vf", f"hue=h={number * 25}", "-c:v", "mpeg4", "-threads", "1", path],
-            check=True,
-        )  # fmt: skip
-    return root
-
-
-def arguments_for(root: Path, store: Path, *more: object) -> list[object]:
-    return prep_arguments(root, store, "--allow-partial", "--short-side", 48, *more)
-
-
-@pytest.fixture(scope="module")
-def local(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """What one process on this machine makes of them."""
-    store = tmp_path_factory.mktemp("local") / "ucf101.zarr"
-    run = resact(*arguments_for(videos, store, "--workers", 0))
-    assert run.returncode == 0, run.stderr
-    return tree_of(store)
 
 
 @contextmanager
@@ -124,32 +95,32 @@ def holding(tmp_path: Path) -> HoldingFfmpeg:
 
 
 def test_a_worker_killed_midway_costs_no_byte(
-    videos: Path, local: Tree, holding: HoldingFfmpeg, tmp_path: Path
+    tiny: Path, tiny_tree: Tree, holding: HoldingFfmpeg, tmp_path: Path
 ) -> None:
     store = tmp_path / "ucf101.zarr"
     with cluster(tmp_path / "cluster") as (address, scheduler, workers):
-        command = arguments_for(videos, store, "--scheduler", address, "--ffmpeg", holding.path)
+        command = tiny_arguments(tiny, store, "--scheduler", address, "--ffmpeg", holding.path)
         with started("resact", *command) as prep:
             struck = holding.wait_until_midway(prep, store, workers)
             left_behind = holding.process()
             committed = done(store)
             assert kill_frozen(struck)
-            assert 3 <= committed < VIDEOS
+            assert 3 <= committed < TINY_VIDEOS
             assert not (store / HELD).exists()
             _, errors = prep.communicate(timeout=PATIENCE_SECONDS)
             assert prep.returncode == 0, errors
         left_behind.kill()
         (other,) = (worker for worker in workers if worker is not struck)
         assert scheduler.poll() is other.poll() is None
-    assert tree_of(store) == local
+    assert tree_of(store) == tiny_tree
 
 
 def test_a_scheduler_killed_midway_is_one_error_and_another_cluster_goes_on(
-    videos: Path, local: Tree, holding: HoldingFfmpeg, tmp_path: Path
+    tiny: Path, tiny_tree: Tree, holding: HoldingFfmpeg, tmp_path: Path
 ) -> None:
     store = tmp_path / "ucf101.zarr"
     with cluster(tmp_path / "first") as (address, scheduler, workers):
-        command = arguments_for(videos, store, "--scheduler", address, "--ffmpeg", holding.path)
+        command = tiny_arguments(tiny, store, "--scheduler", address, "--ffmpeg", holding.path)
         with started("resact", *command) as prep:
             holding.wait_until_midway(prep, store, workers)
             assert kill_frozen(scheduler)
@@ -158,8 +129,8 @@ def test_a_scheduler_killed_midway_is_one_error_and_another_cluster_goes_on(
         assert "the Dask scheduler no longer answers" in errors
         assert "run the same command again" in errors
         assert "Traceback" not in errors, errors
-        assert 3 <= done(store) < VIDEOS
+        assert 3 <= done(store) < TINY_VIDEOS
     with cluster(tmp_path / "second") as (address, *_):
-        run = resact(*arguments_for(videos, store, "--scheduler", address))
+        run = resact(*tiny_arguments(tiny, store, "--scheduler", address))
     assert run.returncode == 0, run.stderr
-    assert tree_of(store) == local
+    assert tree_of(store) == tiny_tree
