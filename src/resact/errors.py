@@ -7,6 +7,7 @@
     ├── ToolError                ffmpeg or a codec library is missing, or differs from the store's version
     ├── StreamError              a batch of clips could not be made
     ├── DiskFullError            the store's file system has no space left
+    ├── RankLostError            another of torchrun's processes ended, or its host cannot be reached
     ├── Interrupted              stopped on request (ctrl-C, SIGTERM); the same command continues from here
     ├── RunError                 a training run
     │   ├── RunNotFoundError     nothing at that path
@@ -56,6 +57,10 @@ class StreamError(ResactError):
 
 class DiskFullError(ResactError):
     """The store's file system has no room left."""
+
+
+class RankLostError(ResactError):
+    """Another of torchrun's processes ended, or its host cannot be reached any more."""
 
 
 class Interrupted(ResactError):  # noqa: N818 - not a fault

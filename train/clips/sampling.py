@@ -266,7 +266,13 @@ def centre_clip(
 
 
 def batches(
-    num_clips: int, batch_size: int, *, rank: int = 0, world_size: int = 1, position: int = 0
+    num_clips: int,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    position: int = 0,
+    until: int | None = None,
 ) -> Iterator[range]:
     """The positions that one rank takes in each step of an epoch.
 
@@ -280,10 +286,13 @@ def batches(
         rank: rank of this process, 0 <= rank < world_size.
         world_size: number of ranks.
         position: clips of the epoch that all ranks together have already taken.
+        until: where a step ends, to end with that step; None: the epoch's end.
     """
     steps = -(-num_clips // (batch_size * world_size))
     for step in range(steps):
         start, stop = step * num_clips // steps, (step + 1) * num_clips // steps
+        if until is not None and stop > until:
+            return
         if stop > position:
             start = max(start, position)
             count = stop - start

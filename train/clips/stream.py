@@ -137,29 +137,35 @@ class ClipStream:
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
             self._side.record_event(done).synchronize()
 
-    def epoch(self, epoch: int, *, position: int = 0) -> "EpochReader":
+    def epoch(self, epoch: int, *, position: int = 0, until: int | None = None) -> "EpochReader":
         """Start reading an epoch.
 
         Args:
             epoch: 0 or more.
             position: clips of it that all consumers together have already taken.
+            until: position at which to stop, where a batch ends; None: the epoch's end.
 
         Returns:
-            An iterator over the rest of the epoch's batches, and a context manager that ends the threads.
+            An iterator over these batches, and a context manager that ends the threads.
 
         """
-        return EpochReader(self, epoch, position)
+        return EpochReader(self, epoch, position, until)
 
 
 class EpochReader:
     """Reader of the rest of one epoch; made by `ClipStream.epoch`."""
 
-    def __init__(self, stream: ClipStream, epoch: int, position: int) -> None:
+    def __init__(self, stream: ClipStream, epoch: int, position: int, until: int | None) -> None:
         self.wait_seconds = 0.0
         """Time the consumer has waited for data so far, in seconds."""
         self._stream, self._epoch = stream, epoch
         self._steps = batches(
-            len(stream.plan), stream.batch_size, rank=stream.rank, world_size=stream.world_size, position=position
+            len(stream.plan),
+            stream.batch_size,
+            rank=stream.rank,
+            world_size=stream.world_size,
+            position=position,
+            until=until,
         )
         self._under_way: deque[_Batch] = deque()
         self._readers = _Readers(stream.threads)

@@ -14,6 +14,7 @@ from rich.table import Column, Table
 from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
 from resact.train.networks.variants import PAPER_VARIANTS, VARIED
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.config import EXTRAS, FINE_TUNING, RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
@@ -21,7 +22,6 @@ from resact.train.runs.testing.metrics import measure
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from resact.train.runs.testing.trained import is_current, load_trained
 from resact.train.runs.training.device_checks import step_seconds, with_kernels
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.resumption import require_same_settings
 from resact.train.runs.training.train import train
 from resact.train.runs.training.videos import choose_videos, usual_share

@@ -32,10 +32,10 @@ from resact.train.clips.stream import ClipStream
 from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training.device_checks import kernels_obstacle, with_kernels
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.step_variants import (
     EAGER,
     Step,

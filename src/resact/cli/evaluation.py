@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resact.cache.store import ClipStore
+    from resact.train.runs.distributed import Ranks
     from resact.train.runs.files.folder import RunFolder
     from resact.train.runs.testing.fusion import Fusion
     from resact.train.runs.testing.trained import TrainedRun
@@ -95,15 +96,14 @@ def evaluate(
     """Test a run by the paper's protocol: scores averaged over 10 clips per test video."""
     console = open_console(json_output)
     set_compute_threads(compute_threads, console)
+    from resact.train.runs.distributed import open_ranks
     from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
-    from resact.train.runs.testing.fusion import fuse_runs
     from resact.train.runs.testing.metrics import measure
     from resact.train.runs.testing.notes import notes_on
     from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
     from resact.train.runs.testing.score_tables import classes_table, figures_table
-    from resact.train.runs.testing.trained import find_run, load_trained
+    from resact.train.runs.testing.trained import find_run
 
-    folder = find_run(run, runs)
     if fuse is not None:
         said: dict[str, object] = {"--store": store, "--views": views, "--weights": weights, "--output": output}
         said |= {"--batch-size": batch_size, "--threads": threads, "--compute-threads": compute_threads}
@@ -113,35 +113,33 @@ def evaluate(
                 f"got {', '.join(given)} with --fuse, which only reads saved predictions: pass them to `resact "
                 "evaluate` for each run first"
             )
-        folders = folder, find_run(fuse, runs)
-        fusion = fuse_runs(*folders, weight=0.5 if weight is None else weight)
-        _show_fusion(fusion, folders, console)
-        if json_output:
-            parts = [asdict(run.provenance) | asdict(run.scores) for run in fusion.runs]
-            print_json({"weight": fusion.weight, "fused": parts, "classes": fusion.classes} | asdict(fusion.scores))
-        return
-    if weight is not None:
+    elif weight is not None:
         raise UsageError("got --weight without --fuse: name the run to fuse with")
-    target = output or folder.path / PREDICTIONS
-    if not target.parent.is_dir():
-        raise UsageError(f"got --output {target}, expected a file in an existing folder: create {target.parent} first")
-    if problem := write_problem(target):
-        raise UsageError(f"{target} cannot be written ({problem}): name another file with --output")
-    trained = load_trained(folder, weights=which(weights))
-    introduce(trained, console)
-    opened = store_of(trained, store)
-    with progress_of(console, "evaluate") as progress:
-        predictions = evaluate_run(
-            trained,
-            opened,
-            views=VIEWS if views is None else views,
-            membership=membership,
-            other_codec=store is not None,
-            batch_size=batch_size,
-            threads=threads,
-            progress=progress,
-        )
-    write_predictions(target, predictions)
+    with open_ranks() as ranks:
+        console = of_first(console, ranks)
+        folder = ranks.from_first(lambda: find_run(run, runs))
+        if fuse is not None:
+            if ranks.leads:
+                _fuse((folder, find_run(fuse, runs)), 0.5 if weight is None else weight, console, json_output)
+            return
+        target = output or folder.path / PREDICTIONS
+        ranks.from_first(lambda: _require_target(target))
+        trained = load_on_all(folder, which(weights), ranks)
+        introduce(trained, console)
+        opened = ranks.on_each(lambda: store_of(trained, store))
+        with progress_of(console, "evaluate") as progress:
+            predictions = evaluate_run(
+                trained,
+                opened,
+                views=VIEWS if views is None else views,
+                membership=membership,
+                other_codec=store is not None,
+                batch_size=batch_size,
+                threads=threads,
+                ranks=ranks,
+                progress=progress,
+            )
+        ranks.from_first(lambda: write_predictions(target, predictions))
     scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
     made = predictions.provenance
     console.print(
@@ -153,9 +151,36 @@ def evaluate(
     console.print(classes_table(scores), soft_wrap=False)
     console.print(figures_table([(trained.name, scores)]), soft_wrap=False)
     console.print(f"each clip's logits: {target}")
-    if json_output:
+    if json_output and ranks.leads:
         payload = {**asdict(made), "store": str(opened.files), "predictions": str(target)}
         print_json(payload | {"classes": list(trained.record.classes)} | asdict(scores))
+
+
+def _require_target(target: Path) -> None:
+    """Refuse a predictions file that cannot be written, before any work."""
+    if not target.parent.is_dir():
+        raise UsageError(f"got --output {target}, expected a file in an existing folder: create {target.parent} first")
+    if problem := write_problem(target):
+        raise UsageError(f"{target} cannot be written ({problem}): name another file with --output")
+
+
+def of_first(console: "Console", ranks: "Ranks") -> "Console":
+    """The console; of torchrun's processes, only the first one prints."""
+    from rich.console import Console
+
+    return console if ranks.leads else Console(quiet=True)
+
+
+def load_on_all(folder: "RunFolder", weights: Literal["last", "best"], ranks: "Ranks") -> "TrainedRun":
+    """The run on the rank's device; on all ranks with the same weights, which a training may be replacing."""
+    from resact.errors import CheckpointError
+    from resact.train.runs.testing.trained import load_trained
+
+    trained = ranks.on_each(lambda: load_trained(folder, weights=weights, device=ranks.device))
+    first = ranks.from_first(lambda: trained.weights_sha256)
+    if ranks.any(trained.weights_sha256 != first):
+        raise CheckpointError(f"{folder} was trained further while it was opened: run the same command again")
+    return trained
 
 
 @app.command()
@@ -331,6 +356,16 @@ def progress_of(console: "Console", what: str) -> "Iterator[Callable[[int, int],
                 console.print(f"{done:,} of {total:,} clips, {rate:,.1f} clips/s, {left:,.0f} s left")
 
         yield tell
+
+
+def _fuse(folders: "tuple[RunFolder, RunFolder]", weight: float, console: "Console", json_output: bool) -> None:
+    from resact.train.runs.testing.fusion import fuse_runs
+
+    fusion = fuse_runs(*folders, weight=weight)
+    _show_fusion(fusion, folders, console)
+    if json_output:
+        parts = [asdict(run.provenance) | asdict(run.scores) for run in fusion.runs]
+        print_json({"weight": fusion.weight, "fused": parts, "classes": fusion.classes} | asdict(fusion.scores))
 
 
 def _show_fusion(fusion: "Fusion", folders: "Sequence[RunFolder]", console: "Console") -> None:

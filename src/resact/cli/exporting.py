@@ -8,7 +8,17 @@ import typer
 from resact.cli import complete
 from resact.cli.common import JsonOption, no_url, open_console, print_json
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
-from resact.cli.evaluation import RunArgument, ViewsOption, WeightsOption, introduce, progress_of, store_of, which
+from resact.cli.evaluation import (
+    RunArgument,
+    ViewsOption,
+    WeightsOption,
+    introduce,
+    load_on_all,
+    of_first,
+    progress_of,
+    store_of,
+    which,
+)
 from resact.cli.output import require_writable
 from resact.cli.training import RunsOption, ThreadsOption
 
@@ -48,25 +58,35 @@ def features(
     require_writable(output)
     console = open_console(json_output)
     set_compute_threads(compute_threads, console)
+    from resact.train.runs.distributed import open_ranks
     from resact.train.runs.testing.evaluate import VIEWS
     from resact.train.runs.testing.features import run_features
-    from resact.train.runs.testing.trained import find_run, load_trained
+    from resact.train.runs.testing.trained import find_run
 
-    trained = load_trained(find_run(run, runs), weights=which(weights))
-    introduce(trained, console)
-    opened = store_of(trained, store)
-    with progress_of(console, "features") as progress:
-        table = run_features(
-            trained, opened, views=VIEWS if views is None else views, per=per, threads=threads, progress=progress
-        )
-    write_features(output, table)
+    with open_ranks() as ranks:
+        console = of_first(console, ranks)
+        folder = ranks.from_first(lambda: find_run(run, runs))
+        trained = load_on_all(folder, which(weights), ranks)
+        introduce(trained, console)
+        opened = ranks.on_each(lambda: store_of(trained, store))
+        with progress_of(console, "features") as progress:
+            table = run_features(
+                trained,
+                opened,
+                views=VIEWS if views is None else views,
+                per=per,
+                threads=threads,
+                ranks=ranks,
+                progress=progress,
+            )
+        ranks.from_first(lambda: write_features(output, table))
     for note in table.notes:
         console.print(f"note: {note}")
     if table.left_out:
         console.print(f"note: {len(table.left_out):,} videos have no frames: {', '.join(table.left_out[:5])} ...")
     rows, width = table.features.shape
     console.print(f"{output}: {rows:,} rows of {width:,} features, one per {per}, from {opened.files}")
-    if json_output:
+    if json_output and ranks.leads:
         payload = {"output": str(output), "store": str(opened.files), "rows": rows, "features": width}
         print_json(table.provenance | payload | {"left_out": table.left_out, "notes": table.notes})
 

@@ -18,8 +18,10 @@ from resact.cache.store import ClipStore
 from resact.errors import SettingsError, UsageError
 from resact.train.clips.sampling import TestPlan
 from resact.train.clips.stream import ClipStream
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.record import StoreIdentity
 from resact.train.runs.testing.predictions import Predictions, Provenance
+from resact.train.runs.testing.rows import network_rows
 from resact.train.runs.testing.trained import TrainedRun
 
 VIEWS = 10
@@ -35,6 +37,7 @@ def clip_logits(
     *,
     batch_size: int | None = None,
     threads: int | None = None,
+    ranks: Ranks | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> npt.NDArray[np.float32]:
     """(V, K, C) logits of the plan's clips.
@@ -45,6 +48,7 @@ def clip_logits(
         plan: videos and views.
         batch_size: clips per batch; default: those of one video, so that its logits do not depend on other videos.
         threads: number of threads that read and decode; default: one per core.
+        ranks: the processes that divide the batches; each must call this, and gets all logits. None: this one alone.
         progress: called with the number of clips done and the total.
     """
     stream = ClipStream(
@@ -55,14 +59,7 @@ def clip_logits(
         device=trained.device,
         threads=threads,
     )
-    # Kept on the device: to fetch each batch's would be to wait for it. What is not filled in shows as not finite.
-    logits_NC = torch.full((len(plan), len(trained.record.classes)), torch.nan, device=trained.device)
-    with stream.epoch(0) as reader:
-        for batch in reader:
-            positions: range = batch["positions"]
-            logits_NC[positions.start : positions.stop] = trained.logits(batch)
-            if progress is not None:
-                progress(positions.stop, len(plan))
+    logits_NC = network_rows(stream, trained.logits, ranks=ranks, progress=progress)
     logits: npt.NDArray[np.float32] = logits_NC.view(-1, plan.views, logits_NC.shape[1]).cpu().numpy()
     return logits
 
@@ -76,6 +73,7 @@ def evaluate_run(
     other_codec: bool = False,
     batch_size: int | None = None,
     threads: int | None = None,
+    ranks: Ranks | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Predictions:
     """A run's predictions for the videos on one side of its split, by default `test`.
@@ -88,6 +86,7 @@ def evaluate_run(
         other_codec: allow frames with another codec, such as a lossless one.
         batch_size: as in `clip_logits`.
         threads: as in `clip_logits`.
+        ranks: as in `clip_logits`.
         progress: as in `clip_logits`.
 
     Raises:
@@ -106,7 +105,7 @@ def evaluate_run(
             f"{', '.join(others) or 'none'}"
         )
     plan = TestPlan(index, video_indices, trained.geometry, views=views)
-    logits = clip_logits(trained, store, plan, batch_size=batch_size, threads=threads, progress=progress)
+    logits = clip_logits(trained, store, plan, batch_size=batch_size, threads=threads, ranks=ranks, progress=progress)
     starts = [plan.clip(0, position).start for position in range(len(plan))]
     return Predictions(
         logits=logits,

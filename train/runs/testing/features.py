@@ -3,13 +3,14 @@
 Shapes: V videos, K views, R rows: V, or V x K where each clip has one, F features.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from resact.cache.layout import MEMBERSHIPS, STATUSES
 from resact.cache.settings import setting_words
@@ -17,7 +18,9 @@ from resact.cache.store import ClipStore
 from resact.errors import DivergedError, UsageError
 from resact.train.clips.sampling import TestPlan
 from resact.train.clips.stream import ClipStream
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.testing.evaluate import VIEWS
+from resact.train.runs.testing.rows import network_rows
 from resact.train.runs.testing.trained import TrainedRun
 
 Per = Literal["video", "clip"]
@@ -48,6 +51,7 @@ def run_features(
     views: int = VIEWS,
     per: Per = "video",
     threads: int | None = None,
+    ranks: Ranks | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FeatureTable:
     """`TrainedRun.features` of clips spread uniformly over all videos of a store.
@@ -58,6 +62,7 @@ def run_features(
         views: clips per video.
         per: `video`: the mean over its views; `clip`: one row per view.
         threads: number of threads that read and decode; default: one per core.
+        ranks: the processes that divide the videos; each must call this, and gets all features. None: this one alone.
         progress: called with the number of clips done and the total.
 
     Raises:
@@ -78,14 +83,12 @@ def run_features(
         device=trained.device,
         threads=threads,
     )
-    rows = []  # on the device: to fetch each batch's would be to wait for it
-    with stream.epoch(0) as reader:
-        for batch in reader:
-            features_KF = trained.features(batch)
-            rows.append(features_KF.mean(0, keepdim=True) if per == "video" else features_KF)
-            if progress is not None:
-                progress(batch["positions"].stop, len(plan))
-    features: npt.NDArray[np.float32] = torch.cat(rows).cpu().numpy()
+
+    def rows_of(batch: Mapping[str, Any]) -> Tensor:
+        features_KF = trained.features(batch)
+        return features_KF.mean(0, keepdim=True) if per == "video" else features_KF
+
+    features: npt.NDArray[np.float32] = network_rows(stream, rows_of, ranks=ranks, progress=progress).cpu().numpy()
     columns = _columns(store, plan, per)
     if len(bad := np.flatnonzero(~np.isfinite(features).all(1))):
         raise DivergedError(

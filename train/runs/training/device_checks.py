@@ -12,9 +12,9 @@ from resact.train.networks.kernel_probe import probe_kernels
 from resact.train.networks.kernels import fused_obstacle, kernel_failures
 from resact.train.networks.parity import probe_parity
 from resact.train.networks.timing import median_seconds
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import memory_format, outline
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.step_variants import StepVariant
 
 _TIMED_STEPS = 3

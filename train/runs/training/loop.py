@@ -14,12 +14,12 @@ from resact.errors import CheckpointError, DivergedError, Interrupted
 from resact.train.clips.mixing import mix_batch
 from resact.train.clips.sampling import batches
 from resact.train.clips.stream import ClipStream
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.checkpoint import Checkpoints, EpochSums, Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder, WeightsHeader
 from resact.train.runs.files.history import History
 from resact.train.runs.training.display import TrainDisplay
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import learning_rate
 from resact.train.runs.training.step import TrainStep
 from resact.train.runs.training.stopping import StopWish

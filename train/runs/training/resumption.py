@@ -12,11 +12,11 @@ from rich.console import Console
 
 from resact.cache.store import ClipStore
 from resact.errors import UsageError
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.checkpoint import Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.record import RunRecord, StoreIdentity
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import learning_rate
 from resact.train.settings import option
 

@@ -11,9 +11,9 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from resact.errors import ToolError
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.distributed import Ranks
 
 
 class TrainStep:

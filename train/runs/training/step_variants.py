@@ -14,9 +14,9 @@ from torch import nn
 from resact.errors import ToolError
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import ConvolutionForm, use_form
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import build_network, place
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.step import TrainStep
 

@@ -24,6 +24,7 @@ from resact.train.clips.stream import ClipStream
 from resact.train.networks.architecture import refuse_for_own
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.own import NetworkSource, changed_files, try_own
+from resact.train.runs.distributed import Ranks, open_ranks
 from resact.train.runs.execution import build_network, outline, place
 from resact.train.runs.files.checkpoint import Checkpoints, Progress, memory_of
 from resact.train.runs.files.config import RunConfig
@@ -34,7 +35,6 @@ from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.class_weights import class_weights, imbalance
 from resact.train.runs.training.device_checks import rightly_computed, with_kernels
 from resact.train.runs.training.display import TrainDisplay
-from resact.train.runs.training.distributed import Ranks, open_ranks
 from resact.train.runs.training.fine_tuning import (
     initial_weights,
     load_initial,

@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from resact.train.clips.sampling import TestPlan
 from resact.train.clips.stream import ClipStream
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.distributed import Ranks
 
 VALIDATION_VIEWS = 3
 """Clips per video: its start, middle and end. This number is ours; the test uses ten (paper, sec. 3)."""

@@ -20,12 +20,12 @@ from resact.errors import UsageError
 from resact.train.clips.sampling import TestPlan, TrainPlan, batches
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.models import ActionNetwork
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.tensors import read_header
 from resact.train.runs.training import train as training
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.loop import dropout_seed
 from resact.train.runs.training.optimiser import build_optimiser, learning_rate
 from resact.train.runs.training.step import TrainStep

@@ -20,13 +20,13 @@ from resact.cache.store import open_store
 from resact.cli import app
 from resact.errors import CheckpointError, UsageError
 from resact.train.networks.models import build_model
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import build_network
 from resact.train.runs.files.checkpoint import Checkpoints
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.record import InitialWeights, RunRecord
 from resact.train.runs.files.tensors import read_header
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.fine_tuning import initial_weights, load_initial, optimiser_for, said_of
 from resact.train.runs.training.step import TrainStep
 

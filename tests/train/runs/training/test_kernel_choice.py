@@ -15,9 +15,9 @@ from tests.conftest import PATIENCE_SECONDS
 
 from resact.errors import ToolError, UsageError
 from resact.train.networks.kernel_probe import KernelParity
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training import device_checks
-from resact.train.runs.training.distributed import Ranks
 
 GPU = Ranks(rank=0, world_size=1, device=torch.device("cuda"))
 CPU = replace(GPU, device=torch.device("cpu"))

@@ -13,13 +13,13 @@ from typer.testing import CliRunner
 
 from resact.cli import app
 from resact.errors import UsageError
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.config import Recipe, RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.tensors import read_tensors
 from resact.train.runs.testing.predictions import read_predictions
 from resact.train.runs.training import train as training
-from resact.train.runs.training.distributed import Ranks
 from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.step import TrainStep
 from resact.train.runs.training.weight_average import WeightAverage

@@ -7,9 +7,9 @@ import torch
 from rich.console import Console
 
 from resact.errors import UsageError
+from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.training import device_checks
-from resact.train.runs.training.distributed import Ranks
 
 GPU = Ranks(rank=0, world_size=1, device=torch.device("cuda"))
 CONFIG = RunConfig.of({"amp": True, "width": 1 / 16, "depths": (1, 1, 1, 1), "batch_size": 6, "channels_last": True})

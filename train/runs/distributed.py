@@ -1,4 +1,4 @@
-"""Distributed training with one process per device: torchrun's environment, and communication between its processes."""
+"""Distributed work with one process per device: torchrun's environment, and communication between its processes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,18 +12,20 @@ import torch.distributed.nn.functional  # imported when there is a group, it wou
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from resact.errors import ResactError, UsageError
+from resact.errors import RankLostError, ResactError, UsageError
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """One of the processes that train together. With a single process, calls cost nothing."""
+    """One of the processes that work together. With a single process, calls cost nothing."""
 
     rank: int
     world_size: int
     device: torch.device
+    hosts: int = 1
+    """Number of machines, each with the same number of processes."""
     _wrapped: list[DistributedDataParallel] = field(default_factory=list, repr=False, compare=False)
 
     @property
@@ -59,6 +61,42 @@ class Ranks:
         result: T = outcome[0]
         return result
 
+    def on_each(self, make: Callable[[], T]) -> T:
+        """The rank's own result of `make`, which all ranks call; a ResactError on one of them is raised on all."""
+        if self.world_size == 1:
+            return make()
+        result, error = None, None
+        try:
+            result = make()
+        except ResactError as raised:
+            error = raised
+        if not self.any(error is not None):
+            return result  # type: ignore[return-value]
+        errors: list[ResactError | None] = [None] * self.world_size
+        dist.all_gather_object(errors, error)
+        raise next(error for error in errors if error is not None)
+
+    def joined(self, rows_NF: Tensor) -> Tensor:
+        """The rows of all ranks, in the order of the ranks, to the bit.
+
+        Args:
+            rows_NF: this rank's rows on its device: of one dtype and width on all ranks; N may be 0, then with any
+                width.
+        """
+        if self.world_size == 1:
+            return rows_NF
+        shapes = torch.zeros(self.world_size, 2, dtype=torch.int64)
+        shapes[self.rank] = torch.tensor(rows_NF.shape)
+        self.sum(shapes)
+        width = int(shapes[:, 1].max())
+        parts = []
+        for rank, rows in enumerate(shapes[:, 0].tolist()):
+            part = rows_NF.contiguous() if rank == self.rank else rows_NF.new_empty((rows, width))
+            if rows:
+                dist.broadcast(part, src=rank)
+                parts.append(part)
+        return torch.cat(parts) if parts else rows_NF
+
     def equalise(self, tensors: list[Tensor]) -> None:
         """Copy rank 0's values of these tensors to all ranks, which have tensors of the same shapes."""
         if self.world_size > 1:
@@ -90,6 +128,7 @@ def open_ranks() -> Iterator[Ranks]:
 
     Raises:
         UsageError: more processes on this machine than GPUs.
+        RankLostError: another process ended, or its host cannot be reached any more.
     """
     local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     cuda = torch.cuda.is_available()
@@ -103,8 +142,20 @@ def open_ranks() -> Iterator[Ranks]:
         yield Ranks(rank=0, world_size=1, device=device)
         return
     dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
-    ranks = Ranks(rank=dist.get_rank(), world_size=world_size, device=device)
+    ranks = Ranks(rank=dist.get_rank(), world_size=world_size, device=device, hosts=-(-world_size // local_size))
     try:
         yield ranks
+    except RuntimeError as error:
+        if not _tells_of_a_lost_peer(error):
+            raise
+        raise RankLostError(
+            f"rank {ranks.rank} lost another rank, whose own message or host says why: when that is mended, start all "
+            "of them again (`resact train` with --resume)"
+        ) from error
     finally:
         ranks.leave()
+
+
+def _tells_of_a_lost_peer(error: RuntimeError) -> bool:
+    """Gloo's errors have no class of their own: the place in its code that torch names tells them from others."""
+    return isinstance(error, dist.DistBackendError) or "gloo/transport" in str(error)
