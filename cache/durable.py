@@ -38,6 +38,8 @@ from resact.cache.layout import (
 from resact.cache.settings import StoreSettings
 from resact.errors import DiskFullError, StoreError, StoreLockedError, UsageError
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""The system's words for a full file system, and for a user's quota on it."""
 UNSUPPORTED = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 """What the system says of a lock, a link or a sync that the file system does not know."""
 
@@ -58,7 +60,7 @@ def disk_failure_as_error(store: Path) -> Iterator[None]:
                 f"the file system of {store} cannot do what writing there needs ({error.strerror}): "
                 f"`resact doctor {shlex.quote(str(store))}` names it and what helps"
             ) from None
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         free = shutil.disk_usage(store).free
         raise DiskFullError(

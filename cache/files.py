@@ -80,15 +80,12 @@ class LocalFiles:
         return (self.root / name).read_bytes()
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
-        """One `pread`, or more if the kernel returns less: over 2 GB, or after an interrupted network file system."""
+        """One `pread`, or more if the kernel returns less."""
         descriptor = os.open(f"{self.root}/{name}", os.O_RDONLY)
         try:
-            parts = [os.pread(descriptor, stop - start, start)]
-            while parts[-1] and (missing := stop - start - sum(map(len, parts))):
-                parts.append(os.pread(descriptor, missing, stop - missing))
+            return read_open_file(descriptor, start, stop)
         finally:
             os.close(descriptor)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
@@ -104,6 +101,17 @@ class LocalFiles:
         require_size(name, path.stat().st_size, length * dtype.itemsize + tail_bytes)
         # As a plain array: slicing a `memmap` takes ten times as long, and every clip does.
         return np.memmap(path, dtype, "r", shape=(length,)).view(np.ndarray)
+
+
+def read_open_file(descriptor: int, start: int, stop: int) -> bytes:
+    """Bytes [start, stop), fewer where the file ends earlier.
+
+    One `pread`, or more if the kernel returns less: over 2 GB, or after an interrupted network file system.
+    """
+    parts = [os.pread(descriptor, stop - start, start)]
+    while parts[-1] and (missing := stop - start - sum(map(len, parts))):
+        parts.append(os.pread(descriptor, missing, stop - missing))
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def read_if_there(files: Files, name: str) -> bytes | None:

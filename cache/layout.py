@@ -18,6 +18,7 @@ crc32c of itself, so any flipped bit shows. All numbers are little-endian.
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -150,6 +151,20 @@ def first_wrong_chunk(data: memoryview, edges: npt.NDArray[np.int64]) -> int | N
         if crc32c(data[start : stop - CRC_BYTES]) != int.from_bytes(data[stop - CRC_BYTES : stop], "little"):
             return number
     return None
+
+
+def frame_runs(edges: npt.NDArray[np.int64], most_bytes: int) -> Iterator[tuple[int, int]]:
+    """All frames in runs [first, stop) of at most so many bytes, or of one frame that has more.
+
+    Args:
+        edges: (T + 1,), where each frame begins in the shard, and where the last one ends.
+        most_bytes: of a run.
+    """
+    first = 0
+    while first < len(edges) - 1:
+        stop = max(first + 1, int(np.searchsorted(edges, edges[first] + most_bytes, "right")) - 1)
+        yield first, stop
+        first = stop
 
 
 def array_name(video_id: str) -> str:

@@ -2,7 +2,9 @@
 
 import math
 import os
+import time
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from resact.cache.index import Index
 from resact.cache.index_files import read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
+from resact.cache.shard_cache import ShardCache, cache_settings
 from resact.cache.whole import Whole, lacking_words, read_whole
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
 
@@ -31,6 +34,7 @@ class ClipStore:
     whole: Whole | None = None
     """The size of a data set that may grow, as prep found it, if the store lacks some of it."""
     _codec: Any = field(repr=False)
+    _cache: ShardCache | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         """One line, where notebooks would show all of the index."""
@@ -166,14 +170,12 @@ class ClipStore:
     ) -> None:
         """Fill `out`: N crops, or N frames of which only the crop is needed."""
         edges = self.index.frame_offsets(video_index, stop)[start:]
-        begin, end = int(edges[0]), int(edges[-1])
-        data = self._read_shard(video_id, begin, end)
-        if len(data) < end - begin:
-            whole = int(np.searchsorted(edges[1:], begin + len(data), "right"))
-            raise self._damaged(f"{video_id}: its shard ends before frame {start + whole} does")
-        edges = edges - begin
-        if (wrong := first_wrong_chunk(data, edges)) is not None:
-            raise self._damaged(f"{video_id}: frame {start + wrong} does not match its checksum")
+        data, fault = self._read_shard(video_index, video_id, start, edges)
+        if fault is not None and self._cache is not None and self._cache.forget(video_index):
+            data, fault = self._read_shard(video_index, video_id, start, edges)
+        if fault is not None:
+            raise self._damaged(fault)
+        edges = edges - edges[0]
         bounds = np.stack([edges[:-1], edges[1:] - CRC_BYTES], axis=1)
         whole_HWC = None if out.shape[1:3] == size else np.empty((*size, 3), np.uint8)
         for place in self._codec.decode_together(data, bounds, out, size, crop):
@@ -185,19 +187,31 @@ class ClipStore:
             if whole_HWC is not None:
                 out[place] = frame_HWC[crop.top : crop.bottom, crop.left : crop.right]
 
-    def _read_shard(self, video_id: str, start: int, stop: int) -> memoryview:
-        """Bytes [start, stop) of a video's shard, fewer if it ends earlier; every error names the video."""
+    def _read_shard(
+        self, video_index: int, video_id: str, first: int, edges: npt.NDArray[np.int64]
+    ) -> tuple[memoryview, str | None]:
+        """The chunks between `edges` in a video's shard, and what is wrong with them; every error names the video."""
+        start, stop = int(edges[0]), int(edges[-1])
         try:
             try:
-                return memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", start, stop))
+                if self._cache is not None:
+                    data = memoryview(self._cache.read_range(video_index, start, stop))
+                else:
+                    data = memoryview(self.files.read_range(f"{array_name(video_id)}/{SHARD}", start, stop))
             except (FileNotFoundError, NotADirectoryError):
                 if self.files.exists(DOCUMENT):
                     raise self._damaged(f"{video_id}: its shard is missing") from None
+                raise StoreNotFoundError(
+                    f"{video_id}: cannot read its shard, the whole store is gone from {self.files}: is its file system "
+                    "mounted?"
+                ) from None
         except OSError as error:
             raise self._unreadable(video_id, error) from error
-        raise StoreNotFoundError(
-            f"{video_id}: cannot read its shard, the whole store is gone from {self.files}: is its file system mounted?"
-        )
+        if len(data) < stop - start:
+            whole = int(np.searchsorted(edges[1:], start + len(data), "right"))
+            return data, f"{video_id}: its shard ends before frame {first + whole} does"
+        wrong = first_wrong_chunk(data, edges - start)
+        return data, None if wrong is None else f"{video_id}: frame {first + wrong} does not match its checksum"
 
     def _unreadable(self, video_id: str, error: OSError) -> StoreError:
         return StoreError(
@@ -210,7 +224,10 @@ class ClipStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Other processes open the store again, as memory maps cannot be pickled."""
-        return open_store, (self.files.address,)
+        if self._cache is None:
+            return open_store, (self.files.address,)
+        cache = self._cache.settings
+        return partial(open_store, cache=cache.folder, cache_size=cache.max_bytes), (self.files.address,)
 
     def _read_with_zarr(
         self, video_id: str, start: int, stop: int, out: npt.NDArray[np.uint8], size: tuple[int, int], crop: Crop
@@ -250,23 +267,37 @@ class ClipStore:
         return MemoryStore({key: Buffer.from_bytes(data) for key, data in fetched.items()})
 
 
-def open_store(path: str | os.PathLike[str]) -> ClipStore:
+def open_store(
+    path: str | os.PathLike[str],
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    cache_size: int | str | None = None,
+) -> ClipStore:
     """Open a clip store for reading, finished or still growing.
 
     Args:
         path: a local path or an fsspec URL.
+        cache: folder on this machine for copies of what is read from a URL; default: `RESACT_CACHE`, or no copies.
+        cache_size: the most bytes of copies, such as 50GB; default: `RESACT_CACHE_SIZE`, or 50GB.
 
     Raises:
+        UsageError: a cache for a store in a folder, or not a size.
         StoreNotFoundError: nothing there.
         DamagedError: its root document or its index has changed since it was written.
-        StoreError: the file system or server does not answer, or refuses.
+        StoreError: the file system or server does not answer, or refuses; or the cache cannot be written to.
 
     Example:
         store = resact.open_store("data/sample.zarr")
         video_id = store.index.video_id[0]
         frames = store.read(video_id, 0, 16)  # uint8 (16, H, W, 3), RGB
     """
+    opened_ns = time.time_ns()
     files = open_files(path)
+    copies = cache_settings(cache, cache_size)
+    if isinstance(files, LocalFiles) and copies is not None:
+        if copies.required:
+            raise UsageError(f"got a cache for {files}, which is in a folder and needs none: leave --cache out")
+        copies = None
     try:
         settings = read_settings(files)
         whole = read_whole(files)  # before the index, so that a prep that ends meanwhile does no harm
@@ -277,7 +308,8 @@ def open_store(path: str | os.PathLike[str]) -> ClipStore:
             "check its address, your rights, and that the file system or server answers"
         ) from error
     codec = settings.frame_codec if settings.codec in CODEC_NAMES else None
-    return ClipStore(files=files, settings=settings, index=index, whole=whole, _codec=codec)
+    shards = None if copies is None else ShardCache(files, settings, index, copies, opened_ns=opened_ns)
+    return ClipStore(files=files, settings=settings, index=index, whole=whole, _codec=codec, _cache=shards)
 
 
 def read_settings(files: Files) -> StoreSettings:

@@ -26,6 +26,7 @@ from resact.cache.layout import (
     VideoRecord,
     array_name,
     crc32c,
+    frame_runs,
     group_document,
     parse_shard_index,
     seal,
@@ -251,13 +252,10 @@ def _check_frames(files: Files, settings: StoreSettings, record: VideoRecord, *,
 def _frames(files: Files, name: str, frame_bytes: npt.NDArray[np.uint32]) -> Iterator[memoryview]:
     """The stored bytes of one frame after the other, of many at a time."""
     edges = np.concatenate([[0], np.cumsum(frame_bytes, dtype=np.int64)])
-    first = 0
-    while first < len(frame_bytes):
-        stop = max(first + 1, int(np.searchsorted(edges, edges[first] + _READ_BYTES, "right")) - 1)
+    for first, stop in frame_runs(edges, _READ_BYTES):
         data = memoryview(files.read_range(name, int(edges[first]), int(edges[stop])))
         for low, high in pairwise((edges[first : stop + 1] - edges[first]).tolist()):
             yield data[low:high]
-        first = stop
 
 
 def _check_row(index: Index, row: int, record: VideoRecord) -> None:

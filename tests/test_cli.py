@@ -42,23 +42,26 @@ OPTIONS = {
     "--json",
     "bench codecs": "dataset --root --classes --allow-partial --videos --frames --fps --short-side --qualities --size "
     "--rounds --seed --workers --ffmpeg --output --json",
-    "bench train": f"--store {SETTINGS} --threads --compute-threads --rows --device --steps --rounds --output --json",
+    "bench train": f"--store {SETTINGS} --threads --compute-threads --rows --device --steps --rounds --output "
+    "--cache --cache-size --json",
     "bench gpu": f"--store {SETTINGS} --minutes --parts --device --threads --steps --rounds --recipe --seeds --runs "
     "--folder --json",
-    "bench stream": f"store {SETTINGS} --threads --device --clips --rounds --output --json",
+    "bench stream": f"store {SETTINGS} --threads --device --clips --rounds --output --cache --cache-size --json",
     "bench roofline": f"{SETTINGS} --device --bandwidth --rate --variants --steps --output --json",
     "bench decoding": "stores --clips --rounds --output --json",
     "bench transform": "stores --device --rounds --stream-epochs --output --json",
     "bench index": "--videos --output --json",
     "bench help": "--rounds --output --json",
     "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} {RECIPE_PARTS} --resume --threads --compute-threads "
-    "--checkpoint-seconds --json",
-    "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run --json",
+    "--checkpoint-seconds --cache --cache-size --json",
+    "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run "
+    "--cache --cache-size --json",
     "evaluate": "run --runs --store --membership --views --weights --batch-size --threads --compute-threads --output "
-    "--fuse --weight --json",
+    "--fuse --weight --cache --cache-size --json",
     "predict": "videos --run --runs --top --views --weights --compute-threads --ffmpeg --timeout --every --merge "
     "--format --json",
-    "features": "run store --runs --per --views --weights --threads --compute-threads --output --json",
+    "features": "run store --runs --per --views --weights --threads --compute-threads --output "
+    "--cache --cache-size --json",
     "export": "run --runs --weights --input --output --json",
     "demo": "folder --json",
     "report": "--runs --format --compare --without --output --json",

@@ -22,7 +22,7 @@ from rich.console import Console
 from tests.cache.conftest import _build
 from tests.cache.web_server import WebServer, serve
 from tests.conftest import wait_until
-from tests.train.runs.conftest import arguments, build_store
+from tests.train.runs.conftest import arguments, assert_same_weights, build_store
 from tests.train.runs.untrained import untrained_run
 from typer.testing import CliRunner
 
@@ -34,6 +34,7 @@ from resact.cli.common import no_url
 from resact.errors import ResactError, StoreNotFoundError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
+from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.training import train
 
@@ -104,6 +105,45 @@ def test_train_and_evaluate(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> 
     assert (told["store"], told["videos"]) == (url, 6)
     told = json.loads(call("evaluate", web.folder / "runs" / "a", "--store", url, "--views", "1", "--json").stdout)
     assert told["store"] == url
+
+
+def test_train_and_evaluate_with_a_cache(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch after the first asks for no clips, and the weights are those without a cache."""
+    monkeypatch.setattr(train, "measure_normalisation", partial(measure_normalisation, clips=4))
+    save, asked = Checkpoints.save, {}
+
+    def shards() -> list[str]:
+        return [path for path, _ in web.asked if path.endswith(SHARD)]
+
+    def counting(self: Checkpoints, progress: Progress, *state: Any) -> None:
+        save(self, progress, *state)
+        asked[progress.epoch] = shards()
+
+    monkeypatch.setattr(Checkpoints, "save", counting)
+    url = f"{web.address}/tiny.zarr"
+    web.take()
+    call(*arguments(url, Path("runs"), "cached", "--cache", "copies", "--cache-size", "1GB"))
+    assert len(asked) == 3
+    assert asked[1] == asked[2] == asked[3]
+    assert len(asked[1]) == len(set(asked[1])) == 18  # the training list, each once
+    call("evaluate", "cached", "--views", "2", "--cache", "copies")
+    call("evaluate", "cached", "--views", "3", "--cache", "copies")
+    first, second = shards()[18:24], shards()[24:]
+    assert sorted(first) == sorted(second) == sorted(set(first))  # 6 fetched, then each compared
+    web.take()
+    call(*arguments(url, Path("runs"), "plain"))
+    assert len(asked[3]) > 3 * 18
+    assert_same_weights(Path("runs/cached"), Path("runs/plain"))
+
+
+def test_a_cache_is_for_stores_at_urls(web: WebServer) -> None:
+    with pytest.raises(UsageError, match=r"got a cache for .*tiny.zarr, which is in a folder and needs none: leave"):
+        call(*arguments(web.folder / "tiny.zarr", Path("runs"), "a", "--cache", "copies"))
+    with pytest.raises(UsageError, match="got s3://b/c, expected a path"):
+        call("bench", "stream", "--cache", "s3://b/c")
+    with pytest.raises(UsageError, match="got --cache-size '5 apples', expected a size such as 50GB or 800MB"):
+        call("train", "--cache", "copies", "--cache-size", "5 apples")
+    assert not list(Path().iterdir())
 
 
 def test_bench_train(web: WebServer) -> None:

@@ -1,6 +1,5 @@
 """A worker's task for one video: decode, encode, commit. It returns a small record and never raises."""
 
-import errno
 import os
 import re
 import stat
@@ -16,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from resact.cache.codecs import Frame, FrameCodec, JpegFrames
-from resact.cache.durable import ShardWriter, commit_video, disk_failure_as_error, forget_failure
+from resact.cache.durable import DISK_FULL, ShardWriter, commit_video, disk_failure_as_error, forget_failure
 from resact.cache.files import LocalFiles
 from resact.cache.layout import DOCUMENT, Source, VideoRecord, array_name
 from resact.cache.settings import StoreSettings
@@ -156,7 +155,7 @@ def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
         link = video.path.is_symlink()
         return unread, "a link to a file that is not there" if link else "the file is gone"
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise
         return unread, f"the file cannot be read: {error.strerror}"
     source = replace(unread, bytes=size, sha256=digest)

@@ -21,7 +21,8 @@
         ├── SettingsError        it was made with other settings
         └── DamagedError         its bytes have changed since they were written
 
-A warning, SlowServerWarning, says that a store's web server makes reading slow.
+Two warnings: SlowServerWarning says that a store's web server makes reading slow, CacheWarning that a cache does not
+hold all that it is asked to.
 
 Command-line exit codes: UsageError 2, Interrupted 130, every other one 1.
 """
@@ -115,3 +116,7 @@ class DamagedError(StoreError):
 
 class SlowServerWarning(UserWarning):
     """A web server sends whole files instead of the requested ranges."""
+
+
+class CacheWarning(UserWarning):
+    """A cache has no room for some videos, which are read from their store each time."""

@@ -68,6 +68,22 @@ def test_a_clip_is_one_range_request_and_equals_the_local_one(built, bucket, req
     assert requests.take() == []
 
 
+def test_with_a_cache_each_shard_is_one_request(stores, bucket, requests: Requests, tmp_path: Path) -> None:
+    built = stores["jpeg"]
+    store = open_store(put(bucket, built), cache=tmp_path / "cache")
+    requests.take()
+    for _ in range(2):
+        for video_id, pixels in built.pixels.items():
+            assert np.array_equal(store.read(video_id, 0, len(pixels)), pixels)
+    asked = [f"GET {quote(f'/bucket/a.zarr/{array_name(video_id)}/{SHARD}')}" for video_id in built.pixels]
+    assert requests.take() == asked
+    again = open_store("s3://bucket/a.zarr", cache=tmp_path / "cache")
+    requests.take()
+    for video_id, pixels in built.pixels.items():
+        assert np.array_equal(again.read(video_id, 0, len(pixels)), pixels)
+    assert requests.take() == asked  # of four bytes each: whether the shard is still the same
+
+
 def test_threads_share_a_remote_store(stores, bucket, requests: Requests) -> None:
     built = stores["lz4"]
     store = open_store(put(bucket, built))

@@ -23,6 +23,7 @@ from resact.cli.common import (
     no_url,
     open_console,
     print_json,
+    with_cache,
     worker_count,
 )
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
@@ -217,6 +218,7 @@ def bench_codecs(
 
 
 @app.command("train")
+@with_cache
 @with_settings(without=TRAIN_ONLY, defaults={"batch_size": "32 on a GPU, 2 on a CPU"})
 def bench_train(
     store: StoreOption = None,
@@ -324,6 +326,7 @@ def bench_gpu(
 
 
 @app.command("stream")
+@with_cache
 @with_settings(without=TRAIN_ONLY)
 def bench_stream(
     store: StoreArgument = None,

@@ -1,9 +1,12 @@
 """Code shared by commands: options, and output for people and scripts."""
 
+import inspect
 import json
 import os
 import re
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -129,6 +132,44 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Worker processes; with 0, this process does the work. Default: one per core."),
 ]
+
+
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Store at a URL: keep what is fetched in this folder, for later epochs and runs. Default: $RESACT_CACHE.",
+        callback=no_url,
+    ),
+]
+CacheSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most bytes to keep there; what was used longest ago goes first. Default: $RESACT_CACHE_SIZE or 50GB.",
+    ),
+]
+
+
+def with_cache(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options `--cache` and `--cache-size`: the stores that it opens use that cache."""
+    options = {"cache": CacheOption, "cache_size": CacheSizeOption}
+
+    @wraps(command)
+    def with_options(*, cache: Path | None, cache_size: str | None, **given: Any) -> None:
+        from resact.cache.shard_cache import caching
+
+        with caching(cache, cache_size):
+            command(**given)
+
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(command).parameters.values()]
+    parameters[-1:-1] = [  # before --json
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in options.items()
+    ]
+    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return with_options
 
 
 def open_console(json_output: bool) -> "Console":

@@ -17,6 +17,7 @@ from resact.cli.common import (
     no_url,
     open_console,
     print_json,
+    with_cache,
 )
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.output import write_problem
@@ -54,6 +55,7 @@ WeightsOption = Annotated[
 
 
 @app.command()
+@with_cache
 def evaluate(
     run: RunArgument = None,
     runs: RunsOption = Path("runs"),

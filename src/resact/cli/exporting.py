@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from resact.cli import complete
-from resact.cli.common import JsonOption, no_url, open_console, print_json
+from resact.cli.common import JsonOption, no_url, open_console, print_json, with_cache
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.evaluation import (
     RunArgument,
@@ -26,6 +26,7 @@ app = typer.Typer()
 
 
 @app.command()
+@with_cache
 def features(
     output: Annotated[
         Path,

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from resact.errors import SlowServerWarning
+from resact.errors import CacheWarning, SlowServerWarning
 
 _IN_ASCII = {
     "\u2026": "...",
@@ -36,7 +36,7 @@ def steady_output() -> Iterator[None]:
     before = warnings.showwarning
     warnings.showwarning = lambda message, category, *rest, **options: (
         say(f"note: {message}")
-        if issubclass(category, SlowServerWarning)
+        if issubclass(category, (SlowServerWarning, CacheWarning))
         else before(message, category, *rest, **options)
     )
     try:

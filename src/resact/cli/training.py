@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from resact.cli import complete
-from resact.cli.common import JsonOption, no_url, open_console, print_json
+from resact.cli.common import JsonOption, no_url, open_console, print_json, with_cache
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
 from resact.cli.settings import whole_numbers, with_settings
 from resact.errors import UsageError
@@ -33,6 +33,7 @@ CheckpointSecondsOption = Annotated[
 
 
 @app.command()
+@with_cache
 @with_settings()
 def train(
     store: StoreOption = None,
@@ -76,6 +77,7 @@ def train(
 
 
 @app.command()
+@with_cache
 @with_settings(without=(*VARIED, *TRAIN_ONLY))
 def reproduce(
     store: StoreOption = None,

@@ -1,6 +1,5 @@
 """Atomic writes of a run's files, with one clear error if a file cannot be written."""
 
-import errno
 import os
 import shlex
 import shutil
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from resact.cache.durable import UNSUPPORTED, sync_folder, write_replacing
+from resact.cache.durable import DISK_FULL, UNSUPPORTED, sync_folder, write_replacing
 from resact.errors import RunWriteError
 
 _GO_ON = "and continue with `resact train ... --resume`"
@@ -29,7 +28,7 @@ def write_failure_as_error(path: Path, *, what_next: str = _GO_ON) -> Iterator[N
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             remedy = f"make room ({_free(path)} bytes free)"
         elif error.errno in UNSUPPORTED:
             remedy = f"choose a file system that can do it (`resact doctor {shlex.quote(str(path.parent))}` names it)"

@@ -1,0 +1,253 @@
+"""Files within a bound: the longest unused go first, a kill does no harm, and processes do not disturb each other."""
+
+import fcntl
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cache.conftest import folder_in_memory
+from tests.conftest import PATIENCE_SECONDS
+
+from resact.cache.bounded_folder import BoundedFolder, FullDiskError, NoRoomError
+from resact.errors import StoreError
+
+MAX = 1000
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with folder_in_memory() as path:
+        yield path / "cache"
+
+
+def names(folder: Path) -> set[str]:
+    return {f"{path.parent.name}{path.name}" for path in folder.glob("*/*")}
+
+
+def contents(name: str, num_bytes: int) -> bytes:
+    return (name.encode() * num_bytes)[:num_bytes]
+
+
+def put(bounded: BoundedFolder, name: str, num_bytes: int = 300) -> bool:
+    """Whether this call wrote it; what is there then is whole."""
+    wrote = []
+
+    def fill(descriptor: int) -> bool:
+        wrote.append(name)
+        half = num_bytes // 2
+        data = memoryview(contents(name, num_bytes))
+        bounded.write(descriptor, 0, data[:half])
+        bounded.write(descriptor, half, data[half:])
+        return True
+
+    descriptor = bounded.add(name, num_bytes, fill)
+    assert descriptor is not None
+    assert bounded.read(descriptor, 0, num_bytes + 9) == contents(name, num_bytes)
+    os.close(descriptor)
+    return bool(wrote)
+
+
+def is_there(bounded: BoundedFolder, name: str) -> bool:
+    descriptor = bounded.find(name)
+    if descriptor is not None:
+        os.close(descriptor)
+    return descriptor is not None
+
+
+def counted(folder: Path) -> int:
+    return int.from_bytes((folder / "bytes").read_bytes(), "little")
+
+
+def taken(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*/*"))
+
+
+def test_the_longest_unused_go_first(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    for name in ("aa1", "bb2", "cc3"):
+        assert put(bounded, name)
+        assert not put(bounded, name)
+    assert is_there(bounded, "aa1")
+    assert put(bounded, "dd4")
+    assert names(folder) == {"aa1", "cc3", "dd4"}
+    assert not is_there(bounded, "bb2")
+    assert counted(folder) == taken(folder) == 900
+
+
+def test_a_smaller_bound_holds_from_the_start(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    for name in ("aa1", "bb2", "cc3"):
+        put(bounded, name)
+    BoundedFolder(folder, 650)
+    assert names(folder) == {"bb2", "cc3"}
+    assert counted(folder) == 600
+
+
+def test_what_does_not_fit_removes_nothing(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    put(bounded, "aa1")
+    with pytest.raises(NoRoomError, match="1,001 bytes do not fit into the 1,000 of"):
+        put(bounded, "bb2", MAX + 1)
+    # Nor does it where those that are being written, which cannot go, leave no room.
+    with pytest.raises(NoRoomError):
+        bounded.add("cc3", 600, lambda _: put(bounded, "dd4", 500))
+    assert names(folder) == {"aa1"}
+    assert counted(folder) == 300
+
+
+def test_a_file_that_is_not_to_be_kept_leaves_nothing(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    assert bounded.add("aa1", 300, lambda _: False) is None
+
+    def breaks(_: int) -> bool:
+        raise ConnectionResetError("the server is gone")
+
+    with pytest.raises(ConnectionResetError):
+        bounded.add("aa1", 300, breaks)
+    assert names(folder) == set()
+    assert counted(folder) == 0
+    assert put(bounded, "aa1")
+
+
+def test_an_open_file_is_read_on_after_it_went(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    put(bounded, "aa1")
+    descriptor = bounded.find("aa1")
+    assert descriptor is not None
+    assert bounded.remove("aa1")
+    assert not bounded.remove("aa1")
+    assert bounded.read(descriptor, 100, 400) == contents("aa1", 300)[100:]
+    os.close(descriptor)
+    assert counted(folder) == 0
+
+
+def test_threads_that_want_the_same_file_write_it_once(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    begun, wrote = threading.Event(), []
+
+    def fill(descriptor: int) -> bool:
+        begun.set()
+        wrote.append(1)
+        bounded.write(descriptor, 0, memoryview(contents("aa1", 300)))
+        return True
+
+    def want() -> None:
+        os.close(bounded.add("aa1", 300, fill))
+
+    def slowly(descriptor: int) -> bool:
+        for thread in threads:
+            thread.start()
+        return fill(descriptor)
+
+    threads = [threading.Thread(target=want) for _ in range(4)]
+    os.close(bounded.add("aa1", 300, slowly))
+    for thread in threads:
+        thread.join(PATIENCE_SECONDS)
+    assert wrote == [1]
+    assert names(folder) == {"aa1"}
+    assert counted(folder) == 300
+
+
+def test_a_user_may_empty_the_folder_meanwhile(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    put(bounded, "aa1")
+
+    def emptied(descriptor: int) -> bool:
+        for path in [*folder.glob("*/*"), folder / "bytes"]:
+            path.unlink()
+        bounded.write(descriptor, 0, memoryview(contents("bb2", 300)))
+        return True
+
+    os.close(bounded.add("bb2", 300, emptied))
+    assert put(bounded, "cc3")
+    assert names(folder) == {"cc3"}
+    assert counted(folder) == 300
+
+
+def test_the_folder_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StoreError, match=r"cannot use the cache in .*file \(.*\): name another folder of your own"):
+        BoundedFolder(tmp_path / "file", MAX)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_the_disk_is_full(small_disk: Path) -> None:
+    bounded = BoundedFolder(small_disk, 1 << 40)
+    put(bounded, "aa1")
+    with pytest.raises(FullDiskError, match=f"the disk of {small_disk} is full"):
+        put(bounded, "bb2", 100 << 20)
+    assert names(small_disk) == {"aa1"}
+    assert counted(small_disk) == 300
+
+
+# Kills ------------------------------------------------------------------------------------------------------
+
+_CALLS = {
+    os: ("open", "close", "pwrite", "ftruncate", "posix_fallocate", "utime", "unlink", "rename"),
+    fcntl: ("flock",),
+}
+
+
+def _work_until_killed(folder: Path, at: int) -> None:
+    """Everything that a cache does, killed before its system call number `at`."""
+    made = 0
+
+    def killing(call):
+        def called(*arguments, **options):
+            nonlocal made
+            if made == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            made += 1
+            return call(*arguments, **options)
+
+        return called
+
+    for module, calls in _CALLS.items():
+        for name in calls:
+            setattr(module, name, killing(getattr(module, name)))
+    bounded = BoundedFolder(folder, MAX)
+    put(bounded, "dd4", 400)  # makes room
+    is_there(bounded, "cc3")
+    bounded.remove("dd4")
+    put(bounded, "ee5")
+
+
+@pytest.mark.faults
+def test_killed_before_any_system_call(folder: Path) -> None:
+    at, left = 0, 0
+    while True:
+        for path in folder.glob("*/*"):
+            path.unlink()
+        bounded = BoundedFolder(folder, MAX)
+        for name in ("aa1", "bb2", "cc3"):
+            put(bounded, name)
+        child = os.fork()
+        if child == 0:
+            try:
+                _work_until_killed(folder, at)
+                os._exit(0)
+            finally:
+                os._exit(1)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert counted(folder) >= taken(folder)
+        assert taken(folder) <= MAX
+        left += any(path.suffix == ".part" for path in folder.glob("*/*"))
+        for path in folder.glob("*/*"):
+            if path.suffix != ".part":
+                name = f"{path.parent.name}{path.name}"
+                assert path.read_bytes() == contents(name, 400 if name == "dd4" else 300)
+        bounded = BoundedFolder(folder, MAX)
+        assert not [name for name in names(folder) if name.endswith(".part")]
+        assert counted(folder) == taken(folder)
+        for name in ("dd4", "ff6"):
+            put(bounded, name, 400 if name == "dd4" else 300)
+        assert counted(folder) == taken(folder) <= MAX
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        at += 1
+    assert at > 30
+    assert left > 5
