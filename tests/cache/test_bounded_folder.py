@@ -215,6 +215,23 @@ def _work_until_killed(folder: Path, at: int) -> None:
     put(bounded, "ee5")
 
 
+def test_those_that_live_on_take_over_from_a_killed_process(folder: Path) -> None:
+    bounded = BoundedFolder(folder, MAX)
+    for name in ("aa1", "bb2"):
+        child = os.fork()
+        if child == 0:
+            bounded.add(name, 300, lambda _: os.kill(os.getpid(), signal.SIGKILL))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert names(folder) == {"aa1.part", "bb2.part"}
+    assert counted(folder) == taken(folder) == 600
+    assert put(bounded, "aa1")
+    assert names(folder) == {"aa1", "bb2.part"}
+    assert counted(folder) == taken(folder) == 600
+    assert put(bounded, "cc3", 500)  # needs the room
+    assert names(folder) == {"aa1", "cc3"}
+    assert counted(folder) == taken(folder) == 800
+
+
 @pytest.mark.faults
 def test_killed_before_any_system_call(folder: Path) -> None:
     at, left = 0, 0
