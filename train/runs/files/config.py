@@ -146,6 +146,12 @@ class Recipe:
         help="Compute each batch in N parts and step once, to save memory. Norms use the statistics of each part.",
         source="ours",
     )
+    sync_batch_norm: bool = _recipe(
+        False,
+        kind="flag",
+        help="On several devices: batch norm uses the statistics of the whole batch, not of each device's part.",
+        source="ours",
+    )
     ema: float | None = _recipe(
         None,
         kind="number",
@@ -314,6 +320,12 @@ class RunConfig:
             )
         if self.kernels == "fused" and self.compile:
             raise UsageError("got --kernels fused and --compile, expected one of the two: leave --compile out")
+        for name, given in (("--kernels fused", self.kernels == "fused"), ("--compile", self.compile)):
+            if given and self.recipe.sync_batch_norm:
+                raise UsageError(
+                    f"got --sync-batch-norm and {name}, whose batch norm exchanges nothing between devices, expected "
+                    "one of the two: leave one out"
+                )
         if self.val_share is not None and not self.val_groups:
             raise UsageError(f"got --val-groups 0 and --val-share {self.val_share}, expected one of the two")
         if self.recipe.drop_modality is not None and self.geometry.modality != "both":
@@ -385,8 +397,8 @@ SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, Fine
 """All settings by name; no two parts share one."""
 
 FINE_TUNING = tuple(declared(FineTuning))
-TRAIN_ONLY = (*FINE_TUNING, *EXTRAS)
-"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch."""
+TRAIN_ONLY = (*FINE_TUNING, *EXTRAS, "sync_batch_norm")
+"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch, on one device."""
 
 _ALIASES = {alias: name for name, one in SETTINGS.items() for alias in one.aliases}
 

@@ -70,6 +70,8 @@ def with_kernels(config: RunConfig, ranks: Ranks, console: Console) -> RunConfig
     obstacle = None
     if config.compile:
         obstacle = "they do not work with --compile"
+    elif config.recipe.sync_batch_norm:
+        obstacle = "they do not work with --sync-batch-norm"
     elif config.kernels == "auto" and not config.amp and ranks.device.type == "cuda":
         obstacle = "in float32 they do not use the matrix units; --kernels fused uses them anyway"
     obstacle = obstacle or kernels_obstacle(config, ranks.device, console)
