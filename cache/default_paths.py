@@ -1,4 +1,4 @@
-"""Default paths of sources and stores."""
+"""Default paths of sources and stores, and of what resact keeps for the user."""
 
 import os
 from pathlib import Path
@@ -16,6 +16,11 @@ def data_folder() -> Path:
     if "://" in named:
         raise UsageError(f"got RESACT_DATA={named}, expected a folder: name a store's URL where the command takes one")
     return Path(named)
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again: `resact` in `XDG_CACHE_HOME`, or in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "resact"  # noqa: PTH111 no HOME
 
 
 def default_store(dataset: str) -> Path:

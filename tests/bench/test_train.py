@@ -21,9 +21,8 @@ from resact.cli import main
 from resact.errors import UsageError
 from resact.train.networks.models import ActionNetwork, build_model
 from resact.train.networks.modules import FactorisedConv3d
-from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 from resact.train.runs.training.step import TrainStep
-from resact.train.runs.training.step_variants import EAGER, StepVariant, graph_of
 
 
 def test_synthetic_clips_beside_the_stores(tiny_store):
@@ -86,26 +85,26 @@ def test_a_row_that_cannot_run_stays_with_its_reason(tiny_store, monkeypatch):
 def test_variants_are_of_the_fastest_and_take_turns_with_all(tiny_store, monkeypatch):
     monkeypatch.setattr(bench, "kernels_obstacle", lambda *_: None)
     monkeypatch.setattr(ActionNetwork, "use_kernels", lambda self, kernels: kernels_used.append(kernels))
-    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    monkeypatch.setattr(torch, "compile", lambda network, **_: compiled.append(network) or network)
     kernels_used, compiled, turns = [], [], []
     speeds = {("3d", False): 3.0, ("3d", True): 2.0, ("folded", True): 4.0, ("shifted", True): 1.0}
 
     def measure(step, source, steps, device, result, *, bytes_before):
         config, network = step._config, step._network
         (form,) = {module.form for module in network.modules() if isinstance(module, FactorisedConv3d)}
-        rate = 5.0 if config.kernels == "fused" else speeds.get((form, config.channels_last), 0.5)
+        rate = 5.0 if config.fused else speeds.get((form, config.channels_last), 0.5)
         turns.append((form, config.channels_last, network.architecture.network, network.architecture.conv))
         result.clips_per_second.append(rate)
         result.seconds = 1.0
 
     monkeypatch.setattr(bench, "_measure", measure)
-    eager_and_fused = [*EAGER, "fused"]
+    eager_and_fused = [*EAGER_FORMS, "fused"]
     rows = bench_rows(tiny_store, *eager_and_fused, "compiled", "graph", "dense", "3d-resnet50", rounds=2)
     assert {name: row["of"] for name, row in rows.items() if row["of"]} == {
         "compiled": "folded", "graph": "fused", "dense": "folded", "3d-resnet50": "folded",
     }  # fmt: skip
     assert [name for name, row in rows.items() if row["baseline"]] == ["folded"]
-    first = [(form, last, "p3d-resnet50", "separable") for form, last in [*EAGER.values(), (None, True)]]
+    first = [(form, last, "p3d-resnet50", "separable") for form, last in [*speeds, (None, True)]]
     others = [
         ("folded", True, "p3d-resnet50", "separable"),  # compiled; no graph on a CPU
         ("folded", True, "p3d-resnet50", "dense"),
@@ -164,7 +163,7 @@ def test_torchvision_that_is_missing_or_does_not_load_is_said(tiny_store, monkey
 
 def test_rows_without_an_eager_form_go_with_fused_kernels(tiny_store, monkeypatch):
     """As on a GPU, where fused kernels are chosen: other rows are none of them."""
-    monkeypatch.setattr(bench, "with_kernels", lambda config, *_: replace(config, kernels="fused"))
+    monkeypatch.setattr(bench, "_as_trained", lambda config, *_: replace(config, kernels="fused"))
     config, store = RunConfig.of(SMALL | {"amp": True}), open_store(tiny_store)
     wanted, console = ("synthetic", "store", "compiled", "dense"), Console(quiet=True)
     rows = bench._Bench(config, store, torch.device("cpu"), wanted, 1, 1, console)._rows()
@@ -202,28 +201,6 @@ def test_wrong_rows_and_devices_are_refused(tiny_store):
 def test_every_row_is_documented():
     text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
     assert [name for name in NAMES if f"`{name}`" not in text] == []
-
-
-@pytest.mark.gpu
-def test_a_captured_step_trains_as_the_plain_one():
-    device = torch.device("cuda")
-    # Without dropout: a replayed step draws on where the last one stopped, a plain one from its seed.
-    config = RunConfig.of(SMALL | {"amp": True, "modality": "both", "dropout": 0.0})
-    weights = []
-    for captured in (False, True):
-        variant = StepVariant("a", config)
-        network = variant.network(3, device)
-        step, batch = variant.step(network, device), variant.batch(3, device)
-        options = {"clips": 4, "lr": 0.01, "seed": 0}
-        if captured:  # which takes three steps first, and none as it is captured
-            with graph_of(step, batch, device, **options) as replay:
-                for _ in range(2):
-                    replay(batch)
-        else:
-            for _ in range(5):
-                step(batch, **options)
-        weights.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
-    torch.testing.assert_close(*weights, rtol=1e-3, atol=1e-3)
 
 
 class Times:

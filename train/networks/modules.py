@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, K concatenated channels (3C or 2C), T frames, H height, W width.
 """
 
+from collections.abc import Callable
 from itertools import product
 from typing import Literal, get_args
 
@@ -114,6 +115,29 @@ def use_form(network: nn.Module, form: ConvolutionForm | None) -> None:
     for module in network.modules():
         if isinstance(module, FactorisedConv3d):
             module.form = form
+
+
+def convolve_in_form(form: ConvolutionForm) -> Callable[..., Tensor]:
+    """A function that computes a 3D convolution in one form, with the arguments of `functional.conv3d`."""
+
+    def convolve(
+        x_BCTHW: Tensor, weight: Tensor, *, stride: tuple[int, ...], padding: tuple[int, ...], groups: int
+    ) -> Tensor:
+        with torch.device("meta"):
+            conv = FactorisedConv3d(
+                x_BCTHW.shape[1],
+                len(weight),
+                (weight.shape[2], weight.shape[3], weight.shape[4]),
+                stride=(stride[0], stride[1], stride[2]),
+                padding=(padding[0], padding[1], padding[2]),
+                groups=groups,
+                bias=False,
+            )
+        conv.form = form
+        y_BCTHW: Tensor = torch.func.functional_call(conv, {"weight": weight}, (x_BCTHW,))
+        return y_BCTHW
+
+    return convolve
 
 
 def feature_residual(motion_BCTHW: Tensor) -> Tensor:

@@ -33,6 +33,11 @@ class Ranks:
         """Whether this is the process that writes and prints."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """Such as `NVIDIA H200`, or `cpu`."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+
     def sum(self, values: Tensor) -> Tensor:
         """Sum `values` over all ranks, in place."""
         if self.world_size > 1:
@@ -104,7 +109,7 @@ class Ranks:
                 dist.broadcast(tensor, src=0)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to train: gradients are averaged over ranks."""
+        """The network to train: gradients are averaged over ranks, norms use each rank's own part of a batch."""
         if self.world_size == 1:
             return network
         wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True)

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 
 from resact.train.networks.build import build
+from resact.train.networks.models import ActionNetwork
+from resact.train.networks.modules import ConvolutionForm, use_form
 from resact.train.runs.files.config import RunConfig
+
+_CONVOLUTIONS: dict[str, ConvolutionForm] = {
+    "ncdhw": "3d",
+    "channels-last": "3d",
+    "folded": "folded",
+    "shifted": "shifted",
+}
+"""Form of a step -> the form of its convolutions; others leave it to the network."""
 
 
 def build_network(config: RunConfig, num_classes: int | None = None) -> nn.Module:
@@ -40,6 +50,23 @@ def place(network: nn.Module, config: RunConfig, device: torch.device) -> None:
         for parameter in network.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+
+
+def use_kernels(network: nn.Module, config: RunConfig) -> None:
+    """Compute a network on its device in the config's form.
+
+    Raises:
+        UsageError: the fused kernels cannot compute it there.
+    """
+    use_form(network, convolution_form(config))
+    if config.fused:
+        assert isinstance(network, ActionNetwork)
+        network.use_kernels("fused")
+
+
+def convolution_form(config: RunConfig) -> ConvolutionForm | None:
+    """Form of the convolutions; None: the network chooses by its device."""
+    return _CONVOLUTIONS.get(config.form)
 
 
 def memory_format(config: RunConfig) -> torch.memory_format:

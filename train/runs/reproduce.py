@@ -21,9 +21,10 @@ from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
 from resact.train.runs.testing.metrics import measure
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from resact.train.runs.testing.trained import is_current, load_trained
-from resact.train.runs.training.device_checks import step_seconds, with_kernels
+from resact.train.runs.training.kernel_choice import with_kernels
 from resact.train.runs.training.resumption import require_same_settings
 from resact.train.runs.training.train import train
+from resact.train.runs.training.trials import step_seconds
 from resact.train.runs.training.videos import choose_videos, usual_share
 
 TABLES = (2, 3, 4)
@@ -228,7 +229,7 @@ def _announce(planned: list[PlannedRun], console: Console) -> float | None:
             kind = replace(config, seed=0, amp=device.type == "cuda" if config.amp is None else config.amp)
             if kind not in rates:
                 console.print(f"measuring a few steps of {run.name}")
-                rates[kind] = _training_rate(kind, device)
+                rates[kind] = _training_rate(kind, run.train_clips, device)
             clips = run.train_clips + run.test_clips * _FORWARD_SHARE
             hours = clips / rates[kind] / 3600 if rates[kind] else math.inf
         total += hours
@@ -246,10 +247,11 @@ def _announce(planned: list[PlannedRun], console: Console) -> float | None:
     return total
 
 
-def _training_rate(config: RunConfig, device: torch.device) -> float:
+def _training_rate(config: RunConfig, clips: int, device: torch.device) -> float:
     """Training clips per second, on clips that are already in memory; 0 where a step needs too much memory."""
-    config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), Console(quiet=True))
-    return config.recipe.batch_size / step_seconds(config, device)
+    ranks, batch = Ranks(rank=0, world_size=1, device=device), config.recipe.batch_size
+    chosen = with_kernels(config, ranks, Console(quiet=True), steps=-(-clips // batch))
+    return batch / step_seconds(chosen.config, device)
 
 
 def _listed(numbers: Sequence[int]) -> str:

@@ -23,10 +23,10 @@ from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.execution import build_network
-from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.step_variants import EAGER, StepVariant, eager_variants, fused_variant
+from resact.train.runs.files.config import EAGER_FORMS, RunConfig
+from resact.train.runs.training.step_variants import StepVariant, eager_variants, fused_variant
 
-VARIANTS = (*EAGER, "fused")
+VARIANTS = (*EAGER_FORMS, "fused")
 _NUM_CLASSES = 101
 _WARMUP = 3
 _PROFILED = 3  # steps: each adds thousands of events

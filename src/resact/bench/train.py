@@ -34,21 +34,15 @@ from resact.train.networks.models import ActionNetwork
 from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import build_network
-from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.device_checks import kernels_obstacle, with_kernels
-from resact.train.runs.training.step_variants import (
-    EAGER,
-    Step,
-    StepVariant,
-    eager_variants,
-    fused_variant,
-    graph_of,
-)
+from resact.train.runs.files.config import EAGER_FORMS, RunConfig
+from resact.train.runs.training.device_checks import kernels_obstacle
+from resact.train.runs.training.kernel_choice import with_kernels
+from resact.train.runs.training.step_variants import Step, StepVariant, eager_variants, fused_variant
 
 _BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
 _NORMALISATION_CLIPS = 16  # the figures do not depend on it
 _WARMUP_STEPS = 3
-_STEP_OPTIONS = {"lr": 1e-4, "seed": 0}  # a rate so low that weights stay numbers, whatever they are trained on
+_STEP_OPTIONS: dict[str, Any] = {"lr": 1e-4, "seed": 0}  # so low a rate that weights stay numbers in any case
 _MAX_PROBLEM = 300
 
 
@@ -188,7 +182,8 @@ class _Bench:
         console: Console,
     ) -> None:
         self.kernels_obstacle = kernels_obstacle(config, device, console) if {"fused", "graph"} & {*wanted} else None
-        config = with_kernels(config, Ranks(rank=0, world_size=1, device=device), console)
+        if {*AS_TRAINED} & {*wanted}:
+            config = _as_trained(config, store, device, console)
         self.config, self.store, self.device, self.wanted = config, store, device, wanted
         self.steps, self.console = steps, console
         self.num_classes, self.batch = len(store.index.classes), config.recipe.batch_size
@@ -201,7 +196,7 @@ class _Bench:
         for number, row in take_turns(rows, rounds):
             self._take_turn(row, f"round {number + 1} of {rounds}")
         results = [self._result(row) for row in rows]
-        eager = [result for result in results if result["name"] in EAGER and result["problem"] is None]
+        eager = [result for result in results if result["name"] in EAGER_FORMS and result["problem"] is None]
         if eager:
             max(eager, key=lambda result: float(result["clips_per_second"]))["baseline"] = True
         return results
@@ -216,8 +211,8 @@ class _Bench:
         as_trained = StepVariant("synthetic", self.config)
         fastest = _fastest(rows.values(), as_trained)
         eager = _fastest(
-            (row for name, row in rows.items() if name in EAGER),
-            replace(as_trained, config=replace(self.config, kernels="eager")),  # `compiled` does not go with fused ones
+            (row for name, row in rows.items() if name in EAGER_FORMS),
+            replace(as_trained, config=replace(self.config, kernels="eager")),  # it may be fused
         )
         for row in rows.values():
             row.measured = _Measured()
@@ -233,7 +228,7 @@ class _Bench:
         before = _allocated_bytes(self.device) - row.kept_bytes
         failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # no compiler, no memory, no kernels
         try:
-            if row.variant.config.kernels == "fused" and self.kernels_obstacle:
+            if row.variant.config.fused and self.kernels_obstacle:
                 raise ToolError(self.kernels_obstacle)
             with (
                 tuned_cudnn(),
@@ -255,15 +250,12 @@ class _Bench:
         step = row.kept or variant.step(variant.network(self.num_classes, self.device), self.device)
         if variant.config.compile:
             row.kept = step
-        if not variant.graphed:
-            yield step
-            return
-        _reset_peak(self.device)
-        batch = variant.batch(self.num_classes, self.device)
-        with graph_of(step, batch, self.device, clips=self.batch, **_STEP_OPTIONS) as replay:
-            # All that it holds was allocated at its capture: replaying allocates nothing.
+        if variant.config.graphed:
+            # All that it holds is allocated at its capture: replaying allocates little.
+            _reset_peak(self.device)
+            step(variant.batch(self.num_classes, self.device), clips=self.batch, **_STEP_OPTIONS)
             row.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
-            yield replay
+        yield step
 
     def _source(self, variant: StepVariant) -> Generator[dict[str, Any]]:
         if variant.name == "store":
@@ -327,9 +319,22 @@ def _fastest(rows: Iterable[_Row], otherwise: StepVariant) -> StepVariant:
     return max(ran, key=lambda row: row.measured.clips_per_second).variant if ran else otherwise
 
 
+def _as_trained(config: RunConfig, store: ClipStore, device: torch.device, console: Console) -> RunConfig:
+    """The config with the kernels that a training on this store would choose."""
+    steps = config.recipe.epochs * -(-len(_videos(config, store)) // config.recipe.batch_size)
+    return with_kernels(config, Ranks(rank=0, world_size=1, device=device), console, steps=steps).config
+
+
+def _videos(config: RunConfig, store: ClipStore) -> Any:
+    """Places in the index of those on the train side."""
+    return store.index.video_indices(
+        store.settings.dataset.splits[0] if config.split is None else config.split, "train"
+    )
+
+
 def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, threads: int | None) -> ClipStream:
     dataset, geometry = store.settings.dataset, config.geometry
-    videos = store.index.video_indices(dataset.splits[0] if config.split is None else config.split, "train")
+    videos = _videos(config, store)
     return ClipStream(
         store,
         TrainPlan(store.index, videos, geometry, seed=config.seed, flip=dataset.flip_safe),

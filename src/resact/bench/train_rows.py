@@ -7,14 +7,14 @@ import torch
 from torch import Tensor, nn
 
 from resact.errors import ToolError
-from resact.train.runs.files.config import RunConfig
-from resact.train.runs.training.step_variants import EAGER, StepVariant
+from resact.train.runs.files.config import EAGER_FORMS, RunConfig
+from resact.train.runs.training.step_variants import StepVariant
 
 AS_TRAINED = ("synthetic", "store")
 """Rows that do what `train` does with the same settings, on clips in memory and on clips from the store."""
 
 NAMES = (
-    *EAGER,
+    *EAGER_FORMS,
     "fused",
     "compiled",
     "graph",
@@ -56,15 +56,16 @@ def derived_variants(
 
     rgb = with_network(modality="rgb")
     three_d = with_network(network="3d-resnet50", conv=None, attention=None, feature_residual=None)
+    captured = fastest.config.form if fastest.config.form in (*EAGER_FORMS, "fused") else "ncdhw"
     of_eager = [
         replace(eager, name="compiled", config=replace(eager.config, compile=True)),
         replace(eager, name="dense", config=with_network(network="p3d-resnet50", conv="dense")),
         replace(eager, name="3d-resnet50", config=three_d),
-        *(TorchvisionVariant(name, rgb, form=eager.form) for name in ("r3d_18", "r2plus1d_18")),
+        *(TorchvisionVariant(name, rgb) for name in ("r3d_18", "r2plus1d_18")),
     ]
     return {
         **{variant.name: (variant, eager.name) for variant in of_eager},
-        "graph": (replace(fastest, name="graph", graphed=True), fastest.name),
+        "graph": (StepVariant("graph", fastest.config.in_form(f"{captured}+graph")), fastest.name),
         **{name: (StepVariant(name, config), None) for name in AS_TRAINED},
     }
 

@@ -3,6 +3,7 @@
 Does not load torch: the command line's options come from here.
 """
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,14 @@ from resact.train.clips.geometry import SAMPLING, ClipGeometry
 from resact.train.networks.architecture import Architecture
 from resact.train.settings import Setting, check, declared, option, setting
 
-KERNELS = ("auto", "fused", "eager")
+EAGER_FORMS = ("ncdhw", "channels-last", "folded", "shifted")
+"""Forms of a step by PyTorch's operations, the simplest first."""
+
+CHOSEN_BY_TIME = ("auto", "compiled", "graph")
+"""Values of `kernels` that a training on a GPU replaces by the quickest form of the kind."""
+
+KERNELS = ("auto", "eager", *EAGER_FORMS, "fused", "compiled", "graph")
+_DERIVED = re.compile(rf"({'|'.join(EAGER_FORMS)})\+compiled|({'|'.join(EAGER_FORMS)}|fused)\+graph")
 BALANCED = "balanced"
 EXTRAS = (
     "class_weights", "sampling", "optimiser", "accumulate", "ema", "colour_jitter", "blur", "mixup", "drop_modality",
@@ -144,12 +152,6 @@ class Recipe:
         least=1,
         metavar="N",
         help="Compute each batch in N parts and step once, to save memory. Norms use the statistics of each part.",
-        source="ours",
-    )
-    sync_batch_norm: bool = _recipe(
-        False,
-        kind="flag",
-        help="On several devices: batch norm uses the statistics of the whole batch, not of each device's part.",
         source="ours",
     )
     ema: float | None = _recipe(
@@ -296,13 +298,27 @@ class RunConfig:
     amp: bool | None = _execution(
         None, kind="flag", default_words="on with a GPU", help="Train with bfloat16 autocast.", source="ours"
     )
-    compile: bool = _execution(False, kind="flag", help="Compile the network with torch.compile.", source="ours")
-    channels_last: bool = _execution(False, kind="flag", help="Use the channels-last memory layout.", source="ours")
+    compile: bool | None = _execution(
+        None,
+        kind="flag",
+        default_words="as --kernels says",
+        help="Compile the network with torch.compile.",
+        source="ours",
+    )
+    channels_last: bool | None = _execution(
+        None,
+        kind="flag",
+        default_words="as --kernels says",
+        help="Use the channels-last memory layout.",
+        source="ours",
+    )
     kernels: str = _execution(
         "auto",
         kind="choice",
         choices=KERNELS,
-        help="Our fused kernels, PyTorch's own (eager), or auto: the faster of those that are correct on this device.",
+        pattern=_DERIVED,
+        pattern_words="FORM+compiled or FORM+graph",
+        help="The form of a training step. auto: the quickest that is correct on this GPU; eager on a CPU.",
         source="ours",
     )
     checkpoint_activations: bool = _execution(
@@ -312,20 +328,13 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.architecture.is_own and self.kernels == "fused":
-            raise UsageError("got --kernels fused with your own network, expected eager: leave --kernels out")
+        if self.architecture.is_own and self.kernels not in ("auto", "eager"):
+            raise UsageError(f"got --kernels {self.kernels} with your own network, expected eager: leave --kernels out")
         if self.architecture.is_own and self.checkpoint_activations:
             raise UsageError(
                 "got --checkpoint-activations with your own network, which must do that itself: leave it out"
             )
-        if self.kernels == "fused" and self.compile:
-            raise UsageError("got --kernels fused and --compile, expected one of the two: leave --compile out")
-        for name, given in (("--kernels fused", self.kernels == "fused"), ("--compile", self.compile)):
-            if given and self.recipe.sync_batch_norm:
-                raise UsageError(
-                    f"got --sync-batch-norm and {name}, whose batch norm exchanges nothing between devices, expected "
-                    "one of the two: leave one out"
-                )
+        self._settle_form()
         if self.val_share is not None and not self.val_groups:
             raise UsageError(f"got --val-groups 0 and --val-share {self.val_share}, expected one of the two")
         if self.recipe.drop_modality is not None and self.geometry.modality != "both":
@@ -334,6 +343,48 @@ class RunConfig:
                 "--modality both: a network with one input needs it"
             )
         assert self.architecture.modality == self.geometry.modality
+
+    def _settle_form(self) -> None:
+        """Set what the kernels say of memory layout and compilation, and refuse what contradicts them.
+
+        Raises:
+            UsageError: one of the two options contradicts the kernels.
+        """
+        if self.compile and self.kernels in EAGER_FORMS:
+            object.__setattr__(self, "kernels", f"{self.kernels}+compiled")
+        says: dict[str, bool] = {}
+        if self.form in EAGER_FORMS:
+            says["channels_last"] = self.form != "ncdhw"
+        if self.kernels != "auto" and self.form != "eager":
+            says["compile"] = self.kernels.endswith("compiled")
+        for name, value in says.items():
+            if getattr(self, name) not in (None, value):
+                wrong = option(name if getattr(self, name) else f"no_{name}")
+                raise UsageError(
+                    f"got --kernels {self.kernels} and {wrong}, expected one of the two: leave {wrong} out"
+                )
+            object.__setattr__(self, name, value)
+        if self.fused and self.channels_last is None:
+            object.__setattr__(self, "channels_last", True)
+
+    @property
+    def form(self) -> str:
+        """The kernels without what is done to them: `folded` for `folded+graph`."""
+        return self.kernels.partition("+")[0]
+
+    @property
+    def fused(self) -> bool:
+        """Whether our fused kernels compute the network."""
+        return self.form == "fused"
+
+    @property
+    def graphed(self) -> bool:
+        """Whether a step is captured as a CUDA graph once and then replayed."""
+        return self.kernels.endswith("+graph")
+
+    def in_form(self, kernels: str) -> Self:
+        """The same config with other kernels, in the memory layout that goes with them."""
+        return replace(self, kernels=kernels, compile=None, channels_last=None)
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], *, num_classes: int | None = None) -> Self:
@@ -397,8 +448,8 @@ SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, Fine
 """All settings by name; no two parts share one."""
 
 FINE_TUNING = tuple(declared(FineTuning))
-TRAIN_ONLY = (*FINE_TUNING, *EXTRAS, "sync_batch_norm")
-"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch, on one device."""
+TRAIN_ONLY = (*FINE_TUNING, *EXTRAS)
+"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch."""
 
 _ALIASES = {alias: name for name, one in SETTINGS.items() for alias in one.aliases}
 

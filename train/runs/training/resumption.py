@@ -16,10 +16,11 @@ from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.checkpoint import Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
-from resact.train.runs.files.record import RunRecord, StoreIdentity, devices
+from resact.train.runs.files.record import RunRecord, StoreIdentity
 from resact.train.runs.training.optimiser import learning_rate
 from resact.train.settings import option
 
+_OF_FORM = ("compile", "channels_last")  # what kernels decide, if they are asked for
 _NAMES_SHOWN = 8  # of the runs that are there, the nearest ones
 
 
@@ -57,11 +58,8 @@ def with_more_epochs(saved: RunRecord, settings: Mapping[str, Any]) -> RunRecord
     return replace(saved, config=config, earlier_epochs=(*saved.earlier_epochs, recipe.epochs))
 
 
-def write_changes(
-    folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Progress, *, epoch_steps: int
-) -> list[str]:
-    """Write the record of a run that continues for more epochs, or on another number of devices. The folder must be
-    locked.
+def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Progress, *, epoch_steps: int) -> str:
+    """Write the record of a finished run that is extended by more epochs. The folder must be locked.
 
     Args:
         folder: folder of the run.
@@ -71,13 +69,13 @@ def write_changes(
         epoch_steps: steps an epoch.
 
     Returns:
-        Notes on what changes with it.
+        A note on the effect on the learning rate.
 
     Raises:
-        UsageError: more epochs for a run that is not finished, or another process has changed its record.
+        UsageError: the run is not finished, or another process has changed its record.
     """
     done, epochs = saved.config.recipe.epochs, record.config.recipe.epochs
-    if epochs > done and progress.epoch < done:
+    if progress.epoch < done:
         raise UsageError(
             f"got --epochs {epochs}, but {folder} has trained {progress.epoch} of its {done} epochs: finish it first "
             f"(`{folder.resume_command(saved.world_size)}`), or train a new --run"
@@ -85,48 +83,21 @@ def write_changes(
     if folder.read_record() != saved:
         raise UsageError(f"{folder} has just been changed by another process: run the same command again")
     folder.write_record(record)
-    notes = []
-    if epochs > done:
-        rates = [
-            learning_rate(record.config.recipe, step, epoch_steps=epoch_steps, earlier_epochs=record.earlier_epochs)
-            for step in (done * epoch_steps - 1, done * epoch_steps)
-        ]
-        notes.append(
-            f"{folder} continues from epoch {done} to {epochs}. Its learning rate had fallen to {rates[0]:.3g}. From "
-            f"here on it is that of a run of {epochs} epochs: it starts again at {rates[1]:.3g} and falls to 0"
-        )
-    if record.world_size != saved.world_size:
-        notes.append(_on_other_devices(folder, saved, record))
-    return notes
-
-
-def _on_other_devices(folder: RunFolder, saved: RunRecord, record: RunRecord) -> str:
-    recipe = record.config.recipe
-    differs = []
-    if not recipe.sync_batch_norm:
-        before, now = (-(-recipe.batch_size // (one.world_size * recipe.accumulate)) for one in (saved, record))
-        differs.append(f"batch norm uses the statistics of {now} clips instead of {before}")
-    if record.architecture.dropout:
-        differs.append("dropout draws other masks")
-    if recipe.mixup is not None:
-        differs.append("mixup mixes other clips")
+    rates = [
+        learning_rate(record.config.recipe, step, epoch_steps=epoch_steps, earlier_epochs=record.earlier_epochs)
+        for step in (done * epoch_steps - 1, done * epoch_steps)
+    ]
     return (
-        f"note: {folder} continues on {devices(record.world_size)} instead of {devices(saved.world_size)}. Clips and "
-        f"their order stay the same. From here on {', '.join([*differs, 'sums are rounded otherwise'])}: the result "
-        f"differs from that of a run on one number of devices. {folder.config.name} and the report say so"
+        f"{folder} continues from epoch {done} to {epochs}. Its learning rate had fallen to {rates[0]:.3g}. From here "
+        "on "
+        f"it is that of a run of {epochs} epochs: it starts again at {rates[1]:.3g} and falls to 0"
     )
 
 
 def require_same(
-    saved: RunRecord,
-    settings: Mapping[str, Any],
-    store: ClipStore,
-    ranks: Ranks,
-    folder: RunFolder,
-    *,
-    allow_world_size_change: bool,
+    saved: RunRecord, settings: Mapping[str, Any], store: ClipStore, ranks: Ranks, folder: RunFolder
 ) -> None:
-    """Check that everything that decides the result is unchanged, except for the number of devices if that may change.
+    """Check that everything that decides the result is unchanged.
 
     Raises:
         UsageError: something differs; names all differences.
@@ -137,11 +108,10 @@ def require_same(
             f"{store.files} is not the store that {folder} was started with ({saved.store.dataset} at "
             f"{saved.store.path}), or it has changed since: name that one with --store, or choose another --run"
         )
-    if saved.world_size != ranks.world_size and not allow_world_size_change:
+    if saved.world_size != ranks.world_size:
         raise UsageError(
-            f"{folder} was started on {devices(saved.world_size)}, not {ranks.world_size}, and each normalises its own "
-            f"part of a batch: continue with `{folder.resume_command(saved.world_size)}`, or add "
-            "--allow-world-size-change if the result may differ"
+            f"{folder} was started on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
+            f"part of a batch: continue with `{folder.resume_command(saved.world_size)}`"
         )
 
 
@@ -151,8 +121,11 @@ def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder:
     Raises:
         UsageError: settings differ; names all of them. Only settings that were asked for are compared.
     """
-    before = saved.config.settings
-    wanted = RunConfig.of(before | dict(settings)).settings
+    before, asked = saved.config.settings, dict(settings)
+    if _has_form(saved.config, asked.get("kernels")):
+        del asked["kernels"]
+    kept = {name: value for name, value in before.items() if "kernels" not in asked or name not in _OF_FORM}
+    wanted = RunConfig.of(kept | asked).settings
     differing = [
         f"{option(name)}: {value!r}, asked for {wanted[name]!r}"
         for name, value in before.items()
@@ -162,6 +135,13 @@ def require_same_settings(saved: RunRecord, settings: Mapping[str, Any], folder:
         raise UsageError(
             f"{folder} has other settings ({'; '.join(differing)}): leave them out, or choose another --run"
         )
+
+
+def _has_form(config: RunConfig, asked: str | None) -> bool:
+    """Whether the form that a run was begun with is one of those that were asked for; none is chosen again."""
+    if asked == "compiled":
+        return bool(config.compile)
+    return asked == "auto" or (asked == "graph" and config.graphed)
 
 
 def as_begun(config: RunConfig) -> RunConfig:

@@ -14,6 +14,7 @@ from resact.errors import ToolError
 from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import autocast, memory_format
 from resact.train.runs.files.config import RunConfig
+from resact.train.runs.training.graphed_step import GraphedPass, Pass
 
 
 class TrainStep:
@@ -35,12 +36,16 @@ class TrainStep:
         ranks: the processes that train together.
         class_weights: (C,) factor of each class's losses; None: 1.
 
+        Raises:
+            ToolError: the step should be a CUDA graph, and the device does not support them.
+
         """
         self._config, self._network, self._optimiser, self._ranks = config, network, optimiser, ranks
         self._weight_C = None if class_weights is None else torch.tensor(class_weights, device=ranks.device)
         self._wrapped = self._trained = ranks.wrap(network)
-        if config.compile:
-            self._trained = torch.compile(self._trained)  # type: ignore[assignment]
+        if config.compile:  # for each size of a batch, of which an epoch has two at most
+            self._trained = torch.compile(self._trained, dynamic=False)  # type: ignore[assignment]
+        self._pass: Pass = GraphedPass(self._run, network, ranks.device) if config.graphed else self._run
 
     def __call__(self, batch: dict[str, Any], *, clips: int, lr: float, seed: int) -> Tensor:
         """Take a step.
@@ -57,7 +62,7 @@ class TrainStep:
             class with the larger share counts).
 
         Raises:
-            ToolError: the network should be compiled, but cannot be on this machine.
+            ToolError: the network should be compiled or the step captured, but cannot be on this machine.
         """
         with _compiler_failures_as_error() if self._config.compile else nullcontext():
             return self._taken(batch, clips, lr, seed)
@@ -66,13 +71,18 @@ class TrainStep:
         for group in self._optimiser.param_groups:
             group["lr"] = lr * group["lr_factor"]
         torch.manual_seed(seed)
-        self._optimiser.zero_grad(set_to_none=True)
-        # As many on each rank, whose parts may differ by a clip: norms may wait for each other in each of them.
-        parts = _parts(batch, min(self._config.recipe.accumulate, clips // self._ranks.world_size))
+        if not self._config.graphed:  # a graph has tensors of its own for them
+            self._optimiser.zero_grad(set_to_none=True)
+        figures = self._pass(batch, clips)
+        self._optimiser.step()
+        return figures
+
+    def _run(self, batch: dict[str, Any], clips: int) -> Tensor:
+        """Forward and backward; figures as `__call__` returns them."""
+        parts = _parts(batch, self._config.recipe.accumulate)
         figures = [self._add_gradients(part, clips, last=part is parts[-1]) for part in parts]
         if self._config.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._config.recipe.clip_norm)
-        self._optimiser.step()
         return torch.stack(figures).sum(0)
 
     def _add_gradients(self, part: dict[str, Any], clips: int, *, last: bool) -> Tensor:
@@ -119,8 +129,9 @@ class TrainStep:
 
 
 def _parts(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """A batch in so many parts, as even as can be."""
+    """A batch in so many parts as even as can be; in fewer where it has fewer clips."""
     clips = len(batch["label"])
+    count = min(count, clips)
     if count == 1:
         return [batch]
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}
@@ -138,5 +149,5 @@ def _compiler_failures_as_error() -> Iterator[None]:
     except TorchDynamoException as error:
         raise ToolError(
             f"torch cannot compile the network here ({str(error).strip().splitlines()[0]}): install the compiler that "
-            "it needs (g++; on a GPU gcc, too), or leave --compile out"
+            "it needs (g++; on a GPU gcc, too), or train with --kernels eager and leave --compile out"
         ) from error

@@ -19,14 +19,12 @@ from resact.cache.repeats import repeats
 from resact.cache.store import ClipStore, open_store
 from resact.errors import Interrupted, UsageError
 from resact.train.clips.measurement import measure_normalisation
-from resact.train.clips.sampling import TestPlan, TrainPlan
+from resact.train.clips.sampling import TestPlan, TrainPlan, batches
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.architecture import refuse_for_own
-from resact.train.networks.models import ActionNetwork
 from resact.train.networks.own import NetworkSource, changed_files, try_own
-from resact.train.networks.synchronised_norm import synchronise_norms
 from resact.train.runs.distributed import Ranks, open_ranks
-from resact.train.runs.execution import build_network, outline, place
+from resact.train.runs.execution import build_network, outline, place, use_kernels
 from resact.train.runs.files.checkpoint import Checkpoints, Progress, memory_of
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
@@ -34,7 +32,7 @@ from resact.train.runs.files.history import History
 from resact.train.runs.files.record import InitialWeights, RunRecord, StoreIdentity, open_run_store
 from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.class_weights import class_weights, imbalance
-from resact.train.runs.training.device_checks import rightly_computed, with_kernels
+from resact.train.runs.training.device_checks import rightly_computed
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.fine_tuning import (
     initial_weights,
@@ -43,15 +41,16 @@ from resact.train.runs.training.fine_tuning import (
     said_of,
     warning_on,
 )
+from resact.train.runs.training.kernel_choice import with_kernels
 from resact.train.runs.training.loop import Loop, Throughput
 from resact.train.runs.training.resumption import (
     as_begun,
     compute_threads_restored,
+    extend,
     require_same,
     saved_record,
     set_compute_threads,
     with_more_epochs,
-    write_changes,
 )
 from resact.train.runs.training.stopping import stop_on_signals
 from resact.train.runs.training.validation import VALIDATION_VIEWS
@@ -87,7 +86,6 @@ def train(
     name: str | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
-    allow_world_size_change: bool = False,
     threads: int | None = None,
     compute_threads: int | None = None,
     checkpoint_seconds: float = 300.0,
@@ -101,8 +99,6 @@ def train(
         name: name of the run; None for a name made from its settings.
         store: path or URL; None for the run's store, or for the only store in the data folder if the run is new.
         resume: resume the run. If the folder of runs is empty, or has an empty folder of its name, start a new run.
-        allow_world_size_change: resume the run on another number of devices, too. Clips and their order stay the same;
-            batch norm and dropout do not, which the run records.
         threads: number of threads that read clips; None: one per core, shared among ranks.
         compute_threads: number of compute threads on the CPU; None for the run's number, or torch's if the run is new.
         checkpoint_seconds: time between checkpoints; one is also written after each epoch.
@@ -120,8 +116,6 @@ def train(
         result = resact.train(small, store="data/sample.zarr", name="small")
         print(result.run, result.video_top1)  # runs/small; top-1 of the training videos that were held out
     """
-    if allow_world_size_change and not resume:
-        raise UsageError("got --allow-world-size-change without --resume: it is for a run that continues; leave it out")
     asked = RunConfig.of(settings)
     if asked.architecture.is_own:
         refuse_for_own(settings)
@@ -132,17 +126,7 @@ def train(
         try:
             with display:
                 result = _train(
-                    settings,
-                    asked,
-                    folder,
-                    store,
-                    ranks,
-                    display,
-                    resume=resume,
-                    allow_world_size_change=allow_world_size_change,
-                    threads=threads,
-                    compute_threads=compute_threads,
-                    checkpoint_seconds=checkpoint_seconds,
+                    settings, asked, folder, store, ranks, display, resume, threads, compute_threads, checkpoint_seconds
                 )
         except KeyboardInterrupt:
             if not folder.exists:
@@ -160,9 +144,7 @@ def _train(
     store: str | os.PathLike[str] | None,
     ranks: Ranks,
     display: TrainDisplay,
-    *,
     resume: bool,
-    allow_world_size_change: bool,
     threads: int | None,
     compute_threads: int | None,
     checkpoint_seconds: float,
@@ -182,12 +164,9 @@ def _train(
         console.print(f"note: {leak}")
     planned = None if saved is None else with_more_epochs(saved, settings)
     if planned is not None:
-        require_same(planned, settings, opened, ranks, folder, allow_world_size_change=allow_world_size_change)
+        require_same(planned, settings, opened, ranks, folder)
     set_compute_threads(compute_threads, saved, ranks, folder, console)
     config = _resolved(asked, opened, ranks) if planned is None else as_begun(planned.config)
-    display.prepare("trying the kernels" if ranks.device.type == "cuda" else "building the network")
-    config = with_kernels(config, ranks, console)
-    config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     if saved is None:
         videos = choose_videos(
             opened.index, _split(config), val_groups=config.val_groups, val_share=config.val_share, seed=config.seed
@@ -200,8 +179,6 @@ def _train(
     if (uneven := imbalance(config.recipe, opened.index, videos.train)) is not None:
         console.print(f"note: {uneven}")
     _require_batches(len(videos.train), config, ranks)
-    if config.recipe.sync_batch_norm and ranks.world_size == 1:
-        console.print("note: --sync-batch-norm changes nothing on one device, whose batch norm has the whole batch")
     slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
     if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
         console.print(f"note: of the training list, {slower.note}")
@@ -212,30 +189,42 @@ def _train(
         if config.architecture.is_own:
             source = try_own(network, config.architecture, frames=config.geometry.frames, size=config.geometry.size)
         initial = ranks.from_first(lambda: initial_weights(config, folder.path.parent, opened.index.classes))
+    display.prepare("building the network")
+    sizes = [len(step) for step in batches(len(videos.train), config.recipe.batch_size)]
+    chosen = with_kernels(
+        config,
+        ranks,
+        console,
+        steps=config.recipe.epochs * len(sizes),
+        sizes=len({*sizes}),
+        begun_on=None if saved is None else saved.provenance.get("device", "unknown"),
+        trying=lambda form: display.prepare(f"trying the step in the form {form}"),
+    )
+    config = chosen.config
+    if not chosen.checked:
+        config = rightly_computed(config, ranks, console, may_change=saved is None and asked.amp is None)
     with ExitStack() as held, stop_on_signals() as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
         record = planned or ranks.from_first(
-            lambda: _begin(config, folder, opened, videos, source, initial, weights, ranks, threads, display)
+            lambda: _begin(
+                config, folder, opened, videos, source, initial, weights, ranks, threads, display, chosen.record
+            )
         )
         held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
         display.prepare("building the network")
         network, optimiser, average, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
-        if saved is not None:
-            record = continued = record.with_devices(ranks.world_size, step=progress.step)
+        if saved is not None and record != saved:
             steps = len(training)
-            if record != saved:
-                for note in ranks.from_first(
-                    lambda: write_changes(folder, saved, continued, progress, epoch_steps=steps)
-                ):
-                    console.print(note)
+            said = ranks.from_first(lambda: extend(folder, saved, record, progress, epoch_steps=steps))
+            console.print(said)
         _announce(record, folder, len(training), ranks, console)
         display.begin(
             epochs=config.recipe.epochs,
             epoch_steps=len(training),
             step=progress.step,
             device=ranks.device,
-            compiles=config.compile,
+            compiles=bool(config.compile),
         )
         history = History(folder.metrics, progress) if ranks.leads else None
         if not has_tensorboard():
@@ -364,6 +353,7 @@ def _begin(
     ranks: Ranks,
     threads: int | None,
     display: TrainDisplay,
+    kernel_choice: dict[str, Any] | None,
 ) -> RunRecord:
     """Measure what has to be measured, and write `config.json`."""
     saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
@@ -372,7 +362,6 @@ def _begin(
     plan = _train_plan(store, videos, config)
     display.say(f"{folder}: measuring mean and standard deviation of the training clips")
     tell = display.prepare("measuring the training clips")
-    device = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "cpu"
     record = RunRecord(
         config=config,
         normalisation=measure_normalisation(
@@ -385,13 +374,14 @@ def _begin(
         val_videos=len(videos.validation),
         held_out=videos.held_out,
         padded_share=plan.padded_share,
-        provenance=provenance() | {"device": device},
+        provenance=provenance() | {"device": ranks.device_name},
         compute_threads=torch.get_num_threads(),
         choose_best=videos.choose_best,
         source=source,
         initial=initial,
         val_given=videos.given,
         class_weights=weights,
+        kernel_choice=kernel_choice,
     )
     for line in [] if initial is None else said_of(initial, str(folder)):
         display.say(line)
@@ -443,11 +433,7 @@ def _network(config: RunConfig, ranks: Ranks) -> nn.Module:
     """The run's network on the ranks' device, with its kernels and fresh weights."""
     network = build_network(config)
     place(network, config, ranks.device)
-    if config.kernels == "fused":
-        assert isinstance(network, ActionNetwork)
-        network.use_kernels("fused")
-    if config.recipe.sync_batch_norm and ranks.world_size > 1:
-        synchronise_norms(network)
+    use_kernels(network, config)
     return network
 
 
@@ -491,14 +477,13 @@ def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ran
     residual = f" at step {geometry.step}" if "residual" in geometry.streams else ""
     kept = "" if ema is None else f"; validated and saved: the moving average of the weights (EMA {ema:g})"
     devices = f"{ranks.world_size} x {ranks.device.type}" if ranks.world_size > 1 else ranks.device.type
-    earlier = f"; devices: {record.devices_in_words}" if record.earlier_devices else ""
     if ranks.device.type == "cpu":
         devices += f", {torch.get_num_threads()} compute threads"
     console.print(
         f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
         f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
         f"than a clip), {record.val_videos:,} {'for validation' if record.val_given else 'held out'}; "
-        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}{earlier}{kept}"
+        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}{kept}"
     )
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from rich.console import Console
+from torch.nn import functional
 
 from resact.errors import UsageError
 from resact.train.runs.distributed import Ranks
@@ -58,6 +59,7 @@ def test_it_is_asked_about_the_runs_own_shapes(probed) -> None:
             "frames": CONFIG.geometry.frames,
             "size": CONFIG.geometry.size,
             "memory_format": torch.channels_last_3d,
+            "convolve": functional.conv3d,
         }
     ]
     assert torch.backends.cudnn.enabled
