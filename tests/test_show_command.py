@@ -165,7 +165,7 @@ def test_every_video_of_a_class_is_there_whatever_its_name_and_state(here: Path,
         ((), "got neither a VIDEO nor --classes"),
         (("STORE", "VIDEO", "--classes", "CLASS"), "got both the video .* and --classes, expected one: "),
         (("STORE", "--classes", "Nonsense"), "got class 'Nonsense', expected one of the 3 in .*, such as "),
-        (("STORE", "VIDEO", "--step", "1,x"), "got --step 1,x, expected numbers such as 1,2,4"),
+        (("STORE", "VIDEO", "--step", "1,x"), "got --step '1,x', expected whole numbers separated by commas"),
         (("STORE", "VIDEO", "--step", "0"), "got steps 0, expected different whole numbers of 1 or more"),
         (("STORE", "VIDEO", "--frames", "0"), "got frames 0"),
         (

@@ -18,12 +18,14 @@ from torch import Tensor
 from resact.cache.store import ClipStore, open_store
 from resact.errors import RunNotFoundError, UsageError
 from resact.pipeline.job.single_video import single_video_store
+from resact.train.clips.fit import described
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.sampling import ClipPlan, TestPlan, TrainPlan, centre_clip
 from resact.train.clips.stream import ClipStream
 from resact.train.clips.transform import make_clip
+from resact.train.runs.execution import chosen_device
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.record import open_run_store
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
@@ -105,7 +107,7 @@ def stream(
         plan,
         batch_size=batch_size,
         normalisation=normalisation,
-        device=_device(device),
+        device=chosen_device(device),
         dtype=dtype,
         threads=threads,
     )
@@ -183,8 +185,7 @@ class Run(TrainedRun):
             frames = torch.from_numpy(np.require(frames, requirements=["C", "W"]))
         most = self.geometry.frames_read
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != torch.uint8 or 0 in frames.shape:
-            got = f"{tuple(frames.shape)} of {str(frames.dtype).removeprefix('torch.')}"
-            raise UsageError(f"got frames {got}, expected (N, H, W, 3) of uint8, RGB: one clip's")
+            raise UsageError(f"got frames {described(frames)}, expected (N, H, W, 3) of uint8, RGB: one clip's")
         if len(frames) > most:
             raise UsageError(
                 f"got {len(frames)} frames, expected at most the {most} of a clip of {self.name}: cut out a clip, or "
@@ -309,7 +310,3 @@ def evaluate(
 
 def _opened(run: Run | StrPath) -> Run:
     return run if isinstance(run, Run) else load_run(run)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

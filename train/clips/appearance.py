@@ -39,7 +39,7 @@ def altered(clip_CTDD: Tensor, appearance: Appearance) -> Tensor:
 
 
 def _recoloured(clip_CTDD: Tensor, appearance: Appearance) -> Tensor:
-    """(3, T, D, D) float32, unrounded: the three changes of colour as one factor, and one addend a pixel."""
+    """(3, T, D, D) float32, unrounded. The three changes of colour become one factor, and one addend per pixel."""
     brightness, contrast, saturation = appearance.brightness, appearance.contrast, appearance.saturation
     values_CTDD = clip_CTDD.float()
     red, green, blue = values_CTDD
@@ -51,7 +51,7 @@ def _recoloured(clip_CTDD: Tensor, appearance: Appearance) -> Tensor:
 
 
 def _gaussian(size: int, sigma: float) -> npt.NDArray[np.float32]:
-    """(D, D) how much of each pixel of a line is in each pixel of the blurred line."""
+    """(D, D) the weight of each pixel of a line in each pixel of the blurred line."""
     reach = math.ceil(3 * sigma)
     offset = np.arange(-reach, reach + 1)
     share = np.exp(-(offset**2) / (2 * sigma**2))

@@ -26,7 +26,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
         dataset = resact.ClipDataset(store, plan, normalisation=normalisation)
         loader = torch.utils.data.DataLoader(dataset, batch_size=4)
         for epoch in range(2):
-            dataset.epoch = epoch  # other clips of the same videos; workers that go on hear of it too
+            dataset.epoch = epoch  # other clips of the same videos; persistent workers see it too
             for batch in loader:
                 residual_BCTHW, label_B = batch["residual"], batch["label"]
     """
@@ -53,12 +53,12 @@ class ClipDataset(Dataset[dict[str, Any]]):
         for name in plan.geometry.streams:
             normalisation.scale_and_shift(name)  # raises now rather than in a worker
         self.store, self.plan, self.normalisation, self.dtype = store, plan, normalisation, dtype
-        # In memory that workers share, or those that stay for the next pass would give the clips of this one again.
+        # Shared memory, or persistent workers would never see a new epoch.
         self._epoch = torch.tensor(epoch).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def epoch(self) -> int:
-        """Whose clips."""
+        """The epoch whose clips it gives."""
         return int(self._epoch)
 
     @epoch.setter

@@ -43,9 +43,9 @@ _GAP, _MARGIN = 4, 12  # pixels between pictures, and around everything
 _TEXT, _TITLE = 13, 17  # sizes of letters
 _MIN_WIDTH = 360  # pixels of a figure, for its title
 _SHEET_WIDTH = 1_600  # pixels that the columns of a contact sheet may take
-_WHITE, _BLACK, _GREY = 255, "#000000", "#606060"
+_BLACK, _GREY = "#000000", "#606060"
 _GAINS = (1, 1.5, 2, 3, 4, 6, 8, 12, 16)
-_BRIGHT_SHARE, _BRIGHT = 0.02, 240  # the brightest 2 % of a figure's residuals come out about so bright
+_BRIGHT_SHARE, _BRIGHT = 0.02, 240  # `visible_gain` brings the brightest 2 % of the residuals close to this value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def read_excerpt(store: ClipStore, row: int, look: Look) -> Excerpt:
         class_name=index.classes[index.label[row]],
         problem=index.problem[row],
         num_frames=num_frames,
-        fps=fps if fps > 0 else None,  # not a number where ffmpeg does not know it
+        fps=fps if fps > 0 else None,  # NaN if ffmpeg does not know it
         times=times,
         frames={time: _resized(store.read_frames(row, time, time + 1)[0], look.height) for time in needed},
     )
@@ -208,7 +208,7 @@ def figure(excerpt: Excerpt, look: Look) -> Picture:
         raise UsageError(f"{excerpt.video_id!r} {_too_short(excerpt, look)}")
     heads = [_head(excerpt, time) for time in excerpt.times]
     font, title_font = _font(_TEXT), _font(_TITLE)
-    names = ["RGB", *(_step_name(step, look) for step in look.steps)]
+    names = ["RGB", *(f"step {step}, gain {look.gain:g}" for step in look.steps)]
     rows = _rows(excerpt.frames, excerpt.times, look)
     height, width = rows[0][0].shape[:2]
     pitch = max(width, *(_width(word, font) for head in heads for word in head)) + _GAP
@@ -315,13 +315,14 @@ def encoded(picture: Picture, suffix: str) -> bytes:
     buffer = io.BytesIO()
     limit = {"JPEG": 65_535, "WEBP": 16_383}.get(name, MAX_PIXELS)
     if max(picture.shape) > limit:
-        raise UsageError(f"got {_size(picture)} pixels for {suffix}, expected at most {limit:,} a side: write .png")
+        height, width, _ = picture.shape
+        raise UsageError(f"got {width:,}x{height:,} pixels for {suffix}, expected at most {limit:,} a side: write .png")
     Image.fromarray(picture).save(buffer, name, **options)
     return buffer.getvalue()
 
 
 class _Canvas:
-    """White, in pixels from the top left corner."""
+    """A white picture to draw on; positions are in pixels from the top left corner."""
 
     def __init__(self, width: int, height: int) -> None:
         from PIL import Image, ImageDraw
@@ -358,7 +359,7 @@ def _amplified(picture: Picture, gain: float) -> Picture:
 def _tiled(rows: Sequence[Sequence[Picture]]) -> Picture:
     height, width, _ = rows[0][0].shape
     shape = (len(rows) * (height + _GAP) - _GAP, len(rows[0]) * (width + _GAP) - _GAP, 3)
-    whole = np.full(shape, _WHITE, np.uint8)
+    whole = np.full(shape, 255, np.uint8)
     for number, row in enumerate(rows):
         for column, picture in enumerate(row):
             y, x = number * (height + _GAP), column * (width + _GAP)
@@ -367,7 +368,7 @@ def _tiled(rows: Sequence[Sequence[Picture]]) -> Picture:
 
 
 def _resized(frame_HWC: Picture, height: int) -> Picture:
-    """By the triangle that training resizes with."""
+    """Resized with the same filter as in training."""
     from PIL import Image
 
     size = _width_at(frame_HWC.shape[0], frame_HWC.shape[1], height), height
@@ -381,10 +382,6 @@ def _width_at(frame_height: int, frame_width: int, height: int) -> int:
 def _head(excerpt: Excerpt, time: int) -> list[str]:
     seconds = excerpt.seconds(time)
     return [f"frame {time:,}", *([] if seconds is None else [f"{seconds:,.2f} s"])]
-
-
-def _step_name(step: int, look: Look) -> str:
-    return f"step {step}, gain {look.gain:g}"
 
 
 def _cell_words(excerpt: Excerpt, look: Look, font: "FreeTypeFont", width: int) -> list[str]:
@@ -404,7 +401,7 @@ def _too_short(excerpt: Excerpt, look: Look) -> str:
 
 @lru_cache
 def _font(size: int) -> "FreeTypeFont":
-    """The one that Pillow brings, so that pictures are alike everywhere."""
+    """Pillow's own font, so that pictures look the same on every machine."""
     from PIL import ImageFont
 
     font = ImageFont.load_default(size)
@@ -421,7 +418,7 @@ def _width(text: str, font: "FreeTypeFont") -> int:
 
 
 def _wrapped(text: str, font: "FreeTypeFont", width: int) -> list[str]:
-    """Lines of at most that width, broken at a blank where there is one, each of at least one letter."""
+    """Lines of at most that width, broken at a blank if possible; each has at least one letter."""
     lines, rest = [], "".join(_letter(letter, font) for letter in printable(text))
     while rest:
         fits = max(1, bisect_right(range(1, len(rest) + 1), width, key=lambda n: _width(rest[:n], font)))
@@ -434,13 +431,9 @@ def _wrapped(text: str, font: "FreeTypeFont", width: int) -> list[str]:
 
 @lru_cache(4096)
 def _letter(letter: str, font: "FreeTypeFont") -> str:
-    """Escaped where the font has no such letter: it would draw the same box for all of them."""
+    """The letter, escaped if the font lacks it: the font draws the same box for all letters that it lacks."""
     drawn = letter.isprintable() and bytes(font.getmask(letter)) != bytes(font.getmask("\uffff"))
     return letter if drawn else letter.encode("unicode_escape").decode()
-
-
-def _size(picture: Picture) -> str:
-    return f"{picture.shape[1]:,}x{picture.shape[0]:,}"
 
 
 def _require_size(pixels: int) -> None:

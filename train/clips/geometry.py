@@ -107,7 +107,7 @@ class ClipGeometry:
             start: the clip's first frame; 0 if the video is shorter than the clip.
             num_frames: stored frames of the video.
         """
-        import numpy as np  # the options of `resact train` come from this class, and `--help` has no use for NumPy
+        import numpy as np  # `resact train --help` imports this class, and does not need NumPy
 
         wanted = np.arange(start, start + self.frames_read)
         if wanted[-1] < num_frames:

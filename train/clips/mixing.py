@@ -50,7 +50,8 @@ def mix_batch(
 def mixup_share(seed: int, epoch: int, position: int, alpha: float) -> float:
     """A clip's share in its mixture, from Beta(alpha, alpha)."""
     words = np.random.Philox(key=[seed, Purpose.MIXUP], counter=[0, position, epoch, 0])
-    return float(np.random.RandomState(words).beta(alpha, alpha))  # frozen, as `Generator`'s draws are not (NEP 19)
+    # `RandomState` never changes its draws, unlike `Generator` (NEP 19).
+    return float(np.random.RandomState(words).beta(alpha, alpha))
 
 
 def dropped_stream(seed: int, epoch: int, position: int, streams: Sequence[str], probability: float) -> str | None:

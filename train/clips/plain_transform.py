@@ -86,7 +86,7 @@ def transform_clip(
 
 
 def _resize_bytes(square_NCHW: Tensor, size: int) -> Tensor:
-    # Down the columns first, which is the quicker of the two: the other then has fewer rows to do.
+    # Height first, which is the faster direction: resizing the width then has fewer rows to do.
     return _interpolate(_interpolate(square_NCHW, size, square_NCHW.shape[3]), size, size)
 
 

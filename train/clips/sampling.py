@@ -121,9 +121,9 @@ class TrainPlan:
         blur: float = 0.0,
     ) -> None:
         """Args:
-        index: of the store.
+        index: the store's index.
         video_indices: the videos to draw from, such as `index.video_indices("split1", "train")`.
-        geometry: of the clips.
+        geometry: geometry of the clips.
         seed: 0 to 2^63 - 1.
         flip: mirror half of the clips, at random; only for flip-safe data sets.
         sampling: `uniform`: each video once per epoch. `balanced`: each class equally often, in epochs of the same
@@ -187,7 +187,7 @@ class TrainPlan:
         return self.__dict__ | {"_last_order": None}
 
     def _order(self, epoch: int) -> npt.NDArray[np.intp]:
-        """Which video is at each position; made once an epoch."""
+        """Video at each position; computed once per epoch."""
         last = self._last_order  # threads share a plan: epoch and order are replaced together
         if last is None or last[0] != epoch:
             order = _shuffled(self._seed, epoch, len(self))
@@ -207,15 +207,15 @@ class TestPlan:
         print(len(plan))  # 10 clips a video
     """
 
-    __test__ = False  # no test case, whatever its name begins with
+    __test__ = False  # for pytest, which takes every class named Test... for tests
 
     def __init__(
         self, index: Index, video_indices: npt.NDArray[np.intp], geometry: ClipGeometry, *, views: int = 10
     ) -> None:
         """Args:
-        index: of the store.
+        index: the store's index.
         video_indices: the videos, such as `index.video_indices("split1", "test")`.
-        geometry: of the clips.
+        geometry: geometry of the clips.
         views: clips per video, 1 or more.
 
         Raises:
@@ -250,15 +250,15 @@ class TestPlan:
 def centre_clip(
     geometry: ClipGeometry, num_frames: int, height: int, width: int, *, start: int = 0, video_index: int = 0
 ) -> Clip:
-    """The clip that begins with a frame, of the centre crop, as networks are tested (paper, sec. 3).
+    """The clip from a given first frame, with the centre crop, as in testing (paper, sec. 3).
 
     Args:
-        geometry: of the clip.
+        geometry: geometry of the clip.
         num_frames: stored frames of the video.
-        height: of them.
-        width: of them.
-        start: the clip's first frame; 0 where the video is shorter than the clip.
-        video_index: of the store's index.
+        height: height of the stored frames, in pixels.
+        width: width of the stored frames, in pixels.
+        start: the clip's first frame; 0 if the video is shorter than the clip.
+        video_index: index of the video in the store.
     """
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -326,14 +326,14 @@ def _require_position(position: int, length: int) -> None:
 
 
 def random_words(seed: int, purpose: int, epoch: int, position: int) -> tuple[int, int, int, int]:
-    """Four random 64-bit words, and no others for any other arguments.
+    """Four random 64-bit words, as a pure function of the arguments.
 
-    Philox 4x64-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011, sec. 3.3). They are the first four
-    of `numpy.random.Philox(key=[seed, purpose], counter=[0, position, epoch, 0])`, in a third of the time that it takes
-    to set that up.
+    Philox 4x64-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011, sec. 3.3). They equal the first
+    four words of `numpy.random.Philox(key=[seed, purpose], counter=[0, position, epoch, 0])`, which takes three times
+    as long to set up.
     """
     key_0, key_1 = seed, purpose
-    word_0, word_1, word_2, word_3 = 1, position, epoch, 0  # NumPy counts on before it draws
+    word_0, word_1, word_2, word_3 = 1, position, epoch, 0  # NumPy increments its counter before it draws
     for _ in range(10):
         product_0, product_1 = 0xD2E7470EE14C6C93 * word_0, 0xCA5A826395121157 * word_2
         word_0, word_1 = product_1 >> 64 ^ word_1 ^ key_0, product_1 & _64_BITS
@@ -353,15 +353,15 @@ def below(word: int, bound: int) -> int:
 
 
 def _shuffled(seed: int, epoch: int, length: int) -> npt.NDArray[np.intp]:
-    """A permutation, by sorting random words, which no release of NumPy will order otherwise."""
+    """A permutation, by sorting random words: its result does not depend on the release of NumPy."""
     words = np.random.Philox(key=[seed, Purpose.ORDER], counter=[0, 0, epoch, 0]).random_raw(length)
     return np.argsort(words, kind="stable")
 
 
 def _balanced(seed: int, epoch: int, label_V: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-    """As many videos as there are, V, class by class: of C classes V / C each, rounded up for some that are drawn.
+    """V of V videos, class by class: V / C of each of C classes, rounded up for randomly drawn classes.
 
-    A class takes its videos in an order that is drawn anew each epoch, and from the first again after the last.
+    Each epoch shuffles the videos of a class; after the last video, the class starts again with its first.
     """
     classes, videos = np.unique(label_V), len(label_V)
     words = np.random.Philox(key=[seed, Purpose.BALANCE], counter=[0, 0, epoch, 0]).random_raw(videos + len(classes))

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -31,7 +30,7 @@ from resact.train.clips.packed_clips import PackedClips
 from resact.train.clips.sampling import Clip, ClipPlan, batches
 from resact.train.clips.transform import make_clip, transform_batch
 
-_JOIN_SECONDS = 5.0  # a thread that reads from a file system that has gone away may never come back
+_JOIN_SECONDS = 5.0  # a thread may hang for ever in a file system that no longer answers
 
 
 class ClipStream:
@@ -79,9 +78,9 @@ class ClipStream:
             store: an open store.
             plan: which clips.
             batch_size: the most clips in a batch; an epoch's batches differ by at most one clip.
-            normalisation: of the plan's modalities.
+            normalisation: for the plan's modalities.
             device: device of the batches.
-            dtype: of the clips.
+            dtype: dtype of the clips.
             threads: number of threads that read and decode; default: one per core, shared among torchrun's processes.
             batches_ahead: batches prepared while the consumer works on another.
             timeout_seconds: after this time without a batch, raise an error instead of hanging.
@@ -204,9 +203,7 @@ class EpochReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -245,7 +242,7 @@ class _Batch:
             self.done.set()
 
     def prepare(self, place: int) -> None:
-        """Read one clip and put it in its place; what goes wrong is kept for the consumer."""
+        """Read one clip into its place; an error is kept for the consumer."""
         clip = None
         try:
             clip = self.stream.plan.clip(self.epoch, self.positions[place])
@@ -265,7 +262,7 @@ class _Batch:
             self._fail(wrapped)
 
     def _at_work_on(self, place: int, clip: Clip | None) -> str:
-        """For people: the video that was being read, or where there is none what else was being made."""
+        """For messages: the video being read, or else the clip or batch being made."""
         if clip is None:
             return f"clip {self.positions[place]} of epoch {self.epoch}"
         if self._missing:
@@ -273,7 +270,7 @@ class _Batch:
         return f"the batch of clips {self.positions[0]} to {self.positions[-1]} of epoch {self.epoch}"
 
     def take(self) -> dict[str, Any]:
-        """The finished batch, for the consumer's own stream of the device."""
+        """The finished batch, for the consumer's own CUDA stream."""
         index = self.stream.store.index
         video_indices = [clip.video_index for clip in self.clips if clip]
         label = torch.tensor([int(index.label[video_index]) for video_index in video_indices], dtype=torch.int64)
@@ -316,7 +313,7 @@ class _Batch:
 
 
 class _PackedBatch(_Batch):
-    """Stored crops go to the device, clip by clip as they are read, and are transformed there when all are there."""
+    """Each stored crop goes to the device as soon as it is read; the device transforms them once it has all of them."""
 
     def _allocate(self) -> None:
         stream = self.stream
@@ -325,7 +322,7 @@ class _PackedBatch(_Batch):
             self._on_device = torch.empty_like(self._frames, device=stream.device)
 
     def _put(self, place: int, clip: Clip) -> None:
-        shape = _shape(clip)
+        shape = (clip.stop - clip.start, clip.side, clip.side, 3)
         flat = self._frames[place, : math.prod(shape)]
         self.stream.store.read_frames(
             clip.video_index, clip.start, clip.stop, out=flat.view(shape).numpy(), crop=clip.crop
@@ -346,24 +343,19 @@ class _PackedBatch(_Batch):
                 largest_side=stream.largest_side,
             )
             self.tensors = transform_batch(packed, stream.plan.geometry, stream.normalisation, dtype=stream.dtype)
-        # The pinned memory must not be written again before it is copied; the consumer need not wait any more.
+        # Only then may the pinned memory be reused; and the consumer need not wait for the device.
         stream.wait_for_side_stream()
         del self._frames, self._on_device
 
 
-def _shape(clip: Clip) -> tuple[int, int, int, int]:
-    """Of what is read of it."""
-    return clip.stop - clip.start, clip.side, clip.side, 3
-
-
 class _Scratch:
-    """Each thread's own memory for a clip's stored frames; the threads of the next epoch get it again."""
+    """Each thread's own memory for a clip's stored frames; the threads of the next epoch reuse it."""
 
     def __init__(self, threads: int, clip_bytes: int) -> None:
         self._pool, self._clip_bytes, self._own = MemoryPool(keep=threads), clip_bytes, threading.local()
 
     def memory(self) -> npt.NDArray[np.uint8]:
-        """(clip_bytes,), as the thread left it."""
+        """(clip_bytes,) with whatever the thread last wrote to it."""
         if not hasattr(self._own, "memory"):
             self._own.memory = self._pool.take((self._clip_bytes,), torch.uint8).numpy()
         memory: npt.NDArray[np.uint8] = self._own.memory
@@ -392,31 +384,31 @@ class _Readers:
         for thread in self._threads:
             thread.start()
         ready.wait()
-        torch.set_num_threads(inner)  # of this thread, and of those to come
+        torch.set_num_threads(inner)  # the readers' calls also changed it for this thread and for new ones
 
     def take(self, batch: _Batch) -> None:
-        """Prepare a batch after those that were taken before."""
+        """Queue a batch."""
         for place in range(len(batch.positions)):
             self._work.put((batch, place))
 
     def stop(self) -> None:
-        """Begin nothing more."""
+        """Start no further clips."""
         if not self._stopped.is_set():
             self._stopped.set()
             for _ in self._threads:
                 self._work.put(None)
 
     def join(self) -> None:
-        """Wait until they have ended, but not for one whose file system has gone away."""
+        """Wait for the threads to end, but not for ever: a file system may no longer answer."""
         deadline = time.monotonic() + _JOIN_SECONDS
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def _read(work: "SimpleQueue[tuple[_Batch, int] | None]", stopped: threading.Event, ready: threading.Barrier) -> None:
-    """A thread's life. It holds nothing of the reader that started it, so that a forgotten one is collected."""
-    # Of this thread: clips are divided among threads, not one clip's pixels. Asked for first, since the first time that
-    # a thread needs its number PyTorch sets it to whatever the process's is then.
+    """The thread's loop. It holds no reference to the reader, so that a reader that nobody uses is collected."""
+    # One compute thread: clips are divided among threads, not the pixels of one clip. The first call is needed: when a
+    # thread first uses this number, PyTorch sets it to that of the process.
     torch.get_num_threads()
     torch.set_num_threads(1)
     ready.wait()

@@ -50,7 +50,7 @@ def make_clip(
     plain = clip.appearance is not None or dtype not in _CPU_DTYPES
     if plain or not (in_order and on_cpu and machine_code.is_on()):
         return transform_clip(frames_NHWC, clip, geometry, normalisation, dtype=dtype, out=out)
-    from resact.train.clips.transform_cpu import transform_by_machine_code  # compiling takes seconds, the first time
+    from resact.train.clips.transform_cpu import transform_by_machine_code  # the first import compiles for seconds
 
     transform_by_machine_code(frames_NHWC, clip, geometry, normalisation, wanted)
     return out

@@ -28,7 +28,7 @@ def transform_by_machine_code(
         out: tensors on the CPU.
     """
     size, top, left = geometry.size, clip.top, clip.left
-    if clip.side * 3 < LANES:  # whole lanes would reach beyond the row, and perhaps beyond the frames
+    if clip.side * 3 < LANES:  # a full vector would read beyond the row, perhaps beyond the frames
         square_NHWC = frames_NHWC[:, top : top + clip.side, left : left + clip.side]
         frames_NHWC = frames_NHWC.new_zeros(len(frames_NHWC), clip.side, -(-LANES // 3), 3)
         frames_NHWC[:, :, : clip.side] = square_NHWC
@@ -76,11 +76,11 @@ def transform_by_machine_code(
 
 @lru_cache(maxsize=256)
 def _table(side: int, size: int) -> tuple[npt.NDArray[np.int32], int]:
-    """Which pixels of a line of `side` make each of `size`, and with which weights: as PyTorch does for uint8.
+    """Pixels of a line of `side` that make each pixel of a line of `size`, and their weights, as in PyTorch for uint8.
 
     Returns:
-        (D, 2 + (taps + 1) // 2) int32, the first pixel, how many, and their weights, two in each of the rest; and the
-        bits of a weight of 1.
+        (D, 2 + (taps + 1) // 2) int32: first pixel, number of pixels, and their weights, two per number; and the number
+        of bits of a weight of 1.
     """
     apart = side / size
     reach = max(apart, 1.0)
@@ -89,7 +89,7 @@ def _table(side: int, size: int) -> tuple[npt.NDArray[np.int32], int]:
     taps = np.minimum((centres + reach + 0.5).astype(np.int64), side) - first
     tap = np.arange(taps.max())[:, None]
     triangle = np.clip(1 - np.abs((first + tap - centres + 0.5) * (1 / reach)), 0, None) * (tap < taps)
-    shares = triangle / np.cumsum(triangle, axis=0)[-1]  # added one by one: `sum` need not, and rounds otherwise then
+    shares = triangle / np.cumsum(triangle, axis=0)[-1]  # adds one by one as PyTorch does; `sum` may round differently
     shift = 0
     while shift < 22 and int(0.5 + shares.max() * 2 ** (shift + 1)) < 2**15:
         shift += 1

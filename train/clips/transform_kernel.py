@@ -19,7 +19,7 @@ from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.packed_clips import PackedClips
 
 _BLOCK = 256  # output pixels of a program: two for each of its 128 threads
-_MAX_UNROLLED = 8  # taps; beyond this their weights would no longer fit into registers
+_MAX_UNROLLED = 8  # taps; more weights do not fit into registers
 
 _COLUMNS = tl.constexpr(5)  # of the table, before a clip's order: what `_table` writes and `_transform` reads
 _ROUND = tl.constexpr(2.0**23)  # a float32 from here on has no fraction: adding it rounds, ties to even
@@ -34,7 +34,7 @@ def transform_on_device(
     table = _table(packed)
     if device.type == "cuda":
         table = table.pin_memory().to(device, non_blocking=True)
-    # Each number compiles anew.
+    # Each value of TAPS compiles the kernel once more.
     largest = packed.largest_side or max(clip.side for clip in packed.clips)
     taps = -(-2 * max(largest, geometry.size) // geometry.size)
     step = geometry.step if "residual" in geometry.streams else 1
@@ -58,7 +58,7 @@ def transform_on_device(
 
 
 def _table(packed: PackedClips) -> Tensor:
-    """(B, 5 + frames_read) int64, all that the kernel has to know of each clip, to be sent in one piece."""
+    """(B, 5 + frames_read) int64: everything the kernel needs about each clip, in one transfer."""
     clips = packed.clips
     offsets, heights, widths = (
         np.array(column, np.int64) for column in (packed.offsets, packed.heights, packed.widths)
@@ -72,7 +72,7 @@ def _table(packed: PackedClips) -> Tensor:
 
 @triton.jit
 def _first_tap(output, side, SIZE: tl.constexpr):
-    """The first input pixel that the triangle around output pixels reaches, and how far from its middle that lies."""
+    """First input pixel within the triangle around an output pixel, and its distance from the triangle's centre."""
     centre = (2 * output + 1) * side
     first = tl.maximum(centre - 2 * tl.maximum(side, SIZE) + SIZE, 0) // (2 * SIZE)
     return first, (2 * first + 1) * SIZE - centre
@@ -111,7 +111,7 @@ def _resize(
     red, green, blue = none.to(tl.float32), none.to(tl.float32), none.to(tl.float32)
     for tap_y in range(taps):
         row = frame + tl.minimum(first_y + tap_y, side - 1) * row_bytes
-        row_red, row_green, row_blue = none, none, none  # whole numbers: fewer conversions, and exact
+        row_red, row_green, row_blue = none, none, none  # integers: exact, and fewer conversions
         if TAPS is None:
             for tap_x in range(taps):
                 row_red, row_green, row_blue = _add_tap(

@@ -44,35 +44,11 @@ def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112, streams: 
         cost = resact.count_cost(resact.build_model("p3d-resnet50", modality="both"))
         print(f"{cost.multiply_adds / 1e9:.2f} G multiply-adds, {cost.parameters / 1e6:.2f} M parameters")
     """
-    batch = 2  # batch norm refuses to train on a single value a channel, which one clip may come to
+    batch = 2  # batch norm cannot train on one value per channel, which a single clip may give
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         forward_on_meta(model, streams=streams, batch=batch, frames=frames, size=size)
-    multiply_adds = counter.get_total_flops() // (2 * batch)  # the counter has two for each
+    multiply_adds = counter.get_total_flops() // (2 * batch)  # the counter counts each multiply-add as two
     return Cost(multiply_adds, sum(parameter.numel() for parameter in model.parameters()))
-
-
-def count_saved_bytes(model: nn.Module, *, batch: int = 1, frames: int = 32, size: int = 112) -> int:
-    """Bytes that a step of a model in training mode keeps for its backward pass, weights and clips included.
-
-    This is the number on an accelerator; on the CPU, folded convolutions also keep their strided inputs.
-
-    Storage that several operations share counts once. With activation checkpointing, the activations that the backward
-    pass recomputes, one module at a time, come on top.
-
-    Raises:
-        UsageError: `batch`, `frames` or `size` is no whole number above 0.
-
-    """
-    storages: dict[int, Any] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that no later storage gets the same address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward_on_meta(model, batch=batch, frames=frames, size=size)
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def forward_on_meta(
@@ -98,14 +74,14 @@ def copied_forward(
 
     Args:
         model: any network that takes clips by the names of its streams.
-        streams: those that it takes.
-        batch: clips.
-        frames: of each.
-        size: height and width of each.
+        streams: names of its streams.
+        batch: number of clips.
+        frames: frames per clip.
+        size: height and width of a clip.
         device: `meta`, where nothing has a value, or `cpu`.
 
     Returns:
-        That, and the copies by their names.
+        The result, and the copies by name.
 
     Raises:
         UsageError: `batch`, `frames` or `size` is no whole number above 0.
@@ -142,7 +118,7 @@ def cost_rows(*, frames: int = 32, size: int = 112) -> list[dict[str, Any]]:
         with torch.device("meta"):
             model = variant.build()
         architecture = model.architecture
-        if architecture not in rows:  # table 3's rows differ in their step alone
+        if architecture not in rows:  # rows of table 3 differ only in their step
             cost = count_cost(model, frames=frames, size=size)
             rows[architecture] = row_of(architecture, cost, paper_g=variant.paper_g)
     return list(rows.values())

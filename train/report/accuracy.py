@@ -7,7 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-from resact.train.report.bootstrap import FEWEST_GROUPS, Interval, student_quantile
+from resact.train.report.bootstrap import FEWEST_GROUPS, Interval, numbered, student_quantile
 
 
 def accuracy_interval(hit_V: npt.NDArray[np.float64], group_V: Sequence[Hashable], *, level: float = 0.95) -> Interval:
@@ -25,9 +25,8 @@ def accuracy_interval(hit_V: npt.NDArray[np.float64], group_V: Sequence[Hashable
     Returns:
         The accuracy and its interval; without limits if there are fewer groups than `FEWEST_GROUPS`.
     """
-    places: dict[Hashable, int] = {}
-    group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])
-    videos, groups, share = len(hit_V), len(places), float(hit_V.mean())
+    group_index_V, groups = numbered(group_V)
+    videos, share = len(hit_V), float(hit_V.mean())
     if groups < FEWEST_GROUPS:
         return Interval(mean=100 * share, low=None, high=None, groups=groups)
     excess_G = np.bincount(group_index_V, hit_V - share, groups)

@@ -17,9 +17,8 @@ from resact.train.report.cells import (
     comparison_lines,
     difference_cells,
     entry_cells,
+    hint_lines,
     one_line,
-    other_runs_line,
-    pair_hint,
     remark_lines,
     report_title,
     row_cells,
@@ -79,7 +78,7 @@ def _section(section: Section, report: Report, number: int) -> dict[str, Any]:
 
 
 def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]:
-    """The runs side by side, and all that there is to see of them. Brings torch and the store."""
+    """The runs side by side, with their charts, classes, confusions and pictures. Loads torch, and reads the store."""
     from resact.train.report.details import read_detail
     from resact.train.report.gallery import gallery
     from resact.train.report.pictures import confusion, cost_chart, curve_charts, step_chart
@@ -89,7 +88,6 @@ def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]
     details = [read_detail(entry.done[0]) for entry in done]
     steps = [chart for group in section.groups for chart in step_chart(group, with_paper=with_paper)]
     apart = any(entry.apart for entry in entries)
-    hints = pair_hint(data_set, report.runs), other_runs_line(section)
     return {
         "videos": data_set.videos,
         "settings": one_line(data_set.settings),
@@ -98,7 +96,7 @@ def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]
         "texts": (0, 1, 2, len(RUN_HEADINGS) + len(SPEED_HEADINGS)),
         "rows": [_entry(entry, apart) for entry in entries],
         "comparisons": [cells_of(comparison_cells(comparison)) for comparison in data_set.comparisons],
-        "lines": [*state_lines(data_set), *(hint for hint in hints if hint)],
+        "lines": [*state_lines(data_set), *hint_lines(section, report.runs)],
         "charts": [*cost_chart(data_set, with_paper=with_paper), *steps, *curve_charts(data_set)],
         "classes": _classes(done) if done else None,
         "confusions": [confusion(entry, detail) for entry, detail in zip(done, details, strict=True)],
@@ -109,8 +107,7 @@ def _runs(section: Section, data_set: DataSet, report: Report) -> dict[str, Any]
 def _entry(entry: Entry, apart: bool) -> list[Cell]:
     cells, interval = cells_of(entry_cells(entry, settings=apart)), entry.accuracy
     if interval is not None:
-        drawn = interval_bar(interval.mean, interval.low, interval.high)
-        cells[_INTERVAL] = replace(cells[_INTERVAL], svg=drawn)
+        cells[_INTERVAL] = replace(cells[_INTERVAL], svg=interval_bar(interval.mean, interval.low, interval.high))
     return cells
 
 
@@ -144,26 +141,19 @@ def _classes(done: Sequence[Entry]) -> dict[str, Any]:
     rows = []
     for scores in zip(*(entry.per_class for entry in done), strict=True):
         name, videos, _ = scores[0]
-        cells = [one_line(name), f"{videos:,}", *(_percent(score.top1) for score in scores)]
+        top1 = ["-" if score.top1 is None else f"{score.top1:.1f}" for score in scores]
+        cells = [one_line(name), f"{videos:,}", *top1]
         if gains:
             cells.append(f"{gain_of[name]:+.1f}" if name in gain_of else "-")
         rows.append(cells_of(cells))
-    worst = [(entry, worst_classes_line(entry)) for entry in done]
+    names = [one_line(entry.name) for entry in done]
+    worst = zip(names, map(worst_classes_line, done), strict=True)
     return {
-        "headings": [
-            "class",
-            "videos",
-            *(one_line(entry.name) for entry in done),
-            *(["residual minus RGB"] if gains else []),
-        ],
+        "headings": ["class", "videos", *names, *(["residual minus RGB"] if gains else [])],
         "rows": rows,
         "words": [
-            *(f"{one_line(entry.name)}: {line}" for entry, line in worst if line),
+            *(f"{name}: {line}" for name, line in worst if line),
             *map(one_line, gain_words(gains)),
         ],
         "chart": gains_chart("Residual at step 1 minus RGB, points of top-1", gains) if gains else None,
     }
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"

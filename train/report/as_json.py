@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from resact.train.report.bootstrap import Interval
 from resact.train.report.figures import Figures
 from resact.train.report.group import Group
 from resact.train.report.paired import Comparison
@@ -50,15 +51,15 @@ def _data_set(section: Section, data_set: DataSet) -> dict[str, Any]:
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
-    interval, cost = entry.accuracy, entry.runs[0].cost
+    limits, cost = _limits(entry.accuracy), entry.runs[0].cost
     return {
         "name": entry.name,
         **entry.key._asdict(),
         "settings": entry.apart,
         "state": entry.state,
-        "top1_low": None if interval is None else interval.low,
-        "top1_high": None if interval is None else interval.high,
-        "groups": None if interval is None else interval.groups,
+        "top1_low": limits["low"],
+        "top1_high": limits["high"],
+        "groups": limits["groups"],
         "mean_class": entry.mean_class,
         "g": cost.multiply_adds / 1e9,
         "parameters": cost.parameters,
@@ -69,14 +70,10 @@ def _entry(entry: Entry) -> dict[str, Any]:
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
-    interval = comparison.interval
     return {
         "first": comparison.first,
         "second": comparison.second,
-        "points": interval.mean,
-        "low": interval.low,
-        "high": interval.high,
-        "groups": interval.groups,
+        **_limits(comparison.interval),
         "p": comparison.p,
         "verdict": comparison.verdict,
         "only_first": list(comparison.only_first),
@@ -138,16 +135,17 @@ def _run(run: "ReadRun") -> dict[str, Any]:
 
 
 def _difference(difference: Difference) -> dict[str, Any]:
-    interval = difference.interval
     return {
         "claim": difference.claim.words,
         "better": difference.claim.better._asdict(),
         "worse": difference.claim.worse._asdict(),
         "paper_points": difference.claim.points,
-        "points": None if interval is None else interval.mean,
-        "low": None if interval is None else interval.low,
-        "high": None if interval is None else interval.high,
-        "groups": None if interval is None else interval.groups,
+        **_limits(difference.interval),
         "verdict": difference.verdict,
         "remark": difference.remark,
     }
+
+
+def _limits(interval: Interval | None) -> dict[str, Any]:
+    names = {"points": "mean", "low": "low", "high": "high", "groups": "groups"}
+    return {key: None if interval is None else getattr(interval, name) for key, name in names.items()}

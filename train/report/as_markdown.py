@@ -15,9 +15,8 @@ from resact.train.report.cells import (
     comparison_lines,
     difference_cells,
     entry_cells,
+    hint_lines,
     one_line,
-    other_runs_line,
-    pair_hint,
     remark_lines,
     report_title,
     row_cells,
@@ -60,9 +59,8 @@ def _run_lines(section: Section, data_set: DataSet, report: Report) -> Iterator[
     if data_set.comparisons:
         yield ""
         yield from _table_lines(COMPARISON_HEADINGS, map(comparison_cells, data_set.comparisons))
-    hints = [hint for hint in (pair_hint(data_set, report.runs), other_runs_line(section)) if hint]
     words = [f"{name}: {'; '.join(lines)}" for name, lines in described(data_set)]
-    if lines := list(_list_lines([*words, *state_lines(data_set), *hints])):
+    if lines := list(_list_lines([*words, *state_lines(data_set), *hint_lines(section, report.runs)])):
         yield from ("", *lines)
 
 
@@ -77,14 +75,10 @@ def _group_lines(section: Section, group: GroupTables) -> Iterator[str]:
     if remarks := remark_lines(section, group):
         yield from ("", *_list_lines(remarks))
     if group.commands:
-        filling = group.filling
-        yield from (
-            "",
-            f"Commands for the rows that are not run, each followed by `{printable(filling.evaluate_command)}`:",
-        )
-        yield from ("", "```bash")
+        evaluate = printable(group.filling.evaluate_command)
+        yield from ("", f"Commands for the rows that are not run, each followed by `{evaluate}`:", "", "```bash")
         if group.is_empty:
-            yield f"# all of them, one after the other: {printable(filling.reproduce_command)}"
+            yield f"# all of them, one after the other: {printable(group.filling.reproduce_command)}"
         for label, command in group.commands.items():
             yield from (f"# {label}", printable(command))
         yield "```"
@@ -105,5 +99,5 @@ def _table_line(cells: Sequence[str]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """As it stands, on one line: names of folders and data sets may have any character."""
+    """On one line, without markup: names of folders and data sets may have any character."""
     return one_line(text).replace("\\", "\\\\").replace("|", "\\|")

@@ -20,9 +20,8 @@ from resact.train.report.cells import (
     comparison_lines,
     difference_cells,
     entry_cells,
+    hint_lines,
     one_line,
-    other_runs_line,
-    pair_hint,
     remark_lines,
     row_cells,
     state_lines,
@@ -31,7 +30,7 @@ from resact.train.report.report import GroupTables, Report, Section
 from resact.train.report.side_by_side import DataSet
 
 _TALL = {*ROW_HEADINGS, *RUN_HEADINGS, *COMPARISON_HEADINGS} - {DIFFERENCE_HEADINGS[3]}
-"""One word a line, for narrow columns."""
+"""Headings with one word per line, for narrow columns."""
 _COLOURS = {"confirmed": "green", "refuted": "red", "better": "green", "worse": "red"}
 
 
@@ -46,7 +45,7 @@ def print_report(report: Report, console: Console) -> None:
         for line in broken_lines(report):
             _say(console, line)
         console.print()
-    if report.comparison is not None:  # last, where one looks
+    if report.comparison is not None:  # last, so that it is still on the screen
         _say(console, "requested comparison: two runs on the same test videos", style="bold")
         console.print(
             _grid(COMPARISON_HEADINGS, [comparison_cells(report.comparison)], texts=(0, 1, 7)), soft_wrap=False
@@ -95,9 +94,8 @@ def _print_runs(section: Section, data_set: DataSet, report: Report, console: Co
             _say(console, indent(fill(line, max(1, console.width - 2)), "  "))
     for line in state_lines(data_set):
         console.print(line)
-    for hint in (pair_hint(data_set, report.runs), other_runs_line(section)):
-        if hint:
-            _say(console, hint)
+    for hint in hint_lines(section, report.runs):
+        _say(console, hint)
     console.print()
 
 
@@ -132,7 +130,7 @@ def _print_commands(group: GroupTables, console: Console) -> None:
 
 
 def _grid(headings: Sequence[str], rows: Iterable[tuple[str, ...]], *, texts: Sequence[int]) -> Grid:
-    """Args: texts: columns that are no numbers."""
+    """A table; `texts` are the columns that are not numbers."""
     grid = Grid(box=SIMPLE, collapse_padding=True, pad_edge=False, show_edge=False, padding=0)
     for number, heading in enumerate(headings):
         justify: JustifyMethod = "left" if number in texts else "right"

@@ -4,7 +4,7 @@ Videos of one group show one scene, so their errors are correlated: groups are d
 videos, G groups, K kinds of groups, R drawn resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import NormalDist
@@ -30,9 +30,15 @@ class Interval:
     groups: int
 
 
+def numbered(group_V: Sequence[Hashable]) -> tuple[npt.NDArray[np.intp], int]:
+    """(V,) the groups as numbers from 0 on, and how many groups there are."""
+    places: dict[Hashable, int] = {}
+    return np.array([places.setdefault(group, len(places)) for group in group_V], np.intp), len(places)
+
+
 def clustered_interval(
     difference_V: npt.NDArray[np.float64],
-    group_V: Sequence[object],
+    group_V: Sequence[Hashable],
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -50,15 +56,13 @@ def clustered_interval(
         resamples: number of resamples.
         level: confidence level.
     """
-    places: dict[object, int] = {}
-    group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])
-    groups = len(places)
+    group_index_V, groups = numbered(group_V)
     sums_G = np.bincount(group_index_V, difference_V, groups)
     sizes_G = np.bincount(group_index_V, minlength=groups)
     mean = float(sums_G.sum() / sizes_G.sum())
     if groups < FEWEST_GROUPS:
         return Interval(mean=mean, low=None, high=None, groups=groups)
-    # Groups of one sum and size are drawn as one kind, so that a hundred thousand groups cost no more than a hundred.
+    # Groups with the same sum and size are drawn as one kind: 100,000 groups then cost no more than 100.
     kinds_K2, groups_K = np.unique(np.stack([sums_G, sizes_G], axis=1), axis=0, return_counts=True)
     random = np.random.default_rng(seed)
     means = []
@@ -71,7 +75,7 @@ def clustered_interval(
 
 
 def _expanded_tail(tail: float, groups: int) -> float:
-    """The share to cut off at each end, so that with few groups as much is left as Student's t leaves."""
+    """The share to cut off at each end; smaller for few groups, by Student's t."""
     t = student_quantile(-NormalDist().inv_cdf(tail), groups - 1)
     return NormalDist().cdf(-t * sqrt(groups / (groups - 1)))
 

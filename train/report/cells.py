@@ -3,45 +3,27 @@
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from resact.cache.layout import printable
 from resact.cache.names import as_option
+from resact.train.report.bootstrap import Interval
+from resact.train.report.commands import runs_option
 from resact.train.report.figures import Figures
 from resact.train.report.paired import Comparison
 from resact.train.report.paper import DATASET
 from resact.train.report.report import Difference, GroupTables, Report, Section, TableRow
 from resact.train.report.side_by_side import MOST_PAIRED, DataSet, Entry
 
-if TYPE_CHECKING:
-    from resact.train.report.read_runs import ReadRun
-
 RUN_HEADINGS = ("run", "network", "input", "top-1", "95 % interval", "mean class", "top-5", "G", "M par.", "ep.")
 """Followed, if there is room, by `SPEED_HEADINGS`, and by `settings` if they differ."""
 SPEED_HEADINGS = ("clips /s", "pad. %")
 COMPARISON_HEADINGS = (
-    "first",
-    "second",
-    "points",
-    "95 % interval",
-    "p",
-    "only 1st right",
-    "only 2nd right",
-    "first is",
-)
+    "first", "second", "points", "95 % interval", "p", "only 1st right", "only 2nd right", "first is",
+)  # fmt: skip
 ROW_HEADINGS = (
-    "row",
-    "top-1 paper",
-    "top-5 paper",
-    "G paper",
-    "top-1 ours",
-    "top-5 ours",
-    "G ours",
-    "M par.",
-    "ep.",
-    "clips /s",
-    "pad. %",
-)
+    "row", "top-1 paper", "top-5 paper", "G paper", "top-1 ours", "top-5 ours", "G ours", "M par.", "ep.",
+    *SPEED_HEADINGS,
+)  # fmt: skip
 DIFFERENCE_HEADINGS = ("claim of the paper", "paper", "ours", "95 % interval", "verdict")
 
 LEGEND = (
@@ -78,8 +60,7 @@ def entry_cells(entry: Entry, *, settings: bool = False) -> tuple[str, ...]:
     if figures is None:
         g, parameters = _giga(cost.multiply_adds), f"{cost.parameters / 1e6:.2f}"
         epochs = f"{entry.runs[0].epoch}"
-    known = interval is not None and interval.low is not None
-    limits = f"{interval.low:.1f}-{interval.high:.1f}" if known and interval is not None else "-"
+    limits = "-" if interval is None or interval.low is None else f"{interval.low:.1f}-{interval.high:.1f}"
     mean_class = "-" if entry.mean_class is None else f"{entry.mean_class:.1f}"
     apart = (one_line(entry.apart) or "-",) if settings else ()
     names = one_line(entry.name), key.network_label, key.input_label
@@ -88,22 +69,23 @@ def entry_cells(entry: Entry, *, settings: bool = False) -> tuple[str, ...]:
 
 def comparison_cells(comparison: Comparison) -> tuple[str, ...]:
     """A comparison's cells under `COMPARISON_HEADINGS`."""
-    interval = comparison.interval
-    known = interval.low is not None
     return (
         one_line(comparison.first),
         one_line(comparison.second),
-        f"{interval.mean:+.1f}",
-        f"{interval.low:+.1f} to {interval.high:+.1f}" if known else "-",
-        _probability(comparison.p),
+        *_points(comparison.interval),
+        "< 0.001" if comparison.p < 0.001 else f"{comparison.p:.3f}",
         f"{len(comparison.only_first):,}",
         f"{len(comparison.only_second):,}",
         comparison.verdict,
     )
 
 
-def _probability(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+def _points(interval: Interval | None) -> tuple[str, str]:
+    """A difference and its limits."""
+    if interval is None:
+        return "-", "-"
+    limits = "-" if interval.low is None else f"{interval.low:+.1f} to {interval.high:+.1f}"
+    return f"{interval.mean:+.1f}", limits
 
 
 def comparison_lines(comparison: Comparison) -> Iterator[str]:
@@ -138,28 +120,33 @@ def worst_classes_line(entry: Entry) -> str | None:
     return f"worst classes: {named}"
 
 
-def pair_hint(data_set: DataSet, runs: Path) -> str | None:
+def hint_lines(section: Section, runs: Path) -> list[str]:
+    """Lines on what else can be compared, and on runs outside the paper's tables."""
+    hints = None if section.data_set is None else _pair_hint(section.data_set, runs), _other_runs_line(section)
+    return [hint for hint in hints if hint is not None]
+
+
+def _pair_hint(data_set: DataSet, runs: Path) -> str | None:
     """How to compare two of many runs; None if all pairs are compared."""
     done = [entry for entry in data_set.entries if entry.done]
     if len(done) <= MOST_PAIRED:
         return None
     names = [",".join(as_option(run.folder.name) for run in entry.done) for entry in done[:2]]
-    where = [] if str(runs) == "runs" else ["--runs", str(runs)]
-    return f"`{printable(shlex.join(['resact', 'report', *where, '--compare', *names]))}` tests the difference of two."
+    command = shlex.join(["resact", "report", *runs_option(runs), "--compare", *names])
+    return f"`{printable(command)}` tests the difference of two."
 
 
-def other_runs_line(section: Section) -> str | None:
+def _other_runs_line(section: Section) -> str | None:
     """The runs on the paper's data set that fill no row of its tables."""
     if section.data_set is None or section.data_set.name != DATASET:
         return None
     filling = {run.path for group in section.groups for run in group.runs}
-    others = [_other_run(run) for run in section.data_set.runs if run.path not in filling]
+    others = [
+        one_line(run.folder.name + ("" if (initial := run.group.initial) is None else f" (fine-tuned from {initial})"))
+        for run in section.data_set.runs
+        if run.path not in filling
+    ]
     return f"other runs, which fill no row of the paper: {', '.join(others)}" if others else None
-
-
-def _other_run(run: "ReadRun") -> str:
-    initial = run.group.initial
-    return one_line(run.folder.name) + ("" if initial is None else f" (fine-tuned from {one_line(initial)})")
 
 
 def _figure_cells(ours: Figures | None, state: str) -> tuple[str, ...]:
@@ -178,7 +165,7 @@ def _figure_cells(ours: Figures | None, state: str) -> tuple[str, ...]:
 
 
 def _giga(multiply_adds: int) -> str:
-    """In 10^9; two digits that count where a network is tiny."""
+    """In 10^9; two significant digits for tiny networks."""
     g = multiply_adds / 1e9
     return f"{g:.2f}" if g >= 0.1 else f"{g:.2g}"
 
@@ -189,11 +176,8 @@ def _mean(mean: float, spread: float | None) -> str:
 
 def difference_cells(difference: Difference) -> tuple[str, ...]:
     """A difference's cells under `DIFFERENCE_HEADINGS`."""
-    interval = difference.interval
-    ours = "-" if interval is None else f"{interval.mean:+.1f}"
-    known = interval is not None and interval.low is not None
-    limits = f"{interval.low:+.1f} to {interval.high:+.1f}" if known and interval is not None else "-"
-    return difference.claim.words, f"{difference.claim.points:+.1f}", ours, limits, difference.verdict
+    claim = difference.claim
+    return claim.words, f"{claim.points:+.1f}", *_points(difference.interval), difference.verdict
 
 
 def state_lines(data_set: DataSet) -> Iterator[str]:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ class Filling:
         words = [*self._program(), "train"]
         if self.store is not None:
             words += ["--store", self.store]
-        words += self._where
+        words += runs_option(self.runs)
         if (name := self._free_name(asked)) is not None:
             words += ["--run", name]
         for setting, value in asked.items():
@@ -55,16 +56,12 @@ class Filling:
     @property
     def evaluate_command(self) -> str:
         """The command that evaluates the run trained last."""
-        return shlex.join(["resact", "evaluate", *self._where])
+        return shlex.join(["resact", "evaluate", *runs_option(self.runs)])
 
     @property
     def reproduce_command(self) -> str:
         """The command for all rows of a group without runs."""
-        return shlex.join(["resact", "reproduce", *self._where])
-
-    @property
-    def _where(self) -> list[str]:
-        return [] if str(self.runs) == "runs" else ["--runs", str(self.runs)]
+        return shlex.join(["resact", "reproduce", *runs_option(self.runs)])
 
     def _program(self) -> list[str]:
         if self.world_size == 1:
@@ -74,17 +71,19 @@ class Filling:
         return program(self.world_size)
 
     def _free_name(self, asked: Mapping[str, Any]) -> str | None:
-        """None where the name that a run is given by its settings is free."""
+        """A name that no run has yet; None if the run's default name is free."""
         if not self.taken:
             return None
         shown = tuple((name, value) for name, value in asked.items() if name in _IN_THE_NAME)
         name = _default_name(shown)
         if name not in self.taken:
             return None
-        number = 2
-        while f"{name}-{number}" in self.taken:
-            number += 1
-        return f"{name}-{number}"
+        return next(free for number in count(2) if (free := f"{name}-{number}") not in self.taken)
+
+
+def runs_option(runs: Path) -> list[str]:
+    """The words of `--runs` for a folder of runs; none for the default folder."""
+    return [] if str(runs) == "runs" else ["--runs", str(runs)]
 
 
 def _option_words(setting: str, value: Any) -> list[str]:

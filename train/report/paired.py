@@ -3,7 +3,7 @@
 Shapes: V videos, C classes, G groups, R drawn resamples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.errors import UsageError
-from resact.train.report.bootstrap import Interval, clustered_interval
+from resact.train.report.bootstrap import Interval, clustered_interval, numbered
 
 if TYPE_CHECKING:
     from resact.train.report.read_runs import Evaluation, ReadRun
 
 SIGNIFICANT = 0.05
 _EXACT_GROUPS = 14
-"""Up to so many groups with a difference, all their signs are gone through; beyond, signs are drawn."""
+"""Up to this number of groups with a difference, all combinations of signs are tried; with more, signs are drawn."""
 _DRAWN = 10_000
 _SIGNS_AT_ONCE = 2_000_000  # 16 MB
 
@@ -62,7 +62,7 @@ def compare(
     Raises:
         UsageError: they were not tested on the same videos.
     """
-    base = _evaluation(first[0])
+    base = first[0].tested
     sides_V = [np.mean([_hits_like(base, run, first[0]) for run in side], axis=0) for side in (first, second)]
     difference_V = sides_V[0] - sides_V[1]
     label_V = np.array([label for label, _ in base.cluster])
@@ -84,7 +84,7 @@ def compare(
     )
 
 
-def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object], *, seed: int = 0) -> float:
+def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[Hashable], *, seed: int = 0) -> float:
     """Two-sided p-value: without a true difference, each group's difference would be as likely to have the other sign.
 
     Signs are flipped per group, because its videos are similar. With groups of one video and one seed per side, this is
@@ -95,9 +95,8 @@ def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object]
         group_V: group of each video; videos of equal value belong together.
         seed: seed for drawing signs, if there are too many combinations to go through.
     """
-    places: dict[object, int] = {}
-    group_index_V = np.array([places.setdefault(group, len(places)) for group in group_V])
-    sums_G = np.bincount(group_index_V, difference_V, len(places))
+    group_index_V, count = numbered(group_V)
+    sums_G = np.bincount(group_index_V, difference_V, count)
     sums_G = sums_G[np.abs(sums_G) > 1e-9]
     groups = len(sums_G)
     least = abs(sums_G.sum()) - 1e-9  # sums of thirds and the like are not exact
@@ -112,15 +111,9 @@ def sign_flip_p(difference_V: npt.NDArray[np.float64], group_V: Sequence[object]
     return (1 + as_large) / (1 + _DRAWN)
 
 
-def _evaluation(run: "ReadRun") -> "Evaluation":
-    assert run.evaluation is not None
-    return run.evaluation
-
-
 def _hits_like(base: "Evaluation", run: "ReadRun", other: "ReadRun") -> npt.NDArray[np.float64]:
-    """(V,) what a run got right, in the order of another's videos."""
-    evaluation = _evaluation(run)
-    place = {video_id: number for number, video_id in enumerate(evaluation.video_id)}
+    """(V,) the videos that a run has right, in the order of another run's videos."""
+    place = {video_id: number for number, video_id in enumerate(run.tested.video_id)}
     ours, theirs = _truths(other), _truths(run)
     if ours != theirs:
         same = sum(theirs.get(video_id) == truth for video_id, truth in ours.items())
@@ -129,15 +122,13 @@ def _hits_like(base: "Evaluation", run: "ReadRun", other: "ReadRun") -> npt.NDAr
             f"{same:,} of them the same, expected two runs with the same test videos: "
             "`resact report` has the runs that can be compared under one heading"
         )
-    return evaluation.hits1[[place[video_id] for video_id in base.video_id]].astype(np.float64)
+    return run.tested.hits1[[place[video_id] for video_id in base.video_id]].astype(np.float64)
 
 
 def _truths(run: "ReadRun") -> dict[str, str]:
     """Video -> its class."""
-    evaluation, classes = _evaluation(run), run.record.classes
-    return {
-        video_id: classes[label] for video_id, (label, _) in zip(evaluation.video_id, evaluation.cluster, strict=True)
-    }
+    videos = zip(run.tested.video_id, run.tested.cluster, strict=True)
+    return {video_id: run.record.classes[label] for video_id, (label, _) in videos}
 
 
 def _names(side: Sequence["ReadRun"]) -> str:

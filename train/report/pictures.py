@@ -70,7 +70,7 @@ def cost_chart(data_set: DataSet, *, with_paper: bool) -> Iterator[Chart]:
             for key, row in published.items()
         ]
         caption += " Circles: ours, of these videos and sizes. Diamonds: the paper's, of its own."
-    yield _chart(
+    yield chart(
         lambda width: scatter(
             "Accuracy against cost", "G multiply-adds per clip", "top-1, %", series, width, logarithmic=True
         ),
@@ -99,7 +99,7 @@ def step_chart(group: GroupTables, *, with_paper: bool) -> Iterator[Chart]:
     if with_paper:
         xs, ys = [of(row) for row in rows], [row.paper.top1 for row in rows]
         series.append(Series(label="paper", xs=xs, ys=ys, colour=1, paper=True, dashed=True))
-    yield _chart(
+    yield chart(
         lambda width: scatter("Accuracy against step", "step, frames", "top-1, %", series, width, joined=True),
         "Residual step. Bars: standard deviation over seeds, if there are several.",
     )
@@ -130,7 +130,7 @@ def curve_charts(data_set: DataSet) -> Iterator[Chart]:
         ]
         if series:
             held_out = " Dashed: held out." if any(line.dashed for line in series) else ""
-            yield _chart(
+            yield chart(
                 lambda width, title=title, y_name=y_name, series=series: curves(title, "epoch", y_name, series, width),  # type: ignore[misc]
                 f"{title}.{held_out} Point at the chart to read values, or at a name to see its line alone.",
                 series,
@@ -141,7 +141,7 @@ def gains_chart(title: str, gains: Sequence[tuple[str, float]]) -> Chart:
     """The classes with the largest gains and losses, the largest first."""
     named = [(one_line(name), points) for name, points in gains]
     ends = named if len(named) <= 2 * _SHOWN_GAINS else named[:_SHOWN_GAINS] + named[-_SHOWN_GAINS:]
-    return _chart(lambda width: bars(title, ends, "points", width), f"{title}, by class.")
+    return chart(lambda width: bars(title, ends, "points", width), f"{title}, by class.")
 
 
 def confusion(entry: Entry, detail: "Detail") -> Confusion:
@@ -166,5 +166,6 @@ def confusion(entry: Entry, detail: "Detail") -> Confusion:
     )
 
 
-def _chart(draw: Callable[[int], Markup], caption: str, legend: Sequence[Series] = ()) -> Chart:
+def chart(draw: Callable[[int], Markup], caption: str, legend: Sequence[Series] = ()) -> Chart:
+    """A chart drawn at both widths; the legend names lines."""
     return Chart(draw(WIDE), draw(NARROW), caption, legend)

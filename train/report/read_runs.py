@@ -84,6 +84,12 @@ class ReadRun:
         return str(self.folder)
 
     @property
+    def tested(self) -> Evaluation:
+        """Its evaluation; only for a finished run."""
+        assert self.evaluation is not None
+        return self.evaluation
+
+    @property
     def key(self) -> RowKey:
         """The key of the row that it fills."""
         network, geometry = self.record.architecture, self.record.config.geometry
@@ -166,24 +172,20 @@ def read_runs(runs: Path, *, without: Collection[str] = ()) -> tuple[list[ReadRu
     """The runs in a folder, by name; other folders in it are ignored."""
     found, broken = [], []
     for path in sorted(entry for entry in runs.iterdir() if entry.is_dir() and entry.name not in without):
-        folder = RunFolder(path)
-        if not folder.exists:
-            if folder.is_held:
-                broken.append(BrokenRun(path=str(path), problem="a training is about to start here"))
-            elif folder.weights("last").exists() or folder.metrics.exists():
-                problem = f"{folder.config.name} is missing: restore it, or train again"
-                broken.append(BrokenRun(path=str(path), problem=problem))
-            continue
-        try:
-            record = folder.read_record()
-        except UnicodeDecodeError as error:
-            problem = f"{folder.config} is not a text file ({error}): restore it, or train again"
+        folder, problem = RunFolder(path), None
+        if folder.exists:
+            try:
+                found.append(_read_run(folder, folder.read_record()))
+            except UnicodeDecodeError as error:
+                problem = f"{folder.config} is not a text file ({error}): restore it, or train again"
+            except (ResactError, OSError) as error:
+                problem = str(error)
+        elif folder.is_held:
+            problem = "a training is about to start here"
+        elif folder.weights("last").exists() or folder.metrics.exists():
+            problem = f"{folder.config.name} is missing: restore it, or train again"
+        if problem is not None:
             broken.append(BrokenRun(path=str(path), problem=problem))
-            continue
-        except (ResactError, OSError) as error:
-            broken.append(BrokenRun(path=str(path), problem=str(error)))
-            continue
-        found.append(_read_run(folder, record))
     return found, broken
 
 
@@ -223,7 +225,7 @@ def _class_ratios(record: RunRecord) -> tuple[float, ...]:
 def _state(
     folder: RunFolder, header: WeightsHeader | None, record: RunRecord
 ) -> tuple[State, str | None, Predictions | None]:
-    epochs = record.config.recipe.epochs  # the weights' own may be of before the run went on for more
+    epochs = record.config.recipe.epochs  # not the weights' number, which may be older than --resume --epochs
     if header is None or header.epoch < epochs:
         trained = "no epoch is finished yet" if header is None else f"epoch {header.epoch} of {epochs}"
         return "training" if folder.is_held else "stopped", trained, None
@@ -237,7 +239,7 @@ def _state(
 
 
 def _other_protocol(folder: RunFolder, predictions: Predictions) -> str | None:
-    """What keeps predictions from being the paper's test of this run."""
+    """How predictions differ from the paper's test of this run; None if they do not."""
     made, views = predictions.provenance, predictions.logits.shape[1]
     if made.weights != "last":
         return f"evaluated with its {made.weights} weights, but the tables use the last epoch's"
@@ -264,7 +266,7 @@ def _evaluation(predictions: Predictions) -> Evaluation:
 
 
 def _clips_per_second(folder: RunFolder) -> float | None:
-    """Over all steps that the history has, before and after a resumption; validation apart."""
+    """Clips per second of all steps in the history, before and after a resumption, without validation."""
     steps = [line for line in read_metrics(folder.metrics) if line["kind"] == "step"]
     seconds = sum(line["seconds"] for line in steps)
     return sum(line["clips"] for line in steps) / seconds if seconds else None

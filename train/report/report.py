@@ -38,7 +38,7 @@ class TableRow:
 
     @property
     def status(self) -> Status:
-        """`running` also where a run is stopped, not evaluated or damaged: begun, and no figure yet."""
+        """`begun`: there are runs, in any state, but no figures yet."""
         if self.ours is not None:
             return "done"
         return "begun" if self.runs else "not run"
@@ -103,7 +103,7 @@ class GroupTables:
 
     @property
     def runs(self) -> list["ReadRun"]:
-        """All of them, each once."""
+        """All runs in the tables, each once."""
         return list({run.path: run for table in self.tables for row in table.rows for run in row.runs}.values())
 
     @property
@@ -138,7 +138,7 @@ class Section:
 
     @property
     def begins_with_tables(self) -> bool:
-        """Whether it is about the whole of the paper's data set: otherwise the runs come first."""
+        """Whether it is about the complete data set of the paper; otherwise the runs come first."""
         return self.data_set is None or (self.data_set.name == DATASET and self.data_set.partial is None)
 
 
@@ -245,13 +245,13 @@ def _sections(found: Sequence["ReadRun"], groups: Sequence[GroupTables]) -> tupl
         paths = {run.path for run in data_set.runs}
         own = [group for group in groups if group.runs and group.runs[0].path in paths]
         if data_set.name == DATASET and not own:
-            own = [group for group in groups if group.is_empty]  # there are rows to fill
+            own = [group for group in groups if group.is_empty]  # to show the rows that can be filled
         sections.append(Section(data_set=data_set, groups=tuple(own)))
     return tuple(sections)
 
 
 def _grouped(found: Iterable["ReadRun"]) -> dict[Group, list["ReadRun"]]:
-    """Runs by what they have in common. 3D-ResNet50, which is dense always, goes with either kind of convolution."""
+    """Runs by group. 3D-ResNet50, which is always dense, belongs to the groups of either kind of convolution."""
     groups: dict[Group, list[ReadRun]] = {}
     for run in found:
         groups.setdefault(run.group, []).append(run)
@@ -268,21 +268,16 @@ def _with_conv(group: Group, conv: str) -> Group:
 
 
 def _on_the_same_videos(members: Sequence["ReadRun"]) -> list["ReadRun"]:
-    """As they are; but one whose evaluation is of other videos than the first one's counts as evaluated otherwise."""
+    """The runs; those that were evaluated on other videos than the first count as evaluated otherwise."""
     first = next((run for run in members if run.evaluation is not None), None)
     if first is None:
         return list(members)
-    assert first.evaluation is not None
-    expected = first.evaluation.video_id, first.evaluation.cluster
+    expected = first.tested.video_id, first.tested.cluster
+    problem = f"evaluated on different videos from {first.path}"
     return [
         run
         if run.evaluation is None or (run.evaluation.video_id, run.evaluation.cluster) == expected
-        else replace(
-            run,
-            state="evaluated otherwise",
-            problem=f"evaluated on different videos from {first.path}",
-            evaluation=None,
-        )
+        else replace(run, state="evaluated otherwise", problem=problem, evaluation=None)
         for run in members
     ]
 
@@ -313,7 +308,7 @@ def _runs_of(key: RowKey, members: Sequence["ReadRun"], *, strict: bool) -> list
     """The runs of a row, by seed.
 
     Raises:
-        UsageError: it is strict, and two of them have figures for one seed.
+        UsageError: `strict`, and two of them have figures for the same seed.
     """
     runs = sorted((run for run in members if run.key == key), key=lambda run: run.record.config.seed)
     if not strict:
@@ -331,7 +326,7 @@ def _runs_of(key: RowKey, members: Sequence["ReadRun"], *, strict: bool) -> list
 
 
 def _interval(better: Sequence["ReadRun"], worse: Sequence["ReadRun"]) -> Interval | None:
-    """Of the difference in top-1, in points."""
+    """The difference in top-1, in points."""
     sides = [[run.evaluation for run in side if run.evaluation is not None] for side in (better, worse)]
     if not all(sides):
         return None

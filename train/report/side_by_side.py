@@ -23,7 +23,7 @@ from resact.train.report.paired import Comparison, compare
 from resact.train.report.paper import RowKey
 
 if TYPE_CHECKING:
-    from resact.train.report.read_runs import Evaluation, ReadRun
+    from resact.train.report.read_runs import ReadRun
 
 MOST_PAIRED = 4
 """Up to this number of entries, all pairs are compared; with more, only those that `--compare` names."""
@@ -72,14 +72,14 @@ class Entry:
     @cached_property
     def accuracy(self) -> Interval | None:
         """Top-1 in percent of videos, with its 95 % interval; None if no run is finished."""
-        return accuracy_interval(self._hits, _evaluation(self.done[0]).cluster) if self.done else None
+        return accuracy_interval(self._hits, self.done[0].tested.cluster) if self.done else None
 
     @cached_property
     def per_class(self) -> tuple[ClassAccuracy, ...]:
         """Accuracy per class, in the order of the labels; empty if no run is finished."""
         if not self.done:
             return ()
-        label_V = np.array([label for label, _ in _evaluation(self.done[0]).cluster])
+        label_V = np.array([label for label, _ in self.done[0].tested.cluster])
         hits = [self._hits[label_V == label] for label in range(len(self.runs[0].record.classes))]
         return tuple(
             ClassAccuracy(name, len(of_class), 100 * float(of_class.mean()) if len(of_class) else None)
@@ -94,8 +94,8 @@ class Entry:
 
     @property
     def _hits(self) -> npt.NDArray[np.float64]:
-        """(V,) share of the seeds that got each video right."""
-        hits: npt.NDArray[np.float64] = np.mean([_evaluation(run).hits1 for run in self.done], axis=0)
+        """(V,) share of the seeds that have each video right."""
+        hits: npt.NDArray[np.float64] = np.mean([run.tested.hits1 for run in self.done], axis=0)
         return hits
 
 
@@ -121,7 +121,7 @@ class DataSet:
 
     @property
     def runs(self) -> list["ReadRun"]:
-        """All of them."""
+        """All runs of the data set."""
         return [run for entry in self.entries for run in entry.runs]
 
     @property
@@ -135,7 +135,7 @@ class DataSet:
         entry = next((entry for entry in self.entries if entry.done), None)
         if entry is None:
             return ""
-        evaluation = _evaluation(entry.done[0])
+        evaluation = entry.done[0].tested
         groups, classes = len(set(evaluation.cluster)), len(entry.per_class)
         return f"{len(evaluation.hits1):,} test videos of {classes:,} classes, in {groups:,} groups"
 
@@ -174,8 +174,7 @@ def asked_comparison(found: Sequence["ReadRun"], asked: Sequence[Sequence[str]],
     Raises:
         UsageError: there is no such run, it is not tested, or the two were not tested on the same videos.
     """
-    first, second = (_side(found, names, runs) for names in asked)
-    return compare(first, second)
+    return compare(*(_side(found, names, runs) for names in asked))
 
 
 def _side(found: Sequence["ReadRun"], names: Sequence[str], runs: Path) -> list["ReadRun"]:
@@ -197,14 +196,14 @@ def _data_set(runs: Sequence["ReadRun"], defaults: dict[str, Any]) -> DataSet:
     alike: dict[tuple[Any, ...], list[ReadRun]] = {}
     for run in sorted(runs, key=lambda run: (run.record.config.seed, run.path)):
         alike.setdefault((run.key, run.group), []).append(run)
-    seeds = [entry for same in alike.values() for entry in _apart_where_a_seed_is_twice(same)]
+    seeds = [entry for same in alike.values() for entry in _by_seed(same)]
     said = [_words(entry[0], defaults) for entry in seeds]
     common = [word for word in said[0] if all(word in other for other in said)]
     entries = [
         Entry(name=name, runs=tuple(entry), apart="; ".join(word for word in words if word not in common))
         for name, entry, words in zip(_names(seeds), seeds, said, strict=True)
     ]
-    entries.sort(key=_most_accurate_first)
+    entries.sort(key=lambda entry: (-entry.figures.top1 if entry.figures else 1.0, entry.name))
     done = [entry for entry in entries if entry.done]
     pairs = combinations(done, 2) if len(done) <= MOST_PAIRED else ()
     group = runs[0].group
@@ -218,14 +217,14 @@ def _data_set(runs: Sequence["ReadRun"], defaults: dict[str, Any]) -> DataSet:
     )
 
 
-def _apart_where_a_seed_is_twice(runs: Sequence["ReadRun"]) -> Iterable[Sequence["ReadRun"]]:
-    """Two trainings of one seed are no two seeds: each run of these stands alone."""
+def _by_seed(runs: Sequence["ReadRun"]) -> Iterable[Sequence["ReadRun"]]:
+    """All runs as one entry; or, if two have the same seed, each run as an entry of its own."""
     seeds = {run.record.config.seed for run in runs}
     return [runs] if len(seeds) == len(runs) else [[run] for run in runs]
 
 
 def _names(entries: Sequence[Sequence["ReadRun"]]) -> list[str]:
-    """Of several seeds: their names without the number at the end, where that names them alone."""
+    """Names of entries. Several seeds have the common part of their names, if no other entry has it too."""
     names = []
     for entry in entries:
         first, count = entry[0].folder.name, len(entry)
@@ -238,10 +237,6 @@ def _names(entries: Sequence[Sequence["ReadRun"]]) -> list[str]:
     ]
 
 
-def _most_accurate_first(entry: Entry) -> tuple[float, str]:
-    return -entry.figures.top1 if entry.figures else 1.0, entry.name
-
-
 def _words(run: "ReadRun", defaults: dict[str, Any]) -> list[str]:
     """Settings that are not the default, and its store."""
     group = run.group
@@ -250,10 +245,4 @@ def _words(run: "ReadRun", defaults: dict[str, Any]) -> list[str]:
 
 
 def _test_videos(run: "ReadRun") -> tuple[Any, ...]:
-    evaluation = _evaluation(run)
-    return run.record.classes, evaluation.video_id, evaluation.cluster
-
-
-def _evaluation(run: "ReadRun") -> "Evaluation":
-    assert run.evaluation is not None
-    return run.evaluation
+    return run.record.classes, run.tested.video_id, run.tested.cluster

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,8 @@ from resact.cache.store import ClipStore
 from resact.cache.summary import summary_rows
 from resact.train.clips.figure import Look, contact_sheet, read_excerpt, visible_gain
 from resact.train.report.cells import one_line
-from resact.train.report.charts import NARROW, WIDE, histogram
-from resact.train.report.pictures import Chart
+from resact.train.report.charts import histogram
+from resact.train.report.pictures import Chart, chart
 from resact.train.report.template import cells_of, render
 
 _BINS = 20
@@ -50,8 +51,6 @@ def store_page(store: ClipStore, summary: dict[str, Any]) -> str:
     Raises:
         DamagedError: frames on the page have changed since they were written.
     """
-    sheets = list(_sheets(store))
-    each = _per_class(store)
     return render(
         "store.html.jinja",
         title=one_line(f"{summary['dataset']}: {summary['videos']:,} videos"),
@@ -61,10 +60,10 @@ def store_page(store: ClipStore, summary: dict[str, Any]) -> str:
         class_headings=("class", "videos", *_sides(store.index), "seconds, mean", "frames, fewest"),
         class_rows=[cells_of(row) for row in _class_rows(store)],
         sheet_notes=[
-            f"At most {each} videos of each class, evenly spread over it: three frames of each, and below them their "
-            "residuals, brightened by the gain that the heading says."
+            f"At most {_per_class(store)} videos of each class, evenly spread over it: three frames of each, and below "
+            "them their residuals, brightened by the gain that the heading says."
         ],
-        sheets=sheets,
+        sheets=list(_sheets(store)),
     )
 
 
@@ -91,12 +90,11 @@ def _charts(store: ClipStore) -> Iterator[Chart]:
             low, middle, high = np.percentile(known, (0, 50, 100))
             counts, edges = np.histogram(known, _BINS, (low, high) if high > low else (0.9 * low, 1.1 * low or 1))
             caption = f"{title}. Smallest {low:.4g}, median {middle:.4g}, largest {high:.4g} {unit}."
-            wide, narrow = (histogram(title, unit, edges.tolist(), counts.tolist(), width) for width in (WIDE, NARROW))
-            yield Chart(wide, narrow, caption)
+            yield chart(partial(histogram, title, unit, edges.tolist(), counts.tolist()), caption)
 
 
 def _seconds(store: ClipStore) -> npt.NDArray[np.float64]:
-    """(N,) not a number where the rate is not known."""
+    """(N,) lengths of the videos; NaN if the frame rate is unknown."""
     rate, index = store.settings.decode.fps, store.index
     rates = np.asarray(index.source_fps) if rate == "source" else fps_value(rate)
     return np.asarray(index.num_frames / rates, np.float64)

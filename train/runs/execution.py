@@ -43,6 +43,11 @@ def outline(config: RunConfig, num_classes: int | None = None) -> nn.Module:
         return build_network(config, num_classes)
 
 
+def chosen_device(device: str | torch.device | None = None) -> torch.device:
+    """The device asked for; by default the GPU if there is one, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def place(network: nn.Module, config: RunConfig, device: torch.device) -> None:
     """Move a network to the device, its weights of five dimensions in the run's layout."""
     network.to(device)

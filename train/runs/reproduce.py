@@ -15,6 +15,7 @@ from resact.cache.store import ClipStore
 from resact.errors import CheckpointError, Interrupted, RunError, RunNotFoundError, UsageError
 from resact.train.networks.variants import PAPER_VARIANTS, VARIED
 from resact.train.runs.distributed import Ranks
+from resact.train.runs.execution import chosen_device
 from resact.train.runs.files.config import EXTRAS, FINE_TUNING, RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
@@ -218,7 +219,7 @@ def _row(run: PlannedRun, runs: Path) -> dict[str, Any]:
 
 def _announce(planned: list[PlannedRun], console: Console) -> float | None:
     """Print what it will cost, after a few steps of each network that there is something to do for."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device()
     rates: dict[RunConfig, float] = {}
     table = Table(Column("run", overflow="fold"), "tables", "status", "training clips", "test clips", "hours")
     total = 0.0

@@ -80,7 +80,7 @@ class Variant:
 
 @dataclass(kw_only=True)
 class _Found:
-    """Of one variant, over all videos."""
+    """Figures of one variant, over all videos."""
 
     bytes: int = 0
     exact: bool = True
@@ -226,7 +226,7 @@ def print_codecs(result: dict[str, Any], console: Console) -> None:
 
 
 def _samples(video: SourceVideo, decode: DecodeSettings, count: int, binary: str) -> list[Sample]:
-    """The first frames, from two runs of ffmpeg."""
+    """The first frames, as RGB and as planes: two runs of ffmpeg."""
     if video.problem:
         raise DecodeError(video.problem)
     rgb, height, width = _decoded(video, decode, "rgb24", count, binary)
@@ -278,7 +278,7 @@ def _evaluate(
 def _time(
     samples: Sequence[Sample], compared: Sequence[Variant], found: Sequence[_Found], rounds: int, console: Console
 ) -> None:
-    # As the reader does, into one clip's worth of memory after another, which no cache holds all of.
+    # Decode into the memory of a whole clip, as the reader does: it is larger than the processor's caches.
     clips = {sample.rgb.shape: np.ones((_CLIP_FRAMES, *sample.rgb.shape), np.uint8) for sample in samples}
     outs = [clips[sample.rgb.shape][number % _CLIP_FRAMES] for number, sample in enumerate(samples)]
     for number, (variant, one) in take_turns(list(zip(compared, found, strict=True)), rounds):
@@ -289,7 +289,7 @@ def _time(
 
 
 def _rate(call: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> float:
-    """Calls a second of this thread's processor time, each timed by itself; a few go before that do not count."""
+    """Calls per second of this thread's CPU time, each timed by itself, after a few warm-up calls."""
     for some in arguments[:_WARM_UP]:
         call(*some)
     seconds = 0.0
@@ -315,9 +315,9 @@ def _row(variant: Variant, found: _Found, frames: int) -> dict[str, Any]:
 
 
 def _spread(name: str, losses: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
-    """Over the videos that have a signal; None where not even one differs there."""
+    """Over the videos with a signal; None for infinite: no difference."""
     values = [value for loss in losses if (value := loss[name]) is not None]
-    # The nearest video's, and no mean of two: videos that do not differ at all count as infinite.
+    # The nearest value, never a mean of two: videos without a difference count as infinite.
     points = np.percentile(values, (50, 5, 95), method="nearest").tolist() if values else [math.inf] * 3
     finite = [value if math.isfinite(value) else None for value in points]
     return dict(zip(("median", "p5", "p95"), finite, strict=True))

@@ -4,6 +4,7 @@ A reader is a function that takes a `Task` and returns a function of the epoch. 
 of the epoch's clips. Shapes: N frames of a clip, H height, W width.
 """
 
+import math
 import os
 import tempfile
 import time
@@ -95,14 +96,9 @@ def bare(task: Task) -> Epoch:
     import simplejpeg
 
     store, plan = task.open()
-    offsets = {
-        video_index: store.index.frame_offsets(video_index, int(store.index.num_frames[video_index])).tolist()
-        for video_index in task.video_indices
-    }
-    paths = {
-        video_index: f"{task.store}/{array_name(store.index.video_id[video_index])}/{SHARD}"
-        for video_index in task.video_indices
-    }
+    index = store.index
+    offsets = {row: index.frame_offsets(row, int(index.num_frames[row])).tolist() for row in task.video_indices}
+    paths = {row: f"{task.store}/{array_name(index.video_id[row])}/{SHARD}" for row in task.video_indices}
 
     def one(clip: Clip, buffer: npt.NDArray[np.uint8]) -> None:
         edges, out = offsets[clip.video_index][clip.start : clip.stop + 1], _view(buffer, store, clip)
@@ -117,21 +113,15 @@ def bare(task: Task) -> Epoch:
 
 
 def _view(buffer: npt.NDArray[np.uint8], store: ClipStore, clip: Clip) -> npt.NDArray[np.uint8]:
-    shape = (
-        clip.stop - clip.start,
-        int(store.index.height[clip.video_index]),
-        int(store.index.width[clip.video_index]),
-        3,
-    )
-    return buffer[: shape[0] * shape[1] * shape[2] * shape[3]].reshape(shape)
+    height, width = int(store.index.height[clip.video_index]), int(store.index.width[clip.video_index])
+    shape = (clip.stop - clip.start, height, width, 3)
+    return buffer[: math.prod(shape)].reshape(shape)
 
 
 def _in_threads(
     task: Task, store: ClipStore, plan: TrainPlan, one: Callable[[Clip, npt.NDArray[np.uint8]], None]
 ) -> Epoch:
-    pixels = max(
-        int(store.index.height[video_index]) * int(store.index.width[video_index]) for video_index in task.video_indices
-    )
+    pixels = max(int(store.index.height[row]) * int(store.index.width[row]) for row in task.video_indices)
     buffers = [np.empty(task.geometry.frames_read * pixels * 3, np.uint8) for _ in range(task.threads)]
     pool = ThreadPoolExecutor(task.threads)
 
@@ -152,10 +142,8 @@ def zarr_frames(task: Task) -> Callable[[Clip], Tensor]:
     """zarr-python: opens a video's array and slices it."""
     import zarr
 
-    names = {
-        video_index: f"{task.store}/{array_name(open_store(task.store).index.video_id[video_index])}"
-        for video_index in task.video_indices
-    }
+    index = open_store(task.store).index
+    names = {row: f"{task.store}/{array_name(index.video_id[row])}" for row in task.video_indices}
 
     def frames(clip: Clip) -> Tensor:
         array: Any = zarr.open(names[clip.video_index], mode="r")
@@ -174,12 +162,9 @@ def decord_frames(task: Task, *, resized: bool = False) -> Callable[[Clip], Tens
     wanted, index = _source_frames(task), open_store(task.store).index
 
     def frames(clip: Clip) -> Tensor:
-        size = (
-            {"width": int(index.width[clip.video_index]), "height": int(index.height[clip.video_index])}
-            if resized
-            else {}
-        )
-        reader = decord.VideoReader(task.sources[clip.video_index], num_threads=1, **size)
+        row = clip.video_index
+        size = {"width": int(index.width[row]), "height": int(index.height[row])} if resized else {}
+        reader = decord.VideoReader(task.sources[row], num_threads=1, **size)
         found: Tensor = reader.get_batch(np.minimum(wanted(clip), len(reader) - 1))
         return found
 
@@ -226,7 +211,7 @@ def pyav_frames(task: Task) -> Callable[[Clip], Tensor]:
                     break
             if frame is not None and at < indices[-1]:
                 kept[at] = frame.to_ndarray(format="rgb24")
-        # A frame that the decoder does not give is shown by the one before.
+        # In place of a frame that the decoder does not give, take the one before it.
         have = np.array(sorted(kept))
         chosen = have[np.maximum(np.searchsorted(have, indices, "right") - 1, 0)]
         return torch.from_numpy(np.stack([kept[index] for index in chosen.tolist()]))
@@ -235,7 +220,7 @@ def pyav_frames(task: Task) -> Callable[[Clip], Tensor]:
 
 
 def _source_frames(task: Task) -> Callable[[Clip], npt.NDArray[np.int64]]:
-    """Which frames of the source are nearest in time to a clip's stored frames."""
+    """The source frames nearest in time to a clip's stored frames."""
     store, _ = task.open()
 
     def wanted(clip: Clip) -> npt.NDArray[np.int64]:

@@ -72,9 +72,8 @@ def print_decoding(result: dict[str, Any], console: Console) -> None:
     """Print a table."""
     rows = []
     for row in result["rows"]:
-        middle, low, high = row["times_the_library"]
-        rows.append((f"{row['codec']}: {row['name']}", f"{row['microseconds_a_frame']:,.1f}",
-                     f"{middle:.2f} ({low:.2f} to {high:.2f})"))  # fmt: skip
+        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*row["times_the_library"])
+        rows.append((f"{row['codec']}: {row['name']}", f"{row['microseconds_a_frame']:,.1f}", ratio))
     print_table(console, ["", "us a frame", "times the library's speed"], rows)
 
 
@@ -123,7 +122,7 @@ def _wanted(stored: _Stored, way: str) -> Crop:
 
 
 def _empty(codec: FrameCodec, stored: _Stored, way: str) -> Frames:
-    # As streams on the CPU have it: a crop that would be copied out of whole frames stays there.
+    # As in streams on the CPU: a codec that decodes whole frames leaves the crop inside them.
     size = stored.shape if way != _CROP or codec.makes_whole_frames else stored.crop.size
     return np.empty((len(stored.bounds), *size, 3), np.uint8)
 
@@ -141,17 +140,16 @@ def _require_equal(codec: FrameCodec, stored: _Stored) -> None:
 
 
 def _clips_of(store: ClipStore, count: int) -> list[_Stored]:
-    """Clips of training."""
-    plan = TrainPlan(
-        store.index, np.flatnonzero(store.index.num_frames >= _GEOMETRY.frames_read), _GEOMETRY, seed=0, flip=False
-    )
+    """Training clips, as they are stored."""
+    index = store.index
+    plan = TrainPlan(index, np.flatnonzero(index.num_frames >= _GEOMETRY.frames_read), _GEOMETRY, seed=0, flip=False)
     clips = []
     for position in range(min(count, len(plan))):
         clip = plan.clip(0, position)
-        edges = store.index.frame_offsets(clip.video_index, clip.stop)[clip.start :].tolist()
-        shard = f"{array_name(store.index.video_id[clip.video_index])}/{SHARD}"
+        edges = index.frame_offsets(clip.video_index, clip.stop)[clip.start :].tolist()
+        shard = f"{array_name(index.video_id[clip.video_index])}/{SHARD}"
         data = store.files.read_range(shard, edges[0], edges[-1])
         bounds = np.array([(low - edges[0], high - edges[0] - CRC_BYTES) for low, high in pairwise(edges)])
-        shape = int(store.index.height[clip.video_index]), int(store.index.width[clip.video_index])
+        shape = int(index.height[clip.video_index]), int(index.width[clip.video_index])
         clips.append(_Stored(memoryview(data), bounds, shape, clip.crop))
     return clips

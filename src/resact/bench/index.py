@@ -108,7 +108,7 @@ def _make_store(path: Path, videos: int) -> None:
 
 
 def _drop_from_page_cache(path: Path) -> None:
-    """So that the next reader finds the files on the disk only."""
+    """Drop the store's files from the page cache, so that the next reader reads the disk."""
     os.sync()
     for file in path.rglob("*"):
         if file.is_file():
@@ -124,7 +124,7 @@ def _peak_bytes() -> int:
 
 
 def _measure(path: Path) -> dict[str, Any]:
-    """Open, then draw clips and find their byte ranges; to be run in a process of its own."""
+    """Open the store, then draw clips and find their byte ranges. Runs in a process of its own."""
     start = time.perf_counter()
     index = open_store(path).index
     opened = time.perf_counter() - start
@@ -156,5 +156,5 @@ def _measure(path: Path) -> dict[str, Any]:
     }
 
 
-if __name__ == "__main__":  # the fresh process
+if __name__ == "__main__":  # in the new process
     sys.stdout.write(json.dumps(_measure(Path(sys.argv[1]))))

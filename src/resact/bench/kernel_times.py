@@ -31,15 +31,8 @@ def kernel_times(step: Callable[[], object], device: torch.device, *, steps: int
         synchronise(device)
     rows = []
     for event in profiled.key_averages():
-        on_device = str(event.device_type).endswith("CUDA")
-        if on_device != on_gpu:
-            continue
-        microseconds = event.self_device_time_total if on_gpu else event.self_cpu_time_total
-        rows.append(
-            {
-                "kernel": event.key[:_LONGEST_NAME],
-                "calls": event.count / steps,
-                "milliseconds": microseconds / 1000 / steps,
-            }
-        )
+        if str(event.device_type).endswith("CUDA") == on_gpu:
+            milliseconds = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / steps
+            kernel = event.key[:_LONGEST_NAME]
+            rows.append({"kernel": kernel, "calls": event.count / steps, "milliseconds": milliseconds})
     return sorted(rows, key=lambda row: -row["milliseconds"])

@@ -45,7 +45,7 @@ class LayerTimes:
                 assert isinstance(stem, Stem)
                 accumulated = stem.spatial.weight.register_post_accumulate_grad_hook
                 undo.callback(accumulated(lambda _: self._end("conv1", "backward")).remove)  # type: ignore[no-untyped-call]
-            # Not hooks of the modules: fused kernels do not call them.
+            # Fused kernels do not call the modules, so hooks on modules would see nothing.
             network._run = run_timed  # type: ignore[method-assign]
             undo.callback(delattr, network, "_run")
             for name, linear in (("fc1", network.fc1), ("fc2", network.fc2)):
@@ -68,7 +68,7 @@ class LayerTimes:
         self._moments.setdefault((name, direction), []).append([mark(self._device)])
 
     def _end(self, name: str, direction: str) -> None:
-        """For conv1 called for each stream: the last call counts."""
+        """Called for each stream of conv1: the last call counts."""
         self._moments[name, direction][-1][1:] = [mark(self._device)]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -78,7 +78,6 @@ class LayerTimes:
             key: 1000 * median(seconds_between(*moments) for moments in steps) for key, steps in self._moments.items()
         }
         return [
-            {"layer": name, "forward_milliseconds": forward, "backward_milliseconds": times[name, "backward"]}
-            for (name, direction), forward in times.items()
-            if direction == "forward"
+            {"layer": name, **{f"{way}_milliseconds": times[name, way] for way in ("forward", "backward")}}
+            for name in dict.fromkeys(name for name, _ in times)
         ]

@@ -39,7 +39,7 @@ class _Competitor:
     codec: str | None
     task: Task
     files: list[Path]
-    """What it reads."""
+    """The files that it reads."""
     team: Team | None = None
     problem: str | None = None
     """Why it cannot run here."""
@@ -118,7 +118,7 @@ def bench_loader(
 
 
 def require_folders(stores: Sequence[str]) -> None:
-    """Refuse URLs, from which the others do not read.
+    """Refuse URLs: the other competitors cannot read from them.
 
     Raises:
         UsageError: names the first.
@@ -141,7 +141,7 @@ def _require_installed(competitors: Sequence[str]) -> None:
 
 
 def _same_videos(stores: Sequence[ClipStore], sources: dict[str, Path]) -> list[int]:
-    """Rows with frames, which all stores have alike, in an order that takes all parts of the data set in turn."""
+    """Rows of the videos with frames, which are the same in all stores, in random order."""
     first = stores[0].index
     for store in stores[1:]:
         index = store.index
@@ -164,8 +164,8 @@ def _competitors(
     seed: int,
 ) -> Iterator[_Competitor]:
     for store in stores:
-        ids = {video: store.index.video_id[video] for video in video_indices}
-        videos = {video: str(sources[ids[video]]) for video in video_indices}
+        ids = [store.index.video_id[video] for video in video_indices]
+        videos = {video: str(sources[video_id]) for video, video_id in zip(video_indices, ids, strict=True)}
         task = Task(
             store=str(store.files),
             sources=videos,
@@ -175,7 +175,7 @@ def _competitors(
             threads=1,
             share=(0, 1),
         )
-        shards = [Path(str(store.files)) / array_name(video_id) / SHARD for video_id in ids.values()]
+        shards = [Path(str(store.files)) / array_name(video_id) / SHARD for video_id in ids]
         codec = store.settings.codec
         names = ["ours", "zarr", "ours uint8", "zarr uint8"] + ["bare decode"] * (codec == "jpeg")
         yield from (_Competitor(name=name, codec=codec, task=task, files=shards) for name in names)
@@ -201,7 +201,7 @@ def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: C
 
 
 def _drop(file: Path) -> None:
-    """Out of the page cache; what was written must be on the disk."""
+    """Drop a file from the page cache; only pages that are already on the disk can be dropped."""
     descriptor = os.open(file, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -221,8 +221,7 @@ def _result(one: _Competitor, competitors: Sequence[_Competitor], cores: int, ca
         name, codec = rival.replace("_", " "), one.codec if rival in ("zarr", "bare_decode") else None
         same_work = rival == "zarr" or (rival == "bare_decode") == uint8
         theirs = rates_of.get((f"{name} uint8" if uint8 and rival == "zarr" else name, codec)) if same_work else None
-        found = ratios(f"ratio_to_{rival}", rates, theirs) if rates and theirs else {f"ratio_to_{rival}": None}
-        figures |= found
+        figures |= ratios(f"ratio_to_{rival}", rates, theirs) if rates and theirs else {f"ratio_to_{rival}": None}
     return {
         "name": one.name,
         "codec": one.codec,

@@ -91,7 +91,7 @@ def bench_prep(
         ),
     ]
     for video in dataset.videos:
-        video.path.read_bytes()  # all competitors find the page cache warm
+        video.path.read_bytes()  # a warm page cache for all competitors
     rates: dict[str, list[float]] = {competitor.name: [] for competitor in competitors}
     memory: dict[str, int] = {}
     for number, competitor in take_turns(competitors, rounds):
@@ -155,7 +155,7 @@ def _seconds_of_ffmpeg(part: Dataset, command: Callable[[str], list[str]], worke
 
 
 def _seconds_of_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str) -> float:
-    """From nothing to the finished index; removing the store, and waiting for the disk, are not part of it."""
+    """Time until the index is complete; removing the store and syncing the disk do not count."""
     settings = replace(job.settings, codec=codec, library=build_codec(codec).library())
     with TemporaryDirectory(dir=job.store.parent, prefix="bench-") as folder:
         own = replace(job, store=Path(folder) / f"{codec}.zarr", settings=settings)
@@ -167,9 +167,9 @@ def _seconds_of_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str
 
 
 def _plain_command(binary: str, source: str, *, decode: DecodeSettings) -> list[str]:
-    """Frame rate and size as a user would type them, with the settings of prep, as raw RGB frames to nowhere.
+    """What a user would type for prep's frame rate and size; raw RGB frames go to the null output.
 
-    It decodes and filters in one thread, as prep does: as many processes as there are workers then use the cores best.
+    Like prep, it decodes and filters in one thread: that is fastest with one process per worker.
     """
     rate = [] if decode.fps == "source" else [f"fps={decode.fps}"]
     side = decode.short_side
@@ -182,7 +182,7 @@ def _plain_command(binary: str, source: str, *, decode: DecodeSettings) -> list[
 
 
 def _graph_command(binary: str, decode: DecodeSettings, pixels: Pixels, source: str) -> list[str]:
-    """The very graph that prep runs, as raw frames to nowhere, and without its log."""
+    """The same graph as in prep; raw frames go to the null output, and there is no log."""
     swapped = {"image2pipe": "rawvideo", "ppm": "rawvideo", "yuv4mpegpipe": "rawvideo", "pipe:1": "/dev/null"}
     swapped["repeat+level+verbose"] = "error"
     arguments = decode_arguments(source, decode, pixels, strict=False)

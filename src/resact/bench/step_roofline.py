@@ -14,7 +14,7 @@ from rich.console import Console
 
 from resact.bench.kernel_times import kernel_times
 from resact.bench.layer_times import LayerTimes
-from resact.bench.rates import DeviceRates, measure_rates
+from resact.bench.rates import DeviceRates, measure_rates, require_device
 from resact.bench.results import result_of
 from resact.bench.roofline import list_work, print_roofline, refuse_own, roofline_rows
 from resact.bench.tables import print_table
@@ -62,13 +62,11 @@ def bench_roofline(
     """
     if wrong := {*variants} - {*VARIANTS}:
         raise UsageError(f"got --variants {','.join(wrong)}, expected some of {','.join(VARIANTS)}")
-    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
-    if device not in (None, *there):
-        raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
+    there = require_device(device)
     config = replace(RunConfig.of(settings), amp=True)
     refuse_own(config)
     geometry, batch = config.geometry, config.recipe.batch_size
-    kind = device or (there[0] if "cuda" in there else None)
+    kind = device or (there if there == "cuda" else None)
     measured_on, given = None if kind is None else torch.device(kind), rates is not None
     if rates is None and measured_on is not None:
         rates = measure_rates(measured_on)
@@ -110,7 +108,7 @@ def _measured_beside(
     steps: int,
     console: Console,
 ) -> dict[str, Any]:
-    """By variant; one that cannot run has its `problem`."""
+    """Figures by variant; a variant that cannot run has its `problem`."""
     variants = eager_variants(config) | {"fused": fused_variant(config)}
     failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # out of memory is among them
     measured: dict[str, Any] = {}
@@ -127,7 +125,7 @@ def _measured_beside(
 
 
 def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[str, Any]:
-    """Milliseconds: medians over steps of whole ones, then of each layer; and means of each kernel."""
+    """Medians over steps of the complete step and of each layer, and means of each kernel, in milliseconds."""
     network = variant.network(_NUM_CLASSES, device)
     assert isinstance(network, ActionNetwork)
     step, batch = variant.step(network, device), variant.batch(_NUM_CLASSES, device)
@@ -150,7 +148,7 @@ def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[s
 
 
 def _beside_roofline(measured: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """With the least time of each layer and of the whole, and how many times that they take."""
+    """Adds the roofline's time of each layer and of the step, and their ratios to it."""
     whole = sum(row["floor_milliseconds"] for row in rows)
     layers = []
     for row in measured["layers"]:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 
 from resact.bench.competitors import NORMALISATION
+from resact.bench.rates import require_device
 from resact.bench.results import result_of
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
@@ -50,12 +51,10 @@ def bench_stream(
     Raises:
         UsageError: there is no such device, or a number is out of bounds.
     """
-    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
-    if device not in (None, *there):
-        raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
+    target = torch.device(require_device(device))
     if min(threads, default=0) < 1:
         raise UsageError(f"got --threads {','.join(map(str, threads))}, expected numbers from 1 on")
-    config, target = RunConfig.of(settings), torch.device(device or there[0])
+    config = RunConfig.of(settings)
     batch = config.recipe.batch_size
     if clips < 2 * batch:
         raise UsageError(f"got --clips {clips}, expected two batches of {batch} or more")

@@ -11,26 +11,25 @@ thread a core, each video many times over, and measured by the clock.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from rich.console import Console
 
 from resact.bench.competitors import NORMALISATION
-from resact.bench.rates import measure_rates
+from resact.bench.rates import measure_rates, require_device
 from resact.bench.results import result_of
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
 from resact.cache.store import ClipStore, open_store
-from resact.errors import UsageError
 from resact.train.clips import stream as stream_module
 from resact.train.clips.geometry import SCALES, ClipGeometry
 from resact.train.clips.packed_clips import PackedClips
@@ -72,16 +71,14 @@ def bench_transform(
     Raises:
         UsageError: there is no such device.
     """
-    there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    if device not in there:
-        raise UsageError(f"got --device {device}, expected one of {', '.join(there)}")
+    require_device(device)
     opened = [open_store(store) for store in stores]
     figures = _on_gpu(opened, rounds, epochs, console) if device == "cuda" else _on_cpu(opened, rounds, epochs, console)
     return result_of("transform", rounds=rounds, **figures)
 
 
 def print_transform(result: dict[str, Any], console: Console) -> None:
-    """A table."""
+    """Print a table."""
     ways = [key for key in result["rows"][0] if key != "name"]
     rows = [
         (
@@ -98,7 +95,7 @@ def print_transform(result: dict[str, Any], console: Console) -> None:
 
 
 def _on_cpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
-    """One thread."""
+    """Transforms and streams in one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -106,14 +103,18 @@ def _on_cpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Cons
         for dtype, side in product(_DTYPES, _SIDES):
             rows.append(_row(_named(side, dtype), _transforms(side, dtype, rounds)))
             console.print(f"{rows[-1]['name']}: measured")
-        rows += [_row(f"stream, {_name(store)}", _epochs(store, epochs)) for store in stores]
+        for store in stores:
+            plan = TrainPlan(store.index, np.flatnonzero(store.index.num_frames), _GEOMETRY, seed=0, flip=True)
+            clips = ClipStream(store, plan, batch_size=8, normalisation=NORMALISATION, threads=1)
+            seconds = _epochs(clips, "make_clip", _WAYS, epochs, time.process_time)
+            rows.append(_row(f"stream, {_name(store)}", seconds))
     finally:
         torch.set_num_threads(threads)
     return {"rows": rows}
 
 
 def _on_gpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
-    """Batches, and streams from all cores."""
+    """Transforms of batches, and streams read by all cores."""
     rates, rows = measure_rates(_GPU), []
     console.print(f"copies at {rates.bytes_per_second / 1e9:,.0f} GB/s")
     for dtype, side in product(_DTYPES, _SIDES):
@@ -123,7 +124,13 @@ def _on_gpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Cons
             row[way]["share_of_copying"] = round(copying * 1e3 / row[way]["median_ms"], 3)
         rows.append(row)
     for store, dtype in product(stores, _DTYPES):
-        rows.append(_row(f"stream, {_name(store)}, {_named(None, dtype)}", _streams(store, dtype, epochs)))
+        videos = np.resize(np.flatnonzero(store.index.num_frames), _GPU_CLIPS)
+        plan = TrainPlan(store.index, videos, _GEOMETRY, seed=0, flip=True)
+        clips = ClipStream(
+            store, plan, batch_size=_GPU_BATCH, normalisation=NORMALISATION, device=_GPU, dtype=dtype, batches_ahead=3
+        )
+        seconds = _epochs(clips, "transform_batch", _GPU_WAYS, epochs, time.perf_counter)
+        rows.append(_row(f"stream, {_name(store)}, {_named(None, dtype)}", seconds))
     return {"device": torch.cuda.get_device_name(), **asdict(rates), "rows": rows}
 
 
@@ -132,7 +139,7 @@ def _named(side: int | None, dtype: torch.dtype) -> str:
 
 
 def _row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Medians and minima; the first of each warms up."""
+    """Medians and minima without the first of each, which warms up."""
     row: dict[str, Any] = {"name": name}
     for way, times in seconds.items():
         row[way] = {"median_ms": round(median(times[1:]) * 1e3, 3), "least_ms": round(min(times[1:]) * 1e3, 3)}
@@ -140,7 +147,7 @@ def _row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def _transforms(side: int, dtype: torch.dtype, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each clip, by each way."""
+    """Seconds of each clip, with each way."""
     read, size = _GEOMETRY.frames_read, _GEOMETRY.size
     rng = np.random.default_rng(0)
     sources = torch.from_numpy(rng.integers(0, 256, (5, read, _HEIGHT, _WIDTH, 3), dtype=np.uint8))
@@ -161,24 +168,25 @@ def _name(store: ClipStore) -> str:
     return str(store.files).rpartition("/")[2]
 
 
-def _epochs(store: ClipStore, count: int) -> dict[str, list[float]]:
-    """Seconds of a clip in each epoch, reading and decoding included, by each way."""
-    plan = TrainPlan(store.index, np.flatnonzero(store.index.num_frames), _GEOMETRY, seed=0, flip=True)
-    clips = ClipStream(store, plan, batch_size=8, normalisation=NORMALISATION, threads=1)
-    seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
-    for number, way in take_turns(list(_WAYS), count + 1):
-        start = time.process_time()
-        with _in_place_of("make_clip", _WAYS[way]), clips.epoch(number) as reader:
+def _epochs(
+    clips: ClipStream, replaced: str, ways: dict[str, Callable[..., Any]], count: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
+    """Seconds per clip of each epoch, reading and decoding included, with each way in place of `replaced`."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for number, way in take_turns(list(ways), count + 1):
+        start = clock()
+        with patch.object(stream_module, replaced, ways[way]), clips.epoch(number) as reader:
             for _ in reader:
                 pass
-        seconds[way].append((time.process_time() - start) / len(plan))
+        synchronise(clips.device)
+        seconds[way].append((clock() - start) / len(clips.plan))
     return seconds
 
 
 def _transforms_on_gpu(
     side: int, dtype: torch.dtype, rounds: int, bytes_per_second: float
 ) -> tuple[float, dict[str, list[float]]]:
-    """Seconds a clip: that copying takes, and by each way."""
+    """Seconds per clip: of copying its bytes, and of each way."""
     top, left, count = (_HEIGHT - side) // 2, (_WIDTH - side) // 2, _GEOMETRY.frames_read
     frame = _HEIGHT * _WIDTH * 3
     clip = Clip(video_index=0, start=0, stop=count, order=np.arange(count), top=top, left=left, side=side, flip=False)
@@ -193,39 +201,10 @@ def _transforms_on_gpu(
     seconds: dict[str, list[float]] = {way: [] for way in _GPU_WAYS}
     for _, way in take_turns(list(_GPU_WAYS), rounds + 1):
         begin = mark(_GPU)
-        for _ in range(_GPU_CALLS):  # the host makes the next ones ready meanwhile
+        for _ in range(_GPU_CALLS):  # so that the host prepares calls while the GPU computes
             batch = _GPU_WAYS[way](packed, _GEOMETRY, NORMALISATION, dtype=dtype)
         end = mark(_GPU)
         synchronise(_GPU)
         seconds[way].append(seconds_between(begin, end) / _GPU_CALLS / _GPU_BATCH)
     moved = _GPU_BATCH * count * side * side * 3 + sum(tensor.nbytes for tensor in batch.values())
     return moved / bytes_per_second / _GPU_BATCH, seconds
-
-
-def _streams(store: ClipStore, dtype: torch.dtype, count: int) -> dict[str, list[float]]:
-    """Seconds of a clip in each epoch, until the GPU has it, by each way."""
-    videos = np.flatnonzero(store.index.num_frames)
-    plan = TrainPlan(store.index, np.resize(videos, _GPU_CLIPS), _GEOMETRY, seed=0, flip=True)
-    clips = ClipStream(
-        store, plan, batch_size=_GPU_BATCH, normalisation=NORMALISATION, device=_GPU, dtype=dtype, batches_ahead=3
-    )
-    seconds: dict[str, list[float]] = {way: [] for way in _GPU_WAYS}
-    for number, way in take_turns(list(_GPU_WAYS), count + 1):
-        start = time.perf_counter()
-        with _in_place_of("transform_batch", _GPU_WAYS[way]), clips.epoch(number) as reader:
-            for _ in reader:
-                pass
-        synchronise(_GPU)
-        seconds[way].append((time.perf_counter() - start) / len(plan))
-    return seconds
-
-
-@contextmanager
-def _in_place_of(name: str, way: Callable[..., Any]) -> Iterator[None]:
-    """Streams inside make their clips this way."""
-    before = getattr(stream_module, name)
-    setattr(stream_module, name, way)
-    try:
-        yield
-    finally:
-        setattr(stream_module, name, before)

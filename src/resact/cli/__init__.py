@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def _in_words(error: Exception) -> str:
-    """What the system said, without numbers of errors; and what helps, where it is one thing."""
+    """The system's message without its error number, and the remedy if there is a single one."""
     if isinstance(error, UnicodeEncodeError):
         return f"names with {error.object[error.start]!a} need UTF-8, this is {error.encoding}: set PYTHONUTF8=1"
     if not isinstance(error, OSError) or not error.strerror:

@@ -134,7 +134,7 @@ def predict_along(
 
 
 def _tell(result: dict[str, Any], console: "Console") -> None:
-    """What was wrong with a video, and how far it came; nothing of an ordinary one."""
+    """Print a video's problem and note, if any."""
     from resact.cache.layout import printable
 
     if result["problem"]:
@@ -144,7 +144,7 @@ def _tell(result: dict[str, Any], console: "Console") -> None:
 
 
 class _Table:
-    """For people."""
+    """Lines for people."""
 
     def __init__(self, classes: Sequence[str], top: int, *, merge: bool) -> None:
         self._classes, self._top, self._merge = classes, top, merge
@@ -157,7 +157,7 @@ class _Table:
 
         return [printable(video)]
 
-    def row(self, video: str, row: "Row") -> str:  # noqa: ARG002 - it stands above
+    def row(self, video: str, row: "Row") -> str:  # noqa: ARG002 - the heading has it
         from resact.cache.layout import printable
         from resact.train.runs.testing.score_tables import percent
 
@@ -166,13 +166,13 @@ class _Table:
 
 
 class _Csv(_Table):
-    """A line of names, then a line a row."""
+    """A line of column names, then one line per row."""
 
     def head(self) -> Iterable[str]:
         ranked = [f"{what}_{rank}" for rank in range(1, self._top + 1) for what in ("class", "probability")]
         return [_csv_line(["video", "start_seconds", "stop_seconds", *(["windows"] if self._merge else []), *ranked])]
 
-    def heading(self, video: str) -> Iterable[str]:  # noqa: ARG002 - each row says it
+    def heading(self, video: str) -> Iterable[str]:  # noqa: ARG002 - each row has it
         return ()
 
     def row(self, video: str, row: "Row") -> str:
@@ -182,7 +182,7 @@ class _Csv(_Table):
 
 
 class _JsonLines(_Csv):
-    """A JSON object a line."""
+    """One JSON object per line."""
 
     def head(self) -> Iterable[str]:
         return ()
@@ -217,7 +217,7 @@ def _clock(seconds: float) -> str:
 
 @contextmanager
 def _progress(console: "Console", windows: "VideoWindows", name: str) -> "Iterator[Iterator[Any]]":
-    """The windows, telling as they are taken how far it is: a bar on a terminal, elsewhere a line now and then."""
+    """The windows, with progress as they are taken: a bar on a terminal, otherwise a plain line every few seconds."""
     from time import monotonic
 
     from resact.cache.layout import printable

@@ -137,11 +137,7 @@ def bench_loader(
     require_folders(stores.split(",") if stores else [])
     console = _open(output, json_output)
     geometry = ClipGeometry(modality="both", frames=frames, step=step, size=size)
-    numbers = sorted({1, worker_count(None)})
-    if cores is not None:
-        if not all(count.isdecimal() for count in cores.split(",")):
-            raise UsageError(f"got --cores {cores}, expected numbers such as 1,16")
-        numbers = [int(count) for count in cores.split(",")]
+    numbers = sorted({1, worker_count(None)}) if cores is None else whole_numbers("--cores", cores)
     executor = partial(open_executor, workers=worker_count(workers))
     videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor)
     with TemporaryDirectory(prefix="resact-bench-") as folder:
@@ -482,7 +478,7 @@ def _tests() -> Path | None:
 
 
 def _open(output: Path | None, json_output: bool) -> "Console":
-    """Refuse an --output that cannot be written, before the work; then where people's text goes."""
+    """The console for text; before any work, refuses an --output that cannot be written."""
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         require_writable(output)

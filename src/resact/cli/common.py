@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -153,7 +153,6 @@ CacheSizeOption = Annotated[
 
 def with_cache(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options `--cache` and `--cache-size`: the stores that it opens use that cache."""
-    options = {"cache": CacheOption, "cache_size": CacheSizeOption}
 
     @wraps(command)
     def with_options(*, cache: Path | None, cache_size: str | None, **given: Any) -> None:
@@ -162,26 +161,33 @@ def with_cache(command: Callable[..., None]) -> Callable[..., None]:
         with caching(cache, cache_size):
             command(**given)
 
-    parameters = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(command).parameters.values()]
-    parameters[-1:-1] = [  # before --json
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in options.items()
-    ]
-    with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return with_options
+    parameters = list(inspect.signature(command).parameters.values())
+    parameters[-1:-1] = [keyword("cache", CacheOption), keyword("cache_size", CacheSizeOption)]  # before --json
+    return with_parameters(with_options, parameters)
+
+
+def keyword(name: str, annotation: Any) -> inspect.Parameter:
+    """A parameter for an option whose default is None."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """The command, for which Typer sees these parameters instead of its own."""
+    keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
+    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+    return command
+
+
+CONSOLE_STYLE: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
 
 
 def open_console(json_output: bool) -> "Console":
     """The console for text: standard output, or standard error if a script reads standard output."""
     from rich.console import Console
 
-    # Lines that come and go need a cursor that moves.
-    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")
-    terminal = False if dumb else None
-    return Console(
-        stderr=json_output, force_terminal=terminal, highlight=False, markup=False, emoji=False, soft_wrap=True
-    )
+    dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")  # cannot move its cursor, for progress lines
+    return Console(stderr=json_output, force_terminal=False if dumb else None, **CONSOLE_STYLE)
 
 
 def print_json(payload: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ ComputeThreadsOption = Annotated[
     ),
 ]
 
-_SPINS = "1000"  # some 15 microseconds: small networks need them, and other load does not feel them
+_SPINS = "1000"  # some 15 microseconds: enough for small networks, and harmless to other processes
 _ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": _SPINS}
 _USERS_OWN = (*_ENVIRONMENT, "KMP_BLOCKTIME")
 

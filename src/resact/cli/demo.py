@@ -98,11 +98,10 @@ def demo(
     page = folder / PAGE
     console.print(f"\nThe demo took {seconds:.0f} s. Accuracy on the test videos, with 95 % intervals:")
     accuracies = _accuracies(folder / "runs")
+    widest = max((len(name) for name, *_ in accuracies), default=0)
     for run, interval, videos in accuracies:
         limits = "" if interval.low is None else f" ({interval.low:.1f} to {interval.high:.1f})"
-        console.print(
-            f"  {run:<{max(len(name) for name, *_ in accuracies)}}  {interval.mean:.1f} % of {videos} videos{limits}"
-        )
+        console.print(f"  {run:<{widest}}  {interval.mean:.1f} % of {videos} videos{limits}")
     console.print(f"The page, for a browser: {page.absolute()}")
     console.print("Next, for real videos: `resact prep ucf101`, or `resact prep folder --root YOUR_VIDEOS`")
     if json_output:
@@ -114,7 +113,7 @@ def demo(
 
 
 def _accuracies(runs: Path) -> list[tuple[str, "Interval", int]]:
-    """Name of each tested run, its top-1 in percent, and of how many videos; the most accurate first."""
+    """Name, top-1 in percent and number of test videos of each tested run; the most accurate first."""
     from resact.train.report.report import build_report
 
     data_sets = [section.data_set for section in build_report(runs).sections if section.data_set is not None]
@@ -130,7 +129,7 @@ def _run(stage: Stage, folder: Path, console: "Console", *, quiet_stdout: bool) 
     """Run a command as a user would, in the demo's folder, with its data beside it.
 
     Raises:
-        Interrupted, ResactError: it was stopped, or failed; it has said why.
+        Interrupted, ResactError: it was stopped, or failed; its own message is already printed.
     """
     console.print(f"\n# {stage.why}\n$ {stage.shown}", style="bold")
     environment = {name: value for name, value in os.environ.items() if name != "RESACT_DATA"}
@@ -147,7 +146,7 @@ def _run(stage: Stage, folder: Path, console: "Console", *, quiet_stdout: bool) 
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int:
-    """Its exit code. A terminal's ctrl-C reaches it, too: it has to save and to end by itself."""
+    """Its exit code. The terminal sends ctrl-C to it too: it saves and ends by itself."""
     before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
         while True:

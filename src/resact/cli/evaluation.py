@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from resact.cache.store import ClipStore
     from resact.train.runs.distributed import Ranks
     from resact.train.runs.files.folder import RunFolder
-    from resact.train.runs.testing.fusion import Fusion
     from resact.train.runs.testing.trained import TrainedRun
 
 app = typer.Typer()
@@ -159,7 +158,7 @@ def evaluate(
 
 
 def _require_target(target: Path) -> None:
-    """Refuse a predictions file that cannot be written, before any work."""
+    """Refuse, before any work, a predictions file that cannot be written."""
     if not target.parent.is_dir():
         raise UsageError(f"got --output {target}, expected a file in an existing folder: create {target.parent} first")
     if problem := write_problem(target):
@@ -174,7 +173,7 @@ def of_first(console: "Console", ranks: "Ranks") -> "Console":
 
 
 def load_on_all(folder: "RunFolder", weights: Literal["last", "best"], ranks: "Ranks") -> "TrainedRun":
-    """The run on the rank's device; on all ranks with the same weights, which a training may be replacing."""
+    """The run on the rank's device. Fails if a training replaces the weights meanwhile: all ranks need the same."""
     from resact.errors import CheckpointError
     from resact.train.runs.testing.trained import load_trained
 
@@ -290,7 +289,7 @@ def _exit_with(statuses: "Sequence[str]") -> None:
 
 
 def _show(row: dict[str, Any], trained: "TrainedRun", console: "Console") -> None:
-    """One video's prediction, or why there is none."""
+    """Print one video's prediction, or why there is none."""
     from resact.cache.layout import printable
     from resact.train.runs.testing.notes import padding_note
     from resact.train.runs.testing.score_tables import percent
@@ -314,7 +313,7 @@ def which(weights: str | None) -> Literal["last", "best"]:
 
 
 def introduce(trained: "TrainedRun", console: "Console") -> None:
-    """Which run, which of its weights, and whether it is done."""
+    """Print which run and weights are used, and whether its training is finished."""
     header, record = trained.header, trained.record
     epochs, ema = record.config.recipe.epochs, record.config.recipe.ema
     mean = "" if ema is None else f", their moving average (EMA {ema:g})"
@@ -342,7 +341,7 @@ def store_of(trained: "TrainedRun", store: str | None) -> "ClipStore":
 
 @contextmanager
 def progress_of(console: "Console", what: str) -> "Iterator[Callable[[int, int], None]]":
-    """A bar on a terminal, a plain line every few seconds elsewhere."""
+    """Shows progress: a bar on a terminal, otherwise a plain line every few seconds."""
     from time import monotonic
 
     from resact.progress import PlainLines, ProgressLine
@@ -362,17 +361,9 @@ def progress_of(console: "Console", what: str) -> "Iterator[Callable[[int, int],
 
 def _fuse(folders: "tuple[RunFolder, RunFolder]", weight: float, console: "Console", json_output: bool) -> None:
     from resact.train.runs.testing.fusion import fuse_runs
-
-    fusion = fuse_runs(*folders, weight=weight)
-    _show_fusion(fusion, folders, console)
-    if json_output:
-        parts = [asdict(run.provenance) | asdict(run.scores) for run in fusion.runs]
-        print_json({"weight": fusion.weight, "fused": parts, "classes": fusion.classes} | asdict(fusion.scores))
-
-
-def _show_fusion(fusion: "Fusion", folders: "Sequence[RunFolder]", console: "Console") -> None:
     from resact.train.runs.testing.score_tables import classes_table, figures_table
 
+    fusion = fuse_runs(*folders, weight=weight)
     for run, folder in zip(fusion.runs, folders, strict=True):
         made, scores = run.provenance, run.scores
         console.print(
@@ -388,3 +379,6 @@ def _show_fusion(fusion: "Fusion", folders: "Sequence[RunFolder]", console: "Con
     rows = [(run.provenance.run, run.scores) for run in fusion.runs]
     console.print(classes_table(fusion.scores), soft_wrap=False)
     console.print(figures_table([*rows, (fusion.name, fusion.scores)]), soft_wrap=False)
+    if json_output:
+        parts = [asdict(run.provenance) | asdict(run.scores) for run in fusion.runs]
+        print_json({"weight": fusion.weight, "fused": parts, "classes": fusion.classes} | asdict(fusion.scores))

@@ -45,5 +45,5 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """A device or a pipe, such as /dev/stdout: nothing of it can be kept, and nothing can take its place."""
+    """Whether it is a device or a pipe, such as /dev/stdout, which cannot be replaced atomically."""
     return path.exists() and not path.is_file() and not path.is_dir()

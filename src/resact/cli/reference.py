@@ -67,7 +67,7 @@ def _argument(argument: click.Parameter) -> str:
 
 
 def _rows(command: click.Command) -> Iterator[tuple[str, str, str]]:
-    """Of a table: what is typed, and what it does; settings stand in a table of their own."""
+    """Rows of a table: what to type, and what it does. The settings have a table of their own."""
     settings = 0
     for parameter in command.params:
         if parameter.name in SETTINGS:
@@ -136,14 +136,8 @@ def code_map(root: Path) -> str:
         for folder in (root / room, *sorted(path for path in (root / room).rglob("*") if path.is_dir())):
             files = [] if _is_linked(folder, root) else sorted(folder.glob("*.py"))
             if files:
-                lines += [
-                    f"## {folder.relative_to(root)}",
-                    "",
-                    _paragraph(_first_sentence(folder / "__init__.py")),
-                    "",
-                    "| | |",
-                ]
-                lines.append("|---|---|")
+                heading = _paragraph(_first_sentence(folder / "__init__.py"))
+                lines += [f"## {folder.relative_to(root)}", "", heading, "", "| | |", "|---|---|"]
                 lines += [f"| `{file.name}` | {_first_sentence(file)} |" for file in files if file.stem != "__init__"]
                 lines.append("")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import typer
 
 from resact.cache.names import names_in
 from resact.cli import complete
-from resact.cli.common import JsonOption, no_url, open_console, print_json
+from resact.cli.common import CONSOLE_STYLE, JsonOption, no_url, open_console, print_json
 from resact.cli.output import require_writable, write_output
 from resact.cli.training import RunsOption
 from resact.errors import UsageError
@@ -26,7 +26,7 @@ _SUFFIXES = {
     ".html": "html", ".htm": "html", ".md": "markdown", ".markdown": "markdown", ".csv": "csv", ".json": "json",
     ".txt": "terminal", "": "terminal",
 }  # fmt: skip
-_FILE_WIDTH = 100  # columns of a terminal's tables in a file
+_FILE_WIDTH = 100  # columns of the format `terminal` in a file
 
 
 @app.command()
@@ -83,8 +83,7 @@ def report(
         from rich.console import Console
 
         text = io.StringIO()
-        plain = {"force_terminal": False, "highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
-        _write(built, chosen, Console(file=text, width=_FILE_WIDTH, **plain))  # type: ignore[arg-type]
+        _write(built, chosen, Console(file=text, width=_FILE_WIDTH, force_terminal=False, **CONSOLE_STYLE))
         write_output(output, text.getvalue().encode())
         console.print(f"report: {output}")
     else:
@@ -96,10 +95,10 @@ def report(
 
 
 def _format(asked: str | None, output: Path | None) -> str:
-    """As asked, or as the file's suffix says; the two must not differ.
+    """The format asked for, or that of the file's suffix; the two must agree.
 
     Raises:
-        UsageError: they do, or neither says it.
+        UsageError: they do not, or neither names a format.
     """
     if asked is not None and asked not in FORMATS:
         raise UsageError(f"got --format {asked!r}, expected one of {', '.join(FORMATS)}")
@@ -118,7 +117,7 @@ def _format(asked: str | None, output: Path | None) -> str:
 
 
 def _write(built: "Report", format_: str, console: "Console") -> None:
-    """In the format, to where the console writes."""
+    """Write the report in a format to the console's file."""
     if format_ == "terminal":
         from resact.train.report.as_terminal import print_report
 

@@ -10,7 +10,7 @@ import typer
 
 from resact.cache.names import names_in
 from resact.cli import complete
-from resact.cli.common import no_url
+from resact.cli.common import keyword, no_url, with_parameters
 from resact.errors import UsageError
 from resact.train.runs.files.config import SETTINGS, read_settings
 from resact.train.settings import option
@@ -47,16 +47,10 @@ def with_settings(
             command(settings=asked_settings(config, **options), **given)
 
         own = inspect.signature(command).parameters
-        parameters = []
-        for name, parameter in own.items():
-            if name == "settings":
-                parameters += [_parameter(each, (defaults or {}).get(each)) for each in names]
-                parameters.append(_keyword("config", ConfigOption))
-            else:
-                parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-        with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        return with_options
+        added = [*(_parameter(each, (defaults or {}).get(each)) for each in names), keyword("config", ConfigOption)]
+        return with_parameters(
+            with_options, [each for name in own for each in (added if name == "settings" else [own[name]])]
+        )
 
     return decorate
 
@@ -104,8 +98,4 @@ def _parameter(name: str, default_words: str | None) -> inspect.Parameter:
         rich_help_panel=declared.panel,
         autocompletion=complete.among(declared.choices) if declared.choices else None,
     )
-    return _keyword(name, Annotated[_TYPES[declared.kind] | None, chosen])
-
-
-def _keyword(name: str, annotation: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+    return keyword(name, Annotated[_TYPES[declared.kind] | None, chosen])

@@ -11,6 +11,7 @@ from resact.cache.names import names_in
 from resact.cli import complete
 from resact.cli.common import ClassesOption, JsonOption, StoreArgument, no_url, open_console, print_json
 from resact.cli.output import require_writable, write_output
+from resact.cli.settings import whole_numbers
 from resact.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def show(
     from resact.cache.layout import printable
     from resact.cache.store import open_store
     from resact.train.clips.figure import (
+        FORMATS,
         Look,
         contact_sheet,
         encoded,
@@ -80,7 +82,7 @@ def show(
     if classes is None and store is not None and video is None and not _is_store(store):
         store, video = None, store
     look = Look(
-        steps=_steps(step or ["1"]),
+        steps=whole_numbers("--step", ",".join(step or ["1"])),
         frames=frames if frames is not None else 8 if classes is None else 1,
         start=start,
         every=every,
@@ -94,7 +96,8 @@ def show(
     if per_class is not None and (per_class < 1 or not names):
         raise UsageError(f"got --per-class {per_class}, expected a whole number of 1 or more, and --classes")
     path = output or _default_output(video, names or [])
-    _require_format(path)
+    if path.suffix.lower() not in FORMATS:
+        raise UsageError(f"got --output {path}, expected a file that ends in {', '.join(FORMATS)}")
     require_writable(path)
     opened = open_store(store or find_store())
     rows = [find_video(opened, video)] if video is not None else videos_of_classes(opened, names or [], per_class)
@@ -119,25 +122,11 @@ def _is_store(name: str) -> bool:
     return "://" in name or name.endswith(".zarr") or (Path(name) / "zarr.json").exists()
 
 
-def _steps(asked: Sequence[str]) -> tuple[int, ...]:
-    words = [word.strip() for text in asked for word in text.split(",")]
-    if not all(word.isdecimal() for word in words):
-        raise UsageError(f"got --step {','.join(words)}, expected numbers such as 1,2,4")
-    return tuple(int(word) for word in words)
-
-
 def _default_output(video: str | None, names: Sequence[str]) -> Path:
     from resact.cache.layout import array_name
 
     only = video if video is not None else names[0] if len(names) == 1 else "classes"
     return Path(f"{array_name(only)}.png")
-
-
-def _require_format(path: Path) -> None:
-    from resact.train.clips.figure import FORMATS
-
-    if path.suffix.lower() not in FORMATS:
-        raise UsageError(f"got --output {path}, expected a file that ends in {', '.join(FORMATS)}")
 
 
 def _contents(excerpts: Sequence["Excerpt"], look: "Look") -> str:

@@ -23,7 +23,7 @@ _IN_ASCII = {
 
 @contextmanager
 def steady_output() -> Iterator[None]:
-    """Until the program ends; the block's own errors are its own.
+    """A context for the whole program; errors of the block itself pass through.
 
     Raises:
         SystemExit: output was lost: the pipe's reader has ended, or the disk is full.
@@ -61,7 +61,7 @@ def say(text: str) -> None:
 
 
 def _writable(error: UnicodeError) -> tuple[str, int]:
-    """For characters that an encoding lacks: what looks like them, or their number."""
+    """Replaces characters that an encoding lacks: by what looks like them, or by their number."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
@@ -69,7 +69,7 @@ def _writable(error: UnicodeError) -> tuple[str, int]:
 
 
 def _open_closed() -> None:
-    """Nothing in place of streams that were closed before: a file opened next would get their numbers."""
+    """Open the null device in place of closed streams: otherwise the next file would get their numbers."""
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:
             descriptor = os.open(os.devnull, os.O_RDWR)
@@ -78,7 +78,7 @@ def _open_closed() -> None:
 
 
 def _discard_output() -> None:
-    """What is still in the buffer, too, when Python flushes it at its end."""
+    """Discard the output, including what Python flushes at its end."""
     with suppress(OSError, ValueError):
         nothing = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nothing, sys.stdout.fileno())

@@ -140,7 +140,7 @@ def test_the_networks_kernels_compile(launches, dtype, monkeypatch):
 
 
 def test_what_a_step_keeps(launches):
-    """Of the paper's network at its own size, a clip; `count_saved_bytes` has what PyTorch's operations keep."""
+    """One clip of the paper's network at its own size."""
     network = build_model("p3d-resnet50", modality="both")
     kept: dict[int, Any] = {}
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from resact.errors import CheckpointError, RunNotFoundError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.normalisation import Normalisation
-from resact.train.runs.execution import autocast, memory_format, place
+from resact.train.runs.execution import autocast, chosen_device, memory_format, place
 from resact.train.runs.files.folder import RunFolder, WeightsHeader, Which
 from resact.train.runs.files.record import RunRecord
 from resact.train.runs.files.tensors import read_with_sha256, sha256_of
@@ -143,7 +143,7 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
             f"{folder} has no {path.name}: {best}weights are first written at the end of the first epoch"
         )
     (network, header), digest = read_with_sha256(path, lambda: folder.read_network(weights))
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = chosen_device(device)
     place(network, record.config, target)
     return TrainedRun(
         name=folder.name,
