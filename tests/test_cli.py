@@ -24,7 +24,8 @@ SETTINGS_OF_ALL_ROWS = (
 SETTINGS = f"--modality --step --network --attention --feature-residual --seed {SETTINGS_OF_ALL_ROWS}"
 FINE_TUNING = "--init-from --freeze --head-lr-factor"
 RECIPE_PARTS = (
-    "--class-weights --sampling --optimiser --accumulate --ema --colour-jitter --blur --mixup --drop-modality"
+    "--class-weights --sampling --optimiser --accumulate --ema --colour-jitter --blur --mixup --drop-modality "
+    "--sync-batch-norm"
 )
 
 OPTIONS = {
@@ -52,8 +53,8 @@ OPTIONS = {
     "bench transform": "stores --device --rounds --stream-epochs --output --json",
     "bench index": "--videos --output --json",
     "bench help": "--rounds --output --json",
-    "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} {RECIPE_PARTS} --resume --threads --compute-threads "
-    "--checkpoint-seconds --cache --cache-size --json",
+    "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} {RECIPE_PARTS} --resume --allow-world-size-change "
+    "--threads --compute-threads --checkpoint-seconds --cache --cache-size --json",
     "reproduce": f"--store --runs --tables --seeds {SETTINGS_OF_ALL_ROWS} --threads --compute-threads --dry-run "
     "--cache --cache-size --json",
     "evaluate": "run --runs --store --membership --views --weights --batch-size --threads --compute-threads --output "

@@ -128,6 +128,7 @@ def _run(run: "ReadRun") -> dict[str, Any]:
         "epoch": run.epoch,
         "epochs": run.record.config.recipe.epochs,
         "earlier_epochs": list(run.record.earlier_epochs),
+        "earlier_devices": [list(pair) for pair in run.record.earlier_devices],
         "top1": None if evaluation is None else evaluation.top1,
         "top5": None if evaluation is None else evaluation.top5,
         "next": run.next_command,

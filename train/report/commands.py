@@ -30,7 +30,7 @@ class Filling:
     taken: Collection[str]
     """Names of existing folders."""
     one_command: bool = True
-    """Whether one command can make such a run: not if runs were extended by more epochs."""
+    """Whether one command can make such a run: not if runs were extended by more epochs, or changed devices."""
 
     def command(self, variant: Variant) -> str | None:
         """`resact train ...` for a shell; None if there is none, or the step does not fit into the group's clips."""
@@ -141,5 +141,5 @@ def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord
         world_size=group.world_size,
         settings=said,
         taken=taken,
-        one_command=not group.earlier_epochs,
+        one_command=not group.earlier_epochs and group.changed_devices is None,
     )

@@ -17,6 +17,8 @@ class Group:
     """This and the next field say which videos there are, and how they are stored; empty without a run."""
     world_size: int = 1
     """Devices, each of which normalises its own part of a batch."""
+    changed_devices: str | None = None
+    """Their numbers in words, if runs were continued on another number; None if not."""
     earlier_epochs: tuple[int, ...] = ()
     """Epochs at which the runs were finished before they were extended, which affects their learning rates."""
     source: str | None = None
@@ -80,6 +82,8 @@ class Group:
     def execution_words(self) -> list[str]:
         """Precision and number of devices, in words; of a group with runs."""
         devices = [f"{self.world_size} devices"] if self.world_size > 1 else []
+        if self.changed_devices is not None:
+            devices = [f"{self.changed_devices} (--allow-world-size-change)"]
         return ["bfloat16" if dict(self.settings)["amp"] else "float32", *devices]
 
 

@@ -125,6 +125,7 @@ class ReadRun:
             fingerprint=record.store.fingerprint,
             contents=record.store.contents,
             world_size=record.world_size,
+            changed_devices=record.devices_in_words if record.earlier_devices else None,
             earlier_epochs=record.earlier_epochs,
             source=None if record.source is None else record.source.digest,
             initial=None if record.initial is None else record.initial.short_words,

@@ -109,7 +109,7 @@ class Ranks:
                 dist.broadcast(tensor, src=0)
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network to train: gradients are averaged over ranks, norms use each rank's own part of a batch."""
+        """The network to train: gradients are averaged over ranks."""
         if self.world_size == 1:
             return network
         wrapped = DistributedDataParallel(network, gradient_as_bucket_view=True)

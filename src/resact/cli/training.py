@@ -47,6 +47,13 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run. A larger --epochs extends a finished run.")
     ] = False,
+    allow_world_size_change: Annotated[
+        bool,
+        typer.Option(
+            "--allow-world-size-change",
+            help="With --resume: continue on another number of devices, although batch norm and dropout then differ.",
+        ),
+    ] = False,
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,
     checkpoint_seconds: CheckpointSecondsOption = 300.0,
@@ -65,6 +72,7 @@ def train(
         name=run,
         store=store,
         resume=resume,
+        allow_world_size_change=allow_world_size_change,
         threads=threads,
         compute_threads=compute_threads,
         checkpoint_seconds=checkpoint_seconds,

@@ -94,7 +94,7 @@ APART = [
     {"contents": "d" * 64}, {"codec": "lz4"}, {"world_size": 2}, {"width": 0.125}, {"depths": (1, 1, 1, 2)},
     {"frames": 6}, {"size": 24}, {"short_clips": "loop"}, {"min_scale": 1.0}, {"epochs": 3}, {"lr": 0.1},
     {"batch_size": 8}, {"dropout": 0.2}, {"weight_decay": 0.0}, {"zero_init": False}, {"val_groups": 1},
-    {"flip": False}, {"amp": True}, {"conv": "dense"}, {"stem_channels": 4},
+    {"flip": False}, {"amp": True}, {"conv": "dense"}, {"stem_channels": 4}, {"sync_batch_norm": True},
 ]  # fmt: skip
 
 
@@ -118,6 +118,17 @@ def test_a_run_that_went_on_for_more_epochs_stands_apart_and_no_command_repeats_
     assert "went on" not in apart["straight"].words
     assert apart["straight"].commands
     assert not apart["longer"].commands
+
+
+def test_a_run_that_changed_devices_stands_apart_and_no_command_repeats_it(tmp_path: Path) -> None:
+    write_run(tmp_path, "straight", modality="rgb")
+    changed = write_run(tmp_path, "changed", modality="rgb")
+    changed.write_record(replace(changed.read_record(), earlier_devices=((4, 70),)))
+    apart = {group.runs[0].folder.name: group for group in build_report(tmp_path).groups}
+    assert "1 device (4 up to step 70) (--allow-world-size-change)" in apart["changed"].words
+    assert "device" not in apart["straight"].words
+    assert apart["straight"].commands
+    assert not apart["changed"].commands
 
 
 def test_how_a_run_is_computed_sets_none_apart(tmp_path: Path) -> None:

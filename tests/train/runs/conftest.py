@@ -119,7 +119,7 @@ def train_tiny(tiny_store: Path, tmp_path: Path, few_measured: None) -> TrainTin
     """`train` of the tiny network in this process, in `tmp_path / "runs"` unless told otherwise."""
 
     def run(name: str = "a", *, resume: bool = False, console: Console | None = None, **settings: Any) -> TrainResult:
-        own = ("store", "runs", "checkpoint_seconds", "compute_threads")
+        own = ("store", "runs", "checkpoint_seconds", "compute_threads", "allow_world_size_change")
         options = {name: settings.pop(name) for name in own if name in settings}
         result = train(
             SMALL | settings if not resume else settings,

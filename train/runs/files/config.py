@@ -154,6 +154,12 @@ class Recipe:
         help="Compute each batch in N parts and step once, to save memory. Norms use the statistics of each part.",
         source="ours",
     )
+    sync_batch_norm: bool = _recipe(
+        False,
+        kind="flag",
+        help="On several devices: batch norm uses the statistics of the whole batch, not of each device's part.",
+        source="ours",
+    )
     ema: float | None = _recipe(
         None,
         kind="number",
@@ -335,6 +341,13 @@ class RunConfig:
                 "got --checkpoint-activations with your own network, which must do that itself: leave it out"
             )
         self._settle_form()
+        kernels = self.fused or self.graphed or self.kernels == "graph"
+        for name, given in ((f"--kernels {self.kernels}", kernels), ("--compile", self.compile)):
+            if given and self.recipe.sync_batch_norm:
+                raise UsageError(
+                    f"got --sync-batch-norm and {name}, whose batch norm exchanges nothing between devices, expected "
+                    "one of the two: leave one out"
+                )
         if self.val_share is not None and not self.val_groups:
             raise UsageError(f"got --val-groups 0 and --val-share {self.val_share}, expected one of the two")
         if self.recipe.drop_modality is not None and self.geometry.modality != "both":
@@ -448,8 +461,8 @@ SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, Fine
 """All settings by name; no two parts share one."""
 
 FINE_TUNING = tuple(declared(FineTuning))
-TRAIN_ONLY = (*FINE_TUNING, *EXTRAS)
-"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch."""
+TRAIN_ONLY = (*FINE_TUNING, *EXTRAS, "sync_batch_norm")
+"""Settings that only `train` has: benchmarks and `reproduce` use the plain recipe, from scratch, on one device."""
 
 _ALIASES = {alias: name for name, one in SETTINGS.items() for alias in one.aliases}
 

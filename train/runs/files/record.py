@@ -1,7 +1,7 @@
 """`config.json`: everything that decides a run's result, and its provenance."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
@@ -99,7 +99,7 @@ class RunRecord:
     """Names of the classes; a label is a position here."""
     store: StoreIdentity
     world_size: int
-    """Number of devices; each normalises its own part of a batch."""
+    """Number of devices, now; each normalises its own part of a batch, and draws its own dropout."""
     train_videos: int
     val_videos: int
     """Held out of the training list, or of the split's own; 0 where there are none."""
@@ -124,10 +124,32 @@ class RunRecord:
     """Epochs at which the run was finished and then extended; they decide its learning rates."""
     class_weights: tuple[float, ...] | None = None
     """Factor of each class's losses; None if all classes have the same weight."""
+    earlier_devices: tuple[tuple[int, int], ...] = ()
+    """Earlier numbers of devices, if it was continued with another (`--allow-world-size-change`): pairs of the number
+    and the steps that were completed when it was changed."""
     kernel_choice: dict[str, Any] | None = None
     """How the form of a step was chosen: `asked`, `chosen`, `device`, `clips`, `steps_to_come`, and `forms`, each with
     `seconds` (of a step) and `compile_seconds`, or why it is `left_out`, and `timed` (`now` or `before`). None if the
     user named it, or on a CPU."""
+
+    @property
+    def devices_in_words(self) -> str:
+        """`2 devices`, or `1 device (2 up to step 70)`."""
+        earlier = ", ".join(f"{number:,} up to step {step:,}" for number, step in self.earlier_devices)
+        return f"{devices(self.world_size)}{f' ({earlier})' if earlier else ''}"
+
+    def with_devices(self, world_size: int, *, step: int) -> "RunRecord":
+        """The record of the run if it continues after `step` completed steps on `world_size` devices.
+
+        Later steps than that, which a damaged checkpoint may have lost, are forgotten.
+        """
+        earlier: list[tuple[int, int]] = []
+        for number, stop in (*self.earlier_devices, (self.world_size, step)):
+            if (earlier[-1][1] if earlier else 0) < min(stop, step):
+                earlier.append((number, min(stop, step)))
+        if earlier and earlier[-1][0] == world_size:
+            earlier.pop()
+        return replace(self, world_size=world_size, earlier_devices=tuple(earlier))
 
     @property
     def epochs_in_words(self) -> str:
@@ -173,10 +195,16 @@ class RunRecord:
                 initial=None if initial is None else _initial(initial),
                 earlier_epochs=tuple(saved.pop("earlier_epochs", ())),
                 class_weights=None if weights is None else tuple(weights),
+                earlier_devices=tuple((number, step) for number, step in saved.pop("earlier_devices", ())),
                 **saved,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{where} is not a run's record ({error}): restore it, or train again") from None
+
+
+def devices(number: int) -> str:
+    """`1 device`, `2 devices`."""
+    return "1 device" if number == 1 else f"{number:,} devices"
 
 
 def _initial(saved: dict[str, Any]) -> InitialWeights:

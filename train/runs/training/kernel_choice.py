@@ -167,11 +167,14 @@ class _Choice:
         """Neither compiled nor captured, in the layout asked for."""
         layout = self._config.channels_last
         names = [*EAGER_FORMS, "fused"] if fused else EAGER_FORMS
-        return [name for name in names if layout in (None, self._config.in_form(name).channels_last)]
+        return [name for name in names if layout in (None, self._trial_config.in_form(name).channels_last)]
 
     def _try(self, name: str) -> None:
         config, ranks = self._trial_config.in_form(name), self._ranks
-        if (obstacle := form_obstacle(config, ranks.device, world_size=ranks.world_size)) is not None:
+        obstacle = form_obstacle(config, ranks.device, world_size=ranks.world_size)
+        if self._config.recipe.sync_batch_norm and name not in EAGER_FORMS:
+            obstacle = "it does not work with --sync-batch-norm"
+        if obstacle is not None:
             self._trials[name] = Trial(left_out=obstacle, again=True)
         elif name in self._before:
             self._trials[name] = self._before[name]

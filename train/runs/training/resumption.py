@@ -16,7 +16,7 @@ from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.checkpoint import Progress
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
-from resact.train.runs.files.record import RunRecord, StoreIdentity
+from resact.train.runs.files.record import RunRecord, StoreIdentity, devices
 from resact.train.runs.training.optimiser import learning_rate
 from resact.train.settings import option
 
@@ -58,8 +58,11 @@ def with_more_epochs(saved: RunRecord, settings: Mapping[str, Any]) -> RunRecord
     return replace(saved, config=config, earlier_epochs=(*saved.earlier_epochs, recipe.epochs))
 
 
-def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Progress, *, epoch_steps: int) -> str:
-    """Write the record of a finished run that is extended by more epochs. The folder must be locked.
+def write_changes(
+    folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Progress, *, epoch_steps: int
+) -> list[str]:
+    """Write the record of a run that continues for more epochs, or on another number of devices. The folder must be
+    locked.
 
     Args:
         folder: folder of the run.
@@ -69,13 +72,13 @@ def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Pro
         epoch_steps: steps an epoch.
 
     Returns:
-        A note on the effect on the learning rate.
+        Notes on what changes with it.
 
     Raises:
-        UsageError: the run is not finished, or another process has changed its record.
+        UsageError: more epochs for a run that is not finished, or another process has changed its record.
     """
     done, epochs = saved.config.recipe.epochs, record.config.recipe.epochs
-    if progress.epoch < done:
+    if epochs > done and progress.epoch < done:
         raise UsageError(
             f"got --epochs {epochs}, but {folder} has trained {progress.epoch} of its {done} epochs: finish it first "
             f"(`{folder.resume_command(saved.world_size)}`), or train a new --run"
@@ -83,21 +86,48 @@ def extend(folder: RunFolder, saved: RunRecord, record: RunRecord, progress: Pro
     if folder.read_record() != saved:
         raise UsageError(f"{folder} has just been changed by another process: run the same command again")
     folder.write_record(record)
-    rates = [
-        learning_rate(record.config.recipe, step, epoch_steps=epoch_steps, earlier_epochs=record.earlier_epochs)
-        for step in (done * epoch_steps - 1, done * epoch_steps)
-    ]
+    notes = []
+    if epochs > done:
+        rates = [
+            learning_rate(record.config.recipe, step, epoch_steps=epoch_steps, earlier_epochs=record.earlier_epochs)
+            for step in (done * epoch_steps - 1, done * epoch_steps)
+        ]
+        notes.append(
+            f"{folder} continues from epoch {done} to {epochs}. Its learning rate had fallen to {rates[0]:.3g}. From "
+            f"here on it is that of a run of {epochs} epochs: it starts again at {rates[1]:.3g} and falls to 0"
+        )
+    if record.world_size != saved.world_size:
+        notes.append(_on_other_devices(folder, saved, record))
+    return notes
+
+
+def _on_other_devices(folder: RunFolder, saved: RunRecord, record: RunRecord) -> str:
+    recipe = record.config.recipe
+    differs = []
+    if not recipe.sync_batch_norm:
+        before, now = (-(-recipe.batch_size // (one.world_size * recipe.accumulate)) for one in (saved, record))
+        differs.append(f"batch norm uses the statistics of {now} clips instead of {before}")
+    if record.architecture.dropout:
+        differs.append("dropout draws other masks")
+    if recipe.mixup is not None:
+        differs.append("mixup mixes other clips")
     return (
-        f"{folder} continues from epoch {done} to {epochs}. Its learning rate had fallen to {rates[0]:.3g}. From here "
-        "on "
-        f"it is that of a run of {epochs} epochs: it starts again at {rates[1]:.3g} and falls to 0"
+        f"note: {folder} continues on {devices(record.world_size)} instead of {devices(saved.world_size)}. Clips and "
+        f"their order stay the same. From here on {', '.join([*differs, 'sums are rounded otherwise'])}: the result "
+        f"differs from that of a run on one number of devices. {folder.config.name} and the report say so"
     )
 
 
 def require_same(
-    saved: RunRecord, settings: Mapping[str, Any], store: ClipStore, ranks: Ranks, folder: RunFolder
+    saved: RunRecord,
+    settings: Mapping[str, Any],
+    store: ClipStore,
+    ranks: Ranks,
+    folder: RunFolder,
+    *,
+    allow_world_size_change: bool,
 ) -> None:
-    """Check that everything that decides the result is unchanged.
+    """Check that everything that decides the result is unchanged, except for the number of devices if that may change.
 
     Raises:
         UsageError: something differs; names all differences.
@@ -108,10 +138,11 @@ def require_same(
             f"{store.files} is not the store that {folder} was started with ({saved.store.dataset} at "
             f"{saved.store.path}), or it has changed since: name that one with --store, or choose another --run"
         )
-    if saved.world_size != ranks.world_size:
+    if saved.world_size != ranks.world_size and not allow_world_size_change:
         raise UsageError(
-            f"{folder} was started on {saved.world_size} devices, not {ranks.world_size}, and each normalises its own "
-            f"part of a batch: continue with `{folder.resume_command(saved.world_size)}`"
+            f"{folder} was started on {devices(saved.world_size)}, not {ranks.world_size}, and each normalises its own "
+            f"part of a batch: continue with `{folder.resume_command(saved.world_size)}`, or add "
+            "--allow-world-size-change if the result may differ"
         )
 
 

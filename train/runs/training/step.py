@@ -79,7 +79,8 @@ class TrainStep:
 
     def _run(self, batch: dict[str, Any], clips: int) -> Tensor:
         """Forward and backward; figures as `__call__` returns them."""
-        parts = _parts(batch, self._config.recipe.accumulate)
+        # As many on each rank, whose parts may differ by a clip: norms may wait for each other in each of them.
+        parts = _parts(batch, min(self._config.recipe.accumulate, clips // self._ranks.world_size))
         figures = [self._add_gradients(part, clips, last=part is parts[-1]) for part in parts]
         if self._config.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._network.parameters(), self._config.recipe.clip_norm)
@@ -129,9 +130,8 @@ class TrainStep:
 
 
 def _parts(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
-    """A batch in so many parts as even as can be; in fewer where it has fewer clips."""
+    """A batch in so many parts, as even as can be."""
     clips = len(batch["label"])
-    count = min(count, clips)
     if count == 1:
         return [batch]
     tensors = {name: value for name, value in batch.items() if isinstance(value, Tensor)}

@@ -23,6 +23,7 @@ from resact.train.clips.sampling import TestPlan, TrainPlan, batches
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.architecture import refuse_for_own
 from resact.train.networks.own import NetworkSource, changed_files, try_own
+from resact.train.networks.synchronised_norm import synchronise_norms
 from resact.train.runs.distributed import Ranks, open_ranks
 from resact.train.runs.execution import build_network, outline, place, use_kernels
 from resact.train.runs.files.checkpoint import Checkpoints, Progress, memory_of
@@ -46,11 +47,11 @@ from resact.train.runs.training.loop import Loop, Throughput
 from resact.train.runs.training.resumption import (
     as_begun,
     compute_threads_restored,
-    extend,
     require_same,
     saved_record,
     set_compute_threads,
     with_more_epochs,
+    write_changes,
 )
 from resact.train.runs.training.stopping import stop_on_signals
 from resact.train.runs.training.validation import VALIDATION_VIEWS
@@ -86,6 +87,7 @@ def train(
     name: str | None = None,
     store: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    allow_world_size_change: bool = False,
     threads: int | None = None,
     compute_threads: int | None = None,
     checkpoint_seconds: float = 300.0,
@@ -99,6 +101,8 @@ def train(
         name: name of the run; None for a name made from its settings.
         store: path or URL; None for the run's store, or for the only store in the data folder if the run is new.
         resume: resume the run. If the folder of runs is empty, or has an empty folder of its name, start a new run.
+        allow_world_size_change: resume the run on another number of devices, too. Clips and their order stay the same;
+            batch norm and dropout do not, which the run records.
         threads: number of threads that read clips; None: one per core, shared among ranks.
         compute_threads: number of compute threads on the CPU; None for the run's number, or torch's if the run is new.
         checkpoint_seconds: time between checkpoints; one is also written after each epoch.
@@ -116,6 +120,8 @@ def train(
         result = resact.train(small, store="data/sample.zarr", name="small")
         print(result.run, result.video_top1)  # runs/small; top-1 of the training videos that were held out
     """
+    if allow_world_size_change and not resume:
+        raise UsageError("got --allow-world-size-change without --resume: it is for a run that continues; leave it out")
     asked = RunConfig.of(settings)
     if asked.architecture.is_own:
         refuse_for_own(settings)
@@ -126,7 +132,17 @@ def train(
         try:
             with display:
                 result = _train(
-                    settings, asked, folder, store, ranks, display, resume, threads, compute_threads, checkpoint_seconds
+                    settings,
+                    asked,
+                    folder,
+                    store,
+                    ranks,
+                    display,
+                    resume=resume,
+                    allow_world_size_change=allow_world_size_change,
+                    threads=threads,
+                    compute_threads=compute_threads,
+                    checkpoint_seconds=checkpoint_seconds,
                 )
         except KeyboardInterrupt:
             if not folder.exists:
@@ -144,7 +160,9 @@ def _train(
     store: str | os.PathLike[str] | None,
     ranks: Ranks,
     display: TrainDisplay,
+    *,
     resume: bool,
+    allow_world_size_change: bool,
     threads: int | None,
     compute_threads: int | None,
     checkpoint_seconds: float,
@@ -164,7 +182,7 @@ def _train(
         console.print(f"note: {leak}")
     planned = None if saved is None else with_more_epochs(saved, settings)
     if planned is not None:
-        require_same(planned, settings, opened, ranks, folder)
+        require_same(planned, settings, opened, ranks, folder, allow_world_size_change=allow_world_size_change)
     set_compute_threads(compute_threads, saved, ranks, folder, console)
     config = _resolved(asked, opened, ranks) if planned is None else as_begun(planned.config)
     if saved is None:
@@ -179,6 +197,8 @@ def _train(
     if (uneven := imbalance(config.recipe, opened.index, videos.train)) is not None:
         console.print(f"note: {uneven}")
     _require_batches(len(videos.train), config, ranks)
+    if config.recipe.sync_batch_norm and ranks.world_size == 1:
+        console.print("note: --sync-batch-norm changes nothing on one device, whose batch norm has the whole batch")
     slower = repeats(opened.index, opened.settings.decode.fps, videos.train)
     if slower and config.geometry.modality != "rgb" and config.geometry.step == 1:
         console.print(f"note: of the training list, {slower.note}")
@@ -214,10 +234,14 @@ def _train(
         display.prepare("building the network")
         network, optimiser, average, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, opened, videos, ranks, threads)
-        if saved is not None and record != saved:
+        if saved is not None:
+            record = continued = record.with_devices(ranks.world_size, step=progress.step)
             steps = len(training)
-            said = ranks.from_first(lambda: extend(folder, saved, record, progress, epoch_steps=steps))
-            console.print(said)
+            if record != saved:
+                for note in ranks.from_first(
+                    lambda: write_changes(folder, saved, continued, progress, epoch_steps=steps)
+                ):
+                    console.print(note)
         _announce(record, folder, len(training), ranks, console)
         display.begin(
             epochs=config.recipe.epochs,
@@ -434,6 +458,8 @@ def _network(config: RunConfig, ranks: Ranks) -> nn.Module:
     network = build_network(config)
     place(network, config, ranks.device)
     use_kernels(network, config)
+    if config.recipe.sync_batch_norm and ranks.world_size > 1:
+        synchronise_norms(network)
     return network
 
 
@@ -477,13 +503,14 @@ def _announce(record: RunRecord, folder: RunFolder, epoch_steps: int, ranks: Ran
     residual = f" at step {geometry.step}" if "residual" in geometry.streams else ""
     kept = "" if ema is None else f"; validated and saved: the moving average of the weights (EMA {ema:g})"
     devices = f"{ranks.world_size} x {ranks.device.type}" if ranks.world_size > 1 else ranks.device.type
+    earlier = f"; devices: {record.devices_in_words}" if record.earlier_devices else ""
     if ranks.device.type == "cpu":
         devices += f", {torch.get_num_threads()} compute threads"
     console.print(
         f"{folder}: {record.architecture.network} on {geometry.modality}{residual}, {geometry.frames} frames of "
         f"{geometry.size}x{geometry.size}; {record.train_videos:,} training videos ({record.padded_share:.1%} shorter "
         f"than a clip), {record.val_videos:,} {'for validation' if record.val_given else 'held out'}; "
-        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}{kept}"
+        f"epochs: {record.epochs_in_words}, of {epoch_steps:,} steps each, on {devices}{earlier}{kept}"
     )
 
 

@@ -86,7 +86,7 @@ def for_trial(config: RunConfig, *, world_size: int) -> RunConfig:
     clips = max(1, config.recipe.batch_size // world_size)
     return replace(
         config,
-        recipe=replace(config.recipe, batch_size=clips),
+        recipe=replace(config.recipe, batch_size=clips, sync_batch_norm=False),
         architecture=replace(config.architecture, dropout=0.0),
     )
 

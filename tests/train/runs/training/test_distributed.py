@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,9 +208,90 @@ def test_a_run_that_another_training_holds_ends_every_rank(tiny_store: Path, tmp
     assert "Traceback" not in (tmp_path / "1.txt").read_text()
 
 
-def test_another_number_of_devices_cannot_go_on(two_ranks: Path, train_tiny) -> None:
+def positions(folder: Path, world_size: int) -> list[list[int]]:
+    """Of each step's clips, on all ranks together."""
+    seen = [
+        [json.loads(line) for line in (folder / f"{rank}.spy").read_text().splitlines()] for rank in range(world_size)
+    ]
+    return [[position for part in parts for position in part] for parts in zip(*seen, strict=True)]
+
+
+def test_another_number_of_devices_cannot_go_on_unless_it_is_allowed(two_ranks: Path, train_tiny) -> None:
     with pytest.raises(UsageError, match=r"was started on 2 devices, not 1.*torchrun --nproc-per-node 2 -m -- resact"):
         train_tiny("a", resume=True, runs=two_ranks)
+    with pytest.raises(UsageError, match=r"or add --allow-world-size-change if the result may differ$"):
+        train_tiny("a", resume=True, runs=two_ranks)
+    with pytest.raises(UsageError, match=r"^got --allow-world-size-change without --resume: .*; leave it out$"):
+        train_tiny("b", allow_world_size_change=True)
+
+
+def test_a_run_goes_on_with_fewer_devices_and_the_same_clips(two_ranks: Path, tiny_store: Path, tmp_path: Path) -> None:
+    words = arguments(tiny_store, tmp_path, "a", "--resume", **SETTINGS)
+    steps, go, spied = EPOCH_STEPS + 2, tmp_path / "go", tmp_path / "0.spy"
+    processes = start_ranks(words, tmp_path, HOLD=f"{steps}:{go}")
+    wait_until(lambda: spied.exists() and len(spied.read_text().splitlines()) == steps, *processes)
+    os.kill(processes[0].pid, signal.SIGTERM)
+    go.touch()
+    finish(processes, 130)
+    step = read_header(tmp_path / "a" / "last.ckpt")["step"]
+    assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS, "it was struck in an epoch"
+    words.append("--allow-world-size-change")
+    (three := tmp_path / "three").mkdir()
+    finish(start_ranks(words, three, 3), 2)
+    assert "got --batch-size 4 for 3 devices, expected a multiple" in (three / "0.txt").read_text()
+    (one := tmp_path / "one").mkdir()
+    finish(start_ranks(words, one, 1), 0)
+    assert positions(tmp_path, 2)[:step] + positions(one, 1) == positions(two_ranks, 2)
+    said = (one / "0.txt").read_text()
+    assert "continues on 1 device instead of 2 devices. Clips and their order stay the same." in said
+    assert "batch norm uses the statistics of 4 clips instead of 2, dropout draws other masks" in said
+    record = RunFolder(tmp_path / "a").read_record()
+    assert (record.world_size, record.earlier_devices) == (1, ((2, step),))
+    assert f"devices: 1 device (2 up to step {step})" in said
+    before, undisturbed = losses(tmp_path / "a"), losses(two_ranks / "a")
+    assert before[:step] == undisturbed[:step]
+    assert before[step] != pytest.approx(undisturbed[step], rel=1e-4), "what batch norm and dropout do differs"
+
+
+def test_a_killed_run_goes_on_with_more_devices_and_the_same_clips(
+    two_ranks: Path, tiny_store: Path, tmp_path: Path
+) -> None:
+    words = arguments(tiny_store, tmp_path, "a", "--resume", "--allow-world-size-change", **SETTINGS)
+    (one := tmp_path / "one").mkdir()
+    [process] = start_ranks(words, one, 1, HOLD=f"{EPOCH_STEPS + 2}:{tmp_path / 'never'}")
+    spied = one / "0.spy"
+    wait_until(lambda: spied.exists() and len(spied.read_text().splitlines()) == EPOCH_STEPS + 2, process)
+    process.kill()
+    finish([process], -signal.SIGKILL)
+    assert read_header(tmp_path / "a" / "last.ckpt")["step"] == EPOCH_STEPS
+    (two := tmp_path / "two").mkdir()
+    finish(start_ranks(words, two), 0)
+    assert positions(one, 1)[:EPOCH_STEPS] + positions(two, 2) == positions(two_ranks, 2)
+    assert "continues on 2 devices instead of 1 device" in (two / "0.txt").read_text()
+    assert "continues on" not in (two / "1.txt").read_text()
+    assert RunFolder(tmp_path / "a").read_record().earlier_devices == ((1, EPOCH_STEPS),)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "now", "step", "then", "expected"),
+    [
+        ((), 2, 7, 1, ((2, 7),)),
+        ((), 2, 7, 2, ()),
+        ((), 2, 0, 1, ()),
+        (((2, 7),), 1, 9, 4, ((2, 7), (1, 9))),
+        (((2, 7),), 1, 7, 2, ()),  # no step was taken on one
+        (((2, 7),), 1, 7, 4, ((2, 7),)),
+        (((2, 7),), 1, 5, 1, ((2, 5),)),  # a damaged checkpoint has cost the steps after 5
+        (((2, 7),), 1, 5, 2, ()),
+    ],
+)
+def test_a_record_says_which_steps_were_taken_on_how_many_devices(
+    two_ranks: Path, earlier: Any, now: int, step: int, then: int, expected: Any
+) -> None:
+    record = replace(RunFolder(two_ranks / "a").read_record(), world_size=now, earlier_devices=earlier)
+    changed = record.with_devices(then, step=step)
+    assert changed == replace(record, world_size=then, earlier_devices=expected)
+    assert type(record).from_text(changed.to_text(), "here") == changed
 
 
 def test_batches_must_go_round(tiny_store: Path, tmp_path: Path) -> None:

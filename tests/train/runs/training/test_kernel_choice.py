@@ -333,6 +333,18 @@ def test_several_devices_share_the_step_and_have_no_graph(script, monkeypatch):
     )
 
 
+def test_norms_of_all_devices_are_for_plain_pytorch(script):
+    chosen, _ = choose(sync_batch_norm=True, steps=LONG)
+    assert chosen.config.kernels == "folded"
+    assert chosen.config.recipe.sync_batch_norm
+    assert script.tried == [*EAGER_FORMS]
+    for name in ("fused", "folded+graph", "folded+compiled"):
+        assert chosen.record["forms"][name]["left_out"] == "it does not work with --sync-batch-norm"
+    for name in ("fused", "graph", "compiled", "folded+graph", "fused+graph"):
+        with pytest.raises(UsageError, match="got --sync-batch-norm and --"):
+            RunConfig.of({"kernels": name, "sync_batch_norm": True})
+
+
 def test_another_kind_of_device_has_a_say(script, monkeypatch):
     """It has not been tried there: its parts are compared with float64, and all ranks take plain PyTorch if need be."""
     there = replace(GPU, rank=1, world_size=2)
