@@ -178,7 +178,7 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
     """
     forks = multiprocessing.get_context("forkserver")
     forks.set_forkserver_preload(["resact.train.runs.training.train", "resact.cli", "torch._dynamo"])
-    process = forks.Process(target=_resact, args=(words, output, environment or {}))
+    process = forks.Process(target=run_resact, args=(words, output, environment or {}))
     process.start()
     return process
 
@@ -211,7 +211,8 @@ def finish(processes: list[Any], code: int) -> None:
     assert [process.exitcode for process in processes] == [code] * len(processes)
 
 
-def _resact(words: list[str], output: Path, environment: dict[str, str]) -> None:
+def run_resact(words: list[str], output: Path, environment: dict[str, str]) -> None:
+    """What a process of `start` does."""
     os.environ |= environment
     torch.cuda.is_available = lambda: False
     if spied := environment.get("SPY"):

@@ -45,10 +45,18 @@ class WeightsHeader:
     """Video top-1 on the held-out groups, in [0, 1]; None if there are none."""
 
 
-def program(world_size: int = 1) -> list[str]:
-    """The start of a command line that trains on `world_size` devices, such as `torchrun ... resact`."""
+def program(world_size: int = 1, hosts: int = 1) -> list[str]:
+    """The start of a command line that trains on `world_size` devices, such as `torchrun ... resact`.
+
+    Args:
+        world_size: number of devices.
+        hosts: number of machines that they are divided over; the same command runs on each.
+    """
+    if world_size == 1:
+        return ["resact"]
+    several = ["--nnodes", str(hosts), "--rdzv-backend", "c10d", "--rdzv-endpoint", "HOST:29500"] if hosts > 1 else []
     # Without the `--`, torchrun takes `--run` for an abbreviation of an option of its own.
-    return ["torchrun", "--nproc-per-node", str(world_size), "-m", "--", "resact"] if world_size > 1 else ["resact"]
+    return ["torchrun", *several, "--nproc-per-node", str(-(-world_size // hosts)), "-m", "--", "resact"]
 
 
 _GLANCE_SECONDS = 1.0  # far longer than anybody who looks whether a run is held (`RunFolder.is_held`) holds it
@@ -100,10 +108,10 @@ class RunFolder:
         with suppress(OSError):  # not empty
             self.path.rmdir()
 
-    def resume_command(self, world_size: int = 1) -> str:
-        """The command that resumes the run."""
+    def resume_command(self, world_size: int = 1, hosts: int = 1) -> str:
+        """The command that resumes the run; arguments as in `program`."""
         return shlex.join(
-            [*program(world_size), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"]
+            [*program(world_size, hosts), "train", "--runs", str(self.path.parent), "--run", self.name, "--resume"]
         )
 
     @contextmanager

@@ -276,7 +276,7 @@ class Loop:
         cause = "stopped" if self._wish.signal is None else f"{self._wish.signal.name}: stopped"
         raise Interrupted(
             f"{cause} after step {self._progress.step:,}, everything is saved: continue with "
-            f"`{self._folder.resume_command(self._ranks.world_size)}`"
+            f"`{self._folder.resume_command(self._ranks.world_size, self._ranks.hosts)}`"
         )
 
 

@@ -147,9 +147,8 @@ def train(
         except KeyboardInterrupt:
             if not folder.exists:
                 raise Interrupted("stopped before the first step: the same command starts again") from None
-            raise Interrupted(
-                f"stopped at once; continue from the last checkpoint with `{folder.resume_command(ranks.world_size)}`"
-            ) from None
+            again = folder.resume_command(ranks.world_size, ranks.hosts)
+            raise Interrupted(f"stopped at once; continue from the last checkpoint with `{again}`") from None
         return result if ranks.leads else None
 
 
