@@ -10,7 +10,7 @@ import filecmp
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,7 @@ from resact.cache.layout import (
     FAILED,
     INDEX,
     PARTIAL,
+    POINTER,
     SHARD,
     VideoRecord,
     array_name,
@@ -98,12 +99,27 @@ def write_replacing(path: Path, data: bytes, *, attempt: Path) -> None:
 
 
 def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write a file atomically; an existing file is replaced, unless `publish` is `_link`."""
+    """Write a file atomically; an existing file is replaced, unless `publish` is `link`."""
     attempt = _attempt(store, Path(name).name)
     write_synced(attempt, data)
     path = store / name
     try:
         publish(attempt, path)
+    finally:
+        attempt.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_parts(store: Path, name: str, parts: Iterable[bytes | memoryview]) -> None:
+    """Like `write_file`, for a file that comes in parts; if they end in an exception, nothing is in its place."""
+    attempt, path = _attempt(store, Path(name).name), store / name
+    try:
+        with attempt.open("wb") as file:
+            for part in parts:
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())
+        attempt.replace(path)
     finally:
         attempt.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -255,19 +271,25 @@ def create_store(store: Path, settings: StoreSettings) -> None:
     empty = seal(group_document({}))
     documents = {
         f"{FAILED}/{DOCUMENT}": empty,
-        f"{INDEX}/{DOCUMENT}": empty,
+        POINTER: empty,
         DOCUMENT: settings.to_document(),
     }
     for name, data in documents.items():
         # Another process was first, and may have written its index or cleaned up since: keep its files.
         with suppress(FileExistsError, FileNotFoundError):
-            write_file(store, name, data, publish=_link)
+            write_file(store, name, data, publish=link)
     if not (store / DOCUMENT).exists():
         raise StoreError(f"{store} disappeared while it was being made")
     sync_folder(store.parent)
 
 
-def _link(attempt: Path, path: Path) -> None:
+def link(attempt: Path, path: Path) -> None:
+    """Put a file in place, unless there is one.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: the file system has no hard links.
+    """
     try:
         os.link(attempt, path)
     except PermissionError:  # the folder is writable, as `attempt` was made there: FAT and others know no links
@@ -275,21 +297,22 @@ def _link(attempt: Path, path: Path) -> None:
 
 
 @contextmanager
-def store_lock(store: Path) -> Iterator[None]:
+def store_lock(store: Path, document: str = DOCUMENT) -> Iterator[None]:
     """Lock the store for writing; the kernel releases the lock when the process ends, however it ends.
 
     While it is held, `index/partial` exists for uncommitted files; leftovers of killed attempts are removed first.
+    `document` is the file that is locked, for what has no root document yet.
 
     Raises:
         StoreLockedError: another process holds it.
     """
     # Opened for writing, because NFS grants exclusive locks only then.
-    with (store / DOCUMENT).open("r+b") as file:
+    with (store / document).open("r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise StoreLockedError(
-                f"another prep or repair is writing to {store}: wait for it or stop it "
+                f"another prep, repair or copy is writing to {store}: wait for it or stop it "
                 "(the lock ends with the process that holds it)"
             ) from None
         _clear_partial(store)

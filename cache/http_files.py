@@ -68,7 +68,7 @@ class HttpFiles(RemoteFiles):
         from fsspec.asyn import sync
 
         try:
-            data, size, whole = sync(self._system.loop, self._ask, name, start, stop)
+            data, size, whole = sync(self.system.loop, self._ask, name, start, stop)
         except TimeoutError as error:
             raise TimeoutError(errno.ETIMEDOUT, "no answer in time") from error
         except OSError:
@@ -94,9 +94,9 @@ class HttpFiles(RemoteFiles):
 
         address = URL(f"{self._base}/{quote(name)}{self._query}", encoded=True)
         span = f"bytes={start}-{'' if stop is None else stop - 1}"
-        options = dict(self._system.kwargs)
+        options = dict(self.system.kwargs)
         headers = {**options.pop("headers", {}), "Range": span, "Accept-Encoding": "identity"}
-        session = await self._system.set_session()
+        session = await self.system.set_session()
         async with session.get(address, headers=headers, **options) as answer:
             said = f"{answer.status} {answer.reason}"
             if answer.status in (404, 410):

@@ -210,6 +210,29 @@ class Index:
             classes=self.classes,
         )
 
+    def selected(self, video_indices: npt.NDArray[np.intp], classes: tuple[str, ...]) -> "Index":
+        """Some of the videos.
+
+        Args:
+            video_indices: (M,) their indices, ascending.
+            classes: the classes of the new index, all those of these videos; labels become positions in them.
+        """
+        columns: dict[str, Any] = {}
+        for name in (f.name for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")):
+            old = getattr(self, name)
+            columns[name] = (
+                TextColumn.of(old[v] for v in video_indices) if isinstance(old, TextColumn) else old[video_indices]
+            )
+        columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
+        label_of = np.array([classes.index(name) if name in classes else -1 for name in self.classes], np.int32)
+        columns["label"] = label_of[columns["label"]]
+        return Index(
+            **columns,
+            frame_bytes=np.concatenate([np.empty(0, np.uint32), *(self._part(v) for v in video_indices)]),
+            splits={name: codes[video_indices] for name, codes in self.splits.items()},
+            classes=classes,
+        )
+
     def _part(self, video_index: int) -> npt.NDArray[np.uint32]:
         first = int(self.first_frame[video_index])
         return self.frame_bytes[first : first + int(self.num_frames[video_index])]

@@ -22,6 +22,7 @@ from resact.cache.layout import (
     DOCUMENT,
     INDEX,
     JOURNAL,
+    POINTER,
     column_document,
     crc32c,
     group_document,
@@ -96,7 +97,7 @@ def write_index(store: Path, index: Index) -> None:
     for named in sorted({(store / name).parent for name in files}, reverse=True):
         sync_folder(named)
     sync_folder(folder.parent)
-    write_file(store, f"{INDEX}/{DOCUMENT}", pointer_document(generation, index))
+    write_file(store, POINTER, pointer_document(generation, index))
     (store / JOURNAL).unlink(missing_ok=True)
     for old in (store / INDEX).iterdir():
         if old.is_dir() and len(old.name) == len(generation) and old.name != generation:
@@ -159,7 +160,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
 
 
 def _read_pointer(files: Files) -> dict[str, Any]:
-    name = f"{INDEX}/{DOCUMENT}"
+    name = POINTER
     try:
         attributes: dict[str, Any] = unseal(files.read(name), f"{files}/{name}")["attributes"]
     except FileNotFoundError:

@@ -37,6 +37,8 @@ DOCUMENT = "zarr.json"
 SHARD = "0.0.0.0"  # noqa: S104 - a chunk key, no address
 INDEX = "index"
 FAILED = "failed"
+POINTER = f"{INDEX}/{DOCUMENT}"
+"""Names the current generation of the index."""
 JOURNAL = f"{INDEX}/journal.jsonl"
 PARTIAL = f"{INDEX}/partial"
 WHOLE = f"{INDEX}/whole.json"

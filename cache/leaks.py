@@ -155,7 +155,12 @@ def _source(store: "ClipStore", row: int) -> tuple[Any, Any]:
 
 def write_alike(store: Path, pairs: Sequence[Alike]) -> None:
     """Record the pairs atomically and sync them; call it only while holding `store_lock`."""
-    write_file(store, ALIKE, seal(group_document({"pairs": [asdict(pair) for pair in pairs]})))
+    write_file(store, ALIKE, alike_document(pairs))
+
+
+def alike_document(pairs: Sequence[Alike]) -> bytes:
+    """The record's bytes."""
+    return seal(group_document({"pairs": [asdict(pair) for pair in pairs]}))
 
 
 def remove_alike(store: Path) -> None:

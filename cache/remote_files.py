@@ -34,7 +34,7 @@ class RemoteFiles:
         return without_secrets(self.address)
 
     @property
-    def _system(self) -> Any:
+    def system(self) -> Any:
         """Fsspec's file system; a forked process, such as a loader's worker, needs its own."""
         if self._pid != os.getpid():
             import fsspec
@@ -42,24 +42,25 @@ class RemoteFiles:
             self._opened, self._pid = fsspec.core.url_to_fs(self.address)[0], os.getpid()
         return self._opened
 
-    def _path(self, name: str) -> str:
+    def path_of(self, name: str) -> str:
+        """A file's path in fsspec's file system."""
         return f"{self._root}/{quote(name) if self._quoted else name}"
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
-        with self._one_line(name):
-            return bool(self._system.exists(self._path(name)))
+        with self.in_one_line(name):
+            return bool(self.system.exists(self.path_of(name)))
 
     def read(self, name: str) -> bytes:
         """A whole file."""
-        with self._one_line(name):
-            return bytes(self._system.cat_file(self._path(name)))
+        with self.in_one_line(name):
+            return bytes(self.system.cat_file(self.path_of(name)))
 
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """One range request."""
         try:
-            with self._one_line(name):
-                return bytes(self._system.cat_file(self._path(name), start=start, end=stop))
+            with self.in_one_line(name):
+                return bytes(self.system.cat_file(self.path_of(name), start=start, end=stop))
         except OSError as error:
             # S3 refuses a range that begins where the object has ended; files give nothing there.
             if error.errno == errno.EINVAL and self.size(name) <= start:
@@ -68,15 +69,15 @@ class RemoteFiles:
 
     def size(self, name: str) -> int:
         """Bytes of a file."""
-        with self._one_line(name):
-            return int(self._system.size(self._path(name)))
+        with self.in_one_line(name):
+            return int(self.system.size(self.path_of(name)))
 
     def list(self, name: str) -> "list[str]":
         """Current names in a folder."""
-        folder = self._path(name).rstrip("/")
-        with self._one_line(name):
-            self._system.invalidate_cache(folder)
-            entries = [entry.rstrip("/") for entry in self._system.ls(folder, detail=False)]
+        folder = self.path_of(name).rstrip("/")
+        with self.in_one_line(name):
+            self.system.invalidate_cache(folder)
+            entries = [entry.rstrip("/") for entry in self.system.ls(folder, detail=False)]
         # Some tools make an empty object in a folder's place.
         return sorted(entry.rpartition("/")[2] for entry in entries if entry.strip("/") != folder.strip("/"))
 
@@ -87,7 +88,7 @@ class RemoteFiles:
         return np.frombuffer(data, dtype, length)
 
     @contextmanager
-    def _one_line(self, name: str) -> Iterator[None]:
+    def in_one_line(self, name: str) -> Iterator[None]:
         """Each of fsspec's file systems raises its own: an OSError with a name or with words, whatever it was."""
         try:
             yield

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from resact.cache.address import open_files
 from resact.cache.codecs import CODEC_NAMES
 from resact.cache.crop import Crop
-from resact.cache.files import Files, LocalFiles
+from resact.cache.files import Files, LocalFiles, read_if_there
 from resact.cache.index import Index
 from resact.cache.index_files import read_index
-from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, SHARD, array_name, first_wrong_chunk, unseal
+from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, POINTER, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
 from resact.cache.shard_cache import ShardCache, cache_settings
 from resact.cache.whole import Whole, lacking_words, read_whole
@@ -322,6 +322,10 @@ def read_settings(files: Files) -> StoreSettings:
     try:
         data = files.read(DOCUMENT)
     except (FileNotFoundError, NotADirectoryError) as error:
+        if read_if_there(files, POINTER) is not None:
+            raise StoreNotFoundError(
+                f"no clip store at {files}, but the beginning of a copy: run the same `resact copy` again to finish it"
+            ) from None
         if isinstance(files, LocalFiles):
             raise StoreNotFoundError(
                 f"no clip store at {files}: make one with `resact prep DATASET --store {files}`"

@@ -22,14 +22,16 @@ from resact.cache.layout import (
     FAILED,
     INDEX,
     JOURNAL,
+    POINTER,
     SHARD,
     VideoRecord,
     array_name,
-    crc32c,
+    first_wrong_chunk,
     frame_runs,
     group_document,
     parse_shard_index,
     seal,
+    shard_index,
     shard_index_bytes,
     unseal,
     video_document,
@@ -52,7 +54,8 @@ class Problem:
     problem: str
 
 
-_READ_BYTES = 8 << 20  # at a time, of frames
+PART_BYTES = 8 << 20
+"""Frames that are read at a time, in bytes."""
 _REMOTE_THREADS = 16  # mostly, they wait
 
 ROOT_OF_FAILED = f"{FAILED}/{DOCUMENT}"
@@ -129,7 +132,7 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
                 return []
             if video_id not in listed:
                 return [Problem(video_id, "an array that the index does not list: run prep again, or --rebuild-index")]
-            _check_row(index, listed[video_id], record)
+            require_row(index, listed[video_id], record)
         except ResactError as error:
             return [Problem(video_id, str(error))]
         except OSError as error:  # a disk fails at one place, a server for all
@@ -186,8 +189,22 @@ def sound_record(files: Files, settings: StoreSettings, name: str, *, failed: bo
     return record
 
 
-def read_record(files: Files, settings: StoreSettings, name: str, *, failed: bool) -> VideoRecord:
+def read_record(
+    files: Files,
+    settings: StoreSettings,
+    name: str,
+    *,
+    failed: bool,
+    frame_bytes: npt.NDArray[np.uint32] | None = None,
+) -> VideoRecord:
     """One video's record from its own node, with its checksums checked.
+
+    Args:
+        files: the store's.
+        settings: the store's.
+        name: the array's.
+        failed: whether it is the note of a failure.
+        frame_bytes: (T,) stored bytes of each frame; default: read from the end of the shard.
 
     Raises:
         DamagedError: its document or its shard index has changed since it was written.
@@ -195,9 +212,10 @@ def read_record(files: Files, settings: StoreSettings, name: str, *, failed: boo
     node = f"{FAILED}/{name}" if failed else name
     where = f"{files}/{node}/{DOCUMENT}"
     document = unseal(files.read(f"{node}/{DOCUMENT}"), where)
-    frame_bytes: npt.NDArray[np.uint32] = np.empty(0, np.uint32)
     try:
-        if not failed:
+        if failed:
+            frame_bytes = np.empty(0, np.uint32)
+        elif frame_bytes is None:
             size, tail = files.size(f"{node}/{SHARD}"), shard_index_bytes(document["shape"][0])
             if size < tail:
                 raise DamagedError(f"{node}/{SHARD}: {size} bytes, too short for its index")
@@ -242,24 +260,51 @@ def _check_frames(files: Files, settings: StoreSettings, record: VideoRecord, *,
     if record.status == "failed":
         return
     frame = np.empty((record.height, record.width, 3), np.uint8)
-    for number, data in enumerate(_frames(files, f"{array_name(record.video_id)}/{SHARD}", record.frame_bytes)):
-        if crc32c(data[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
-            raise DamagedError(f"frame {number} does not match its checksum")
-        if decode:
-            settings.frame_codec.decode_into(data[:-CRC_BYTES], frame)
+    for data, edges in checked_parts(files, f"{array_name(record.video_id)}/{SHARD}", record.frame_bytes):
+        for low, high in pairwise(edges.tolist()) if decode else ():
+            settings.frame_codec.decode_into(data[low : high - CRC_BYTES], frame)
 
 
-def _frames(files: Files, name: str, frame_bytes: npt.NDArray[np.uint32]) -> Iterator[memoryview]:
-    """The stored bytes of one frame after the other, of many at a time."""
+def checked_parts(
+    files: Files, name: str, frame_bytes: npt.NDArray[np.uint32]
+) -> Iterator[tuple[memoryview, npt.NDArray[np.int64]]]:
+    """A shard from its first to its last byte, in parts of whole frames; each is checked before it is given.
+
+    Args:
+        files: a store's files.
+        name: the shard's.
+        frame_bytes: (T,) stored bytes of each frame.
+
+    Yields:
+        At most `PART_BYTES` of frames, or one frame; the last part ends with the shard's index. And (N + 1,): where
+        each of its frames begins, and where the last one ends.
+
+    Raises:
+        DamagedError: a frame does not match its checksum, or the shard is not what `frame_bytes` says.
+    """
     edges = np.concatenate([[0], np.cumsum(frame_bytes, dtype=np.int64)])
-    for first, stop in frame_runs(edges, _READ_BYTES):
-        data = memoryview(files.read_range(name, int(edges[first]), int(edges[stop])))
-        for low, high in pairwise((edges[first : stop + 1] - edges[first]).tolist()):
-            yield data[low:high]
+    for first, stop in frame_runs(edges, PART_BYTES):
+        begin, end = int(edges[first]), int(edges[stop])
+        tail = shard_index(frame_bytes) if stop == len(frame_bytes) else b""
+        # One byte more at the end, where there must be none.
+        data = memoryview(files.read_range(name, begin, end + len(tail) + bool(tail)))
+        part = edges[first : stop + 1] - begin
+        if len(data) < end - begin:
+            whole = int(np.searchsorted(part[1:], len(data), "right"))
+            raise DamagedError(f"its shard ends before frame {first + whole} does")
+        if (wrong := first_wrong_chunk(data[: end - begin], part)) is not None:
+            raise DamagedError(f"frame {first + wrong} does not match its checksum")
+        if data[end - begin :] != tail:
+            raise DamagedError("its shard does not end with the index of its frames")
+        yield data, part
 
 
-def _check_row(index: Index, row: int, record: VideoRecord) -> None:
-    """The index's row has to be the one that the array gives."""
+def require_row(index: Index, row: int, record: VideoRecord) -> None:
+    """Refuse an index whose row is not the one that the array gives.
+
+    Raises:
+        DamagedError: names the column.
+    """
     fresh, listed = row_of_record(record, index.classes, tuple(index.splits)), row_values(index, row)
     for name, value in fresh.items():
         if value != listed[name]:
@@ -302,7 +347,7 @@ def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Proble
     except ResactError:
         return  # reported where it is read for use
     generation, expected = index_files(index)
-    expected[f"{INDEX}/{DOCUMENT}"] = pointer_document(generation, index)
+    expected[POINTER] = pointer_document(generation, index)
     for name, data in expected.items():
         if read_if_there(files, name) != data:
             yield Problem(None, f"{name}: missing or changed: run with --rebuild-index")

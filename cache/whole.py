@@ -26,7 +26,12 @@ class Whole:
 
 def write_whole(store: Path, whole: Whole) -> None:
     """Write the note atomically and sync it; call it only while holding `store_lock`."""
-    write_file(store, WHOLE, seal(group_document(asdict(whole))))
+    write_file(store, WHOLE, whole_document(whole))
+
+
+def whole_document(whole: Whole) -> bytes:
+    """The note's bytes."""
+    return seal(group_document(asdict(whole)))
 
 
 def remove_whole(store: Path) -> None:

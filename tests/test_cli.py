@@ -33,6 +33,7 @@ OPTIONS = {
     "--name --splits --list --classes-file --test-share --split-seed --group-pattern --flip-safe "
     "--download --download-from --retry-failed --workers --scheduler --ffmpeg --timeout --dry-run --json",
     "info": "store --html --json",
+    "copy": "store target --classes --split --membership --json",
     "doctor": "folder --ffmpeg --json",
     "verify": "store --rebuild-index --repair --root --workers --ffmpeg --timeout --json",
     "show": "store video --step --frames --start --every --height --gain --classes --per-class --output --json",

@@ -241,7 +241,7 @@ def test_every_path_refuses_a_url() -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ("verify s3://b/a.zarr --repair", "got --repair for s3://b/a.zarr, expected a store in a folder: copy it"),
+        ("verify s3://b/a.zarr --repair", "got --repair for s3://b/a.zarr, expected a store in a folder: `resact copy"),
         ("verify s3://b/a.zarr --rebuild-index", "got --rebuild-index for s3://b/a.zarr, expected a store in a folder"),
         (
             "prep sample --store s3://b/a.zarr",

@@ -277,7 +277,7 @@ def test_only_one_process_writes(scratch) -> None:
         assert holder.stdout.readline() == b"held\n"
         (scratch.path / PARTIAL / "theirs").write_bytes(b"in use")
         for attempt in (lambda: store_lock(scratch.path).__enter__(), lambda: rebuild_index(scratch.path)):
-            with pytest.raises(StoreLockedError, match="another prep or repair is writing to"):
+            with pytest.raises(StoreLockedError, match="another prep, repair or copy is writing to"):
                 attempt()
         assert (scratch.path / PARTIAL / "theirs").exists()
         holder.kill()

@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from resact.cli import benchmarks, demo, doctor, evaluation, exporting, networks, report, show, stores, training
+from resact.cli import (
+    benchmarks,
+    copying,
+    demo,
+    doctor,
+    evaluation,
+    exporting,
+    networks,
+    report,
+    show,
+    stores,
+    training,
+)
 from resact.cli.compute_threads import wait_passively
 from resact.cli.streams import say, steady_output
 from resact.errors import ResactError
@@ -23,7 +35,7 @@ app = typer.Typer(
 )
 PANELS = {
     "First steps": (demo, doctor),
-    "Clip stores": (stores, show),
+    "Clip stores": (stores, copying, show),
     "Networks": (training, evaluation, report, exporting, networks),
 }
 """Heading in the help -> modules of its commands."""

@@ -257,7 +257,7 @@ def verify(
     if local is None and (repair or rebuild_index):
         raise UsageError(
             f"got {'--repair' if repair else '--rebuild-index'} for {path}, expected a store in a folder: "
-            "copy it to this machine first"
+            f"`resact copy {path} FOLDER` copies it here"
         )
     console = open_console(json_output)
     if local is not None and rebuild_index:

@@ -97,7 +97,7 @@ def test_a_store_that_another_process_writes_to_is_refused(ucf101: Path, tmp_pat
         fcntl.flock(file, fcntl.LOCK_EX)
         run = resact(*prep_arguments(ucf101, store, "--limit", 2, "--workers", 0))
     assert run.returncode == 1
-    assert "another prep or repair is writing to" in run.stderr
+    assert "another prep, repair or copy is writing to" in run.stderr
     assert resact(*prep_arguments(ucf101, store, "--limit", 2, "--workers", 0)).returncode == 0
 
 
