@@ -103,6 +103,15 @@ def test_a_trial_is_of_the_runs_own_step(script):
         assert config.architecture.dropout == 0, "or gradients could not be compared"
 
 
+def test_with_norms_over_all_devices_only_eager_forms_are_tried(script):
+    script.set(fused=0.01)
+    chosen, _ = choose(sync_batch_norm=True, steps=LONG)
+    assert chosen.config.kernels == "folded"
+    assert chosen.config.recipe.sync_batch_norm
+    assert script.tried == [*EAGER_FORMS]
+    assert "it does not work with --sync-batch-norm" in chosen.record["forms"]["fused"]["left_out"]
+
+
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [

@@ -20,7 +20,6 @@ from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.training import train as training
-from resact.train.runs.training.device_checks import with_kernels
 from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.step import TrainStep
 
@@ -195,15 +194,16 @@ def test_networks_whose_norms_it_does_not_know_are_refused(network: nn.Module, w
         synchronise_norms(network)
 
 
-@pytest.mark.parametrize("other", [{"kernels": "fused"}, {"compile": True}])
-def test_kernels_that_exchange_nothing_are_refused(other: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"^got --sync-batch-norm and --(kernels fused|compile), .*leave one out$"):
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"kernels": "fused"}, "--kernels fused"),
+        ({"kernels": "folded+graph"}, "--kernels folded.graph"),
+        ({"kernels": "graph"}, "--kernels graph"),
+        ({"kernels": "folded+compiled"}, "--compile"),
+        ({"compile": True}, "--compile"),
+    ],
+)
+def test_kernels_that_exchange_nothing_are_refused(other: dict[str, Any], named: str) -> None:
+    with pytest.raises(UsageError, match=rf"^got --sync-batch-norm and {named}, .*leave one out$"):
         RunConfig.of({"sync_batch_norm": True} | other)
-
-
-def test_automatic_kernels_are_eager() -> None:
-    config = RunConfig.of({"sync_batch_norm": True, "amp": True})
-    console, gpu = Console(width=300), Ranks(rank=0, world_size=1, device=torch.device("cuda"))
-    with console.capture() as said:
-        assert with_kernels(config, gpu, console).kernels == "eager"
-    assert "the fused ones are not used: they do not work with --sync-batch-norm" in said.get()
