@@ -134,8 +134,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
         n = head["videos"]
         texts: dict[str, Any] = {
             name: TextColumn(
-                column(f"{name}_utf8", np.uint8, head["text_bytes"][name]),
-                column(f"{name}_ends", np.uint64, n),
+                column(f"{name}_utf8", np.uint8, head["text_bytes"][name]), column(f"{name}_ends", np.uint64, n)
             )
             for name in _TEXT
         }

@@ -2,11 +2,12 @@
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 
+from resact.cache.default_paths import data_folder
 from resact.cache.index import Index
 from resact.cache.layout import Segment, array_name
 from resact.cache.settings import DatasetSettings
@@ -69,6 +70,23 @@ class Dataset:
         return replace(self, videos=videos)
 
 
+def possible_homes(root: Path | None, name: str) -> list[Path]:
+    """Folders that may hold a data set: the root that the user gives, or the data folder and its folder `name`."""
+    return [root] if root else [data_folder(), data_folder() / name]
+
+
+def find_home(homes: Sequence[Path], parts: Mapping[str, Callable[[Path], bool]]) -> tuple[Path, list[str]]:
+    """The folder that holds most of a data set, and the names of the parts that are missing there.
+
+    Args:
+        homes: possible folders, existing or not; if none has any part, the last one is taken.
+        parts: name of a part -> whether a folder has it; the most important part first.
+    """
+    home = min(homes, key=lambda folder: [not has(folder) for has in parts.values()])
+    missing = [name for name, has in parts.items() if not has(home)]
+    return (home if len(missing) < len(parts) else homes[-1]), missing
+
+
 def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ...]:
     """The wanted classes, in the order of `known`; all classes for None.
 
@@ -92,7 +110,7 @@ def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three names for messages, with line breaks, undecodable bytes and look-alikes made visible."""
+    """The first three names for a message; line breaks, undecodable bytes and non-ASCII letters are escaped."""
     return ", ".join(n if n.isascii() and n.isprintable() else ascii(n) for n in names[:3]) + ", ..." * (len(names) > 3)
 
 

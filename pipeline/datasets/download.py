@@ -23,7 +23,7 @@ from resact.errors import SourceError
 
 _CHUNK_BYTES = 1 << 20
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
-"""Answers after which it is worth another try."""
+"""HTTP status codes after which another try may help."""
 
 Progress = Callable[[int], None]
 """Called with the number of bytes of the file so far."""
@@ -64,7 +64,7 @@ PATIENCE = Patience()
 
 
 class _BrokenOffError(Exception):
-    """The connection ended, or never was; another try may help."""
+    """There is no connection, or it ended; another try may help."""
 
 
 def bytes_there(file: RemoteFile, folder: Path) -> int:
@@ -159,7 +159,7 @@ def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progres
         done = start
         while done <= file.bytes:
             try:
-                chunk = response.read1(_CHUNK_BYTES)  # what is there: a timeout must not lose it
+                chunk = response.read1(_CHUNK_BYTES)  # only what has arrived: a timeout would lose the rest
             except (OSError, HTTPException) as error:
                 part.flush()
                 raise _BrokenOffError(f"{type(error).__name__}: {error}") from None
@@ -203,7 +203,7 @@ def _opened(
 def _start(file: RemoteFile, response: HTTPResponse, have: int) -> int:
     """Offset in the file at which the response starts."""
     if response.status != 206:
-        return 0  # the whole file: asked for, or another one by now, or a server that knows no ranges
+        return 0  # the whole file: no range was asked for, the file has changed, or the server knows no ranges
     said = response.headers.get("Content-Range", "")
     if not said.startswith(f"bytes {have}-"):
         raise SourceError(f"{file.url} answers {said!r} to a request for bytes from {have:,} on: {_BY_HAND}")
@@ -220,10 +220,10 @@ def _require_size(file: RemoteFile, response: HTTPResponse, start: int) -> None:
 
 
 def _check(file: RemoteFile, path: Path) -> None:
-    """Size and checksum.
+    """Check size and checksum.
 
     Raises:
-        SourceError: they differ. What was fetched is removed, what was there before is not.
+        SourceError: they differ. A download with a wrong checksum is removed; a file of the user is not.
     """
     if _size(path) != file.bytes:
         raise SourceError(f"{path} has {_size(path):,} bytes, expected {file.bytes:,}: remove it and run this again")
@@ -263,7 +263,7 @@ def _read_note(path: Path) -> str | None:
 
 @contextmanager
 def _held(part: Path) -> Iterator[IO[bytes]]:
-    """Open for writing, by one process at a time."""
+    """Open the file for writing; only one process can do so at a time."""
     with part.open("r+b" if part.exists() else "w+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

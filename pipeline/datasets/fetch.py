@@ -21,9 +21,9 @@ _MARGIN = 1.02
 _PLAIN_LINE_SECONDS = 15.0
 _FPS_OF_MOST_VIDEOS = 25.0
 _FRAME_BYTES = {"jpeg": 25_200, "zstd": 150_600, "lz4": 188_400}
-"""Of a frame of short side 256: the stores of six complete classes of UCF101, 47,455 frames (docs/performance.md)."""
+"""Bytes of a frame with short side 256, measured on six complete classes of UCF101 (docs/performance.md)."""
 _OTHER_CLASSES = 1.1
-"""Those six differ: their mean, taken for that of all 101, has a standard error of 5 % (lz4) to 8 % (jpeg, zstd)."""
+"""Reserve, because other classes may be larger: the mean of those six has a standard error of 5 % to 8 %."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,18 +52,11 @@ class PlannedStore:
     short_side: int
     max_seconds: float | None
     videos: int
-    """Most videos of the store."""
+    """Number of videos in the store, at most."""
 
     @classmethod
     def of(
-        cls,
-        whole: WholeSize,
-        path: Path,
-        codec: str,
-        decode: DecodeSettings,
-        *,
-        classes: int | None,
-        limit: int | None,
+        cls, whole: WholeSize, path: Path, codec: str, decode: DecodeSettings, *, classes: int | None, limit: int | None
     ) -> Self:
         """The planned store from prep's options; `classes` is the number of classes, None for all."""
         return cls(
@@ -94,11 +87,36 @@ class Part:
     what: str
     file: RemoteFile
     folder: str
-    """The archive's only folder, or the folder for its files."""
+    """Name of the folder that it becomes: the archive's only folder, or a new one for its files."""
     unpacked_bytes: int
     """Estimated size when unpacked."""
     nested: bool = False
     """Whether it holds inner archives, each with a part of the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """What the makers of a data set offer for download."""
+
+    name: str
+    """Name of the data set in messages."""
+    whole: WholeSize
+    missing_parts: Callable[[Path | None], tuple[Path, list[str]]]
+    """Root given by the user -> the data set's folder, existing or not, and which parts are missing there."""
+    parts: tuple[Part, ...]
+
+    def plan(self, root: Path | None, address: str | None) -> "Fetch | None":
+        """The download of the missing parts; None if nothing is missing.
+
+        Args:
+            root: folder that holds the data set, or will; None for its default places.
+            address: URL of the folder with the archives; None for the makers' own.
+        """
+        home, missing = self.missing_parts(root)
+        wanted = [part for part in self.parts if part.what in missing]
+        if address is not None:
+            wanted = [replace(p, file=replace(p.file, url=f"{address}/{p.file.name}")) for p in wanted]
+        return Fetch(name=self.name, whole=self.whole, home=home, parts=tuple(wanted)) if wanted else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,13 +142,7 @@ class Fetch:
         source = self.parts[0].file.url.rpartition("/")[0]
         return f"{self.name} is not in {self.home}. Fetch {self.bytes / 1e9:.2f} GB from {source}?"
 
-    def run(
-        self,
-        *,
-        store: PlannedStore,
-        console: Console,
-        patience: Patience = PATIENCE,
-    ) -> None:
+    def run(self, *, store: PlannedStore, console: Console, patience: Patience = PATIENCE) -> None:
         """Download and unpack it. If it is stopped at any moment, the same call continues.
 
         Args:
@@ -178,7 +190,7 @@ class Fetch:
         console.print(f"{self.home / part.folder}: {files:,} files, each checked")
 
     def _require_room(self, store: PlannedStore, console: Console) -> None:
-        """Raises DiskFullError."""
+        """Raises DiskFullError if archives, videos and store do not fit on the disk."""
         unpacked = sum(part.unpacked_bytes * (2 if part.nested else 1) for part in self.parts)
         own = f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos"
         its = f"about {store.bytes / 1e9:.0f} GB of store, plus or minus 10 %"
@@ -200,7 +212,7 @@ class Fetch:
 
 @contextmanager
 def _shown(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a plain line now and then elsewhere."""
+    """A bar on a terminal; elsewhere, a plain line every few seconds."""
     plain = PlainLines(_PLAIN_LINE_SECONDS)
     with ProgressLine(console, what, total / 1e6, unit="MB") as line:
 

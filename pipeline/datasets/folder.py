@@ -5,25 +5,22 @@ decide which videos are for test. The folder may grow between preps.
 """
 
 import os
-import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
 from resact.pipeline.datasets.division import SPLIT
+from resact.pipeline.datasets.folder_options import FolderOptions
 from resact.pipeline.datasets.folder_search import SPECIAL, FolderSearch
-from resact.pipeline.datasets.groups import division_of, doubts, groups_of, parse_pattern
+from resact.pipeline.datasets.groups import groups_of, parse_pattern
 from resact.pipeline.datasets.listed import load_listed
 from resact.pipeline.datasets.registry import DATASETS
 from resact.pipeline.datasets.sides import require_no_sides_as_groups, side_folders, sides_above, sides_named
 from resact.pipeline.datasets.split_csv import Lists, read_split_csv
-
-TEST_SHARE = 0.3
-"""Default share of each class's groups for test; about that of UCF101."""
 
 _LAYOUT = "ROOT/<class>/<video>, in sub-folders of the class where wanted"
 _REMEDY = ", for which it takes two groups: --group-pattern says what a group is, --splits who is on which side"
@@ -71,53 +68,35 @@ def load_folder(
             "got --splits with --test-share or --split-seed, expected one of them: the CSV decides the split, or a "
             "random draw"
         )
-    share = TEST_SHARE if test_share is None else test_share
-    if not 0 < share < 1:
-        raise UsageError(f"got --test-share {share:g}, expected more than 0 and less than 1, such as {TEST_SHARE}")
-    title, pattern = _title(root, name), parse_pattern(group_pattern)
-    drawn = {"test-share": test_share, "split-seed": split_seed}
+    options = FolderOptions(
+        name=_title(root, name),
+        classes=classes,
+        allow_partial=allow_partial,
+        test_share=test_share,
+        split_seed=split_seed,
+        group_pattern=parse_pattern(group_pattern),
+        flip_safe=flip_safe,
+    )
     if list is not None:
         if splits is not None:
             raise UsageError("got --list and --splits, expected one: a list says the sides in its column membership")
-        return load_listed(
-            root,
-            list,
-            title=title,
-            classes=classes,
-            allow_partial=allow_partial,
-            classes_file=classes_file,
-            drawn=drawn,
-            test_share=share,
-            pattern=pattern,
-            flip_safe=flip_safe,
-        )
+        return load_listed(root, list, options, classes_file=classes_file)
     if classes_file is not None:
         raise UsageError("got --classes-file without --list: without a list, folders are named like their classes")
-    return _load_tree(root, title, classes, allow_partial, splits, drawn, share, pattern, flip_safe)
+    return _load_tree(root, splits, options)
 
 
-def _load_tree(
-    root: Path,
-    title: str,
-    classes: Sequence[str] | None,
-    allow_partial: bool,
-    splits: Path | None,
-    drawn: Mapping[str, float | int | None],
-    share: float,
-    pattern: re.Pattern[str] | None,
-    flip_safe: bool | None,
-) -> Dataset:
+def _load_tree(root: Path, splits: Path | None, options: FolderOptions) -> Dataset:
     found = FolderSearch(root, splits)
     by_folder = found.search()
     names = [name for videos in by_folder.values() for name in videos]
     if not names:
         raise SourceError(f"{root} has no folder with videos in it, expected {_LAYOUT}")
     sides = sides_above(root, list(by_folder))
-    class_of = _ClassOf(depth=1 if sides else 0)
-    if sides and (asked := [f"--{option}" for option in drawn if drawn[option] is not None]):
-        raise UsageError(
-            f"got {asked[0]}, but the folders {some(list(sides))} say which videos are for test: leave it out"
-        )
+    depth = 1 if sides else 0
+    class_of = partial(_class_of, depth=depth)
+    if sides:
+        options.require_no_draw(f"the folders {some(list(sides))} say which videos are for test: leave it out")
     notes = _require_classes(root, names, class_of, sides) + found.notes()
     given = read_split_csv(splits, names) if splits else None
     if given is None:
@@ -131,13 +110,11 @@ def _load_tree(
     listed = [name for name in listed if name not in again]
     if again:
         notes.append(f"left out: other names of files that are already used: {len(again):,} ({some(sorted(again))})")
-    groups, more = groups_of(names, pattern, depth=class_of.depth, sides=side_folders(names) if splits else ())
+    groups, more = groups_of(names, options.group_pattern, depth=depth, sides=side_folders(names) if splits else ())
     notes += more
     division = None
     if given is None:
-        division = division_of(
-            {name: (class_of(name), groups[name]) for name in listed}, share, int(drawn["split-seed"] or 0)
-        )
+        division = options.divide((groups[name], class_of(name)) for name in listed)
         drawn_sides = division.memberships()
         lists = Lists(splits=(SPLIT,), memberships={name: {SPLIT: drawn_sides[groups[name]]} for name in listed})
         if sides_named([Path(os.path.abspath(root)).name]):  # noqa: PTH100
@@ -145,8 +122,10 @@ def _load_tree(
     else:
         lists, groups = given, groups | given.groups
     missing = sorted(set(lists.memberships) - set(names))
-    of_classes = missing if classes is None or not listed else [n for n in missing if class_of(n) in classes]
-    if of_classes and not (allow_partial and listed):
+    of_classes = missing
+    if options.classes is not None and listed:
+        of_classes = [name for name in missing if class_of(name) in options.classes]
+    if of_classes and not (options.allow_partial and listed):
         raise SourceError(
             f"{splits} names {len(of_classes):,} videos that are not below {root} ({some(of_classes)}): expected paths "
             f"below it such as {names[0]!a}; correct the list, or use what exists with --allow-partial"
@@ -154,7 +133,7 @@ def _load_tree(
     if unlisted := [name for name in names if name not in lists.memberships and name not in again]:
         notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({some(unlisted)})")
     known = sorted({class_of(name) for name in listed})
-    chosen = choose_classes(known, classes)
+    chosen = choose_classes(known, options.classes)
     _require_one_class_each(root, class_of, twins, chosen)
     if sides and splits is None:
         _require_training(
@@ -175,42 +154,26 @@ def _load_tree(
         for name in listed
         if class_of(name) in label_of
     )
-    notes += doubts(videos, chosen, lists.splits, remedy="" if sides and splits is None else _REMEDY)
-    if len(chosen) == 1:
-        notes.append(f"there is only one class, {some(chosen)}: expected {_LAYOUT}")
-    if flip_safe is None:
-        notes.append("training mirrors half of the clips; if left and right matter, pass --not-flip-safe")
     accounted = {video.name for video in videos} | set(of_classes)
-    return Dataset(
-        settings=DatasetSettings(
-            name=title,
-            videos=None,
-            all_classes=None,
-            classes=chosen,
-            splits=lists.splits,
-            flip_safe=flip_safe is not False,
-            division=division.description if division else None,
-        ),
-        videos=videos,
+    return options.dataset(
+        videos,
+        classes=chosen,
+        splits=lists.splits,
+        division=division,
+        notes=notes,
+        remedy="" if sides and splits is None else _REMEDY,
+        advice=f": expected {_LAYOUT}",
         missing=tuple(of_classes),
         others=tuple(path_as_id(n) for n in [*listed, *missing] if n not in accounted),
         other_classes=len({*known, *map(class_of, missing)} - set(chosen)),
         aliases=_aliases(again),
-        notes=tuple(notes),
-        division=division,
     )
 
 
-@dataclass(frozen=True)
-class _ClassOf:
-    """The class of a video, by its name."""
-
-    depth: int
-    """Of its folder below the root: 0, or 1 below folders of sides."""
-
-    def __call__(self, name: str) -> str:
-        folders = name.split("/")[:-1] or [name]
-        return folders[min(self.depth, len(folders) - 1)]
+def _class_of(name: str, *, depth: int) -> str:
+    """The class of a video: its folder below the root (depth 0), or below the folder of its side (depth 1)."""
+    folders = name.split("/")[:-1] or [name]
+    return folders[min(depth, len(folders) - 1)]
 
 
 def find_sources(root: Path | None, settings: DatasetSettings) -> Dataset:
@@ -241,8 +204,10 @@ def find_sources(root: Path | None, settings: DatasetSettings) -> Dataset:
     return Dataset(settings=settings, videos=videos, missing=(), notes=())
 
 
-def _other_names(twins: Sequence[Sequence[str]], class_of: _ClassOf, given: Lists | None, where: str) -> dict[str, str]:
-    """Name that is left out -> the name of its class by which the same file is taken.
+def _other_names(
+    twins: Sequence[Sequence[str]], class_of: Callable[[str], str], given: Lists | None, where: str
+) -> dict[str, str]:
+    """Name that is left out -> the name in its class by which the same file is used.
 
     Raises:
         SourceError: both are on different sides.
@@ -270,7 +235,7 @@ def _aliases(again: Mapping[str, str]) -> dict[str, frozenset[str]]:
 
 
 def _require_one_class_each(
-    root: Path, class_of: _ClassOf, twins: Sequence[Sequence[str]], classes: Collection[str]
+    root: Path, class_of: Callable[[str], str], twins: Sequence[Sequence[str]], classes: Collection[str]
 ) -> None:
     torn = []
     for same in twins:
@@ -297,8 +262,14 @@ def _title(root: Path, name: str | None) -> str:
     return title
 
 
-def _require_classes(root: Path, names: Sequence[str], class_of: _ClassOf, sides: Mapping[str, str]) -> list[str]:
-    """What there is to say of them."""
+def _require_classes(
+    root: Path, names: Sequence[str], class_of: Callable[[str], str], sides: Mapping[str, str]
+) -> list[str]:
+    """Notes on the names of the classes.
+
+    Raises:
+        SourceError: videos without a class, or names of classes that a store cannot hold side by side.
+    """
     if sides and (loose := [name for name in names if name.count("/") < 2]):
         raise SourceError(
             f"{root} holds {some(loose)} outside class folders, expected <side>/<class>/<video>: move them, or give "

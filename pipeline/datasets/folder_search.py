@@ -21,7 +21,7 @@ _SUFFIXES = (
     ".part .crdownload .download .tmp .partial"
 )
 _NO_VIDEO = frozenset(_SUFFIXES.split())
-"""Of files that lie beside videos; some of them ffmpeg would take for one, such as a picture or half a download."""
+"""Suffixes of other files. ffmpeg would decode some of them as videos, such as pictures and partial downloads."""
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}
 
 SPECIAL = "not a regular file"
@@ -48,7 +48,7 @@ class FolderSearch:
     _empty: list[str] = field(default_factory=list)
     """Folders of the root without a video."""
     _again: list[str] = field(default_factory=list)
-    """Folders that links lead to a second time within a class: twice the same videos, or round in circles."""
+    """Folders that a link reaches a second time within a class: the same videos again, or an endless loop."""
     _stores: list[str] = field(default_factory=list)
 
     def search(self) -> dict[str, list[str]]:
@@ -96,7 +96,7 @@ class FolderSearch:
             raise SourceError(f"{where!a} cannot be searched for videos: {error.strerror}") from None
 
     def _below(self, class_name: str, seen: set[Identity]) -> Iterator[str]:
-        folders = [class_name]  # and not recursion, which a deep tree would exhaust
+        folders = [class_name]  # no recursion: a tree may be deeper than Python's limit
         while folders:
             for name in self._entries(folders.pop()):
                 status = _status(self.root / name)
@@ -106,13 +106,13 @@ class FolderSearch:
                     self._no_videos.append(name)
                 else:
                     if status is not None:
-                        # Size and time as well, for file systems whose inode numbers are not their own.
+                        # Size and time as well: on some file systems inode numbers are not unique.
                         self.identities[name] = (*_identity(status), status.st_size, status.st_mtime_ns)
                         self.special |= set() if stat.S_ISREG(status.st_mode) else {name}
                     yield name
 
     def _entries(self, folder: str) -> list[str]:
-        entries = sorted(entry.name for entry in (self.root / folder).iterdir() if not _is_clutter(entry.name))
+        entries = sorted(entry.name for entry in (self.root / folder).iterdir() if not is_clutter(entry.name))
         return [f"{folder}/{entry}" if folder else entry for entry in entries]
 
     def _is_to_search(self, name: str, status: os.stat_result, seen: set[Identity]) -> bool:
@@ -158,12 +158,13 @@ class FolderSearch:
         return notes
 
 
-def _is_clutter(entry: str) -> bool:
+def is_clutter(entry: str) -> bool:
+    """Whether an operating system or a program put a file or folder of that name beside the videos."""
     return entry.startswith(".") or entry.lower() in _CLUTTER
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """None where nothing is, such as at the end of a broken link."""
+    """None if nothing is there, for example behind a broken link."""
     try:
         return path.stat()
     except OSError as error:

@@ -2,11 +2,10 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import SourceVideo, path_as_id, some
-from resact.pipeline.datasets.division import Division
 
 _UCF_GROUP = re.compile(r"(.*_g\d+)_", re.DOTALL)
 
@@ -63,7 +62,7 @@ def look_alikes(groups: Collection[str]) -> list[str]:
 
 
 def _group(name: str, pattern: re.Pattern[str] | None, depth: int | None, sides: Collection[str]) -> str:
-    """The group of a video; one name is one group, in whatever classes it is. A folder that is a side is none."""
+    """The group of a video. The same name is the same group in all classes; a folder of a side is not a group."""
     *folders, file = name.split("/")
     if pattern:
         return _found_in(name, pattern) or path_as_id(name)
@@ -79,20 +78,6 @@ def _group(name: str, pattern: re.Pattern[str] | None, depth: int | None, sides:
 def _found_in(name: str, pattern: re.Pattern[str]) -> str | None:
     match = pattern.search(name)
     return match and match[1]
-
-
-def division_of(videos: Mapping[str, tuple[str, str]], share: float, seed: int) -> Division:
-    """The random division into sides.
-
-    Args:
-        videos: id -> class and group.
-        share: share of each class's groups for test.
-        seed: seed of the draw.
-    """
-    classes: dict[str, set[str]] = {}
-    for class_name, group in videos.values():
-        classes.setdefault(group, set()).add(class_name)
-    return Division(test_share=share, seed=seed, groups={g: frozenset(names) for g, names in classes.items()})
 
 
 def doubts(videos: Sequence[SourceVideo], classes: Sequence[str], splits: Sequence[str], *, remedy: str) -> list[str]:

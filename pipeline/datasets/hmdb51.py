@@ -8,10 +8,18 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from resact.cache.default_paths import data_folder
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError
-from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
+from resact.pipeline.datasets.dataset import (
+    Dataset,
+    SourceVideo,
+    choose_classes,
+    find_home,
+    path_as_id,
+    possible_homes,
+    some,
+)
+from resact.pipeline.datasets.folder_search import is_clutter
 
 CLASSES = 51
 SPLITS = ("split1", "split2", "split3")
@@ -22,10 +30,9 @@ _LIST_FOLDERS = (LIST_FOLDER, f"test_train_splits/{LIST_FOLDER}", "test_train_sp
 _LIST = re.compile(r"(?P<class>.+)_test_split(?P<split>[123])\.txt")
 _LINE = re.compile(r"(?P<name>.+?)\s+(?P<use>[012])\s*")
 _MEMBERSHIPS = {"1": "train", "2": "test"}
-# What the makers say of a clip, behind the name of the video that it is from and the class: visible body, motion of
-# the camera, people, view, quality, number.
+# A clip's name is that of its source video, the class, and what the makers say of it: visible body, camera motion,
+# people, view, quality, number.
 _SOURCE = re.compile(r"(?P<source>.+?)_[a-z]_[a-z]{2}_np\d_[a-z]{2}_[a-z]{3}_\d+")
-_CLUTTER = {"thumbs.db", "desktop.ini"}
 
 
 def load_hmdb51(root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
@@ -37,10 +44,11 @@ def load_hmdb51(root: Path | None, *, classes: Sequence[str] | None = None, allo
     """
     home, missing = missing_parts(root)
     if "videos" in missing:
+        homes = " or ".join(map(str, possible_homes(root, "hmdb51")))
         raise SourceError(
-            f"HMDB51 is not in {' or '.join(str(c) for c in _candidates(root))}: fetch it with `resact prep hmdb51 "
-            f"--download`, or get hmdb51_org.rar and test_train_splits.rar from {HOMEPAGE}, and unpack both, and the "
-            f"archive of each class, into {home} (it then holds {VIDEO_FOLDER}/<class>/*.avi and {LIST_FOLDER}/*.txt)"
+            f"HMDB51 is not in {homes}: fetch it with `resact prep hmdb51 --download`, or get hmdb51_org.rar and "
+            f"test_train_splits.rar from {HOMEPAGE}, and unpack both, and the archive of each class, into {home} (it "
+            f"then holds {VIDEO_FOLDER}/<class>/*.avi and {LIST_FOLDER}/*.txt)"
         )
     folder = next((home / f for f in _LIST_FOLDERS if _has_lists(home / f)), None)
     if folder is None:
@@ -77,18 +85,13 @@ def load_hmdb51(root: Path | None, *, classes: Sequence[str] | None = None, allo
 
 def missing_parts(root: Path | None) -> tuple[Path, list[str]]:
     """The folder of HMDB51, existing or not, and which of `videos` and `lists` are missing there."""
-    candidates = _candidates(root)
-
-    def lacking(home: Path) -> list[str]:
-        videos = (home / VIDEO_FOLDER).is_dir()
-        return ["videos"] * (not videos) + ["lists"] * (not any(_has_lists(home / f) for f in _LIST_FOLDERS))
-
-    home = min(reversed(candidates), key=lambda candidate: len(lacking(candidate)))
-    return home, lacking(home)
-
-
-def _candidates(root: Path | None) -> list[Path]:
-    return [root] if root else [data_folder(), data_folder() / "hmdb51"]
+    return find_home(
+        possible_homes(root, "hmdb51"),
+        {
+            "videos": lambda home: (home / VIDEO_FOLDER).is_dir(),
+            "lists": lambda home: any(_has_lists(home / folder) for folder in _LIST_FOLDERS),
+        },
+    )
 
 
 def _has_lists(folder: Path) -> bool:
@@ -144,7 +147,7 @@ def _find(
                 notes.append(f"{folder} is not a class of hmdb51: left out")
             continue
         for path in sorted(folder.iterdir()):
-            if path.name.startswith(".") or path.name.lower() in _CLUTTER:
+            if is_clutter(path.name):
                 continue
             splits = listed[folder.name].get(path.name)
             name = f"{folder.name}/{path.name}"

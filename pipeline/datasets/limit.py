@@ -1,25 +1,21 @@
 """Limits the number of videos, keeping all classes and sides."""
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import replace
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 
 _Keyed = tuple[list[Any], SourceVideo]
 
 
 def limited(dataset: Dataset, limit: int | None) -> Dataset:
-    """`limit` videos: of each class in turn, in it of each side of the first split, train first, then of each side of
-    the other splits, then of each group. So a short trial sees all classes and, from two videos a class on, both sides;
-    a larger limit takes the same ones and more.
+    """`limit` videos, taken in turn from each class; in a class, from each side of the first split (train first), then
+    of the other splits, then from each group. So a short trial has all classes and, with two videos per class, both
+    sides. A larger limit takes the same videos and more.
 
     Raises:
         UsageError: a limit below 1.
@@ -40,7 +36,7 @@ def limited(dataset: Dataset, limit: int | None) -> Dataset:
 
 
 def _taken_in_turn(videos: Sequence[_Keyed]) -> Sequence[_Keyed]:
-    """Of each value of the first key in turn; within one value, in turn by the other keys."""
+    """Videos in turn from each value of the first key; among equal values, in turn by the other keys."""
     if not videos or not videos[0][0]:
         return videos
     parts: dict[Any, list[_Keyed]] = {}
@@ -50,7 +46,7 @@ def _taken_in_turn(videos: Sequence[_Keyed]) -> Sequence[_Keyed]:
     return [keyed for turn in turns for keyed in turn if keyed is not None]
 
 
-def in_turn(videos: Iterable[SourceVideo], *, key: "Callable[[SourceVideo], Hashable]") -> list[SourceVideo]:
+def in_turn(videos: Iterable[SourceVideo], *, key: Callable[[SourceVideo], Hashable]) -> list[SourceVideo]:
     """The first video of each key, then the second of each, and so on; otherwise the order is kept."""
     count: Counter[Hashable] = Counter()
     turns = []

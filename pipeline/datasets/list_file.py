@@ -59,7 +59,7 @@ class Names:
 
 
 def plain_form(name: str) -> str:
-    """A form that is equal for two spellings of one name."""
+    """A form that is the same for all spellings of a name."""
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]

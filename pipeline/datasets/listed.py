@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from resact.cache.layout import Segment
-from resact.cache.settings import DatasetSettings
-from resact.errors import SourceError, UsageError
+from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
 from resact.pipeline.datasets.division import SPLIT, Division
+from resact.pipeline.datasets.folder_options import FolderOptions
 from resact.pipeline.datasets.folder_search import SPECIAL, FolderSearch
-from resact.pipeline.datasets.groups import division_of, doubts, groups_of, look_alikes
+from resact.pipeline.datasets.groups import groups_of, look_alikes
 from resact.pipeline.datasets.list_file import Names
 from resact.pipeline.datasets.video_list import NONE, Problems, Row, read_class_names, read_list
 
@@ -40,32 +40,14 @@ def video_id_of_part(name: str, segment: Segment | None) -> str:
     return path_as_id(name if segment is None else f"{name}{segment}")
 
 
-def load_listed(
-    root: Path,
-    path: Path,
-    *,
-    title: str,
-    classes: Sequence[str] | None,
-    allow_partial: bool,
-    classes_file: Path | None,
-    drawn: Mapping[str, float | int | None],
-    test_share: float,
-    pattern: re.Pattern[str] | None,
-    flip_safe: bool | None,
-) -> Dataset:
+def load_listed(root: Path, path: Path, options: FolderOptions, *, classes_file: Path | None) -> Dataset:
     """The videos that a list names.
 
     Args:
         root: folder that contains the videos.
         path: the list.
-        title: name of the data set.
-        classes: names of the classes to use; None for all.
-        allow_partial: continue even if videos are missing.
+        options: as in `load_folder`.
         classes_file: names of the classes, if the list has numbers.
-        drawn: options of the random draw, by name; None if not given.
-        test_share: share of each class's groups for test, if the list names no sides.
-        pattern: as in `load_folder`.
-        flip_safe: as in `load_folder`.
 
     Raises:
         UsageError: contradicting or impossible arguments.
@@ -83,7 +65,7 @@ def load_listed(
     missing_rows = [row for row in rows if not name_of[row.line]]
     for row in missing_rows:
         several = places.meant_by(row.video)
-        if several or not allow_partial:
+        if several or not options.allow_partial:
             may = " or ".join(map(ascii, several[:2]))
             problems.add(row.line, f"{row.video!a} " + (f"may mean {may}" if several else f"is not below {root}"))
     problems.require_none("correct the list, or use what exists with --allow-partial")
@@ -98,20 +80,16 @@ def load_listed(
     present = [entry for entry in entries.values() if name_of[entry.lines[0]]]
     labels = {entry.label for entry in present}
     known = [name for name in order if name in labels]
-    chosen = choose_classes(known, classes)
+    chosen = choose_classes(known, options.classes)
     drawn_by_chance = all(row.membership is None for row in rows)
-    if not drawn_by_chance and (asked := [f"--{option}" for option, value in drawn.items() if value is not None]):
-        raise UsageError(
-            f"got {asked[0]}, but {path} has a column membership: the list decides the split, or a random draw"
-        )
+    if not drawn_by_chance:
+        options.require_no_draw(f"{path} has a column membership: the list decides the split, or a random draw")
     taken = [entry for entry in present if entry.label in chosen]
-    group_of, more = _groups(present, pattern)
+    group_of, more = _groups(present, options.group_pattern)
     notes += more
     division: Division | None = None
     if drawn_by_chance:
-        division = division_of(
-            {e.video_id: (e.label, group_of[e.video_id]) for e in present}, test_share, int(drawn["split-seed"] or 0)
-        )
+        division = options.divide((group_of[e.video_id], e.label) for e in present)
         side_of = division.memberships()
         sides = {e.video_id: {SPLIT: side_of[group_of[e.video_id]]} for e in present}
         splits: tuple[str, ...] = (SPLIT,)
@@ -134,39 +112,26 @@ def load_listed(
         )
         for entry in sorted(taken, key=lambda entry: entry.video_id)
     )
-    of_splits = [video for video in videos if video.splits]
     if unsplit := [video.video_id for video in videos if not video.splits]:
         notes.append(f"stored, but in no split: {len(unsplit):,} videos ({some(unsplit)})")
     named = {entry.name for entry in present}
     if unlisted := [name for name in names if name not in named]:
         notes.append(f"left out: videos that {path} does not name: {len(unlisted):,} ({some(unlisted)})")
-    notes += found.notes() + doubts(of_splits, chosen, splits, remedy="")
-    if len(chosen) == 1:
-        notes.append(f"there is only one class, {some(chosen)}")
-    if flip_safe is None:
-        notes.append("training mirrors half of the clips; if left and right matter, pass --not-flip-safe")
     absent = {video_id_of_part(row.video.strip(), row.segment): class_name_of[row.line] for row in missing_rows}
-    of_classes = [video_id for video_id, name in absent.items() if classes is None or name in chosen]
+    of_classes = [video_id for video_id, name in absent.items() if options.classes is None or name in chosen]
     accounted = {video.video_id for video in videos}
-    return Dataset(
-        settings=DatasetSettings(
-            name=title,
-            videos=None,
-            all_classes=None,
-            classes=chosen,
-            splits=splits,
-            flip_safe=flip_safe is not False,
-            division=division.description if division else None,
-        ),
-        videos=videos,
+    return options.dataset(
+        videos,
+        classes=chosen,
+        splits=splits,
+        division=division,
+        notes=[*notes, *found.notes()],
         missing=tuple(of_classes),
         others=tuple(
             v for v in [*(entry.video_id for entry in present), *absent] if v not in accounted | {*of_classes}
         ),
         other_classes=len({*known, *absent.values()} - set(chosen)),
         lines={entry.video_id: f"{path}, line {entry.lines[0]}" for entry in taken},
-        notes=tuple(notes),
-        division=division,
     )
 
 
@@ -182,15 +147,15 @@ class _Places:
             for key in {file.name, file.stem}:
                 self._by_file.setdefault(unicodedata.normalize("NFC", key), []).append(name)
         self.by_file_name: set[str] = set()
-        """As the list writes them, those that are no path below the root."""
+        """Videos of the list that were found by their file name alone, as the list writes them."""
 
     def find(self, written: str) -> str | None:
-        """The name below the root; None where it is not there, or may mean several."""
+        """The path below the root; None if there is none, or if several are possible."""
         found = self.meant_by(written)
         return found[0] if len(found) == 1 else None
 
     def meant_by(self, written: str) -> list[str]:
-        """Paths below the root that it may mean."""
+        """Paths below the root that the list may mean."""
         path = written.strip()
         if path.startswith(f"{self._root}/"):
             path = path[len(f"{self._root}/") :]
@@ -200,7 +165,7 @@ class _Places:
         if ".." in parts or not parts or parts[0] == "/":
             return []
         plain = "/".join(parts)
-        if (self._root / plain).is_file():  # through a link that leads to a folder again
+        if (self._root / plain).is_file():  # through a link to a folder that was searched before
             return [plain]
         if len(parts) == 1 and (alike := self._by_file.get(unicodedata.normalize("NFC", plain))):
             self.by_file_name.add(written)
@@ -211,7 +176,7 @@ class _Places:
 def _class_names(
     rows: Sequence[Row], classes_file: Path | None, problems: Problems, notes: list[str]
 ) -> tuple[dict[int, str], list[str]]:
-    """Line -> class; and all classes, in the order of their labels."""
+    """Line -> class, and all classes in the order of their labels."""
     numbers = all(row.label.isdecimal() for row in rows)
     if classes_file is None:
         if numbers:
@@ -245,7 +210,7 @@ def _class_names(
 def _entries(
     rows: Sequence[Row], name_of: Mapping[int, str | None], class_name_of: Mapping[int, str], problems: Problems
 ) -> dict[tuple[str, Segment | None], _Entry]:
-    """The rows of one video together; notes those that contradict each other."""
+    """Combines the rows of each video, and adds a problem for rows that contradict each other."""
     entries: dict[tuple[str, Segment | None], _Entry] = {}
     lines: dict[tuple[str, Segment | None, str], int] = {}
     for row in rows:
@@ -276,7 +241,7 @@ def _entries(
 def _require_one_name_each(
     entries: Mapping[tuple[str, Segment | None], _Entry], found: FolderSearch, problems: Problems
 ) -> None:
-    """Notes files that the list has under two names."""
+    """Adds a problem for each file that the list has under two names."""
     line_of = {entry.name: entry.lines[0] for entry in reversed([*entries.values()])}
     for same in found.twins(sorted(line_of)):
         first, *others = sorted(same, key=line_of.__getitem__)
@@ -287,7 +252,7 @@ def _require_one_name_each(
 
 
 def _groups(entries: Sequence[_Entry], pattern: re.Pattern[str] | None) -> tuple[dict[str, str], list[str]]:
-    """Video id -> group; and what there is to say of it. The parts of one video are one group."""
+    """Video id -> group, and notes on the groups. The parts of one video are one group."""
     by_path, notes = groups_of(sorted({e.name for e in entries if not e.group}), pattern, depth=None)
     groups = {e.video_id: e.group or by_path[e.name] for e in entries}
     return groups, [*notes, *look_alikes({e.group for e in entries if e.group})]
@@ -300,7 +265,7 @@ def _require_training(
     sides: Mapping[str, Mapping[str, str]],
     problems: Problems,
 ) -> None:
-    """Each class has training videos in each split that has videos of it, and in one at least."""
+    """Each class needs training videos in each split that has videos of it, and in at least one split."""
     lines: dict[str, dict[str, list[int]]] = {}
     trained = set()
     for entry in entries:

@@ -2,7 +2,7 @@
 
 import inspect
 import pkgutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,32 +12,30 @@ from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import Dataset
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console
 
-    from resact.pipeline.datasets.fetch import Fetch
+    from resact.pipeline.datasets.fetch import Download, Fetch
     from resact.pipeline.executor import Executor
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetKind:
-    """The functions of a data set, as `module:function`; modules are imported when needed."""
+    """The functions and archives of a data set, as `module:name`; modules are imported when needed."""
 
     load: str
     """Finds its videos. Takes `root`, `classes`, `allow_partial` and, as keywords, its own options."""
     make: str | None = None
     """Generates its videos, if it can. Takes `root`, `classes`, `open_executor` and `console`."""
     fetch: str | None = None
-    """Plans the download of missing files. Takes `root`; returns a `Fetch`, or None."""
+    """The `Download` of its archives, if its makers offer them."""
 
 
 DATASETS = {
     "ucf101": DatasetKind(
-        load="resact.pipeline.datasets.ucf101:load_ucf101", fetch="resact.pipeline.datasets.ucf101_download:plan_fetch"
+        load="resact.pipeline.datasets.ucf101:load_ucf101", fetch="resact.pipeline.datasets.archives:UCF101"
     ),
     "hmdb51": DatasetKind(
-        load="resact.pipeline.datasets.hmdb51:load_hmdb51", fetch="resact.pipeline.datasets.hmdb51_download:plan_fetch"
+        load="resact.pipeline.datasets.hmdb51:load_hmdb51", fetch="resact.pipeline.datasets.archives:HMDB51"
     ),
     "sample": DatasetKind(
         load="resact.pipeline.datasets.sample:load_sample", make="resact.pipeline.datasets.sample:make_sample"
@@ -110,7 +108,7 @@ def make_dataset(
 
 
 def plan_fetch(name: str, root: Path | None, address: str | None = None) -> "Fetch | None":
-    """How to download the missing files of a data set; None if nothing is missing, or it cannot be downloaded.
+    """The download of a data set's missing files; None if nothing is missing, or it cannot be downloaded.
 
     Args:
         name: one of `DATASETS`.
@@ -120,14 +118,13 @@ def plan_fetch(name: str, root: Path | None, address: str | None = None) -> "Fet
     Raises:
         UsageError: no such data set, or an address for a data set that cannot be downloaded.
     """
-    plan = _kind(name).fetch
-    if plan is None:
+    archives = _kind(name).fetch
+    if archives is None:
         if address is not None:
             raise UsageError(f"got --download-from, but {name} is not downloaded: leave it out")
         return None
-    given = {} if address is None else {"address": address.rstrip("/")}
-    fetch: Fetch | None = pkgutil.resolve_name(plan)(root, **given)
-    return fetch
+    download: Download = pkgutil.resolve_name(archives)
+    return download.plan(root, address and address.rstrip("/"))
 
 
 def _kind(name: str) -> DatasetKind:

@@ -4,17 +4,17 @@
 25 fps. `sample_scene` draws them and shows why a single frame cannot tell the class. Left and right are part
 of the label, so clips must not be flipped in training.
 
-Each video is MPEG-4 in AVI, as UCF101's are, but all its frames are key frames of one fixed quality. A
-predicted frame carries traces of how far things have moved since the last one: a still plane gains detail
-with each frame, a moving one does not. A key frame depends on its own pixels alone, so that single frames of
-the files tell as little as the drawn ones.
+Each video is MPEG-4 in AVI, as in UCF101, but all its frames are key frames of one fixed quality. A predicted
+frame would show how far things have moved since the last one: a still plane gains detail with each frame, a
+moving one does not. A key frame depends on its own pixels alone, so single frames of the files tell as
+little as the drawn ones.
 """
 
 import os
 import secrets
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -26,45 +26,16 @@ import numpy.typing as npt
 from resact.cache.default_paths import data_folder
 from resact.errors import Interrupted, SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset
-from resact.pipeline.datasets.sample_scene import (
-    CLASSES,
-    FPS,
-    GENERATOR_VERSION,
-    HEIGHT,
-    WIDTH,
-    SampleVideo,
-    render_frame,
-    render_frames_THWC,
-)
+from resact.pipeline.datasets.sample_scene import CLASSES, FPS, HEIGHT, WIDTH, SampleVideo, render_frame
 from resact.pipeline.datasets.ucf101 import load_layout
 from resact.progress import ProgressLine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from rich.console import Console
 
     from resact.pipeline.executor import Executor
-
-__all__ = [
-    "CLASSES",
-    "FPS",
-    "GENERATOR_VERSION",
-    "HEIGHT",
-    "VIDEOS",
-    "WIDTH",
-    "SampleVideo",
-    "load_sample",
-    "make_sample",
-    "missing_videos",
-    "render_frame",
-    "render_frames_THWC",
-    "usual_root",
-    "video_path",
-    "write_lists",
-    "write_video",
-]
 
 GROUPS, CLIPS_PER_GROUP = 12, 2
 VIDEOS = tuple(
@@ -93,7 +64,9 @@ def write_lists(root: Path) -> None:
     """Write classInd.txt and the train and test lists of three splits to `root/ucfTrainTestlist`.
 
     UCF101's format: lines end in CRLF, and only train lines carry the number of the class, counted from 1.
-    Raises `UsageError`, and writes nothing, where lists of another data set are there.
+
+    Raises:
+        UsageError: the folder has lists of another data set; nothing was written.
     """
     folder = root / "ucfTrainTestlist"
     folder.mkdir(parents=True, exist_ok=True)
@@ -120,63 +93,55 @@ def write_lists(root: Path) -> None:
 def write_video(video: SampleVideo, path: Path) -> None:
     """Draw and encode one video, and put it at `path`, whose folder is made. Takes about 0.3 s on one core.
 
-    The file appears under its name only when it is whole and on the disk. A killed process may leave a hidden
+    The file gets its name only when it is complete and on the disk. A killed process may leave a hidden
     `.partial` file behind, which nothing reads. The same ffmpeg writes the same bytes every time.
-    Raises `SourceError` with ffmpeg's words if it fails.
+
+    Raises:
+        SourceError: ffmpeg failed; with its message.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with _whole_file(path) as unfinished:
         _encode((render_frame(video, t) for t in range(video.num_frames)), unfinished)
 
 
-def usual_root() -> Path:
-    """Default folder of the sample."""
+def _usual_root() -> Path:
     return data_folder() / "sample"
 
 
 def make_sample(
     root: Path | None,
     *,
-    classes: "Sequence[str] | None" = None,
+    classes: Sequence[str] | None = None,
     open_executor: "Callable[[], AbstractContextManager[Executor]]",
     console: "Console",
 ) -> None:
-    """Write what `root` lacks of the lists and of the videos of these classes; None for all of them.
+    """Write the lists, and the missing videos of these classes; None for all classes.
 
     Raises:
-        SourceError: ffmpeg failed, in its words.
+        SourceError: ffmpeg failed; with its message.
         Interrupted: ctrl-C.
     """
-    root = root or usual_root()
+    root = root or _usual_root()
     try:
-        _make_missing(root, classes, open_executor, console)
+        write_lists(root)
+        missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
+        if not missing:
+            return
+        with open_executor() as executor, ProgressLine(console, "sample", len(missing), unit="videos") as line:
+            console.print(f"making {len(missing)} videos of the sample in {root}")
+            made = executor.map_unordered(
+                partial(_write_below, root), missing, name=lambda video: video.video_id, tell=console.print
+            )
+            for done, (_, outcome) in enumerate(made, start=1):
+                line.update(done)
+                if outcome is not None:
+                    raise SourceError(str(outcome))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {root} keeps what was made: the same command continues from here") from None
 
 
-def _make_missing(
-    root: Path,
-    classes: "Sequence[str] | None",
-    open_executor: "Callable[[], AbstractContextManager[Executor]]",
-    console: "Console",
-) -> None:
-    write_lists(root)
-    missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
-    if not missing:
-        return
-    with open_executor() as executor, ProgressLine(console, "sample", len(missing), unit="videos") as line:
-        console.print(f"making {len(missing)} videos of the sample in {root}")
-        made = executor.map_unordered(
-            partial(_write_below, root), missing, name=lambda video: video.video_id, tell=console.print
-        )
-        for done, (_, outcome) in enumerate(made, start=1):
-            line.update(done)
-            if outcome is not None:
-                raise SourceError(str(outcome))
-
-
 def _write_below(root: Path, video: SampleVideo) -> str | None:
-    """A task: what went wrong, in words, because not every exception can travel between processes."""
+    """A worker's task. Returns an error as text, because not every exception can be sent between processes."""
     try:
         write_video(video, video_path(root, video))
     except (SourceError, OSError) as error:
@@ -184,7 +149,7 @@ def _write_below(root: Path, video: SampleVideo) -> str | None:
     return None
 
 
-def load_sample(root: Path | None, *, classes: "Sequence[str] | None" = None, allow_partial: bool = False) -> Dataset:
+def load_sample(root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
     """The sample's videos, once `make_sample` has made them.
 
     Raises:
@@ -192,7 +157,7 @@ def load_sample(root: Path | None, *, classes: "Sequence[str] | None" = None, al
         SourceError: videos are missing.
     """
     return load_layout(
-        root or usual_root(),
+        root or _usual_root(),
         name="sample",
         videos=len(VIDEOS),
         all_classes=len(CLASSES),
@@ -204,7 +169,7 @@ def load_sample(root: Path | None, *, classes: "Sequence[str] | None" = None, al
 
 @contextmanager
 def _whole_file(path: Path) -> Iterator[Path]:
-    """Give a name to write to; the file there becomes `path` at the end, or is removed on an error."""
+    """Gives a name to write to. At the end the file is renamed to `path`; after an error it is removed."""
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
         yield unfinished
@@ -217,7 +182,7 @@ def _whole_file(path: Path) -> Iterator[Path]:
 
 def _encode(frames: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
     """Encode frames, each (240, 320, 3) uint8, to an AVI file at `path`."""
-    # stderr goes to a file: as a pipe that nobody reads it could fill up and stop ffmpeg, and us with it.
+    # stderr goes to a file: a pipe that nobody reads could fill up, and ffmpeg would wait for ever.
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
             _encoder_command(path), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=words
@@ -225,7 +190,7 @@ def _encode(frames: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
         assert process.stdin is not None
         all_drawn = False
         try:
-            with suppress(BrokenPipeError):  # ffmpeg has stopped; its exit code and words say why
+            with suppress(BrokenPipeError):  # ffmpeg has stopped; its exit code and message say why
                 for frame in frames:
                     process.stdin.write(frame.tobytes())
             all_drawn = True
@@ -245,7 +210,7 @@ def _encode(frames: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
 
 
 def _encoder_command(path: Path) -> list[str]:
-    import ffmpeg  # here, as whoever only needs the names of the videos need not load it
+    import ffmpeg  # here, because most callers only need the names of the videos
     import imageio_ffmpeg
 
     stream = ffmpeg.input("pipe:", format="rawvideo", pixel_format="rgb24", video_size=(WIDTH, HEIGHT), framerate=FPS)

@@ -7,16 +7,17 @@ a circle of its own.
 
 - `u, v` of layer A and of layer B: where each layer of texture lies on its torus (the tile has no seam);
 - `theta`: the plane's angle;
-- `phi`: the phase of a zoom that has neither beginning nor end, as the pitch of a Shepard tone. Each layer
-  shrinks its view through two octaves, is seen best half way, and has faded out where it starts anew; the
-  two layers are half a cycle apart.
+- `phi`: the phase of an endless zoom, like the pitch of a Shepard tone. Each layer shrinks its view through
+  two octaves, is clearest halfway, and has faded out when it starts again; the two layers are half a cycle
+  apart.
 
-Each number is an integer modulo 2^32, drawn uniformly, to which a class adds a constant every frame (`Still`
-adds 0). A uniform number plus a constant is uniform again modulo 2^32, so at each frame the six numbers have
-the same distribution in all classes. (In classes that move, the constants of `u, v` depend on theta and phi,
-so that left is left on the screen; both stand still there, and whatever they are, `u, v` are uniform.)
-Appearance depends on the group alone; length, speed and shake are drawn alike for all classes. So a frame has
-the same distribution in all classes, and so has any function of it, such as a frame encoded on its own.
+Each number is an integer modulo 2^32, drawn uniformly. Each frame, a class adds a constant to it (`Still` adds
+0). A uniform number plus a constant is uniform again modulo 2^32, so at each frame the six numbers have the
+same distribution in all classes. (In the classes that move, the constants of `u, v` depend on theta and phi,
+so that left is left on the screen. Theta and phi do not change there, and `u, v` are uniform for any of their
+values.) Appearance depends on the group alone; length, speed and shake are drawn in the same way for all
+classes. So a frame has the same distribution in all classes, and so has any function of it, such as a frame
+encoded on its own.
 
 Frames are equal on all machines: of PCG64 only `integers` and `random` are used; sines and powers are Python
 scalars, rounded to fixed point; arrays meet only integers and exactly rounded operations (+ - * / sqrt).
@@ -25,7 +26,6 @@ Shapes: `T` frames, `H` 240, `W` 320, `C` channels (RGB), `N` side of a texture 
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -38,17 +38,8 @@ GENERATOR_VERSION = 1
 FPS = 25
 HEIGHT, WIDTH = 240, 320
 
-CLASSES = (
-    "MoveLeft",
-    "MoveRight",
-    "MoveUp",
-    "RotateClockwise",
-    "RotateCounterclockwise",
-    "Still",
-    "ZoomIn",
-    "ZoomOut",
-)
-"""In alphabetical order, as UCF101 numbers its own."""
+CLASSES = ("MoveLeft", "MoveRight", "MoveUp", "RotateClockwise", "RotateCounterclockwise", "Still", "ZoomIn", "ZoomOut")
+"""In alphabetical order, as in UCF101."""
 
 Packed = npt.NDArray[np.uint32]
 """Four bytes a pixel: R, G, B, and alpha where there is one; the little-endian view of (..., 4) uint8."""
@@ -85,7 +76,7 @@ class SampleVideo:
 
 @dataclass(frozen=True)
 class Take:
-    """All that is drawn for one video, beside its group's appearance."""
+    """What is drawn for one video; its appearance is its group's."""
 
     num_frames: int
     start: tuple[int, ...]
@@ -107,7 +98,7 @@ class Take:
 
 @lru_cache(maxsize=256)
 def draw_take(video: SampleVideo) -> Take:
-    """Draw start, speed, length and shake of one video, alike for all classes but for what `speed` drives."""
+    """Draw start, speed, length and shake of one video: the same for all classes, except what moves at that speed."""
     rng = np.random.default_rng([GENERATOR_VERSION, 1, CLASSES.index(video.class_name), video.group, video.clip])
     num_frames = int(rng.integers(_MIN_FRAMES, _MAX_FRAMES + 1))
     start = tuple(int(n) for n in rng.integers(_TURN, size=6))
@@ -136,8 +127,8 @@ def _velocity(class_name: str, start: tuple[int, ...], speed: float) -> tuple[in
 def _layers(state: tuple[int, ...]) -> list[tuple[float, float, float]]:
     """How layers A and B lie in the picture.
 
-    Of each: how far its u goes for a pixel to the right (`xu`) and for a pixel down (`yu`), in 2^-32 of the
-    tile; its weight in [0, 1]; the two weights sum to 1. Of v: `xv = -yu`, `yv = xu` (a turn and a scale).
+    For each layer: the change of u for a pixel to the right (`xu`) and for a pixel down (`yu`), in 2^-32 of the
+    tile, and its weight in [0, 1]; both weights sum to 1. For v: `xv = -yu`, `yv = xu` (a rotation and a scale).
     """
     angle = 2 * math.pi * state[4] / _TURN
     layers = []
@@ -157,16 +148,16 @@ class Scene:
     tile: Packed
     """The moving plane's texture, (1024, 1024), periodic in both directions."""
     still: Packed
-    """Background, with the window's opacity as alpha: (244, 324), as the frame with a margin of 2."""
+    """Background, with the window's opacity as alpha: (244, 324), the frame with a margin of 2 pixels."""
     box: tuple[slice, slice]
     """Rows and columns of the frame that the window can reach."""
     centre: tuple[float, float]
-    """x and y of the window's centre, about which the plane turns and zooms; pixels of the frame."""
+    """x and y of the window's centre, about which the plane rotates and zooms, in pixels of the frame."""
 
 
 @lru_cache(maxsize=16)
 def draw_scene(group: int) -> Scene:
-    """Draw a group's appearance. Takes some tens of milliseconds, so the last few are kept."""
+    """Draw a group's appearance. This takes tens of milliseconds, so the last few are kept."""
     rng = np.random.default_rng([GENERATOR_VERSION, 0, group])
     tile_NN = _doubled(_pack(_draw_tile(rng, num_shapes=140, smallest=9, largest=30)))
     rows, columns = HEIGHT + 4, WIDTH + 4
@@ -178,10 +169,7 @@ def draw_scene(group: int) -> Scene:
     unit_area = 3.708 if square else math.pi
     b = math.sqrt(0.5 * HEIGHT * WIDTH / unit_area / aspect)
     a = b * aspect
-    cx, cy = (
-        (WIDTH - 1) / 2 + 40 * (float(rng.random()) - 0.5),
-        (HEIGHT - 1) / 2 + 8 * (float(rng.random()) - 0.5),
-    )
+    cx, cy = ((WIDTH - 1) / 2 + 40 * (float(rng.random()) - 0.5), (HEIGHT - 1) / 2 + 8 * (float(rng.random()) - 0.5))
     x2 = np.square((np.arange(columns) - 2 - cx) / a)[None, :]
     y2 = np.square((np.arange(rows) - 2 - cy) / b)[:, None]
     radius = np.sqrt(np.sqrt(x2 * x2 + y2 * y2)) if square else np.sqrt(x2 + y2)
@@ -250,7 +238,7 @@ def _pack(image: npt.NDArray[np.float64]) -> Packed:
 
 
 def _doubled(tile_NN: Packed) -> Packed:
-    """Twice as many texels each way, the new ones half way between: a magnified layer shows no steps."""
+    """Twice as many texels in each direction, interpolated, so that a magnified layer shows no steps."""
     for axis in (0, 1):
         between = _mix(tile_NN, np.roll(tile_NN, -1, axis), np.uint32(128))
         tile_NN = np.stack([tile_NN, between], axis + 1).reshape(-1, (1 + axis) * _N)
@@ -271,14 +259,6 @@ def render_frame(video: SampleVideo, frame: int) -> npt.NDArray[np.uint8]:
     """Frame `frame` of a video: (240, 320, 3) uint8, RGB. Takes about 2 ms."""
     take, scene = draw_take(video), draw_scene(video.group)
     return _render(scene, take.state_at(frame), take.shake_at(frame))
-
-
-def render_frames_THWC(  # noqa: N802 - the suffix gives the shape
-    video: SampleVideo, *, frames: Sequence[int] | None = None
-) -> npt.NDArray[np.uint8]:
-    """The whole video, or only `frames` of it: (T, 240, 320, 3) uint8, RGB."""
-    wanted = range(video.num_frames) if frames is None else frames
-    return np.stack([render_frame(video, t) for t in wanted])
 
 
 def _render(scene: Scene, state: tuple[int, ...], shake: tuple[float, float]) -> npt.NDArray[np.uint8]:
@@ -315,5 +295,5 @@ def _shifted(still_HW: Packed, right: float, down: float) -> Packed:
 
 
 def _uint32(number: float) -> np.ndarray[tuple[int], np.dtype[np.uint32]]:
-    """`number`, rounded and modulo 2^32; an array of one, as numpy's scalars warn when they wrap."""
+    """`number`, rounded and modulo 2^32; an array of one, because numpy's scalars warn when they overflow."""
     return np.array([round(number) % _TURN], np.uint32)

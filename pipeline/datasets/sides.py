@@ -21,13 +21,13 @@ _SIDE = re.compile(
     r"(?:sets?|split|list|data)?(?![^\W\d_])",
     re.IGNORECASE,
 )
-"""A word of a name, with no letter before or behind it."""
+"""A word that means a side, with no letter before or after it."""
 _BESIDE = re.compile(
     r"(?:[\W\d_]|set|split|part|fold|subset|data|dataset|videos?|clips?|frames|rawframes|raw|rgb|resized?|compress(?:ed)?"
     r"|full|small|mini|tiny|original|new|kinetics|k\d+|for|corrupted|px?)*",
     re.IGNORECASE,
 )
-"""What a side's name has beside that word, as in `val_256` or `replacement_for_corrupted_k400`."""
+"""What else a side's name may have, as in `val_256` or `replacement_for_corrupted_k400`."""
 _MAY_BE_A_LIST = re.compile(r"split|(?:train|test|val)[ _-]?list|train[ _-]?test", re.IGNORECASE)
 
 
@@ -56,7 +56,7 @@ def sides_above(root: Path, folders: Collection[str]) -> dict[str, str]:
     """Top folder -> `train`, `val` or `test`, if all of them are sides, as in `train/<class>/<video>`.
 
     Args:
-        root: of the tree.
+        root: the folder of the data set.
         folders: folders in the root that contain videos.
 
     Returns:
@@ -82,7 +82,7 @@ def require_no_sides_as_groups(root: Path, names: Collection[str]) -> list[str]:
     """Refuse a tree with sides below its classes, as `Walk/train/1.mp4`: only a CSV says sides.
 
     Args:
-        root: of the tree.
+        root: the folder of the data set.
         names: names of its videos.
 
     Returns:

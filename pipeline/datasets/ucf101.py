@@ -8,10 +8,17 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from resact.cache.default_paths import data_folder
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError
-from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id
+from resact.pipeline.datasets.dataset import (
+    Dataset,
+    SourceVideo,
+    choose_classes,
+    find_home,
+    path_as_id,
+    possible_homes,
+)
+from resact.pipeline.datasets.folder_search import is_clutter
 
 VIDEOS = 13_320
 CLASSES = 101
@@ -25,7 +32,6 @@ _LIST_FOLDERS = (
     "UCF-101/ucfTrainTestlist",
     "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
 )
-_CLUTTER = {"thumbs.db", "desktop.ini"}
 _NAME = re.compile(r"(v_.+_g\d+)_c\d+")
 
 
@@ -36,39 +42,34 @@ def load_ucf101(root: Path | None, *, classes: Sequence[str] | None = None, allo
         UsageError: no such class.
         SourceError: it is missing, or incomplete without `classes` or `allow_partial`.
     """
-    candidates = _candidates(root)
-    for candidate in candidates:
-        if _has(candidate, _VIDEO_FOLDERS):
-            return load_layout(
-                candidate,
-                name="ucf101",
-                videos=VIDEOS,
-                all_classes=CLASSES,
-                flip_safe=True,
-                classes=classes,
-                allow_partial=allow_partial,
-            )
-    raise SourceError(
-        f"UCF101 is not in {' or '.join(str(c) for c in candidates)}: fetch it with `resact prep ucf101 --download`, "
-        f"or get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from {HOMEPAGE}, and unpack both into "
-        f"{candidates[-1]} (it then holds UCF-101/<Class>/v_*.avi and ucfTrainTestlist/*.txt)"
+    home, missing = missing_parts(root)
+    if "videos" in missing:
+        homes = possible_homes(root, "ucf101")
+        raise SourceError(
+            f"UCF101 is not in {' or '.join(map(str, homes))}: fetch it with `resact prep ucf101 --download`, "
+            f"or get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from {HOMEPAGE}, and unpack both into "
+            f"{homes[-1]} (it then holds UCF-101/<Class>/v_*.avi and ucfTrainTestlist/*.txt)"
+        )
+    return load_layout(
+        home,
+        name="ucf101",
+        videos=VIDEOS,
+        all_classes=CLASSES,
+        flip_safe=True,
+        classes=classes,
+        allow_partial=allow_partial,
     )
 
 
 def missing_parts(root: Path | None) -> tuple[Path, list[str]]:
     """The folder of UCF101, existing or not, and which of `videos` and `lists` are missing."""
-    candidates = _candidates(root)
-    kinds = {"videos": _VIDEO_FOLDERS, "lists": _LIST_FOLDERS}
-    home = next((c for c in candidates if any(_has(c, folders) for folders in kinds.values())), candidates[-1])
-    return home, [what for what, folders in kinds.items() if not _has(home, folders)]
-
-
-def _candidates(root: Path | None) -> list[Path]:
-    return [root] if root else [data_folder(), data_folder() / "ucf101"]
-
-
-def _has(root: Path, folders: Sequence[str]) -> bool:
-    return any((root / folder).is_dir() for folder in folders)
+    return find_home(
+        possible_homes(root, "ucf101"),
+        {
+            "videos": lambda home: any((home / folder).is_dir() for folder in _VIDEO_FOLDERS),
+            "lists": lambda home: any((home / folder).is_dir() for folder in _LIST_FOLDERS),
+        },
+    )
 
 
 def load_layout(
@@ -127,7 +128,7 @@ def load_layout(
             continue
         label = label_of[folder.name.lower()]
         for path in sorted(folder.iterdir()):
-            if path.name.startswith(".") or path.name.lower() in _CLUTTER:
+            if is_clutter(path.name):
                 continue
             entry = wanted.get(f"{folder.name}/{path.name}".lower())
             stem, splits = entry or (path_as_id(f"{folder.name}/{path.name}"), {})
@@ -155,12 +156,7 @@ def load_layout(
         )
     return Dataset(
         settings=DatasetSettings(
-            name=name,
-            videos=videos,
-            all_classes=all_classes,
-            classes=chosen,
-            splits=SPLITS,
-            flip_safe=flip_safe,
+            name=name, videos=videos, all_classes=all_classes, classes=chosen, splits=SPLITS, flip_safe=flip_safe
         ),
         videos=tuple(found),
         missing=missing,

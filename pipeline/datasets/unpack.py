@@ -39,7 +39,7 @@ class _Member:
     """Bytes, unpacked."""
     is_link: bool
     copy: Callable[[IO[bytes]], None]
-    """Writes its bytes; raises `SourceError` where they do not match their checksum."""
+    """Writes its bytes; raises `SourceError` if they do not match their checksum."""
     skip: Callable[[], None]
 
 
@@ -87,7 +87,7 @@ def unpack_nested(archive: Path, folder: Path, *, progress: Progress = lambda _:
 
     Args:
         archive: the file; other files in it than archives are ignored.
-        folder: as in `unpack`. `FOLDER.archives` beside it has the inner archives until all of them are unpacked.
+        folder: as in `unpack`. `FOLDER.archives` beside it keeps the inner archives until all are unpacked.
         progress: as in `unpack`.
 
     Returns:
@@ -127,10 +127,10 @@ def require_rar() -> None:
 
 
 def _inside(archive: Path, member: _Member) -> PurePosixPath:
-    """Its path below the folder.
+    """The member's path below the folder.
 
     Raises:
-        SourceError: it would lie elsewhere, or be a link.
+        SourceError: it would lie outside the folder, or is a link.
     """
     path = PurePosixPath(member.name.replace("\\", "/"))
     parts = path.parts
@@ -182,7 +182,7 @@ def _is_rar_link(header: Any) -> bool:
 
 
 def _copy_rar(archive: Path, header: Any, damage: type[Exception], file: IO[bytes]) -> None:
-    """What goes wrong in the callback would be printed and lost by the library."""
+    """The library only prints exceptions of its callback, so they are kept and raised afterwards."""
     failures: list[BaseException] = []
 
     def write(chunk: bytes) -> None:

@@ -103,7 +103,7 @@ def read_list(path: Path) -> tuple[list[Row], list[str]]:
 
 
 def _lines(text: str) -> list[str]:
-    return re.split(r"\r\n|\n|\r", text)  # a name may hold what `splitlines` takes for a line's end, too
+    return re.split(r"\r\n|\n|\r", text)  # `splitlines` would also split at characters that a name may have
 
 
 def _with_header(
@@ -142,7 +142,7 @@ def _json_lines(text: str, problems: Problems) -> tuple[list[tuple[int, dict[str
         if not line.strip():
             continue
         try:
-            # Numbers stay as they are written: seconds are exact.
+            # Numbers stay text, so that seconds are exact.
             entry = json.loads(line, parse_float=str, parse_int=str, parse_constant=str)
         except ValueError as error:
             problems.add(number, f"is no JSON ({error})")
@@ -197,7 +197,7 @@ def _row(number: int, values: dict[str, Any], problems: Problems) -> Row | None:
 
 
 def _seconds(text: str, name: str, number: int, problems: Problems) -> Decimal | None:
-    """`12.5`, `1:02.5` or `1:00:02.5`, exact and without zeros at its end; None where there is none."""
+    """Seconds from `12.5`, `1:02.5` or `1:00:02.5`, exact and without trailing zeros; None for no text."""
     if not text.strip():
         return None
     match = _TIME.fullmatch(text.strip())

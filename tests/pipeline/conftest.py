@@ -69,6 +69,14 @@ def ucf101(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A video of one second."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.mp4"
+    subprocess.run([FFMPEG, "-v", "error", "-f", "lavfi", "-i", "testsrc=s=64x48:r=15:d=1", path], check=True)
+    return path.read_bytes()
+
+
 def resact(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own, as users run it."""
     command = [sys.executable, "-m", "resact", *map(str, arguments)]
@@ -77,18 +85,8 @@ def resact(*arguments: object, **options: object) -> subprocess.CompletedProcess
 
 def prep_arguments(root: Path, store: Path, *more: object) -> list[object]:
     """`resact prep` of the small data set."""
-    return [
-        "prep",
-        "ucf101",
-        "--root",
-        root,
-        "--store",
-        store,
-        "--classes",
-        "Biking,Carphone",
-        "--json",
-        *more,
-    ]
+    which = ["--root", root, "--store", store, "--classes", "Biking,Carphone"]
+    return ["prep", "ucf101", *which, "--json", *more]
 
 
 class StoppingFfmpeg:

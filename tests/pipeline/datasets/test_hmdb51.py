@@ -10,21 +10,20 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from tests.conftest import PATIENCE_SECONDS
 from tests.pipeline.conftest import last_json, resact, tree_of
-from tests.pipeline.datasets.test_folder import tiny  # noqa: F401 - a fixture
+from tests.pipeline.datasets.test_fetch import QUICK, STORE, planned
 from tests.pipeline.datasets.test_unpack import tree, write_rar
+from tests.pipeline.datasets.trees import write
 from tests.pipeline.file_server import Files, serve
 from tests.pipeline.job.test_repair import flip
 
 from resact.cache.layout import SHARD, array_name
 from resact.cache.store import open_store
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets import hmdb51_download
-from resact.pipeline.datasets.download import Patience, RemoteFile, with_size
-from resact.pipeline.datasets.fetch import Part, PlannedStore
+from resact.pipeline.datasets import archives
+from resact.pipeline.datasets.archives import HMDB51
+from resact.pipeline.datasets.download import RemoteFile, with_size
 from resact.pipeline.datasets.hmdb51 import load_hmdb51
-from resact.pipeline.datasets.hmdb51_download import WHOLE, parts
 from resact.pipeline.datasets.registry import plan_fetch
 from resact.pipeline.datasets.unpack import unpack_nested
 
@@ -52,17 +51,12 @@ def lists() -> dict[str, bytes]:
     }
 
 
-def write(root: Path, files: dict[str, bytes]) -> Path:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data)
-    return root
-
-
 @pytest.fixture
-def root(tmp_path: Path, tiny: bytes) -> Path:  # noqa: F811
+def root(tmp_path: Path, tiny_video: bytes) -> Path:
     """Complete lists, and the videos of two classes."""
-    return write(tmp_path / "data", lists() | {f"hmdb51_org/{c}/{n}": tiny for c in CLASSES[:2] for n in names_of(c)})
+    return write(
+        tmp_path / "data", {**lists(), **{f"hmdb51_org/{c}/{n}": tiny_video for c in CLASSES[:2] for n in names_of(c)}}
+    )
 
 
 def test_lists_of_numbers_become_memberships_and_unused_videos_are_kept(root: Path) -> None:
@@ -146,11 +140,6 @@ def test_a_store_of_it_is_made_completed_and_repaired(root: Path, tmp_path: Path
 # Download ---------------------------------------------------------------------------------------------------
 
 VIDEOS = {f"{name}/{video}": name.encode() * 999 for name in CLASSES[:3] for video in names_of(name)}
-QUICK = Patience(tries=2, wait_seconds=0.01, stall_seconds=PATIENCE_SECONDS)
-STORE = PlannedStore(
-    whole=replace(WHOLE, frames=1000), path=Path("hmdb51.zarr"), codec="jpeg", frames_per_second=15.0, short_side=256,
-    max_seconds=None, videos=6_766,
-)  # fmt: skip
 
 
 def write_nested(path: Path, *, inner: dict[str, dict[str, bytes]] | None = None) -> Path:
@@ -168,23 +157,19 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
         "test_train_splits.rar": write_rar(tmp_path / "lists.rar", lists()).read_bytes(),
         "hmdb51_org.rar": write_nested(tmp_path / "videos.rar").read_bytes(),
     }
-    real, known = parts, md5(content["test_train_splits.rar"]).hexdigest()
-
-    def small(address: str) -> tuple[Part, ...]:
-        return tuple(
-            replace(part, file=replace(part.file, md5=part.file.md5 and known), unpacked_bytes=1000)
-            for part in real(address)
-        )
-
+    known = md5(content["test_train_splits.rar"]).hexdigest()
+    small = tuple(
+        replace(part, file=replace(part.file, md5=part.file.md5 and known), unpacked_bytes=1000)
+        for part in HMDB51.parts
+    )
     with serve(Files(content)) as files:
-        monkeypatch.setattr(hmdb51_download, "parts", small)
+        monkeypatch.setattr(archives, "HMDB51", replace(HMDB51, parts=small))
         yield files
 
 
 def test_the_archive_of_archives_becomes_a_folder_a_class(tmp_path: Path, server: Files) -> None:
     root, console = tmp_path / "data", Console(width=200, record=True, file=io.StringIO())
-    fetch = plan_fetch("hmdb51", root, server.address)
-    assert fetch is not None
+    fetch = planned("hmdb51", root, server.address)
     assert fetch.question == f"HMDB51 is not in {root}. Fetch 0.00 GB from {server.address}?"
     server.answers = ["well", "well", "well", "break 1000"]
     fetch.run(store=STORE, console=console, patience=QUICK)
@@ -197,8 +182,7 @@ def test_the_archive_of_archives_becomes_a_folder_a_class(tmp_path: Path, server
 
 def test_a_stopped_unpacking_goes_on(tmp_path: Path, server: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     root, console = tmp_path / "data", Console(quiet=True)
-    fetch = plan_fetch("hmdb51", root, server.address)
-    assert fetch is not None
+    fetch = planned("hmdb51", root, server.address)
     rmtree = shutil.rmtree
 
     def stop(path: object, **options: Any) -> None:
@@ -212,8 +196,7 @@ def test_a_stopped_unpacking_goes_on(tmp_path: Path, server: Files, monkeypatch:
             fetch.run(store=STORE, console=console)
     assert not (root / "hmdb51_org").exists()
     sent = len(server.sent)
-    again = plan_fetch("hmdb51", root, server.address)
-    assert again is not None
+    again = planned("hmdb51", root, server.address)
     again.run(store=STORE, console=console)
     assert len(server.sent) == sent, "the archive is there"
     assert tree(root) == lists() | {f"hmdb51_org/{name}": data for name, data in VIDEOS.items()}
@@ -251,11 +234,10 @@ def test_a_file_of_unknown_size_is_the_one_that_the_server_says(tmp_path: Path, 
 
 def test_lists_of_another_checksum_are_refused(tmp_path: Path, server: Files) -> None:
     server.content["test_train_splits.rar"] += b"x"
-    fetch = plan_fetch("hmdb51", tmp_path / "data", server.address)
-    assert fetch is not None
+    fetch = planned("hmdb51", tmp_path / "data", server.address)
     with pytest.raises(SourceError, match=r"has md5 .*, expected"):
         fetch.run(store=STORE, console=Console(quiet=True), patience=QUICK)
-    assert [part.file.url for part in parts()] == [
+    assert [part.file.url for part in HMDB51.parts] == [
         f"https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/{name}"
         for name in ("test_train_splits.rar", "hmdb51_org.rar")
     ]

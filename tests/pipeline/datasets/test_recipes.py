@@ -10,20 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.pipeline.conftest import FFMPEG
-from tests.pipeline.datasets.test_folder import tiny  # noqa: F401 - a fixture
+from tests.pipeline.datasets.trees import write
 from typer.testing import CliRunner
 
 from resact.cache.store import ClipStore, open_store
 from resact.cli import app
 
 PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
-Write = dict[str, str | bytes]
-
-
-def write(root: Path, files: Write) -> None:
-    for name, data in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @pytest.fixture
@@ -60,12 +53,12 @@ def rows_of(store: ClipStore) -> dict[str, tuple[str, int]]:
 TRAIN, TEST, VAL = 1, 2, 3
 
 
-def test_kinetics(tmp_path: Path, tools: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_kinetics(tmp_path: Path, tools: Path, tiny_video: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     header = "label,youtube_id,time_start,time_end,split,is_cc\n"
     write(tmp_path, {
-        "k400/train/-QUuC4vJs_k_000084_000094.mp4": tiny,
-        "k400/train/abc_000001_000011.mp4": tiny,
-        "k400/val/xyz_000120_000130.mp4": tiny,
+        "k400/train/-QUuC4vJs_k_000084_000094.mp4": tiny_video,
+        "k400/train/abc_000001_000011.mp4": tiny_video,
+        "k400/val/xyz_000120_000130.mp4": tiny_video,
         "k400/annotations/train.csv": f'{header}"clapping, loud",-QUuC4vJs_k,84,94,train,0\n'
         "abseiling,abc,1,11,train,0\nabseiling,gone,1,11,train,0\n",
         "k400/annotations/val.csv": f"{header}abseiling,xyz,120,130,val,0\n",
@@ -81,18 +74,13 @@ def test_kinetics(tmp_path: Path, tools: Path, tiny: bytes, monkeypatch: pytest.
     assert "1 videos that the lists name are missing" in said
 
 
-def test_something_something(
-    tmp_path: Path,
-    tools: Path,
-    tiny: bytes,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_something_something(tmp_path: Path, tools: Path, tiny_video: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def entry(video: str, template: str) -> dict[str, object]:
         return {"id": video, "label": "holding potato", "template": template, "placeholders": ["potato"]}
 
     hold, push = "Holding [something]", "Pushing [something] from left to right"
     write(tmp_path, {
-        **{f"20bn-something-something-v2/{number}.webm": tiny for number in (7, 42, 108)},
+        **{f"20bn-something-something-v2/{number}.webm": tiny_video for number in (7, 42, 108)},
         "labels/train.json": json.dumps([entry("7", push), entry("42", hold)]),
         "labels/validation.json": json.dumps([entry("108", hold)]),
         "labels/labels.json": json.dumps({"Pushing something from left to right": "0", "Holding something": "1"}),
@@ -108,12 +96,12 @@ def test_something_something(
     assert (dataset.name, dataset.flip_safe) == ("something-v2", False)
 
 
-def test_diving48(tmp_path: Path, tools: Path, tiny: bytes, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_diving48(tmp_path: Path, tools: Path, tiny_video: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     def entry(video: str, label: int) -> dict[str, object]:
         return {"vid_name": video, "label": label, "start_frame": 0, "end_frame": 14}
 
     write(tmp_path, {
-        **{f"rgb/{name}.mp4": tiny for name in ("zp_3SL_00000", "zp_3SL_00012", "Abc_00001")},
+        **{f"rgb/{name}.mp4": tiny_video for name in ("zp_3SL_00000", "zp_3SL_00012", "Abc_00001")},
         "Diving48_V2_train.json": json.dumps([entry("zp_3SL_00000", 0), entry("zp_3SL_00012", 1)]),
         "Diving48_V2_test.json": json.dumps([entry("Abc_00001", 1)]),
         "Diving48_vocab.json": json.dumps([["Back", "15som", "05Twis", "FREE"], ["Back", "15som", "15Twis", "FREE"]]),

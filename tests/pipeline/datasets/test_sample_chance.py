@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from resact.pipeline.datasets import sample
-from resact.pipeline.datasets.sample import CLASSES, VIDEOS, SampleVideo
-from resact.pipeline.datasets.sample_scene import draw_take
+from resact.pipeline.datasets.sample import VIDEOS
+from resact.pipeline.datasets.sample_scene import CLASSES, SampleVideo, draw_take, render_frame
 
 FRAMES_PER_VIDEO = 5
 LABELS = np.array([CLASSES.index(video.class_name) for video in VIDEOS])
@@ -28,7 +28,7 @@ def frames_and_changes():
     frames, changes = [], []
     for video in VIDEOS:
         for t in np.linspace(0, video.num_frames - 4, FRAMES_PER_VIDEO).astype(int):
-            first, second = (reduced(sample.render_frame(video, int(n))) for n in (t, t + 3))
+            first, second = (reduced(render_frame(video, int(n))) for n in (t, t + 3))
             frames.append(first)
             changes.append(np.abs(second - first))
     return np.stack(frames), np.stack(changes)

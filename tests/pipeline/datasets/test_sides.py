@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from tests.pipeline.datasets.test_folder import groups_of, sides_of, touch, two_classes
+from tests.pipeline.datasets.trees import groups_of, sides_of, touch, two_classes
 
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.folder import load_folder

@@ -50,10 +50,7 @@ def test_other_spellings_of_a_name_are_taken_for_the_one_that_they_can_only_mean
     both = [composed, decomposed]
     assert read_split_csv(path, [*both, f" {composed}"]).memberships == {f" {composed}": {"split1": "test"}}
     exact = write(tmp_path, f"video,membership\n{decomposed},test\n{composed},train\n")
-    assert read_split_csv(exact, both).memberships == {
-        composed: {"split1": "train"},
-        decomposed: {"split1": "test"},
-    }
+    assert read_split_csv(exact, both).memberships == {composed: {"split1": "train"}, decomposed: {"split1": "test"}}
     with pytest.raises(SourceError, match=r"line 2: './Walk.* may mean 'Walk/cafe.*' or 'Walk/caf.*': write one"):
         read_split_csv(write(tmp_path, f"video,membership\n./{composed},test\n"), both)
 

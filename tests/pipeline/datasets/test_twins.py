@@ -3,12 +3,10 @@
 from pathlib import Path
 
 import pytest
-from tests.pipeline.datasets.test_folder import fill, make, stored_sides, tiny, touch, two_classes
+from tests.pipeline.datasets.trees import fill, make, stored_sides, touch, two_classes
 
 from resact.errors import SourceError
 from resact.pipeline.datasets.folder import load_folder
-
-__all__ = ["tiny"]
 
 
 def link(path: Path, target: Path, *, hard: bool = False) -> None:
@@ -99,8 +97,8 @@ def test_copies_and_files_without_a_length_are_no_twins(tmp_path: Path) -> None:
     assert len(load_folder(root).videos) == 5
 
 
-def test_a_file_that_the_store_holds_is_not_added_under_another_name(tmp_path: Path, tiny: bytes) -> None:
-    root = fill(tmp_path / "v", tiny, "Run/1.mp4", "Run/2.mp4", "Walk/5.mp4", "Walk/6.mp4")
+def test_a_file_that_the_store_holds_is_not_added_under_another_name(tmp_path: Path, tiny_video: bytes) -> None:
+    root = fill(tmp_path / "v", tiny_video, "Run/1.mp4", "Run/2.mp4", "Walk/5.mp4", "Walk/6.mp4")
     before = stored_sides(make(root, tmp_path / "s.zarr")[0])
     link(root / "Walk" / "0.mp4", root / "Walk" / "5.mp4", hard=True)
     store, printed = make(root, tmp_path / "s.zarr")

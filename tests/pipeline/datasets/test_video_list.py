@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.pipeline.datasets.test_folder import touch
+from tests.pipeline.datasets.trees import touch
 
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset

@@ -82,8 +82,7 @@ def test_fps_source_keeps_every_frame() -> None:
 def test_max_seconds_and_short_side(tmp_path: Path) -> None:
     upright = tmp_path / "upright.avi"
     subprocess.run(
-        [FFMPEG, "-v", "error", "-i", footage("bikes"), "-vf", "transpose=1", "-q:v", "3", upright],
-        check=True,
+        [FFMPEG, "-v", "error", "-i", footage("bikes"), "-vf", "transpose=1", "-q:v", "3", upright], check=True
     )
     frames = decode(upright, replace(SETTINGS, short_side=112, max_seconds=2.0))
     assert frames.shape == (30, 264, 112, 3)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from tests.pipeline.conftest import resact, tree_of
-from tests.pipeline.datasets.test_folder import fill, make, tiny  # noqa: F401 - a fixture
+from tests.pipeline.datasets.trees import fill, make
 from tests.pipeline.decoding.test_cut import numbered
 from tests.pipeline.job.test_repair import flip
 from tests.pipeline.videos import H264, write_video
@@ -37,8 +37,8 @@ FILES = ("a.mp4", "deep/b c.mp4", "deep/d.mp4", "x/e.mp4", "f.mp4", "g.mp4")
 
 
 @pytest.fixture
-def root(tmp_path: Path, tiny: bytes) -> Path:  # noqa: F811
-    return fill(tmp_path / "v", tiny, *FILES)
+def root(tmp_path: Path, tiny_video: bytes) -> Path:
+    return fill(tmp_path / "v", tiny_video, *FILES)
 
 
 def write(root: Path, *rows: str) -> Path:
@@ -107,8 +107,8 @@ def test_a_changed_row_is_refused(root: Path, tmp_path: Path, row: int, changed:
     assert tree_of(tmp_path / "s.zarr") == before
 
 
-def test_a_list_drawn_by_chance_keeps_its_sides_as_it_grows(root: Path, tmp_path: Path, tiny: bytes) -> None:  # noqa: F811
-    fill(root, tiny, *(f"more/{i}.mp4" for i in range(20)))
+def test_a_list_drawn_by_chance_keeps_its_sides_as_it_grows(root: Path, tmp_path: Path, tiny_video: bytes) -> None:
+    fill(root, tiny_video, *(f"more/{i}.mp4" for i in range(20)))
     rows = ["video,label", *(f"more/{i}.mp4,{'Run' if i % 2 else 'Walk'}" for i in range(20))]
     few, _ = listed(root, tmp_path / "s.zarr", *rows[:9])
     sides = dict(zip(few.index.video_id, few.index.splits["split1"].tolist(), strict=True))

@@ -12,6 +12,7 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -22,12 +23,12 @@ from tests.pipeline.file_server import Files, serve
 from resact.cache.codecs import CODEC_NAMES, build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
+from resact.pipeline.datasets import archives as makers
 from resact.pipeline.datasets import fetch as fetching
-from resact.pipeline.datasets import ucf101_download
+from resact.pipeline.datasets.archives import UCF101
 from resact.pipeline.datasets.download import Patience, RemoteFile
-from resact.pipeline.datasets.fetch import Part, PlannedStore
+from resact.pipeline.datasets.fetch import Fetch, Part, PlannedStore
 from resact.pipeline.datasets.registry import DATASETS, load_dataset, plan_fetch
-from resact.pipeline.datasets.ucf101_download import WHOLE, parts
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.job.task import encode_frame, pixels_of
@@ -35,7 +36,7 @@ from resact.pipeline.job.task import encode_frame, pixels_of
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
 VIDEOS = {f"UCF-101/A/v_A_g01_c0{number}.avi": bytes([number]) * 50_000 for number in range(1, 5)}
 STORE = PlannedStore(
-    whole=replace(WHOLE, frames=1000),
+    whole=replace(UCF101.whole, frames=1000),
     path=Path("ucf101.zarr"),
     codec="jpeg",
     frames_per_second=15.0,
@@ -53,22 +54,25 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
         "UCF101.rar": write_rar(tmp_path / "UCF101.rar", VIDEOS).read_bytes(),
     }
     with serve(Files(archives)) as files:
-
-        def small_parts(_: str) -> tuple[Part, ...]:
-            return tuple(
-                Part(
-                    what=what,
-                    file=RemoteFile(url=f"{files.address}/{name}", bytes=len(data), sha256=sha256(data).hexdigest()),
-                    folder=folder,
-                    unpacked_bytes=len(data),
-                )
-                for (name, data), what, folder in zip(
-                    archives.items(), ("lists", "videos"), ("ucfTrainTestlist", "UCF-101"), strict=True
-                )
+        parts = tuple(
+            Part(
+                what=what,
+                file=RemoteFile(url=f"{files.address}/{name}", bytes=len(data), sha256=sha256(data).hexdigest()),
+                folder=folder,
+                unpacked_bytes=len(data),
             )
-
-        monkeypatch.setattr(ucf101_download, "parts", small_parts)
+            for (name, data), what, folder in zip(
+                archives.items(), ("lists", "videos"), ("ucfTrainTestlist", "UCF-101"), strict=True
+            )
+        )
+        monkeypatch.setattr(makers, "UCF101", replace(UCF101, parts=parts))
         yield files
+
+
+def planned(*arguments: Any) -> Fetch:
+    fetch = plan_fetch(*arguments)
+    assert fetch is not None
+    return fetch
 
 
 @pytest.fixture
@@ -79,8 +83,7 @@ def console() -> Console:
 def test_both_archives_become_folders_and_go(tmp_path: Path, server: Files, console: Console) -> None:
     root = tmp_path / "data"
     server.answers = ["break 10", "well", "break 100000"]
-    fetch = plan_fetch("ucf101", root)
-    assert fetch is not None
+    fetch = planned("ucf101", root)
     fetch.run(store=STORE, console=console, patience=QUICK)
     assert tree(root) == LISTS | VIDEOS
     assert sorted(p.name for p in root.iterdir()) == ["UCF-101", "ucfTrainTestlist"]
@@ -96,8 +99,7 @@ def test_archives_fetched_by_hand_are_checked_and_unpacked(tmp_path: Path, serve
     root.mkdir()
     for name, data in server.content.items():
         (root / name).write_bytes(data)
-    fetch = plan_fetch("ucf101", root)
-    assert fetch is not None
+    fetch = planned("ucf101", root)
     fetch.run(store=STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
     assert server.sent == []
@@ -105,8 +107,7 @@ def test_archives_fetched_by_hand_are_checked_and_unpacked(tmp_path: Path, serve
 
 def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Files, console: Console) -> None:
     (tmp_path / "data" / "UCF-101").mkdir(parents=True)
-    fetch = plan_fetch("ucf101", tmp_path / "data")
-    assert fetch is not None
+    fetch = planned("ucf101", tmp_path / "data")
     assert [part.what for part in fetch.parts] == ["lists"]
     fetch.run(store=STORE, console=console)
     assert tree(tmp_path / "data") == LISTS
@@ -125,14 +126,12 @@ def test_a_stopped_one_keeps_what_came(
         return unpack(archive, folder)
 
     monkeypatch.setattr(fetching, "unpack", stop)
-    fetch = plan_fetch("ucf101", root)
-    assert fetch is not None
+    fetch = planned("ucf101", root)
     with pytest.raises(Interrupted, match="the same command continues from here"):
         fetch.run(store=STORE, console=console)
     assert not (root / "UCF-101").exists(), "what is not whole must not look as if it were"
     monkeypatch.setattr(fetching, "unpack", unpack)
-    again = plan_fetch("ucf101", root)
-    assert again is not None
+    again = planned("ucf101", root)
     assert again.bytes == 0, "the archive is there"
     again.run(store=STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
@@ -142,8 +141,7 @@ def test_a_stopped_one_keeps_what_came(
 def test_room_for_archives_videos_and_store_is_looked_at_before_the_first_byte(
     tmp_path: Path, server: Files, console: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch = plan_fetch("ucf101", tmp_path / "data")
-    assert fetch is not None
+    fetch = planned("ucf101", tmp_path / "data")
     usage = namedtuple("usage", "total used free")
     needed = 2 * sum(part.file.bytes for part in fetch.parts) + 1000 * 25_200
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.05)))
@@ -161,8 +159,7 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
     memory = Path("/dev/shm")
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("one file system only")
-    fetch = plan_fetch("ucf101", tmp_path)
-    assert fetch is not None
+    fetch = planned("ucf101", tmp_path)
     huge = replace(STORE, path=memory / "not" / "there.zarr", codec="lz4", frames_per_second=1e9)
     with pytest.raises(DiskFullError, match=r"^/dev/shm needs about [\d,]+ GB of store, plus or minus 10 %, "):
         fetch.run(store=huge, console=console)
@@ -173,11 +170,12 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
 @pytest.mark.parametrize(("codec", "gigabytes"), [("jpeg", 36.5), ("zstd", 218.4), ("lz4", 273.2)])
 def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -> None:
     """As in docs/performance.md, of the stores of six classes."""
-    whole = replace(STORE, whole=WHOLE, codec=codec)
+    size = UCF101.whole
+    whole = replace(STORE, whole=size, codec=codec)
     assert whole.bytes / 1e9 == pytest.approx(gigabytes, abs=0.1)
     assert replace(whole, short_side=128, frames_per_second=7.5).bytes == pytest.approx(whole.bytes / 8, abs=1)
-    assert replace(whole, videos=WHOLE.videos_of(2, None)).bytes == pytest.approx(whole.bytes * 2 / 101, rel=0.01)
-    assert replace(whole, videos=WHOLE.videos_of(None, 1332)).bytes == pytest.approx(whole.bytes / 10, abs=1)
+    assert replace(whole, videos=size.videos_of(2, None)).bytes == pytest.approx(whole.bytes * 2 / 101, rel=0.01)
+    assert replace(whole, videos=size.videos_of(None, 1332)).bytes == pytest.approx(whole.bytes / 10, abs=1)
     assert replace(whole, max_seconds=1e9).bytes == whole.bytes
     second = replace(whole, max_seconds=1.0).bytes
     assert second == pytest.approx(whole.bytes * 15 * 13_320 / 1_450_000, abs=1)
@@ -209,7 +207,7 @@ def test_what_is_counted_with_is_what_was_measured() -> None:
 
 
 def test_the_official_files_and_their_sizes() -> None:
-    lists, videos = parts()
+    lists, videos = UCF101.parts
     assert lists.file.url == "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
     assert videos.file.url == "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
     assert (lists.file.bytes, videos.file.bytes) == (113_943, 6_932_971_618)
