@@ -14,10 +14,10 @@ from torch.autograd.function import once_differentiable
 
 from resact.errors import UsageError
 from resact.train.networks.fused import norm, residual_add
-from resact.train.networks.fused.launch import TYPES, block, product, programs, raw_gradient, rounded
+from resact.train.networks.fused.launch import INTERPRETED, TYPES, programs, raw_gradient, rounded
 from resact.train.networks.modules import Stem
 
-_BLOCK_PIXELS = 32
+_BLOCK_PIXELS, _MOST_CHANNELS = 32, 64
 _TAPS = tl.constexpr(3 * 7 * 7)
 _BLOCK_TAPS = tl.constexpr(128)
 _REST_TAPS = tl.constexpr(32)  # the smallest power of two for those beyond
@@ -48,7 +48,7 @@ class _Conv1(torch.autograd.Function):
         for number, (stem, clip) in enumerate(zip(stems, clips, strict=True)):
             raw, moments = _convolve(clip, stem)
             state = norm.forward(stem.temporal.norm, moments, raw.numel() // n)
-            residual_add.forward(out[..., number * n : (number + 1) * n], raw, state, None, None)
+            residual_add.forward(out[..., number * n : (number + 1) * n], raw, state)
             raws.append(raw)
             states.append(state)
         ctx.stems, ctx.training = stems, [stem.temporal.norm.training for stem in stems]
@@ -65,7 +65,7 @@ class _Conv1(torch.autograd.Function):
         of_parameters: list[Tensor] = []
         for number, (stem, clip, raw, state) in enumerate(zip(stems, clips, raws, states, strict=True)):
             part = slice(number * n, (number + 1) * n)
-            below, sums = residual_add.backward(gradient[..., part], out[..., part], raw, state, None, None)
+            below, sums = residual_add.backward(gradient[..., part], out[..., part], raw, state)
             coefficients, of_scale, of_shift = norm.backward(
                 stem.temporal.norm, state, norm.Sums(sums), raw.numel() // n, training=ctx.training[number]
             )
@@ -79,7 +79,7 @@ def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Moments]:
     b, _, t, height, width = clip_BCTHW.shape
     h, w, n = -(-height // 2), -(-width // 2), stem.spatial.out_channels
     out = clip_BCTHW.new_empty(b, t, h, w, n)
-    tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), block(n, 64)
+    tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), _block_n(n)
     moments = torch.empty(tiles * b, 3, n, device=clip_BCTHW.device)
     _forward[(tiles, triton.cdiv(n, block_n), b)](
         clip_BCTHW,
@@ -102,14 +102,19 @@ def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Moments]:
     return out, norm.Moments(moments)
 
 
+def _block_n(channels: int) -> int:
+    """A power of two; the matrix units need at least 16."""
+    return max(min(1 << (channels - 1).bit_length(), _MOST_CHANNELS), 16)
+
+
 def _gradients(
     clip_BCTHW: Tensor, stem: Stem, gradient_BThwN: Tensor, raw_BThwN: Tensor, coefficients_3N: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Of the 1x7x7's weight and of the 3x1x1's."""
     b, _, t, height, width = clip_BCTHW.shape
     h, w, n = gradient_BThwN.shape[2:]
-    tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), block(n, 64)
-    count = programs(clip_BCTHW, tiles * b)
+    tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), _block_n(n)
+    count = min(programs(clip_BCTHW), tiles * b)
     spatial = torch.empty(count, _TAPS.value, n, device=clip_BCTHW.device)
     temporal = torch.empty(count, 3, n, device=clip_BCTHW.device)
     _backward[(count, triton.cdiv(n, block_n))](
@@ -136,6 +141,15 @@ def _gradients(
     )
     of_spatial = spatial.sum(0).t().reshape(stem.spatial.weight.shape)
     return of_spatial, temporal.sum(0).t().reshape(stem.temporal.conv.weight.shape)
+
+
+@triton.jit
+def _product(a, b, total, STORED: tl.constexpr):
+    """`total + a @ b` in float32, with operands rounded to the stored type."""
+    a, b = rounded(a, STORED), rounded(b, STORED)
+    if INTERPRETED:  # it would multiply bfloat16's bits
+        a, b = a.to(tl.float32), b.to(tl.float32)
+    return tl.dot(a, b, total, input_precision="ieee")
 
 
 @triton.jit
@@ -173,8 +187,8 @@ def _weights(weight, first_tap, n, N, BLOCK: tl.constexpr):
 def _spatial(patches, rest, weight, n, N, STORED: tl.constexpr):
     """The 1x7x7 at a block of pixels of a frame."""
     none = tl.zeros([patches.shape[0], n.shape[0]], tl.float32)
-    r = product(patches, _weights(weight, 0, n, N, _BLOCK_TAPS), none, STORED)
-    return product(rest, _weights(weight, _BLOCK_TAPS, n, N, _REST_TAPS), r, STORED)
+    r = _product(patches, _weights(weight, 0, n, N, _BLOCK_TAPS), none, STORED)
+    return _product(rest, _weights(weight, _BLOCK_TAPS, n, N, _REST_TAPS), r, STORED)
 
 
 @triton.jit
@@ -297,8 +311,8 @@ def _backward(
             of_before += tl.sum(r * dm_next, 0)
             of_at += tl.sum(r * dm, 0)
             of_after += tl.sum(r * dm_last, 0)
-            of_taps = product(tl.trans(patches), dr, of_taps, STORED)
-            of_rest = product(tl.trans(rest), dr, of_rest, STORED)
+            of_taps = _product(tl.trans(patches), dr, of_taps, STORED)
+            of_rest = _product(tl.trans(rest), dr, of_rest, STORED)
             dm_last, dm = dm, dm_next
     tap = tl.arange(0, _BLOCK_TAPS)
     pointers = of_spatial + tl.program_id(0) * _TAPS * N + n[None, :]

@@ -1,4 +1,4 @@
-"""Code shared by all kernels: block sizes, numbers of programs, the product of two blocks."""
+"""Code shared by all kernels: numbers of programs, rounding, and norms as their readers apply them."""
 
 import torch
 import triton
@@ -13,16 +13,18 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
 
 
-def programs(tensor: Tensor, at_most: int) -> int:
-    """Number of programs to launch: as many as the GPU runs at a time, but at most `at_most`."""
+def programs(tensor: Tensor) -> int:
+    """Number of programs that fill the tensor's GPU."""
     if tensor.device.type != "cuda":
-        return min(_INTERPRETED_PROGRAMS, at_most)
-    return min(torch.cuda.get_device_properties(tensor.device).multi_processor_count * _PROGRAMS_A_PROCESSOR, at_most)
+        return _INTERPRETED_PROGRAMS
+    return torch.cuda.get_device_properties(tensor.device).multi_processor_count * _PROGRAMS_A_PROCESSOR
 
 
-def block(size: int, at_most: int, at_least: int = 16) -> int:
-    """A power of two of at least `size`, within bounds; 16 is the minimum for the matrix units."""
-    return max(min(1 << (size - 1).bit_length(), at_most), at_least)
+def clip_grid(tensor: Tensor, block_rows: int, block_c: int) -> tuple[int, int, int]:
+    """(Programs that share a clip's rows, blocks of channels, clips) of a tensor (B, ..., C)."""
+    clips, channels = len(tensor), tensor.shape[-1]
+    blocks = triton.cdiv(tensor.numel() // (clips * channels), block_rows)
+    return min(max(programs(tensor) // clips, 2), blocks), triton.cdiv(channels, block_c), clips
 
 
 @triton.jit
@@ -36,12 +38,12 @@ def rounded(values, STORED: tl.constexpr):
 
 
 @triton.jit
-def product(a, b, total, STORED: tl.constexpr):
-    """`total + a @ b` in float32, with operands rounded to the stored type."""
-    a, b = rounded(a, STORED), rounded(b, STORED)
-    if INTERPRETED:  # it would multiply bfloat16's bits
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision="ieee")
+def clip_constant(constant, clip, channel, inside, C):
+    """What a clip's raw output lacks where it is stored, (1, channels): zeros, if `constant` (B, C) is None."""
+    values = tl.zeros([1, channel.shape[0]], tl.float32)
+    if constant is not None:
+        values = tl.load(constant + clip * C + channel, mask=inside, other=0.0)[None, :]
+    return values
 
 
 @triton.jit

@@ -1,6 +1,6 @@
-"""Batch norm, folded into neighbouring kernels: turns sums into the scale and shift that readers apply.
+"""Batch norm: moments of a raw output, the scale and shift that its readers apply, and its gradient.
 
-Shapes: P partial sums, C channels.
+Shapes: B clips, C channels, P partial sums or programs.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from resact.errors import UsageError
+from resact.train.networks.fused import launch
+from resact.train.networks.fused.launch import TYPES, rounded
 
 _BLOCK_C, _BLOCK_P = 16, 256
+_BLOCK_ROWS, _BLOCK_CHANNELS = 64, 64
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,55 @@ class Sums:
     plain: int = 0
     weighted: int = 1
     """Sum of gradients times the raw values' deviations from the channel's mean."""
+
+
+def moments_of(raw: Tensor, constant_BC: Tensor | None = None) -> Moments:
+    """The moments of a raw output (B, ..., C). `constant_BC` is as in `launch.clip_constant`."""
+    channels = raw.shape[-1]
+    grid = launch.clip_grid(raw, _BLOCK_ROWS, _BLOCK_CHANNELS)
+    moments = torch.empty(grid[2] * grid[0], 3, channels, device=raw.device)
+    _moments[grid](
+        raw,
+        constant_BC,
+        moments,
+        raw[0].numel() // channels,
+        channels,
+        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_C=_BLOCK_CHANNELS,
+        maxnreg=128,  # so that `launch.programs` run at a time
+    )
+    return Moments(moments)
+
+
+def raw_gradient(
+    gradient: Tensor, raw: Tensor, coefficients_3C: Tensor, constant_BC: Tensor | None = None, *, out: Tensor
+) -> Tensor:
+    """Fills `out` with the gradient of a raw output, and returns its sums over each clip, (B, C).
+
+    Args:
+        gradient: gradient of the norm's output, (B, ..., C).
+        raw: the raw output.
+        coefficients_3C: from `backward`.
+        constant_BC: as in `launch.clip_constant`.
+        out: like `gradient`, which it may be.
+    """
+    channels = raw.shape[-1]
+    grid = launch.clip_grid(raw, _BLOCK_ROWS, _BLOCK_CHANNELS)
+    sums_BPC = torch.empty(grid[2], grid[0], channels, device=raw.device)
+    _raw_gradient[grid](
+        gradient,
+        raw,
+        coefficients_3C,
+        constant_BC,
+        out,
+        sums_BPC,
+        raw[0].numel() // channels,
+        channels,
+        BLOCK_ROWS=_BLOCK_ROWS,
+        BLOCK_C=_BLOCK_CHANNELS,
+        STORED=TYPES[raw.dtype],
+    )
+    return sums_BPC.sum(1)
 
 
 def forward(norm: nn.BatchNorm3d, moments: Moments, count: int) -> Tensor:
@@ -135,6 +187,64 @@ def store_moments(partial, row, channel, inside, C, count, mean, squares):
     tl.store(pointers, tl.zeros_like(mean) + count, mask=inside)
     tl.store(pointers + C, mean, mask=inside)
     tl.store(pointers + 2 * C, squares, mask=inside)
+
+
+@triton.jit
+def _moments(raw, constant, moments, rows, C, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    clip = tl.program_id(2).to(tl.int64)
+    inside_c = c < C
+    raw += clip * rows * C
+    count = 0.0
+    about = tl.zeros([BLOCK_C], tl.float32)  # the first rows' mean, which moments are taken about
+    total = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    squares = tl.zeros([BLOCK_ROWS, BLOCK_C], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
+        row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        there = (row < rows)[:, None] & inside_c[None, :]
+        values = tl.load(raw + row[:, None] * C + c[None, :], mask=there, other=0.0).to(tl.float32)
+        number = tl.sum((row < rows).to(tl.float32), 0)
+        if tile == tl.program_id(0):
+            about = tl.sum(values, 0) / number
+        apart = tl.where(there, values - about[None, :], 0.0)
+        count += number
+        total += apart
+        squares += apart * apart
+    from_about = tl.sum(total, 0) / count
+    mean = about + from_about + tl.sum(launch.clip_constant(constant, clip, c, inside_c, C), 0)
+    squares_c = tl.maximum(tl.sum(squares, 0) - from_about * from_about * count, 0.0)
+    store_moments(moments, clip * tl.num_programs(0) + tl.program_id(0), c, inside_c, C, count, mean, squares_c)
+
+
+@triton.jit
+def _raw_gradient(
+    gradient,
+    raw,
+    coefficients,
+    constant,
+    out,
+    sums,
+    rows,
+    C,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    STORED: tl.constexpr,
+):
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    clip = tl.program_id(2).to(tl.int64)
+    inside_c = c < C
+    lacking = launch.clip_constant(constant, clip, c, inside_c, C)
+    total = tl.zeros([BLOCK_C], tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
+        row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+        there = (row < rows)[:, None] & inside_c[None, :]
+        place = (clip * rows + row[:, None]) * C + c[None, :]
+        dy = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
+        z = tl.load(raw + place, mask=there, other=0.0).to(tl.float32) + lacking
+        dz = rounded(launch.raw_gradient(dy, z, coefficients, c, inside_c, C), STORED)
+        tl.store(out + place, dz, mask=there)
+        total += tl.sum(tl.where(there, dz.to(tl.float32), 0.0), 0)
+    tl.store(sums + (clip * tl.num_programs(0) + tl.program_id(0)) * C + c, total, mask=inside_c)
 
 
 @triton.jit

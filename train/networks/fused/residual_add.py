@@ -1,32 +1,40 @@
-"""`relu(norm(raw) + shortcut)`, the end of a module and of a stem. Shapes: R rows, C channels, P programs."""
+"""`relu(norm(raw) + shortcut)`, the end of a module and of a stem. Shapes: B clips, C channels, P programs."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from resact.train.networks.fused.launch import TYPES, affine, programs, rounded
+from resact.train.networks.fused.launch import TYPES, affine, clip_constant, clip_grid, rounded
 
 _BLOCK_ROWS, _BLOCK_C = 64, 64
 
 
 def forward(
-    out: Tensor, raw: Tensor, state_4C: Tensor, shortcut: Tensor | None, shortcut_state_4C: Tensor | None
+    out: Tensor,
+    raw: Tensor,
+    state_4C: Tensor,
+    constant_BC: Tensor | None = None,
+    shortcut: Tensor | None = None,
+    shortcut_state_4C: Tensor | None = None,
 ) -> None:
     """Fills `out`.
 
     Args:
-        out: (..., C) like the others, or such a slice of a tensor with more channels.
-        raw: (..., C), contiguous.
+        out: (B, ..., C) like the others, or such a slice of a tensor with more channels.
+        raw: (B, ..., C), contiguous.
         state_4C: state of its norm.
-        shortcut: (..., C), contiguous, or None.
+        constant_BC: what it lacks, as in `launch.clip_constant`.
+        shortcut: (B, ..., C), contiguous, or None.
         shortcut_state_4C: state of the shortcut's norm, if the shortcut is a projection's raw output.
     """
-    rows, channels = raw.numel() // raw.shape[-1], raw.shape[-1]
-    _forward[(triton.cdiv(rows, _BLOCK_ROWS), triton.cdiv(channels, _BLOCK_C))](
+    channels = raw.shape[-1]
+    rows = raw[0].numel() // channels
+    _forward[(triton.cdiv(rows, _BLOCK_ROWS), triton.cdiv(channels, _BLOCK_C), len(raw))](
         out,
         raw,
         state_4C,
+        constant_BC,
         shortcut,
         shortcut_state_4C,
         rows,
@@ -43,8 +51,9 @@ def backward(
     out: Tensor,
     raw: Tensor,
     state_4C: Tensor,
-    projected: Tensor | None,
-    projected_state_4C: Tensor | None,
+    constant_BC: Tensor | None = None,
+    projected: Tensor | None = None,
+    projected_state_4C: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The backward pass through the residual add and its ReLU.
 
@@ -53,27 +62,29 @@ def backward(
         out: as `forward` filled it.
         raw: as in `forward`.
         state_4C: as in `forward`.
+        constant_BC: as in `forward`.
         projected: the shortcut, if it is a projection's raw output.
         projected_state_4C: state of its norm.
 
     Returns:
-        The gradient of the sum under it (..., C), and (P, 3, C): sums of that, and of that times the deviations of
+        The gradient of the sum under it (B, ..., C), and (P, 3, C): sums of that, and of that times the deviations of
         `raw` and of `projected` from their means.
     """
-    rows, channels = raw.numel() // raw.shape[-1], raw.shape[-1]
+    channels = raw.shape[-1]
     below = torch.empty_like(raw)
-    count = programs(raw, triton.cdiv(rows, _BLOCK_ROWS))
-    sums_P3C = torch.empty(count, 3, channels, device=raw.device)
-    _backward[(count, triton.cdiv(channels, _BLOCK_C))](
+    grid = clip_grid(raw, _BLOCK_ROWS, _BLOCK_C)
+    sums_P3C = torch.empty(grid[2] * grid[0], 3, channels, device=raw.device)
+    _backward[grid](
         gradient,
         out,
         raw,
         state_4C,
+        constant_BC,
         projected,
         projected_state_4C,
         below,
         sums_P3C,
-        rows,
+        raw[0].numel() // channels,
         channels,
         out.stride(-2),
         BLOCK_ROWS=_BLOCK_ROWS,
@@ -88,6 +99,7 @@ def _forward(
     out,
     raw,
     state,
+    constant,
     shortcut,
     shortcut_state,
     rows,
@@ -97,12 +109,15 @@ def _forward(
     BLOCK_C: tl.constexpr,
     STORED: tl.constexpr,
 ):
-    row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    clip = tl.program_id(2).to(tl.int64)
     inside_c = c < C
     there = (row < rows)[:, None] & inside_c[None, :]
+    row = clip * rows + row
     place = row[:, None] * C + c[None, :]
-    y = affine(tl.load(raw + place, mask=there, other=0.0).to(tl.float32), state, c, inside_c, C)
+    z = tl.load(raw + place, mask=there, other=0.0).to(tl.float32) + clip_constant(constant, clip, c, inside_c, C)
+    y = affine(z, state, c, inside_c, C)
     if shortcut is not None:
         passed = tl.load(shortcut + place, mask=there, other=0.0).to(tl.float32)
         if shortcut_state is not None:
@@ -121,6 +136,7 @@ def _backward(
     out,
     raw,
     state,
+    constant,
     projected,
     projected_state,
     below,
@@ -133,16 +149,19 @@ def _backward(
     STORED: tl.constexpr,
 ):
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    clip = tl.program_id(2).to(tl.int64)
     inside_c = c < C
     total = tl.zeros([BLOCK_C], tl.float32)
     weighted = tl.zeros([BLOCK_C], tl.float32)
     weighted_projected = tl.zeros([BLOCK_C], tl.float32)
     mean = tl.load(state + 2 * C + c, mask=inside_c, other=0.0)[None, :]
+    mean -= clip_constant(constant, clip, c, inside_c, C)
     if projected is not None:
         mean_projected = tl.load(projected_state + 2 * C + c, mask=inside_c, other=0.0)[None, :]
     for tile in range(tl.program_id(0), tl.cdiv(rows, BLOCK_ROWS), tl.num_programs(0)):
-        row = (tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+        row = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         there = (row < rows)[:, None] & inside_c[None, :]
+        row = clip * rows + row
         place = row[:, None] * C + c[None, :]
         out_place = row[:, None] * out_stride + c[None, :]
         passes = tl.load(out + out_place, mask=there, other=0.0).to(tl.float32) > 0
@@ -153,7 +172,7 @@ def _backward(
         if projected is not None:
             passed = tl.load(projected + place, mask=there, other=0.0).to(tl.float32)
             weighted_projected += tl.sum(dy * (passed - mean_projected), 0)
-    pointers = sums + tl.program_id(0) * 3 * C + c
+    pointers = sums + (clip * tl.num_programs(0) + tl.program_id(0)) * 3 * C + c
     tl.store(pointers, total, mask=inside_c)
     tl.store(pointers + C, weighted, mask=inside_c)
     tl.store(pointers + 2 * C, weighted_projected, mask=inside_c)

@@ -1,11 +1,11 @@
 """The channel-separable 1x3x3 (`fs`) and 3x1x1 (`fm`) of a module; they read the bottom's raw output once.
 
-The feature residual needs no tensor of its own: a norm scales and shifts, so that `abs(fm(t + 1) - fm(t))` is
-`abs(scale) * abs(m(t + 1) - m(t))` of the raw temporal output `m`, which the reader computes on the fly. Attention
-needs its sum over a clip, which is computed here.
+They write the raw features side by side: the spatial output `s`, the temporal output `m`, and `abs(m(t + 1) - m(t))`.
+A norm scales and shifts, so that the feature residual `abs(fm(t + 1) - fm(t))` is `abs(scale)` times that.
 
 A program owns a few rows and columns and a block of channels, walks through the frames and keeps the last ones in
-registers. Shapes: B clips, (T, H, W), C channels, P = programs that share a clip.
+registers. Shapes: B clips, (T, H, W), C channels, K = 3C features (2C without feature residuals), P = programs that
+share a clip.
 """
 
 import torch
@@ -20,8 +20,8 @@ _BLOCK_H, _BLOCK_W, _BLOCK_C = 4, 8, 32
 
 
 def forward(
-    raw_BTHWC: Tensor, state_4C: Tensor, spatial: Tensor, temporal: Tensor
-) -> tuple[Tensor, Tensor, Moments, Moments, Tensor]:
+    raw_BTHWC: Tensor, state_4C: Tensor, spatial: Tensor, temporal: Tensor, *, feature_residual: bool
+) -> tuple[Tensor, Moments, Moments, Tensor]:
     """Convolve `relu(norm(raw))` both ways.
 
     Args:
@@ -29,13 +29,15 @@ def forward(
         state_4C: state of its norm.
         spatial: weight, (C, 1, 1, 3, 3).
         temporal: weight, (C, 1, 3, 1, 1).
+        feature_residual: whether the features have it.
 
     Returns:
-        Both raw outputs (B, T, H, W, C), the moments for each one's norm, and (B, 3, C): the sums over each clip of the
-        spatial, the temporal, and the temporal's absolute differences from frame to frame.
+        The raw features (B, T, H, W, K), the moments for the spatial and for the temporal norm, and the features' means
+        over each clip, (B, K).
     """
     b, t, h, w, c = raw_BTHWC.shape
-    s, m = torch.empty_like(raw_BTHWC), torch.empty_like(raw_BTHWC)
+    kinds = 3 if feature_residual else 2
+    features = raw_BTHWC.new_empty(b, t, h, w, kinds * c)
     tiles = triton.cdiv(h, _BLOCK_H) * triton.cdiv(w, _BLOCK_W)
     moments_PB6C = torch.empty(tiles, b, 6, c, device=raw_BTHWC.device)
     _forward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
@@ -43,29 +45,32 @@ def forward(
         state_4C,
         spatial,
         temporal,
-        s,
-        m,
+        features,
         moments_PB6C,
         t,
         h,
         w,
         c,
+        FEATURE_RESIDUAL=feature_residual,
         BLOCK_H=_BLOCK_H,
         BLOCK_W=_BLOCK_W,
         BLOCK_C=_BLOCK_C,
         STORED=TYPES[raw_BTHWC.dtype],
         num_warps=8,
+        maxnreg=128,  # so that a processor runs two programs at a time; they need no more
     )
     count, means, changes = moments_PB6C[:, :, :1], moments_PB6C[:, :, 1:3], moments_PB6C[:, :, 5:]
-    clip_sums_B3C = torch.cat([count * means, changes], dim=2).sum(0)
+    sums_B3C = torch.cat([count * means, changes], dim=2).sum(0)
+    means_BK = sums_B3C[:, :kinds].flatten(1) / (t * h * w)
     moments = moments_PB6C.flatten(0, 1)
-    return s, m, Moments(moments, mean=1, squares=3), Moments(moments, mean=2, squares=4), clip_sums_B3C
+    return features, Moments(moments, mean=1, squares=3), Moments(moments, mean=2, squares=4), means_BK
 
 
 def backward(
-    gradients_BTHWC: tuple[Tensor, Tensor],
-    raw_outputs_BTHWC: tuple[Tensor, Tensor],
-    coefficients_3C: tuple[Tensor, Tensor],
+    gradient_BTHWK: Tensor,
+    features_BTHWK: Tensor,
+    of_raw_2C: Tensor,
+    constant_BK: Tensor,
     raw_BTHWC: Tensor,
     state_4C: Tensor,
     spatial: Tensor,
@@ -73,10 +78,14 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Sums]:
     """The backward pass through both convolutions.
 
+    The gradient of the raw spatial output is `gradient + of_raw * s + constant`. That of the raw temporal one is
+    likewise, and then what comes back through the differences.
+
     Args:
-        gradients_BTHWC: gradients of the norms' outputs, for spatial and temporal, as in the next two arguments.
-        raw_outputs_BTHWC: raw outputs of `forward`.
-        coefficients_3C: as in `launch.raw_gradient`.
+        gradient_BTHWK: gradient of the raw features, before the last two arguments add to it.
+        features_BTHWK: raw features, from `forward`.
+        of_raw_2C: coefficients of the two raw outputs.
+        constant_BK: constants of the features of each clip.
         raw_BTHWC: as in `forward`.
         state_4C: as in `forward`.
         spatial: as in `forward`.
@@ -90,9 +99,10 @@ def backward(
     tiles = triton.cdiv(h, _BLOCK_H) * triton.cdiv(w, _BLOCK_W)
     sums_P14C = torch.empty(tiles * b, 14, c, device=raw_BTHWC.device)
     _backward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
-        *gradients_BTHWC,
-        *raw_outputs_BTHWC,
-        *coefficients_3C,
+        gradient_BTHWK,
+        features_BTHWK,
+        of_raw_2C,
+        constant_BK,
         raw_BTHWC,
         state_4C,
         spatial,
@@ -103,6 +113,7 @@ def backward(
         h,
         w,
         c,
+        FEATURE_RESIDUAL=features_BTHWK.shape[-1] == 3 * c,
         BLOCK_H=_BLOCK_H,
         BLOCK_W=_BLOCK_W,
         BLOCK_C=_BLOCK_C,
@@ -130,10 +141,42 @@ def _activated(raw, place, there, scale, shift):
 
 
 @triton.jit
-def _raw_gradient(gradient, raw, place, there, of_norm, of_raw, constant):
-    dy = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
-    y = tl.load(raw + place, mask=there, other=0.0).to(tl.float32)
-    return tl.where(there, dy * of_norm[None, :] + y * of_raw[None, :] + constant[None, :], 0.0)
+def _spatial_gradient(gradient, features, place, there, of_raw, constant):
+    """Of the raw spatial output."""
+    ds = tl.load(gradient + place, mask=there, other=0.0).to(tl.float32)
+    s = tl.load(features + place, mask=there, other=0.0).to(tl.float32)
+    return tl.where(there, ds + s * of_raw[None, :] + constant[None, :], 0.0)
+
+
+@triton.jit
+def _temporal_gradient(
+    gradient,
+    features,
+    place,
+    there,
+    followed,
+    m,
+    change_last,
+    of_raw,
+    constant,
+    constant_change,
+    frame,
+    C,
+    FEATURE_RESIDUAL: tl.constexpr,
+):
+    """Of the raw temporal output `m` in a frame; with it, `m` of the next frame, and the gradient of the change to it,
+    which is `change_last` there.
+    """
+    dm = tl.load(gradient + place + C, mask=there, other=0.0).to(tl.float32)
+    dm = tl.where(there, dm + m * of_raw[None, :] + constant[None, :], 0.0)
+    m_next = tl.load(features + place + frame + C, mask=followed, other=0.0).to(tl.float32)
+    change = tl.zeros_like(dm)
+    if FEATURE_RESIDUAL:
+        size = tl.load(gradient + place + 2 * C, mask=followed, other=0.0).to(tl.float32) + constant_change[None, :]
+        sign = tl.where(m_next > m, 1.0, tl.where(m_next < m, -1.0, 0.0))
+        change = tl.where(followed, sign * size, 0.0)
+        dm += change_last - change
+    return dm, m_next, change
 
 
 @triton.jit
@@ -142,13 +185,13 @@ def _forward(
     state,
     spatial,
     temporal,
-    s_out,
-    m_out,
+    features,
     moments,
     T,
     H,
     W,
     C,
+    FEATURE_RESIDUAL: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -165,10 +208,12 @@ def _forward(
     at = tl.load(temporal + channel * 3 + 1, mask=inside_c, other=0.0)
     after = tl.load(temporal + channel * 3 + 2, mask=inside_c, other=0.0)
 
-    frame = H * W * C
-    first = clip.to(tl.int64) * T * frame
-    raw, s_out, m_out = raw + first, s_out + first, m_out + first
+    K = 3 * C if FEATURE_RESIDUAL else 2 * C
+    frame, frame_k = H * W * C, H * W * K
+    raw += clip.to(tl.int64) * T * frame
+    features += clip.to(tl.int64) * T * frame_k
     pixel = (row[:, None] * W + column[:, None]) * C + channel[None, :]
+    pixel_k = (row[:, None] * W + column[:, None]) * K + channel[None, :]
     none = tl.zeros([BLOCK_H * BLOCK_W, BLOCK_C], tl.float32)
     pixels = tl.sum(((row < H) & (column < W)).to(tl.float32), 0)
     # Moments are taken about the first frame's means.
@@ -191,8 +236,9 @@ def _forward(
                     place = pixel + ((dy - 1) * W + dx - 1) * C
                     neighbour = _activated(raw + start, place, there, scale, shift)
                 s += neighbour * weight[None, :]
-        tl.store(s_out + start + pixel, rounded(s, STORED), mask=inside)
-        tl.store(m_out + start + pixel, m, mask=inside)
+        stored = features + t * frame_k + pixel_k
+        tl.store(stored, rounded(s, STORED), mask=inside)
+        tl.store(stored + C, m, mask=inside)
         s, m = rounded(s, STORED).to(tl.float32), tl.where(inside, m.to(tl.float32), 0.0)
         if t == 0:
             about_s = tl.sum(tl.where(inside, s, 0.0), 0) / pixels
@@ -203,9 +249,14 @@ def _forward(
         squares_s += apart_s * apart_s
         sum_m += apart_m
         squares_m += apart_m * apart_m
-        sum_d += tl.where(t > 0, tl.abs(m - m_last), 0.0)
+        if FEATURE_RESIDUAL:
+            change = rounded(tl.abs(m - m_last), STORED)
+            tl.store(stored - frame_k + 2 * C, change, mask=inside & (t > 0))
+            sum_d += tl.where(t > 0, change.to(tl.float32), 0.0)
         m_last, y_last, y = m, y, y_next
 
+    if FEATURE_RESIDUAL:
+        tl.store(features + (T - 1) * frame_k + pixel_k + 2 * C, rounded(none, STORED), mask=inside)
     count = pixels * T
     total_s, total_m = tl.sum(sum_s, 0), tl.sum(sum_m, 0)
     pointers = moments + (tl.program_id(0) * tl.num_programs(2) + clip) * 6 * C + channel
@@ -222,40 +273,38 @@ def _tap(
     gradient,
     weight_gradient,
     y,
-    gradient_s,
-    raw_s,
+    of_features,
+    features,
     place,
     row,
     column,
     inside,
-    norm_s,
-    own_s,
-    constant_s,
+    of_raw,
+    constant,
     spatial,
     channel,
     inside_c,
     H,
     W,
-    C,
+    K,
     ROW: tl.constexpr,
     COLUMN: tl.constexpr,
 ):
     """What row ROW, column COLUMN of the 1x3x3 adds to the gradient of its input and to its own."""
     r, q = row - ROW + 1, column - COLUMN + 1
     there = inside & ((r >= 0) & (r < H) & (q >= 0) & (q < W))[:, None]
-    ds = _raw_gradient(gradient_s, raw_s, place - ((ROW - 1) * W + COLUMN - 1) * C, there, norm_s, own_s, constant_s)
+    place -= ((ROW - 1) * W + COLUMN - 1) * K
+    ds = _spatial_gradient(of_features, features, place, there, of_raw, constant)
     weight = tl.load(spatial + channel * 9 + ROW * 3 + COLUMN, mask=inside_c, other=0.0)
     return gradient + ds * weight[None, :], weight_gradient + y * ds
 
 
 @triton.jit
 def _backward(
-    gradient_s,
-    gradient_m,
-    raw_s,
-    raw_m,
-    coefficients_s,
-    coefficients_m,
+    of_features,
+    features,
+    of_raw,
+    constant,
     raw,
     state,
     spatial,
@@ -266,6 +315,7 @@ def _backward(
     H,
     W,
     C,
+    FEATURE_RESIDUAL: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
@@ -279,31 +329,40 @@ def _backward(
     scale = tl.load(state + channel, mask=inside_c, other=0.0)
     shift = tl.load(state + C + channel, mask=inside_c, other=0.0)
     mean = tl.load(state + 2 * C + channel, mask=inside_c, other=0.0)
-    norm_s = tl.load(coefficients_s + channel, mask=inside_c, other=0.0)
-    own_s = tl.load(coefficients_s + C + channel, mask=inside_c, other=0.0)
-    constant_s = tl.load(coefficients_s + 2 * C + channel, mask=inside_c, other=0.0)
-    norm_m = tl.load(coefficients_m + channel, mask=inside_c, other=0.0)
-    own_m = tl.load(coefficients_m + C + channel, mask=inside_c, other=0.0)
-    constant_m = tl.load(coefficients_m + 2 * C + channel, mask=inside_c, other=0.0)
+    K = 3 * C if FEATURE_RESIDUAL else 2 * C
+    of_s = tl.load(of_raw + channel, mask=inside_c, other=0.0)
+    of_m = tl.load(of_raw + C + channel, mask=inside_c, other=0.0)
+    constant_s = tl.load(constant + clip * K + channel, mask=inside_c, other=0.0)
+    constant_m = tl.load(constant + clip * K + C + channel, mask=inside_c, other=0.0)
+    constant_d = tl.zeros([BLOCK_C], tl.float32)
+    if FEATURE_RESIDUAL:
+        constant_d = tl.load(constant + clip * K + 2 * C + channel, mask=inside_c, other=0.0)
     before = tl.load(temporal + channel * 3, mask=inside_c, other=0.0)
     at = tl.load(temporal + channel * 3 + 1, mask=inside_c, other=0.0)
     after = tl.load(temporal + channel * 3 + 2, mask=inside_c, other=0.0)
 
-    frame = H * W * C
-    first = clip.to(tl.int64) * T * frame
-    gradient_s, gradient_m, raw_s, raw_m = gradient_s + first, gradient_m + first, raw_s + first, raw_m + first
-    raw, out = raw + first, out + first
+    frame, frame_k = H * W * C, H * W * K
+    raw += clip.to(tl.int64) * T * frame
+    out += clip.to(tl.int64) * T * frame
+    features += clip.to(tl.int64) * T * frame_k
+    of_features += clip.to(tl.int64) * T * frame_k
     pixel = (row[:, None] * W + column[:, None]) * C + channel[None, :]
+    pixel_k = (row[:, None] * W + column[:, None]) * K + channel[None, :]
     none = tl.zeros([BLOCK_H * BLOCK_W, BLOCK_C], tl.float32)
     # Of the nine weights in space, by row and column; and of the three in time.
     w00, w01, w02, w10, w11, w12, w20, w21, w22 = none, none, none, none, none, none, none, none, none
     w_before, w_at, w_after, total, weighted, dm_last = none, none, none, none, none, none
-    dm = _raw_gradient(gradient_m, raw_m, pixel, inside, norm_m, own_m, constant_m)
+    m = tl.load(features + pixel_k + C, mask=inside, other=0.0).to(tl.float32)
+    dm, m, change = _temporal_gradient(
+        of_features, features, pixel_k, inside, inside & (T > 1), m, none, of_m, constant_m, constant_d, frame_k, C,
+        FEATURE_RESIDUAL,
+    )  # fmt: skip
     for t in range(T):
-        start = t * frame
-        there = inside & (t + 1 < T)
-        following = start + frame
-        dm_next = _raw_gradient(gradient_m + following, raw_m + following, pixel, there, norm_m, own_m, constant_m)
+        start, start_k = t * frame, t * frame_k
+        dm_next, m, change = _temporal_gradient(
+            of_features, features, start_k + frame_k + pixel_k, inside & (t + 1 < T), inside & (t + 2 < T), m, change,
+            of_m, constant_m, constant_d, frame_k, C, FEATURE_RESIDUAL,
+        )  # fmt: skip
         z = tl.load(raw + start + pixel, mask=inside, other=0.0).to(tl.float32)
         normed = z * scale[None, :] + shift[None, :]
         y = tl.where(inside, tl.maximum(normed, 0.0, propagate_nan=tl.PropagateNan.ALL), 0.0)
@@ -313,40 +372,40 @@ def _backward(
         w_at += y * dm
         w_after += y * dm_last
         gradient, w00 = _tap(
-            gradient, w00, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 0, 0,
+            gradient, w00, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 0, 0,
         )  # fmt: skip
         gradient, w01 = _tap(
-            gradient, w01, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 0, 1,
+            gradient, w01, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 0, 1,
         )  # fmt: skip
         gradient, w02 = _tap(
-            gradient, w02, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 0, 2,
+            gradient, w02, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 0, 2,
         )  # fmt: skip
         gradient, w10 = _tap(
-            gradient, w10, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 1, 0,
+            gradient, w10, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 1, 0,
         )  # fmt: skip
         gradient, w11 = _tap(
-            gradient, w11, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 1, 1,
+            gradient, w11, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 1, 1,
         )  # fmt: skip
         gradient, w12 = _tap(
-            gradient, w12, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 1, 2,
+            gradient, w12, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 1, 2,
         )  # fmt: skip
         gradient, w20 = _tap(
-            gradient, w20, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 2, 0,
+            gradient, w20, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 2, 0,
         )  # fmt: skip
         gradient, w21 = _tap(
-            gradient, w21, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 2, 1,
+            gradient, w21, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 2, 1,
         )  # fmt: skip
         gradient, w22 = _tap(
-            gradient, w22, y, gradient_s + start, raw_s + start, pixel, row, column, inside, norm_s, own_s, constant_s,
-            spatial, channel, inside_c, H, W, C, 2, 2,
+            gradient, w22, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
+            channel, inside_c, H, W, K, 2, 2,
         )  # fmt: skip
         gradient = rounded(tl.where(normed > 0, gradient, 0.0), STORED)
         tl.store(out + start + pixel, gradient, mask=inside)
