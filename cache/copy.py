@@ -8,8 +8,8 @@ round: videos first, then the pointer, so that readers have the old store until 
 **Checked.** Each document is unsealed and compared with the index, and each frame is compared with its own checksum
 before it leaves for the target. Then the target is asked. A bucket's ETag is the MD5 of an object that came in one
 request: if it is that of the bytes sent, the bucket has them, and no byte has to come back. Otherwise (large objects
-come in several requests, encrypted ones have other ETags, other servers none), and in folders, the shard is read back,
-and its frames are compared with their checksums. Documents and columns are small, and always read back.
+come in several requests, encrypted ones have other ETags, other servers none), and in folders, what was written is read
+back: of a shard, the frames are compared with their checksums.
 
 **Resumed.** What the target has is examined in the same way, with the MD5 of the source's file, and only what is
 missing or differs is copied.
@@ -197,13 +197,13 @@ class _Copy:
         generation, self._columns = index_files(part.index)
         self._generation, self._pointer = generation, pointer_document(generation, part.index)
         self._codec = part.settings.frame_codec
-        self._stop, self._lock = threading.Event(), threading.Lock()
+        self._stop, self._lock, self._fresh = threading.Event(), threading.Lock(), False
         self._videos = self._copied = self._there = self._bytes = self._copied_bytes = 0
         self._total_bytes = int(part.index.shard_bytes.sum())
 
     def run(self) -> CopyResult:
         with self._target.working():
-            self._require_fit()
+            self._fresh = self._require_fit()
             with self._target.held(self._pointer):
                 self._require_fit()  # as another process may have been first
                 if bad := self._copy_videos():
@@ -221,8 +221,8 @@ class _Copy:
 
     # What is there ---------------------------------------------------------------------------------------------
 
-    def _require_fit(self) -> None:
-        """Refuse a target with anything but this copy, unfinished or older."""
+    def _require_fit(self) -> bool:
+        """Refuse a target with anything but this copy, unfinished or older; whether there is nothing yet."""
         files, what = self._target.files, self._store.files
         pointer = read_if_there(files, POINTER)
         if read_if_there(files, DOCUMENT) is None:
@@ -236,7 +236,7 @@ class _Copy:
                     f"{files} holds the beginning of another copy than of {what} as asked for: name another place, or "
                     "remove it first"
                 )
-            return
+            return pointer is None
         settings = read_settings(files)
         if differing := settings.differences(self._part.settings):
             raise SettingsError(
@@ -247,6 +247,7 @@ class _Copy:
             raise StoreError(f"a prep of {files} is under way, or was stopped: finish it first, or name another place")
         if pointer != self._pointer:
             self._require_older(read_index(files, settings.dataset.classes, settings.dataset.splits))
+        return False
 
     def _foreign_names(self) -> list[str]:
         """What is in the target, besides the folders that a copy begins with."""
@@ -329,7 +330,7 @@ class _Copy:
 
     def _copy_shard(self, name: str, frame_bytes: npt.NDArray[np.uint32]) -> None:
         size = int(frame_bytes.sum(dtype=np.int64)) + shard_index_bytes(len(frame_bytes))
-        if self._holds(name, frame_bytes, size, lambda: self._md5_of_source(name)):
+        if not self._fresh and self._holds(name, frame_bytes, size, lambda: self._md5_of_source(name)):
             self._count(there=size)
             with self._lock:
                 self._there += 1
@@ -406,14 +407,14 @@ class _Copy:
             if data is not None:
                 self._put(name, data)
         target.settle()
-        finished = read_if_there(target.files, DOCUMENT) is not None
-        if not finished and read_if_there(target.files, POINTER) != self._pointer:
+        if read_if_there(target.files, DOCUMENT) is not None:  # an older copy: now its readers see the new index
+            self._put(POINTER, self._pointer)
+        elif read_if_there(target.files, POINTER) == self._pointer:
+            self._put(DOCUMENT, self._root_document())
+        else:
             raise StoreError(
                 f"another copy has begun to write to {target.files}: let one of them end, and run it again"
             )
-        self._put(POINTER, self._pointer)
-        if not finished:
-            self._put(DOCUMENT, self._root_document())
         for name in (name for name, data in notes.items() if data is None):
             target.remove(name)
         self._remove_outdated()
@@ -428,7 +429,7 @@ class _Copy:
         """Older generations of the index, and notes of failures that have since become videos."""
         target = self._target
         for name in target.files.list(INDEX):
-            if len(name) == len(self._generation) and name != self._generation and "." not in name:
+            if len(name) == len(self._generation) and name != self._generation:
                 target.remove(f"{INDEX}/{name}")
         index = self._index
         stored = {array_name(index.video_id[row]) for row in np.flatnonzero(index.status_code != _FAILED)}
@@ -436,13 +437,14 @@ class _Copy:
             target.remove(f"{FAILED}/{name}")
 
     def _put(self, name: str, data: bytes) -> None:
-        """A small file, unless it is there, read back."""
+        """A small file, unless it is there."""
         self._go_on()
         files = self._target.files
-        if read_if_there(files, name) == data:
+        if not self._fresh and read_if_there(files, name) == data:
             return
-        self._target.put(name, [data], len(data))
-        if files.read(name) != data:
+        sent = self._target.put(name, [data], len(data))
+        there = self._target.size_and_md5(name)
+        if (sent is None or there != (len(data), sent)) and files.read(name) != data:
             raise self._gives_other_bytes(name)
 
     def _gives_other_bytes(self, name: str) -> StoreError:

@@ -1,6 +1,7 @@
 """`copy_store`: equal bytes, checked on the way, no store before it is whole, and what it refuses."""
 
 import json
+import logging
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from fsspec.implementations.http import HTTPFileSystem
 from tests.cache.conftest import Built, folder_in_memory
+from tests.cache.test_remote import Requests
 from tests.cache.web_server import serve
 from tests.conftest import fill
 
@@ -98,6 +100,20 @@ def test_to_a_bucket_and_back_gives_the_same_bytes(stores, bucket, tmp_path: Pat
     copy_store("s3://bucket/deep/b.zarr", tmp_path / "b.zarr")
     assert snapshot(tmp_path / "b.zarr") == snapshot(built.path)
     assert not (tmp_path / "b.zarr" / "index" / "partial").exists()
+
+
+def test_a_video_is_four_requests_to_an_empty_bucket(stores, bucket) -> None:
+    """Two that put its files, and two that ask for their ETags."""
+    log, asked = logging.getLogger("werkzeug"), Requests()
+    log.addHandler(asked)
+    try:
+        copy_store(stores["jpeg"].path, "s3://bucket/a.zarr")
+    finally:
+        log.removeHandler(asked)
+    of_video = [line for line in asked.take() if "/a.zarr/wide/" in line]
+    assert of_video == [
+        f"{method} /bucket/a.zarr/wide/{name}" for name in (SHARD, DOCUMENT) for method in ("PUT", "HEAD")
+    ]
 
 
 def test_from_a_web_server_and_within_the_machine(stores, tmp_path: Path, snapshot: Snapshot) -> None:
