@@ -41,14 +41,16 @@ def two_hosts(words: list[str], folder: Path, module: str, **environment: str) -
     start = program(len(HOSTS), hosts=len(HOSTS))
     start[start.index("HOST:29500")] = f"{HOSTS[0]}:{free_port()}"
     assert (start[0], start[-1]) == ("torchrun", "resact")
-    agents = []
+    torchrun, agents = [sys.executable, "-m", "torch.distributed.run"], []
     with ExitStack() as opened:
         for host in HOSTS:
             said = opened.enter_context((folder / f"{host}.txt").open("w"))
+            # Which of real hosts is HOST, torchrun sees by itself; both of these addresses are this machine's.
+            meeting = f"--rdzv-conf=is_host={int(host == HOSTS[0])},read_timeout=600"
             own = {"OUTPUT": str(folder / f"{host}.rank"), "SPY": str(folder / f"{host}.spy"), "OMP_NUM_THREADS": "1"}
             agents.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "torch.distributed.run", "--local-addr", host, *start[1:-1], module, *words],
+                    [*torchrun, "--local-addr", host, meeting, *start[1:-1], module, *words],
                     cwd=Path(__file__).parents[4],
                     env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | own | environment,
                     stdout=said,
