@@ -10,11 +10,13 @@ Speeds and sizes that led to these parameters: docs/performance.md. The librarie
 (`machine_code`) decodes a clip's JPEG and LZ4 frames to the same pixels.
 """
 
+import pkgutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,8 +27,8 @@ from resact.cache import machine_code
 from resact.cache.crop import Bounds, Crop
 from resact.errors import DamagedError, UsageError
 
-# Called on the main thread, Blosc would otherwise hand each frame to threads of its own, behind one global lock: 139
-# microseconds a frame instead of 79. Our threads each decode frames of their own. zarr-python sets the same.
+# By default, on the main thread, Blosc uses its own threads behind one global lock: 139 microseconds per frame instead
+# of 79. Our threads decode different frames already. zarr-python sets the same.
 blosc.use_threads = False
 
 WORTH_CODE = 8
@@ -35,28 +37,32 @@ WORTH_CODE = 8
 Frame = npt.NDArray[np.uint8]
 
 _version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
+_function = lru_cache(pkgutil.resolve_name)
 
 
-class FrameCodec(Protocol):
+class FrameCodec(ABC):
     """Encodes and decodes frames; threads may share an instance."""
 
-    @property
-    def name(self) -> str:
-        """Its name in `CODEC_NAMES`."""
+    name: ClassVar[str]
+    """Its name in `CODEC_NAMES`."""
+    makes_whole_frames: ClassVar[bool]
+    """Whether it decodes complete frames, out of which crops are copied."""
+    _together: ClassVar[str | None] = None
+    """`decode_together` in machine code, as `module:function`, which is imported when needed."""
 
-    @property
-    def makes_whole_frames(self) -> bool:
-        """Whether it decodes complete frames, out of which crops are copied."""
-
+    @abstractmethod
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """The codec as Zarr v3 metadata, array-to-bytes codec first."""
 
+    @abstractmethod
     def library(self) -> str:
         """Name and version of the library that encodes the store's bytes."""
 
+    @abstractmethod
     def encode(self, frame_HWC: Frame) -> bytes:
         """Bytes of one RGB frame."""
 
+    @abstractmethod
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
         """Fill `out_HWC` (contiguous) with the frame.
 
@@ -79,15 +85,20 @@ class FrameCodec(Protocol):
         Returns:
             The frames left for `decode_into`; their crops may contain anything.
         """
+        if self._together is None or len(bounds) < WORTH_CODE or not machine_code.is_on():
+            return range(len(bounds))
+        left: Sequence[int] = _function(self._together)(data, bounds, out_NHWC, size, crop)
+        return left
 
 
 @dataclass(frozen=True)
-class JpegFrames:
+class JpegFrames(FrameCodec):
     """JPEG with libjpeg-turbo."""
 
     quality: int = 95
     name = "jpeg"
     makes_whole_frames = False
+    _together = "resact.cache.machine_code.jpeg:decode_jpegs"
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Our own Zarr codec, registered as an entry point."""
@@ -116,19 +127,9 @@ class JpegFrames:
         except ValueError as error:
             raise DamagedError(f"not a JPEG: {error}") from None
 
-    def decode_together(
-        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
-    ) -> Sequence[int]:
-        """Decode with machine code, if there are enough frames."""
-        if len(bounds) < WORTH_CODE or not machine_code.is_on():
-            return range(len(bounds))
-        from resact.cache.machine_code.jpeg import decode_jpegs
-
-        return decode_jpegs(data, bounds, out_NHWC, size, crop)
-
 
 @dataclass(frozen=True)
-class ZstdFrames:
+class ZstdFrames(FrameCodec):
     """Lossless: Zstandard. A negative level trades size for speed."""
 
     level: int = -3
@@ -156,20 +157,9 @@ class ZstdFrames:
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Zstandard frame of {out_HWC.shape}: {error}") from None
 
-    def decode_together(
-        self,
-        data: memoryview,  # noqa: ARG002
-        bounds: Bounds,
-        out_NHWC: Frame,  # noqa: ARG002
-        size: tuple[int, int],  # noqa: ARG002
-        crop: Crop,  # noqa: ARG002
-    ) -> Sequence[int]:
-        """There is no faster way."""
-        return range(len(bounds))
-
 
 def _zstd_content_bytes(data: bytes | memoryview) -> int | None:
-    """Bytes that a frame unpacks to, from its header (RFC 8878, 3.1.1.1); None where it does not say."""
+    """Decompressed bytes of a frame, from its header (RFC 8878, 3.1.1.1); None if the header has no size."""
     if len(data) < 6 or bytes(data[:4]) != b"\x28\xb5\x2f\xfd":
         return None
     descriptor = data[4]
@@ -181,11 +171,12 @@ def _zstd_content_bytes(data: bytes | memoryview) -> int | None:
 
 
 @dataclass(frozen=True)
-class Lz4Frames:
+class Lz4Frames(FrameCodec):
     """Lossless: LZ4, in the container of Blosc, because Zarr has no codec of LZ4 alone. Blosc can read all of it."""
 
     name = "lz4"
     makes_whole_frames = True
+    _together = "resact.cache.machine_code.lz4:decode_lz4"
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Zarr's own `bytes` and `blosc`: readable without resact. The level is only for writing with Blosc."""
@@ -206,23 +197,13 @@ class Lz4Frames:
 
     def decode_into(self, data: bytes | memoryview, out_HWC: Frame) -> None:
         """Decompress in place."""
-        # Blosc trusts its header: it would read past the end of cut data, and fill only a part of `out`.
+        # Blosc trusts the header: it would read past the end of truncated data, and fill only a part of `out`.
         if len(data) < 16 or _blosc_sizes(data) != (out_HWC.nbytes, len(data)):
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: its header gives other sizes")
         try:
             blosc.decompress(data, out_HWC)
         except (RuntimeError, ValueError) as error:
             raise DamagedError(f"not a Blosc frame of {out_HWC.shape}: {error}") from None
-
-    def decode_together(
-        self, data: memoryview, bounds: Bounds, out_NHWC: Frame, size: tuple[int, int], crop: Crop
-    ) -> Sequence[int]:
-        """Decode with machine code, if there are enough frames."""
-        if len(bounds) < WORTH_CODE or not machine_code.is_on():
-            return range(len(bounds))
-        from resact.cache.machine_code.lz4 import decode_lz4
-
-        return decode_lz4(data, bounds, out_NHWC, size, crop)
 
 
 def _blosc_sizes(data: bytes | memoryview) -> tuple[int, int]:

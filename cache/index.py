@@ -1,5 +1,6 @@
 """The index: one row per video, stored as columns, of which the largest is memory-mapped."""
 
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
@@ -128,16 +129,10 @@ class Index:
             UsageError: no such video.
         """
         wanted = video_id.encode("utf-8", "surrogateescape")
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self.video_id.encoded(middle) < wanted:
-                low = middle + 1
-            else:
-                high = middle
-        if low == len(self) or self.video_id.encoded(low) != wanted:
+        row = bisect_left(range(len(self)), wanted, key=self.video_id.encoded)
+        if row == len(self) or self.video_id.encoded(row) != wanted:
             raise UsageError(f"no video {video_id!r} in the store: `store.index.video_id` lists what it holds")
-        return low
+        return row
 
     def frame_bytes_of(self, video_index: int) -> npt.NDArray[np.uint32]:
         """(T,) stored bytes of one video's frames.
@@ -145,8 +140,7 @@ class Index:
         Raises:
             DamagedError: this part of the index has changed since it was written.
         """
-        first = int(self.first_frame[video_index])
-        part = self.frame_bytes[first : first + int(self.num_frames[video_index])]
+        part = self._part(video_index)
         if crc32c(part.tobytes()) != self.frames_crc32c[video_index]:
             raise DamagedError(f"the index is damaged at {self.video_id[video_index]!r}: {REBUILD}")
         return part
@@ -240,11 +234,9 @@ class Index:
     def columns(self) -> dict[str, npt.NDArray[Any]]:
         """The columns as stored on disk."""
         flat: dict[str, npt.NDArray[Any]] = {}
-        for name in (f.name for f in fields(self) if f.name not in ("splits", "classes")):
-            value = getattr(self, name)
-            flat |= (
-                {f"{name}_utf8": value.utf8, f"{name}_ends": value.ends}
-                if isinstance(value, TextColumn)
-                else {name: value}
-            )
+        for name, value in vars(self).items():
+            if isinstance(value, TextColumn):
+                flat |= {f"{name}_utf8": value.utf8, f"{name}_ends": value.ends}
+            elif isinstance(value, np.ndarray):
+                flat[name] = value
         return flat | {f"split_{name}": codes for name, codes in self.splits.items()}

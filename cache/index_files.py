@@ -50,7 +50,7 @@ def index_generation(index: Index) -> str:
 
 
 def _column_files(index: Index) -> Iterator[tuple[str, Sequence[bytes | memoryview]]]:
-    """Path below the generation, and what the file is made of; sorted by path."""
+    """Path below the generation, and the parts of the file's contents; sorted by path."""
     columns = index.columns()
     paths = {f"{name}/{file}": name for name, values in columns.items() for file in (DOCUMENT, *["0"][: len(values)])}
     for path in sorted(paths):
@@ -87,7 +87,7 @@ def write_index(store: Path, index: Index) -> None:
     """Make `index` the store's current index, and delete the journal, whose rows it must contain."""
     generation, files = index_files(index)
     folder = store / INDEX / generation
-    in_use = folder.exists()  # then readers may have its files mapped: each is replaced whole
+    in_use = folder.exists()  # readers may have mapped its files, so each is replaced as a whole
     for name, blob in files.items():
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         if in_use:
@@ -118,7 +118,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
     journal = read_journal(files)
     head = _read_pointer(files)
     try:
-        if "generation" not in head:  # a prep that has not got that far yet
+        if "generation" not in head:  # prep has not written an index yet
             return Index.of(journal, classes, splits)
         base = f"{INDEX}/{head['generation']}"
 
@@ -149,7 +149,7 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
             classes=classes,
         )
     except FileNotFoundError as error:
-        # Unless a prep has just replaced the generation.
+        # A prep may have replaced the generation meanwhile.
         if _read_pointer(files) != head:
             return read_index(files, classes, splits)
         raise DamagedError(f"{error.filename} is missing: {REBUILD}") from None

@@ -56,7 +56,7 @@ class Problem:
 
 PART_BYTES = 8 << 20
 """Frames that are read at a time, in bytes."""
-_REMOTE_THREADS = 16  # mostly, they wait
+_REMOTE_THREADS = 16  # they wait for the server most of the time
 
 ROOT_OF_FAILED = f"{FAILED}/{DOCUMENT}"
 Nodes = dict[str, bool]
@@ -106,7 +106,7 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
         settings = read_settings(files)
     except DamagedError as error:
         return 0, [Problem(None, f"{error}; without its settings nothing else can be checked")]
-    # Asked first: meanwhile, videos may come that the index does not list yet.
+    # Before the index is read: a running prep may add videos that the index does not list yet.
     unfinished = read_if_there(files, JOURNAL) is not None
     try:
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
@@ -135,7 +135,7 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
             require_row(index, listed[video_id], record)
         except ResactError as error:
             return [Problem(video_id, str(error))]
-        except OSError as error:  # a disk fails at one place, a server for all
+        except OSError as error:  # a disk error is one video's; a server's error stops everything
             if not local and not isinstance(error, FileNotFoundError):
                 raise
             return [Problem(video_id, str(error))]
@@ -331,7 +331,7 @@ def row_values(index: Index, row: int) -> dict[str, Any]:
 
 
 def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Problem]:
-    """Byte by byte what `write_index` writes, where no prep is under way."""
+    """Compares the index's files with what `write_index` would write, unless a prep is running."""
     if read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
     for read in (read_whole, read_alike):
@@ -345,7 +345,7 @@ def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Proble
     try:
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
     except ResactError:
-        return  # reported where it is read for use
+        return  # `_verify` has reported this
     generation, expected = index_files(index)
     expected[POINTER] = pointer_document(generation, index)
     for name, data in expected.items():

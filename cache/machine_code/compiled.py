@@ -21,11 +21,16 @@ def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator for functions that Python calls: compiled at once, or loaded from the cache of an earlier process."""
 
     def compile_or_load(function: Callable[..., Any]) -> Any:
-        # numba's key is the function's own file; this adds all that the function is made of.
+        # numba's cache key has only the function's own file; this adds the files of the functions that it calls.
         function.__qualname__ += f"_{_sources()}"
         try:
             return njit(signature, nogil=True, cache=True, no_cfunc_wrapper=True)(function)
-        except (RuntimeError, OSError, EOFError, UnpicklingError):  # no folder to write to, a full disk, a torn file
+        except (
+            RuntimeError,
+            OSError,
+            EOFError,
+            UnpicklingError,
+        ):  # no writable folder, a full disk, an incomplete file
             return njit(signature, nogil=True)(function)
 
     return compile_or_load

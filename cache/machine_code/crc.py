@@ -27,7 +27,7 @@ def first_wrong(data: memoryview, edges: npt.NDArray[np.int64]) -> int | None:
 
     Args:
         data: the chunks.
-        edges: (N + 1,), where each chunk begins in `data`, and where the last one ends; each has 4 bytes or more.
+        edges: (N + 1,), where each chunk begins in `data`, and where the last one ends; a chunk has at least 4 bytes.
     """
     edges = np.ascontiguousarray(edges, np.int64)
     count = len(edges) - 1
@@ -41,7 +41,7 @@ def first_wrong(data: memoryview, edges: npt.NDArray[np.int64]) -> int | None:
 def _first_wrong_code(data: int, edges: int, count: int) -> int:
     """The number of the first wrong chunk, or `count`."""
     number = 0
-    while number + 3 <= count:  # side by side, as far as the shortest one goes
+    while number + 3 <= count:  # three at a time, up to the length of the shortest
         a, a_stop = _chunk(data, edges, number)
         b, b_stop = _chunk(data, edges, number + 1)
         c, c_stop = _chunk(data, edges, number + 2)
@@ -68,13 +68,13 @@ def _first_wrong_code(data: int, edges: int, count: int) -> int:
 
 @inlined
 def _chunk(data: int, edges: int, number: int) -> tuple[int, int]:
-    """Addresses of its beginning and of its checksum."""
+    """Addresses of the chunk's start and of its checksum."""
     return data + read(int64, edges + 8 * number), data + read(int64, edges + 8 * number + 8) - 4
 
 
 @called
 def _ends_in(crc: int, start: int, stop: int) -> bool:
-    """Whether the checksum at `stop` is that of what was checked and of [start, stop)."""
+    """Whether the checksum at `stop` is right; `crc` is that of the bytes before `start`."""
     while start + 8 <= stop:
         crc = crc32c(crc, read(uint64, start))
         start += 8

@@ -92,7 +92,9 @@ class _Setup:
         mcus = -(-header.width // 16)
         luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
         colours = np.empty((3, mcus * 16), np.int16)
-        coefficients = np.empty((2, (mcus * UNITS + 1) * BLOCK), np.int16)  # the last block is written behind, too
+        coefficients = np.empty(
+            (2, (mcus * UNITS + 1) * BLOCK), np.int16
+        )  # room for one block more, which the last block may touch
         units, begin = _units(header, luma, chroma), np.frombuffer(start, np.uint8)
         self._bits = np.empty((2, 0), np.uint8)
         last_dcs = np.empty((2, 4), np.int32)
@@ -126,7 +128,7 @@ _last = _Last()
 
 
 def _setup(chunk: memoryview, size: tuple[int, int]) -> _Setup | None:
-    """For frames such as `chunk`; None where they are unknown. A clip's are mostly such as the last one's."""
+    """The setup for frames like `chunk`; None if their form is unknown. Most clips need the last one's again."""
     last = _last.setup
     if last is not None and last.size == size and chunk[: len(last.start)] == last.start:
         return last
@@ -139,7 +141,7 @@ def _setup(chunk: memoryview, size: tuple[int, int]) -> _Setup | None:
 
 
 def _units(header: Header, luma: npt.NDArray[np.uint8], chroma: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """(6, 6), see `jpeg_entropy`: blocks in the order of the entropy code, left to right and down."""
+    """(6, 6) table of units, see `jpeg_entropy`: blocks in the order of the entropy code, row by row."""
     pitch = luma.strides[0]
     corners = [(0, luma.ctypes.data + 8 * (down * pitch + right), 16, pitch) for down in (0, 1) for right in (0, 1)]
     corners += [(number, plane.ctypes.data, 8, plane.strides[0]) for number, plane in enumerate(chroma, 1)]
@@ -166,7 +168,7 @@ def _begins_with_the_header(a: Arguments, number: int) -> bool:
 
 @inlined
 def _opened(a: Arguments, number: int, place: int) -> Stream:
-    """One of two frames that are decoded side by side."""
+    """The stream of a frame; `place`: which of two frames that are decoded at a time."""
     source, stop = read(int64, a.chunks + 16 * number) + a.start_bytes, read(int64, a.chunks + 16 * number + 8)
     bits, last_dcs = a.bits + place * a.bits_apart, a.last_dcs + 16 * place
     for component in range(3):
@@ -176,7 +178,7 @@ def _opened(a: Arguments, number: int, place: int) -> Stream:
 
 @inlined
 def _ends_well(a: Arguments, stream: Stream, position: int) -> bool:
-    """No more bits were taken than there are and, if all rows were, less than a byte is left."""
+    """Whether no more bits were read than there are and, after the last row, less than a byte is left."""
     left = stream.end - position
     return position >= 0 and left >= 0 and (left < 8 or _rows_wanted(a) < a.rows)
 
@@ -201,7 +203,7 @@ def _decode_one(a: Arguments, number: int) -> bool:
 
 @called
 def _decode_two(a: Arguments, number: int, other_number: int) -> bool:
-    """Side by side; where one is damaged, both are left."""
+    """Two frames at a time; if one is damaged, both are left for libjpeg-turbo."""
     one, other = _opened(a, number, int64(0)), _opened(a, other_number, int64(1))
     position, other_position = 8 * one.bits, 8 * other.bits
     for row in range(_rows_wanted(a)):

@@ -16,13 +16,13 @@ from resact.cache.machine_code.jpeg_header import AC, BLOCK, CODES_A_REFILL, DC,
 from resact.cache.machine_code.vectors import Vector, all_of, bytes_swapped, lanes_before, read, write
 
 UNITS = 6  # blocks of 16x16 pixels: four of luma, one of each chroma
-SPARE = 512  # bytes behind a frame's bits, whose end is looked for once a block: 27 + 63 * 26 bits, and 8 bytes ahead
+SPARE = 512  # bytes after a frame's bits: their end is checked once per block, of up to 27 + 63 * 26 bits, plus 8 bytes
 
 # The table of units: 6 int64 for each.
 UNIT_BYTES = 48
 CODES, LAST_DC, STEPS, PIXELS, PIXELS_APART, ROWS_APART = range(0, UNIT_BYTES, 8)
-"""Where a unit's Huffman tables are, how far into a frame's DCs its component's is, where its steps of quantisation
-are, where its pixels go, and how far apart those of the same unit in the next 16x16 pixels and of its own next row are.
+"""Offsets of a unit's fields: addresses of its Huffman tables, offset of its component's DC, addresses of its
+quantisation steps and of its pixels, distance to its pixels in the next 16x16 pixels, and distance to its next row.
 """
 
 _WIDE = 32  # bytes that are copied at once
@@ -138,7 +138,7 @@ def _begin_row(units: int, blocks: int, stream: Stream, position: int) -> Reader
 def _begin_block(
     units: int, stream: Stream, window: Any, position: int, block: int, unit: int, blocks_left: int
 ) -> Reader:
-    """All zeros but the DC coefficient, which is coded as the difference from the component's last one (F.2.2.1)."""
+    """Zeros a block and reads its DC coefficient, the difference from the component's last one (F.2.2.1)."""
     write(_BLOCK, block, all_of(_BLOCK, 0))
     entry = units + UNIT_BYTES * unit
     codes = read(int64, entry + CODES)
@@ -156,7 +156,7 @@ def _begin_block(
 
 @inlined
 def _read_coefficient(units: int, stream: Stream, r: Reader) -> Reader:
-    """An AC coefficient and the zeros before it, or that only zeros are left (F.2.2.2); then the next block."""
+    """Reads an AC coefficient and the zeros before it, or the end of a block (F.2.2.2), and then begins the next."""
     code, value, window, position = _look_up(r.codes + AC, r.window, r.position)
     place = r.place + (code >> 8 & 0xFF)
     write(int16, r.block + 2 * read(uint8, r.codes + ORDER + place), value)
@@ -172,7 +172,7 @@ def _read_coefficient(units: int, stream: Stream, r: Reader) -> Reader:
 
 @inlined
 def _look_up(table: int, window: Any, position: int) -> tuple[int, int, Any, int]:
-    """The next code's entry, its value, and the bits behind both. 0 for an entry: there is no such code."""
+    """The next code's entry, its value, and the following bits. An entry of 0: there is no such code."""
     code = int64(read(int32, table + 4 * int64(window >> uint64(64 - LOOK_UP))))
     if code != 0:
         value, window, position = _take(code, window, position)
@@ -188,7 +188,7 @@ def _look_up(table: int, window: Any, position: int) -> tuple[int, int, Any, int
 
 @inlined
 def _take(code: int, window: Any, position: int) -> tuple[int, Any, int]:
-    """The value of an entry, and the bits behind it."""
+    """The value of an entry, and the following bits."""
     bits, size = code & 0xFF, code >> 16 & 0xF
     value = int64(window >> uint64(-bits & 63)) & (1 << size) - 1
     return value + (code >> 20), window << uint64(bits & 63), position + bits
@@ -201,5 +201,5 @@ def _refill(r: Reader) -> Reader:
 
 @inlined
 def _next_bits(position: int) -> Any:
-    """57 at least."""
+    """At least 57 bits."""
     return bytes_swapped(read(uint64, position >> 3)) << uint64(position & 7)

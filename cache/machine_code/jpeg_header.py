@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 64  # coefficients
-LOOK_UP = 11  # bits that a code is looked up by first, and by 16 if it is longer
-END = 128  # how far the end of a block moves the place in it: further than any number of zeros
-CODES_A_REFILL, BITS_A_REFILL = 3, 57  # that many codes of the first look-up are to fit into those bits
+LOOK_UP = 11  # bits of the first look-up of a code; a longer code is looked up again by 16 bits
+END = 128  # step of the position at the end of a block: more than any number of zeros
+CODES_A_REFILL, BITS_A_REFILL = 3, 57  # so many codes of the first look-up fit into so many bits
 
 SHORT_CODES, ALL_CODES = 1 << LOOK_UP, 1 << 16
 LONG = 4 * SHORT_CODES  # bytes from the first look-up's table to the second's
@@ -81,7 +81,7 @@ def parse_header(header: bytes) -> Header | None:
         elif marker == 0xDA:
             scan = body
         elif marker == 0xE0 and body.startswith(b"JFIF\0\1") and len(body) >= 14:
-            jfif = True  # which says that colours are YCbCr
+            jfif = True  # so colours are YCbCr
         else:
             return None
     # 8 bits, three components, of which one has twice as many rows and columns (B.2.2); all in one scan (B.2.3)
@@ -109,18 +109,18 @@ def parse_header(header: bytes) -> Header | None:
 
 @lru_cache(maxsize=16)
 def _codes(dc: tuple[bytes, bytes], ac: tuple[bytes, bytes]) -> npt.NDArray[np.int32] | None:
-    """All that the next bits may mean, by the first 11 and by the first 16 of them; None where a code is none.
+    """Tables of the meaning of the next bits, by the first 11 and by the first 16 of them; None for invalid codes.
 
-    An entry: how many bits code and value have; from bit 8 on how far the place in the block moves; from bit 16 on how
-    many bits the value has; from bit 20 on what is to be added to these, in tables by 11 bits only. 0: look further, or
-    no code.
+    An entry has the number of bits of code and value; from bit 8 the step of the position in the block; from bit 16 the
+    number of bits of the value; from bit 20, only in the tables by 11 bits, a number to add to the value. An entry of 0
+    means: look further, or there is no such code.
     """
     tables = []
     for is_dc, (counts, symbols) in ((True, dc), (False, ac)):
         lengths = np.repeat(np.arange(1, 17), list(counts))
         spans = np.left_shift(1, 16 - lengths)
         symbol = np.frombuffer(symbols, np.uint8).astype(np.int64)
-        if spans.sum() >= ALL_CODES or (is_dc and (symbol > 15).any()):  # a code of ones only is none
+        if spans.sum() >= ALL_CODES or (is_dc and (symbol > 15).any()):  # a code must not consist of ones only
             return None
         zeros, size = (0 * symbol, symbol) if is_dc else (symbol >> 4, symbol & 15)
         move = np.where(size > 0, zeros + 1, np.where(zeros == 15, 16, END))
@@ -133,13 +133,13 @@ def _codes(dc: tuple[bytes, bytes], ac: tuple[bytes, bytes]) -> npt.NDArray[np.i
         entry, length = entries[first], lengths[first]
         size = entry >> 16
         seen = (length + (size > 0) <= LOOK_UP) & ((entry & 255) * CODES_A_REFILL <= BITS_A_REFILL)
-        negative = (size > 0) & (first << length & 1 << 15 == 0)  # the bit behind the code
+        negative = (size > 0) & (first << length & 1 << 15 == 0)  # the bit after the code
         tables += [np.where(seen, entry - negative * ((1 << size) - 1 << 20), 0), entries]
     return np.concatenate([*tables, _ORDER.view(np.int32)]).astype(np.int32)
 
 
 def _order() -> npt.NDArray[np.uint8]:
-    """Which coefficient, row by row, comes at each place (figure A.6); beyond the block, the first one behind it."""
+    """The coefficient, counted row by row, at each position (figure A.6); beyond the block, the first one after it."""
     row, column = np.divmod(np.arange(BLOCK), 8)
     diagonal = row + column
     zigzag = np.lexsort((np.where(diagonal % 2, row, column), diagonal))

@@ -25,17 +25,17 @@ from resact.cache.machine_code.vectors import (
     write,
 )
 
-LANES = 32  # pixels that are coloured at once, so the least width
+LANES = 32  # pixels that are coloured at a time, and so the smallest width
 
 _BYTES, _SHORTS, _INTS = Vector(uint8, 8), Vector(int16, 8), Vector(int32, 8)
 _LUMA, _OFFSETS, _BOTH = Vector(uint8, LANES), Vector(int16, LANES), Vector(int16, 16)
 _RGB = Vector(uint8, 3 * LANES)
 
-_CONSTANT_BITS, _BETWEEN_BITS = 13, 2  # of constants; more of them between the columns and the rows
+_CONSTANT_BITS, _BETWEEN_BITS = 13, 2  # fraction bits of constants; extra bits between columns and rows
 
 
 def _weight(*constants: float) -> np.int64:
-    """Each is rounded. No plain number: numba would compile a function anew for each."""
+    """The sum of rounded constants. Not a plain number: numba would compile a function again for each."""
     return np.int64(sum(round(constant * 2**_CONSTANT_BITS) for constant in constants))
 
 
@@ -80,8 +80,7 @@ def _transform_block(block: int, steps: int, pixels: int, rows_apart: int) -> No
     x, step = read_square(_SHORTS, block, 16), read_square(_SHORTS, steps, 16)
     first = x[0] * step[0]
     if is_zero(x[1] | x[2] | x[3] | x[4] | x[5] | x[6] | x[7]):
-        # Where there is only the first row, libjpeg-turbo's 16 bits overflow where ours would not: they lose the first
-        # two.
+        # If only the first row is not zero, libjpeg-turbo's 16-bit sums lose their upper two bits, so ours do so, too.
         first = first << _BETWEEN_BITS >> _BETWEEN_BITS
     rows = (
         *(first, x[1] * step[1], x[2] * step[2], x[3] * step[3]),
@@ -95,8 +94,8 @@ def _transform_block(block: int, steps: int, pixels: int, rows_apart: int) -> No
 
 @inlined
 def _cosines(x: Any, shift: int) -> Any:
-    """Along the columns of 8 rows; results are rounded and have `shift` bits less."""
-    half = 1 << (shift - 1)  # of what is cut off
+    """The cosine transform along the columns of 8 rows; results are rounded and lose `shift` bits."""
+    half = 1 << (shift - 1)  # for rounding
     total = (converted(_INTS, x[0] + x[4]) << _CONSTANT_BITS) + half
     gap = (converted(_INTS, x[0] - x[4]) << _CONSTANT_BITS) + half
     far, near = _weighted(x[2], x[6], _FAR), _weighted(x[2], x[6], _NEAR)
@@ -133,7 +132,7 @@ def _rounded(values: Any, shift: int) -> Any:
 
 @called
 def _colour_two_rows(a: Any, pair: int) -> None:
-    """What chroma adds to the luma of two rows, for red, green and blue, in 16 bits as libjpeg does it."""
+    """What chroma adds to the luma of two rows, for red, green and blue, in 16 bits as in libjpeg."""
     plane = 8 * 8 * a.mcus  # bytes of each chroma's 8 rows
     line = 2 * 16 * a.mcus  # and of each colour's offsets
     for mcu in range(a.first_mcu, a.last_mcu):
@@ -148,7 +147,7 @@ def _colour_two_rows(a: Any, pair: int) -> None:
 
 @inlined
 def _offset(values: Any) -> Any:
-    """Rounded, for two pixels each."""
+    """Rounded; each value twice, for two pixels."""
     return doubled(converted(_SHORTS, values + 2**15 >> 16))
 
 

@@ -25,13 +25,13 @@ from resact.cache.machine_code.compiled import called, compiled, inlined
 from resact.cache.machine_code.vectors import Vector, read, write, zeros_below
 
 _HEADER = 24  # bytes: Blosc's header, the place of the one block, and the block's length
-_KIND = 0x01300102  # the first four: versions of Blosc and of its LZ4, LZ4 of whole values without a shuffle, of 1 byte
-_WIDE = 32  # bytes that are copied at once
+_KIND = 0x01300102  # the first four bytes: versions of Blosc and its LZ4, LZ4 without shuffle, values of 1 byte
+_WIDE = 32  # bytes that are copied at a time
 _MATCH = 16  # bytes: the shortest match
-_NEAR, _FAR = _WIDE, 2**16 - 1  # bytes: the distances of matches; a wide copy of nearer ones would read its own bytes
-_LAST = 64  # bytes before the end of a frame, where no match begins; LZ4 asks for 12, wide copies for _MATCH + _WIDE
+_NEAR, _FAR = _WIDE, 2**16 - 1  # bytes: distances of matches; a wide copy from nearer would read its own output
+_LAST = 64  # bytes at the end of a frame without a match; LZ4 needs 12, wide copies need _MATCH + _WIDE
 _TABLE_BITS = 12
-_PATIENCE = 5  # after 2 ** 5 places without a match steps of two are taken, then of three ...
+_PATIENCE = 5  # after 2 ** 5 positions without a match, the step becomes two, then three ...
 
 _NO_LENGTH = 2**62
 
@@ -70,12 +70,12 @@ def decode_lz4(
 
 
 class _Memory(threading.local):
-    """Each thread's own for one frame, which stays in the processor's cache."""
+    """Memory for one frame, per thread; it stays in the processor's cache."""
 
     _bytes = np.empty(0, np.uint8)
 
     def of(self, size: int) -> npt.NDArray[np.uint8]:
-        """So many bytes at least."""
+        """At least `size` bytes."""
         if len(self._bytes) < size:
             self._bytes = np.empty(size, np.uint8)
         return self._bytes
@@ -89,7 +89,7 @@ _memory = _Memory()
 
 @inlined
 def _copy(target: int, source: int, length: int) -> None:
-    """Up to 32 bytes more than asked for."""
+    """Copies up to 32 bytes more than `length`."""
     write(_BYTES, target, read(_BYTES, source))
     place = _WIDE
     while place < length:
@@ -99,7 +99,7 @@ def _copy(target: int, source: int, length: int) -> None:
 
 @inlined
 def _copy_exactly(target: int, source: int, length: int) -> None:
-    if length >= _WIDE:  # the last bytes once more with those before
+    if length >= _WIDE:  # the last copy overlaps the one before
         place = 0
         while place < length:
             start = min(place, length - _WIDE)
@@ -115,13 +115,13 @@ def _copy_exactly(target: int, source: int, length: int) -> None:
 
 @inlined
 def _matches(first: int, here: int, place: int) -> bool:
-    """The shortest match, of which the first 8 bytes have been read."""
+    """Whether the shortest match begins at `here`, whose first 8 bytes are `first`, with `place`."""
     return first == read(uint64, place) and read(uint64, here + _MATCH - 8) == read(uint64, place + _MATCH - 8)
 
 
 @called
 def _same_before(here: int, distance: int, most: int) -> int:
-    """How many bytes before an address are the same as those at a distance before."""
+    """Number of bytes before `here` that equal those `distance` before them."""
     count = 0
     while count < most and read(uint8, here - count - 1) == read(uint8, here - count - 1 - distance):
         count += 1
@@ -130,7 +130,7 @@ def _same_before(here: int, distance: int, most: int) -> int:
 
 @called
 def _same_after(here: int, distance: int, last: int) -> int:
-    """Where what is the same as at a distance before ends; looked for up to `last`, found up to 7 bytes on."""
+    """End of the bytes that equal those `distance` before them; searched up to `last`, or up to 7 bytes more."""
     while here < last:
         differ = read(uint64, here) ^ read(uint64, here - distance)
         if differ != 0:
@@ -141,7 +141,7 @@ def _same_after(here: int, distance: int, last: int) -> int:
 
 @called
 def _write_match(out: int, start: int, stop: int, distance: int, length: int) -> int:
-    """A sequence; where it ends."""
+    """Writes a sequence; returns its end."""
     token, literals = out, stop - start
     out = _write_length(out + 1, literals)
     _copy(out, start, literals)
@@ -154,7 +154,7 @@ def _write_match(out: int, start: int, stop: int, distance: int, length: int) ->
 
 @called
 def _write_literals(out: int, start: int, stop: int) -> int:
-    """The last sequence, which has no match; where it ends."""
+    """Writes the last sequence, which has no match; returns its end."""
     literals = stop - start
     write(uint8, out, min(literals, 15) << 4)
     out = _write_length(out + 1, literals)
@@ -164,7 +164,7 @@ def _write_literals(out: int, start: int, stop: int) -> int:
 
 @called
 def _write_length(out: int, length: int) -> int:
-    """What does not fit into the token; where it ends."""
+    """Writes the part of a length that does not fit into the token; returns its end."""
     left = length - 15
     if left < 0:
         return out
@@ -178,17 +178,17 @@ def _write_length(out: int, length: int) -> int:
 
 @compiled(int64(int64, int64, int64, int64))
 def _encode(frame: int, frame_bytes: int, out: int, table: int) -> int:
-    """The number of bytes written, which may be more than there were. `table`: zeros, an int32 for each hash."""
+    """Returns the number of bytes written, perhaps more than the frame has. `table`: zeros, an int32 per hash."""
     begin, stop = out, frame + frame_bytes
     here = frame
-    since = frame  # what comes from here on has not been written
+    since = frame  # bytes from here on are not written yet
     misses = 0
     while here < stop - _LAST:
         first = read(uint64, here)
         entry = table + 4 * int64(first * uint64(0x9E3779B97F4A7C15) >> uint64(64 - _TABLE_BITS))
         place = frame + read(uint32, entry)
         distance = here - place
-        if distance >= _NEAR:  # the place of something nearer is kept: some steps on, it will be far enough
+        if distance >= _NEAR:  # a nearer position is kept: it will be far enough later
             write(uint32, entry, here - frame)
         if distance < _NEAR or distance > _FAR or not _matches(first, here, place):
             here += 1 + (misses >> _PATIENCE)
@@ -207,7 +207,7 @@ def _encode(frame: int, frame_bytes: int, out: int, table: int) -> int:
 
 @inlined
 def _read_length(source: int, stop: int, half: int) -> tuple[int, int]:
-    """A length, from the token's half, and where it ends; a length that nothing has where the bytes end before."""
+    """A length, whose start is half of the token, and its end; `_NO_LENGTH` if the bytes end before."""
     length = int64(half)
     if half == 15:
         byte = 255
@@ -222,7 +222,7 @@ def _read_length(source: int, stop: int, half: int) -> tuple[int, int]:
 
 @called
 def _unpack(source: int, stop: int, target: int, end: int, wanted: int) -> bool:
-    """A block of [source, stop) to [target, end), as far as to `wanted`; False where it is not as ours are."""
+    """Unpacks a block from [source, stop) to [target, end), up to `wanted`; False if the form is unknown."""
     out = target
     while out < wanted:
         if source >= stop:
@@ -263,7 +263,7 @@ def _decode_frame(start: int, stop: int, target: int, frame_bytes: int, wanted: 
         or read(uint32, start + 20) != packed
     ):
         return False
-    if packed == frame_bytes:  # as it was
+    if packed == frame_bytes:  # stored uncompressed
         _copy_exactly(target, start + _HEADER, wanted)
         return True
     return _unpack(start + _HEADER, stop, target, target + frame_bytes, target + wanted)
@@ -283,19 +283,19 @@ def _decode(
     rows: int,
     columns: int,
 ) -> None:
-    """Of each frame the `wanted` first bytes; by way of `memory`, unless that is 0, to a crop of it.
+    """Decode the first `wanted` bytes of each frame, into `out` or, through `memory`, to crops in `out`.
 
     Args:
-        chunks: address of where each begins and ends, int64.
-        count: of chunks.
-        failed: address of an int64 for each chunk: 1 where it is left to Blosc.
+        chunks: address of the start and end of each chunk, int64.
+        count: number of chunks.
+        failed: address of an int64 for each chunk: 1 if it is left for Blosc.
         out: address of whole frames or crops.
-        frame_bytes: of each.
-        wanted: of these.
-        memory: address of a frame, or 0.
-        first: where in a frame the crop begins.
-        row_bytes: of a frame.
-        rows: of the crop.
+        frame_bytes: bytes of a frame.
+        wanted: bytes of a frame that are needed.
+        memory: address of memory for a frame, for crops; 0 for whole frames.
+        first: offset of the crop in a frame.
+        row_bytes: bytes of a frame's row.
+        rows: number of rows of the crop.
         columns: bytes of the crop's row.
     """
     for number in range(count):

@@ -33,8 +33,8 @@ from resact.cache.machine_code.vectors import (
     write_past_the_cache,
 )
 
-LANES = 64  # bytes of a row that are summed at once, half as many by AVX2, and the fewest that a row has
-TILE = 16  # rows and columns that are transposed at once
+LANES = 64  # bytes of a row that are summed at a time (half with AVX2), and the smallest length of a row
+TILE = 16  # rows and columns that are transposed at a time
 LINE = 64  # bytes of the processor's cache
 
 
@@ -91,13 +91,13 @@ _PIXEL, _FLOAT, _PIXEL_BITS, _HALF = Vector(uint8, 1), Vector(float32, 1), Vecto
 
 @inlined
 def _sum_of_rows(source: int, row_step: int, taps: int, weights: int, shift: int, ahead: int) -> Any:
-    """Weighted, of some bytes of each row, rounded. What lies `ahead` of them will be wanted next; 0: nothing."""
+    """Weighted sum of some bytes of each row, rounded. The bytes `ahead` of them are prefetched; 0: none."""
     total = all_of(_SUMS, 1 << shift - 1)
     for tap in range(taps):
         if ahead != 0:
             prefetch(source + tap * row_step + ahead)
         row = converted(_SUMS, read(_BYTES, source + tap * row_step))
-        total = total + row * read(int16, weights + 2 * tap)  # of 16 bits products are quicker
+        total = total + row * read(int16, weights + 2 * tap)  # products of 16 bits are faster
     return converted(_BYTES, smaller(shifted_right(total, shift), all_of(_SUMS, 255)))
 
 
@@ -105,8 +105,8 @@ def _sum_of_rows(source: int, row_step: int, taps: int, weights: int, shift: int
 def _sum_of_pairs(source: int, row_step: int, taps: int, weights: int, shift: int, ahead: int) -> Any:
     """The same, two rows at a time: x86 has an instruction that adds two products.
 
-    Two rows' bytes are interleaved, 8 and 8 of each 16, and widened, so that each quarter of them gives its own sums;
-    what narrows sums to bytes puts them into order again.
+    The bytes of two rows are interleaved, 8 and 8 of each 16, and widened, so that each quarter has its own sums. The
+    instructions that narrow sums to bytes restore their order.
     """
     none = all_of(_BYTES, 0)
     a = b = c = d = all_of(_PART, 1 << shift - 1)
@@ -115,7 +115,7 @@ def _sum_of_pairs(source: int, row_step: int, taps: int, weights: int, shift: in
         if ahead != 0:
             prefetch(first + ahead)
             prefetch(second + ahead)
-        pair = same_bits(_SHORTS, all_of(_PART, read(int32, weights + 2 * tap)))  # the last may have a weight of 0
+        pair = same_bits(_SHORTS, all_of(_PART, read(int32, weights + 2 * tap)))  # the last row may have a weight of 0
         one, other = read(_BYTES, first), read(_BYTES, second)
         lower, upper = lower_interleaved(one, other), upper_interleaved(one, other)
         a = a + products_added(same_bits(_SHORTS, lower_interleaved(lower, none)), pair)
@@ -132,20 +132,20 @@ _weighted_sum = _sum_of_pairs if _PAIRS else _sum_of_rows
 
 @called
 def _blend(a: Arguments, table: int, source: int, row_step: int, lanes: int, ahead: int) -> None:
-    """Weighted sums of the rows at `source`, as the table says, to `mixed`."""
+    """Write weighted sums of the rows at `source` to `mixed`, with the rows and weights of the table."""
     for row in range(a.size):
         entry = table + row * a.table_step
         first = source + read(int32, entry) * row_step
         taps = int64(read(int32, entry + 4))
         for start in range(0, lanes, _WIDTH):
-            lane = min(start, lanes - _WIDTH)  # the last ones overlap those before
+            lane = min(start, lanes - _WIDTH)  # the last ones overlap the ones before
             values = _weighted_sum(first + lane, row_step, taps, entry + 8, a.shift, ahead)
             write(_BYTES, a.mixed + row * a.mixed_step + lane, values)
 
 
 @called
 def _turn(a: Arguments, lanes: int, target: int) -> None:
-    """What lies in `mixed`, transposed, to `target`, in whole tiles."""
+    """Write `mixed`, transposed, to `target`, in whole tiles."""
     for lane in range(0, lanes, TILE):
         for row in range(0, a.size, TILE):
             columns = transposed(read_square(_TILE_ROW, a.mixed + row * a.mixed_step + lane, a.mixed_step))
@@ -155,7 +155,7 @@ def _turn(a: Arguments, lanes: int, target: int) -> None:
 
 @called
 def _normalise(a: Arguments, plane: int, before: int, numbers: int, out: int, frame: int) -> None:
-    """A frame, or its distance to the one `before`, unless that is 0, to its place in `out`."""
+    """Write a frame, or its difference from the one at `before` if that is not 0, to its place in `out`."""
     for colour in range(3):
         scale, shift = read(float32, numbers + 4 * colour), read(float32, numbers + 4 * (3 + colour))
         for row in range(a.size):
@@ -195,7 +195,7 @@ def _line_of_bfloat16(a: Arguments, source: int, apart: int, scale: float, shift
 
 @inlined
 def _normalised(pixels: Any, floats: Any, source: int, apart: int, scale: float, shift: float) -> Any:
-    """Of some pixels, or of their distance to those `apart` from them, unless that is 0."""
+    """Some pixels, or their difference from those `apart` from them if that is not 0, normalised."""
     values = read(pixels, source)
     if apart != 0:
         values = distance(values, read(pixels, source + apart))

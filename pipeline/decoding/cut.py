@@ -25,8 +25,8 @@ TOLERANCE_SECONDS = Fraction(1, 10)
 
 _TICKS = 1_000_000
 _BEFORE = 2
-"""Frames that decoding begins earlier than needed, for filters that look at the frames around one."""
-_AFTER_KEY = 500  # microseconds that are sought behind a key frame, for time stamps that are rounded
+"""Extra frames at the start, for filters that look at neighbouring frames."""
+_AFTER_KEY = 500  # microseconds after a key frame at which ffmpeg seeks, because time stamps are rounded
 
 
 @dataclass(frozen=True)
@@ -108,14 +108,14 @@ class Cut:
         """Whether the logged stamps are those that the plan expects."""
         assert self.start is not None
         known = self.logged[self.start.index :][: len(logged)]
-        # The last of several may be where the last frame ends, which is asked for, too.
+        # ffmpeg also logs the end of the last frame, so the last of several stamps may be no frame's.
         sure = max(len(logged) - 1, 1)
         return list(known[:sure]) == list(logged[:sure]) and len(logged) > 0
 
 
 @dataclass(frozen=True, eq=False)
 class _Seeking:
-    """What it takes to begin in the middle."""
+    """What is needed to start decoding in the middle."""
 
     timeline: Timeline
     settings: DecodeSettings
@@ -124,10 +124,10 @@ class _Seeking:
     last: int
     """Index of the first frame that is needed."""
     target: int | None = None
-    """Index of the key frame that is sought; None until it is chosen."""
+    """Index of the key frame to seek; None until it is chosen."""
 
     def cut(self, cut: Cut, *, stamp: float | None = None) -> Cut:
-        """`cut`, from the key frame on that is sought or, where it is given, from the frame with that stamp on."""
+        """`cut`, with decoding from the target key frame, or from the frame with the given stamp."""
         logged = self.timeline.ticks.astype(np.float64) if self._logs_ticks else self.timeline.stamps
         target = self.target
         if target is None:

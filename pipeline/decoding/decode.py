@@ -40,9 +40,9 @@ from resact.pipeline.decoding.limits import (
     too_many_frames,
 )
 
-_PIPE_BYTES = 1 << 20  # a frame fits, so that ffmpeg need not wait for us in the middle of one
-_MAX_LOG_BYTES = 8 << 20  # of ffmpeg's log, a video broken at each macroblock writes tens of megabytes
-_FIRST_LOOK = 32  # frames, and at twice as many each time, whether they keep to the declared rate
+_PIPE_BYTES = 1 << 20  # room for a frame, so that ffmpeg need not wait in the middle of one
+_MAX_LOG_BYTES = 8 << 20  # that are read; a video with errors in all blocks logs tens of megabytes
+_FIRST_LOOK = 32  # frames before the first check of their times; the next check is at twice as many
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
 
@@ -120,7 +120,7 @@ class VideoDecoder:
             stderr=self._log,
             bufsize=0,
             env=os.environ | ENVIRONMENT,
-            start_new_session=True,  # a terminal's ctrl-C is for us to act on
+            start_new_session=True,  # ctrl-C on a terminal must reach us only
         )
         assert self._process.stdout is not None
         self._pipe: IO[bytes] = self._process.stdout
@@ -149,7 +149,7 @@ class VideoDecoder:
         self._log.truncate()
         self.treatment = treatment
         self._start()
-        if self._timed_out:  # between the two: the timer has killed the wrong one
+        if self._timed_out:  # the timer has killed the process before this one
             self._process.kill()
 
     def __enter__(self) -> "VideoDecoder":
@@ -169,7 +169,7 @@ class VideoDecoder:
             frames = iter(self._frames)
             first = next(frames, None)
             if first is None:
-                self._process.wait()  # it has not said all before
+                self._process.wait()  # its log is complete only at its end
             needed = self._needed(ended=first is None)
             if needed == self.treatment:
                 break
@@ -183,7 +183,7 @@ class VideoDecoder:
             if self._num_frames == most:
                 raise too_many_frames(self._settings)
             self._num_frames += 1
-            if keeps_time:  # else the log has to tell all that there is to tell, and the frames will be made again
+            if keeps_time:  # otherwise only the log matters: these frames will be decoded again
                 yield frame
                 looks = self._num_frames >= _FIRST_LOOK and self._num_frames.bit_count() == 1
                 keeps_time = not looks or self._keeps_time()
@@ -196,7 +196,7 @@ class VideoDecoder:
             watch = GridWatch(rate, self._declared[1])
         offset = 0
         for frame in frames:
-            self._timer.cancel()  # while others work on the frame
+            self._timer.cancel()  # the time limit does not count while the frame is used
             self._num_frames += 1
             if watch is not None:
                 offset = self._read_stamps(offset, watch.stamps)
@@ -208,7 +208,7 @@ class VideoDecoder:
             self._start_timer()
 
     def _read_stamps(self, offset: int, into: "array[float]") -> int:
-        """The stamps that were logged since; where to look the next time."""
+        """Reads the stamps logged since `offset`; returns the offset for the next call."""
         while piece := os.pread(self._log.fileno(), _PIPE_BYTES, offset):
             lines = piece[: piece.rfind(b"\n") + 1]
             if not lines:
@@ -218,10 +218,10 @@ class VideoDecoder:
         return offset
 
     def _needed(self, *, ended: bool) -> Treatment:
-        """What the log says that the video needs, and what was known before."""
+        """What the video needs: from the log, and from before."""
         log, stamps = self._read_log()
         found, known = log.treatment, self.treatment
-        midway = known.cut if known.cut is not None and known.cut.start is not None else None
+        midway = known.midway
         if log.unfit and midway is None:
             raise DecodeError(log.unfit)
         self.properties = log.properties
@@ -233,19 +233,15 @@ class VideoDecoder:
             raise OtherSamplingError(replace(known, cut=midway.beginning_with(stamps[0] if stamps else None)))
         untimed = log.properties is not None and self._declared is None and known.sampling is None
         if self._samples and untimed and ended and replace(needed, keep_last=known.keep_last) == known:
-            return replace(known, sampling=self._choose(log, stamps))  # no frame comes through without a rate
+            return replace(known, sampling=self._choose(log, stamps))  # without a frame rate there are no frames
         return needed
 
-    @property
-    def _begins_midway(self) -> bool:
-        return self.treatment.cut is not None and self.treatment.cut.start is not None
-
     def _keeps_time(self) -> bool:
-        """Whether the frames up to now keep to the declared rate; so that what is to be done again ends soon."""
-        if not self._samples or self.treatment.sampling is not None or self._declared is None or self._begins_midway:
+        """Whether the frames so far match the declared rate. If not, decoding stops early and starts again."""
+        if not self._samples or self.treatment.sampling is not None or self._declared is None or self.treatment.midway:
             return True
         stamps, _ = self._read_lines_logged()
-        return fits(stamps[:-1], *self._declared)  # the last may be the end's
+        return fits(stamps[:-1], *self._declared)  # the last one may be the end of the video
 
     def _choose(self, log: FfmpegLog, stamps: "array[float]") -> Sampling | None:
         properties = log.properties
@@ -274,10 +270,10 @@ class VideoDecoder:
             seconds = f"{self._timeout_seconds:g} s (--timeout)"
             raise DecodeError(f"no frame within {seconds}" if self._live else f"not decoded within {seconds}")
         log, stamps = self._read_log()
-        cut = self.treatment.cut
-        if cut is not None and cut.start is not None and (code or log.complaints or not cut.agrees(stamps)):
+        cut = self.treatment.midway
+        if cut is not None and (code or log.complaints or not cut.agrees(stamps)):
             raise OtherSamplingError(replace(self.treatment, cut=cut.without_start()))
-        if log.unfit and not self._begins_midway:
+        if log.unfit and cut is None:
             raise DecodeError(log.unfit)
         if len(log.sizes) > 1:  # ffmpeg would stretch the later ones to the first one's size
             first, second = log.sizes[:2]
@@ -287,7 +283,9 @@ class VideoDecoder:
         number = log.signal or -code
         if number > 0:
             self._tell_of_signal(number)
-        if not self._num_frames and not self._strict and log.refusal:  # a strict run gives up what can be recovered
+        if (
+            not self._num_frames and not self._strict and log.refusal
+        ):  # after a strict run, the video may still be recovered
             raise DecodeError(log.refusal)
         if log.properties is None and self.width:
             if os.fstat(self._log.fileno()).st_size > _MAX_LOG_BYTES:
@@ -297,7 +295,7 @@ class VideoDecoder:
         complaints, properties = sorted([*log.complaints, *ended]), log.properties
         if properties is not None and self._samples and not (complaints and self._strict):
             sampling = self.treatment.sampling
-            if sampling is None and not self._begins_midway:  # else it was chosen by the stamps of all packets
+            if sampling is None and cut is None:  # a part was timed by the stamps of all packets
                 sampling = self._choose(log, stamps)
             if sampling != self.treatment.sampling and not keep_sampling:
                 raise OtherSamplingError(replace(self.treatment, keep_last=False, sampling=sampling))
@@ -321,9 +319,9 @@ class VideoDecoder:
         return FfmpegLog(text.decode("utf-8", "replace"), self._source, rule=self._settings.rule), stamps
 
     def _read_lines_logged(self) -> tuple["array[float]", bytearray]:
-        """The frames' stamps, all of them; and what else is said, up to a limit."""
+        """All time stamps, and the rest of the log up to a limit."""
         stamps, kept, rest, offset = array("d"), bytearray(), b"", 0
-        # Without moving the place in it, which is ffmpeg's too.
+        # `pread` does not move the file position, which ffmpeg shares.
         while piece := os.pread(self._log.fileno(), _PIPE_BYTES, offset):
             offset += len(piece)
             lines, end, begun = (rest + piece).rpartition(b"\n")
@@ -343,6 +341,6 @@ def _temporary_file() -> IO[bytes]:
 
 
 def _widen(pipe: IO[bytes]) -> None:
-    # Over a user's limit for pipes this is refused, and the same bytes come through in smaller pieces.
+    # Refused beyond the user's limit for pipes; a smaller pipe only makes more system calls.
     with suppress(PermissionError):
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

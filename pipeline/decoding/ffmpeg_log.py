@@ -15,7 +15,7 @@ from resact.pipeline.decoding.tracks import Tracks
 MAX_PIXELS = 1 << 26
 """Most pixels of a source frame: 8192x8192. 8K video has half as many."""
 
-# Each begins where ffmpeg begins a line: a title, or a complaint that quotes one, may hold anything but that.
+# Each pattern starts at the start of a log line: titles, and errors that quote them, may contain any other text.
 _GRAPH_INPUT = re.compile(
     r"^\[graph \S+ input from stream (\S+) @ \S+\] \[verbose\] w:(\d+) h:(\d+) .*?tb:(\d+)/(\d+) "
     r"fr:(-?\d+)/(-?\d+) sar:(-?\d+)/(-?\d+)",
@@ -31,18 +31,18 @@ _CONTAINER = re.compile(r"^\[info\] Input #0, (\w+)", re.M)
 _DECODED = re.compile(
     r"^(?:\[[^]]* @ [^]]*\] )*\[verbose\]   Input stream #0:\d+ \(video\): .*?(\d+) frames decoded", re.M
 )
-_PICTURES_TOO = {"gif", "apng"}  # what they hold may be one picture
-# Matrices that swscale of ffmpeg 5 and 6 takes for others, and from 7 on refuses.
+_PICTURES_TOO = {"gif", "apng"}  # a file of these formats may be a single picture
+# Matrices that ffmpeg 5 and 6 treat as other ones, and that ffmpeg 7 refuses.
 _UNCONVERTED = re.compile(r"\((?:tv, |pc, )?(ycgco[-\w]*|bt2020c|smpte2085|chroma-derived-n?c|ictcp|ipt-c2)[/,)]")
 _PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 _UNPRINTABLE = re.compile(r"[\x01-\x07\x0e-\x1f]")  # ffmpeg writes each of them as a question mark
 _LINE_BREAKS = re.compile(r"[\n\v\f\r\x85\u2028\u2029]")
 
-# Encoders round a picture's proportions to whole pixels, and call the rest of the division its pixels' aspect: 22 of
-# 673 genuine UCF101 files say 4096:4083. No real format has pixels so nearly square.
+# Encoders round the size of a picture to whole pixels and write the remainder as the pixel aspect ratio: 22 of 673
+# UCF101 files have 4096:4083. No real format has pixels that are so close to square.
 _ROUNDING = Fraction(1, 100)
-_MOST_OBLONG = 16  # beyond, either way, it is damage
+_MOST_OBLONG = 16  # a larger aspect ratio, either way, is damage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class SourceProperties:
     duration_seconds: float | None
     """Duration according to the container; None if it has none."""
     note: str | None
-    """What a user may want to know about it although nothing is wrong."""
+    """A note for the user, for example that there are several video tracks; None if there is nothing to say."""
     time_base: Fraction
     """Unit of its time stamps, in seconds."""
 
@@ -78,6 +78,11 @@ class Treatment:
     cut: Cut | None = None
     """The part of the video that is wanted; None for all of it."""
 
+    @property
+    def midway(self) -> Cut | None:
+        """The part, if decoding starts in the middle of the video; otherwise None."""
+        return self.cut if self.cut is not None and self.cut.start is not None else None
+
 
 class FfmpegLog:
     """The log of one run.
@@ -90,12 +95,12 @@ class FfmpegLog:
 
     def __init__(self, text: str, source: Path, *, rule: int = RULE) -> None:
         self._rule = rule
-        # Before it is cut into lines: a name may hold line breaks. Folders differ from host to host.
+        # This comes before splitting into lines, because names may have line breaks. Folders differ between hosts.
         written, name = (
             _UNPRINTABLE.sub("?", os.fsencode(path).decode("utf-8", "replace")) for path in (source, source.name)
         )
         text = text.replace(f"file:{written}", _LINE_BREAKS.sub("?", name))
-        self._text = text.replace("\r", "\n")  # behind a line on its progress, which it means to overwrite
+        self._text = text.replace("\r", "\n")  # ffmpeg ends progress lines with it
 
     @cached_property
     def _input(self) -> tuple[str, ...] | None:
@@ -149,7 +154,7 @@ class FfmpegLog:
             return None
         container, decoded = _CONTAINER.search(self._text), _DECODED.search(self._text)
         single = container and container[1] in _PICTURES_TOO and decoded and decoded[1] == "1"
-        # A video of which memory let no second frame through looks like a picture; `refusal` says what is wrong.
+        # A video whose second frame did not fit in memory looks like a picture; `refusal` says what is wrong.
         if (single and not any(map(_lacks_memory, self.complaints))) or self.tracks.are_pictures:
             return "it is a still picture, not a video"
         matrix = self.tracks.chosen and _UNCONVERTED.search(self.tracks.chosen.words)
@@ -159,7 +164,7 @@ class FfmpegLog:
 
     @cached_property
     def _resampled(self) -> list[tuple[str, str]]:
-        """Frames in and out of each graph: a video that changes its kind of pixels midway gets a second one."""
+        """Frames in and out of each graph; a video whose pixel format changes midway has a second graph."""
         return _RESAMPLED.findall(self._text)
 
     @property
@@ -169,7 +174,7 @@ class FfmpegLog:
 
     @property
     def sizes(self) -> list[str]:
-        """Sizes of the frames, such as `342x256`, in the order in which they come."""
+        """Sizes of the frames, such as `342x256`, in the order of the frames."""
         return list(dict.fromkeys(f"{width}x{height}" for width, height in _SCALED.findall(self._text)))
 
     @property
@@ -201,14 +206,14 @@ class FfmpegLog:
             if _lacks_memory(words):
                 return "ffmpeg needs more memory for it than it may have (4 GiB at most): scale it down"
         general = [words for words in self.complaints if words.startswith("Error opening input")]
-        if general:  # three lines that say one thing, and perhaps one that says why
+        if general:  # ffmpeg says this in three lines, and sometimes gives the reason in another one
             others = [words for words in self.complaints if words not in general]
             return "; ".join([f"ffmpeg cannot open it: {general[-1].partition(': ')[2]}", *others[:2]])
         return None
 
 
 def seconds_of(duration: re.Match[str]) -> Fraction:
-    """What `DURATION` has found."""
+    """Seconds of a match of `DURATION`."""
     return int(duration[1]) * 3600 + int(duration[2]) * 60 + Fraction(duration[3])
 
 

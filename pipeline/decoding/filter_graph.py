@@ -43,9 +43,10 @@ def decode_arguments(
         inputs["t"] = repr(settings.max_seconds)
     if strict:
         inputs["err_detect"] = "explode"
-    seeks = cut is not None and cut.start is not None and cut.start.seconds is not None
-    if cut is not None and cut.start is not None and seeks:
-        inputs |= {"ss": cut.start.seconds, "noaccurate_seek": None}
+    start = cut.start if cut is not None else None
+    seeks = start is not None and start.seconds is not None
+    if start is not None and seeks:
+        inputs |= {"ss": start.seconds, "noaccurate_seek": None}
     # `V`: a cover picture is not a video.
     video = ffmpeg.input("source", **inputs)["V:0" if treatment.stream is None else str(treatment.stream)]
     if treatment.deinterlace:
@@ -69,19 +70,19 @@ def decode_arguments(
             "h": f"if(lte(iw*sar,ih),2*round({side}*ih/(iw*sar)/2),{side})",
         }
     output = {"fps_mode": "passthrough"}
-    if settings.rule > FIRST_RULE:  # the muxer takes no clock that begins anew, and needs none
+    if settings.rule > FIRST_RULE:  # the muxer refuses time stamps that go back, and needs none
         output["bsf:v"] = "setts=ts=N"
     if pixels == "rgb24":
         output |= {"pix_fmt": pixels, "format": "image2pipe", "vcodec": "ppm"}
     else:
-        # Without `bitexact` the planes, unlike RGB frames, depend on what vector instructions the processor has.
+        # Without `bitexact`, planes depend on the processor's vector instructions; RGB frames do not.
         scale |= {"flags": f"{settings.scaler}+bitexact", "out_range": "pc", "out_color_matrix": "bt601"}
         output |= {"format": "yuv4mpegpipe"}
     video = video.filter("scale", **scale)
     if pixels == "yuvj420p":
         if settings.rule == FIRST_RULE:
             output |= {"pix_fmt": pixels, "strict": "-1"}
-        else:  # asked for `yuvj420p`, `scale` of ffmpeg 7.0 keeps the source's matrix, whatever it is told
+        else:  # for `yuvj420p`, `scale` of ffmpeg 7.0 ignores `out_color_matrix`
             video = video.filter("format", pix_fmts="yuv420p")
     stream = ffmpeg.output(video, "pipe:1", **output).global_args(
         "-nostdin", "-hide_banner", "-loglevel", "repeat+level+verbose", "-filter_threads", "1",
@@ -89,13 +90,13 @@ def decode_arguments(
         *(["-copyts", "-start_at_zero"] if seeks else []),
     )  # fmt: skip
     arguments = list(ffmpeg.get_args(stream))
-    # `file:` keeps colons and leading dashes in names from meaning anything. ffmpeg-python takes only names in UTF-8.
+    # With `file:`, colons and leading dashes in names have no meaning. ffmpeg-python takes only names in UTF-8.
     arguments[arguments.index("-i") + 1] = f"file:{source}"
     return arguments
 
 
 def _timed(video: ffmpeg.Stream, fps: str, treatment: Treatment) -> ffmpeg.Stream:
-    """Frames with the times that they are sampled by."""
+    """Frames with the times by which they are sampled."""
     sampling, cut = treatment.sampling, treatment.cut
     start = None if cut is None else cut.start
     if sampling is not None and sampling.by_stamps:
@@ -108,15 +109,15 @@ def _timed(video: ffmpeg.Stream, fps: str, treatment: Treatment) -> ffmpeg.Strea
 
 
 def _part(video: ffmpeg.Stream, cut: Cut) -> ffmpeg.Stream:
-    """Of frames at the stored rate. From the first one on, all are decoded, so that all stamps are logged."""
-    if cut.start is None:
+    """Cuts a part out of frames at the stored rate."""
+    if cut.start is None:  # also frames after the part are decoded, so that all time stamps are logged
         stop = "" if cut.stop is None else f"*lt(n,{cut.stop})"
         return video.filter("select", f"gte(n,{cut.first}){stop}")
     return video.filter("trim", start_pts=cut.first, **({} if cut.stop is None else {"end_pts": cut.stop}))
 
 
 def _part_of_source(video: ffmpeg.Stream, cut: Cut) -> ffmpeg.Stream:
-    """Of the source's frames, those that begin in it; microseconds after the first frame."""
+    """The source's frames that begin within the part, which is given in microseconds after the first frame."""
     origin = "ld(0)" if cut.start is None else f"({cut.origin}*TB)"
     stop = "" if cut.stop is None else f"*lt(t-{origin},{cut.stop - 1}/1000000)"
     first = "st(0,if(eq(n,0),t,ld(0)));" if cut.start is None else ""
@@ -124,7 +125,7 @@ def _part_of_source(video: ffmpeg.Stream, cut: Cut) -> ffmpeg.Stream:
     if cut.start is None:
         return video.filter("select", part)
     video = video.filter("setpts", log_stamps())
-    if cut.end_ticks is not None:  # so that little behind it is decoded
+    if cut.end_ticks is not None:  # so that decoding ends soon after the part
         video = video.filter("trim", end_pts=cut.end_ticks)
     return video.filter("select", part)
 

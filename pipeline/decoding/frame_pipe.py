@@ -32,7 +32,7 @@ class FramePipe:
         self.width, self.height = width, height
 
     def _rgb(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """PPM images, one behind the other: three lines, then the pixels."""
+        """PPM images: each has three header lines, then the pixels."""
         header = self._read_lines(3)
         if header:
             self._set_size(*(int(number) for number in header.split()[1:3]))
@@ -40,7 +40,7 @@ class FramePipe:
             yield from (frame.reshape(shape) for frame in self._frames(header, self.height * self.width * 3, read=True))
 
     def _planes(self) -> Iterator[npt.NDArray[np.uint8]]:
-        """YUV4MPEG2: a line for the stream, then for each frame a line and its planes."""
+        """YUV4MPEG2: a line for the stream; then each frame has a line and its planes."""
         header = self._read_lines(1)
         if header:
             fields = {text[:1]: text[1:] for text in header.decode("ascii").split()[1:]}
@@ -48,7 +48,7 @@ class FramePipe:
             yield from self._frames(b"FRAME\n", self.height * self.width * 3 // 2, read=False)
 
     def _frames(self, header: bytes, size: int, *, read: bool) -> Iterator[npt.NDArray[np.uint8]]:
-        """Frames of `size` bytes, each behind the same header; `read` says that the first one's has been read."""
+        """Frames of `size` bytes, each after the same header; `read`: the first header has been read already."""
         buffer = np.empty(len(header) + size, np.uint8)
         frame = buffer[len(header) :]
         if read and not self._fill(frame.data):
@@ -61,7 +61,7 @@ class FramePipe:
             yield frame
 
     def _read_lines(self, count: int) -> bytes:
-        """The stream's first lines; empty where it ends before."""
+        """The stream's first lines; empty if it ends before."""
         lines = bytearray()
         while lines.count(b"\n") < count:
             byte = self._pipe.read(1)
@@ -71,7 +71,7 @@ class FramePipe:
         return bytes(lines)
 
     def _fill(self, buffer: memoryview) -> bool:
-        """Read as many bytes as fit; False where the stream ends before."""
+        """Fills the buffer; False if the stream ends before."""
         done = 0
         while done < len(buffer):
             count = self._pipe.readinto(buffer[done:])  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ ordinary video is decoded only once.
 import math
 import re
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -22,22 +22,22 @@ STAMP_LINE = re.compile(rb"(?:(?<=[\r\n])|\A)(?:\[Eval @ [^]\n]*\] )?\[verbose\]
 _TICKS = 1_000_000  # a second, of the stamps in the graph
 _VERBOSE = 40  # AV_LOG_VERBOSE
 
-# A frame begins so late, in frames of the source or of the output, whichever is shorter: then no sampling time falls
-# on a border for 24, 25, 30, 48, 50, 60, 120, 240 fps to 10, 12, 15, 30. The next border is 1/24 away, or more.
+# Delay of each frame, in frames of the source or of the output, whichever is shorter. With it, no sampling time is at
+# the border of two frames for 24, 25, 30, 48, 50, 60, 120, 240 fps to 10, 12, 15, 30: borders are at least 1/24 away.
 _DELAY = Fraction(1, 64)
 
 # In source frames.
-_GAP = (0.75, 0.625)  # behind its place by more, frames are missing; the first value while the phase is uncertain
+_GAP = (0.75, 0.625)  # if a frame is later than this, frames are missing; the first value while the phase is uncertain
 _UNCERTAIN = 16  # frames
-_PHASE_FRAMES = 64  # that the running mean of the phase goes over
-_SPREAD = 1.0  # of the stamps around the grid: half a frame to each side
-_SPREAD_WITH_GAPS = 0.375  # or two rates in turns would pass for one with gaps
-_CLEAR_SPREAD = 0.5  # and no other rate is looked for
-_MOST_ROUNDING = 0.25  # that a coarse time base is allowed besides
+_PHASE_FRAMES = 64  # frames in the running mean of the phase
+_SPREAD = 1.0  # largest spread of the stamps around the grid: half a frame to each side
+_SPREAD_WITH_GAPS = 0.375  # with gaps less, or two alternating rates would look like one rate with gaps
+_CLEAR_SPREAD = 0.5  # up to this, no other rate is tried
+_MOST_ROUNDING = 0.25  # largest extra spread for a coarse time base
 
-_LEAST_FRAMES = 16  # that tell another rate than the declared one
-_MOST_FPS = 240  # what is over that, and has more gaps than frames, is a time base
-_NTSC = (24, 30, 48, 60, 120, 240)  # of which the 1000/1001th is in use too
+_LEAST_FRAMES = 16  # with fewer, no other rate than the declared one is chosen
+_MOST_FPS = 240  # a higher rate with more gaps than frames is a time base, not a frame rate
+_NTSC = (24, 30, 48, 60, 120, 240)  # rates that are also used times 1000/1001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class _Grid:
         if self._count == 0:
             self._place, self.phase = 0.0, at
             self._low = self._high = at
-        elif at < self.before:  # the clock begins anew
+        elif at < self.before:  # the clock starts again
             self._place, self.phase = self._place + 1, at - self._place
             self._low = self._high = at - self._place
         else:
@@ -159,24 +159,12 @@ class _Grid:
         return self._place
 
 
-def places(stamps: Sequence[float], rate: Fraction) -> Iterator[int]:
-    """Position of each frame on the grid of a frame rate, counted from the first frame.
+def grid_registers(stamps: Sequence[float], rate: Fraction) -> npt.NDArray[np.float64]:
+    """(N, 3) registers 0, 1 and 2 of the filter graph after each frame; register 1 is its place on the grid.
 
     Args:
         stamps: time stamps in microseconds; NaN for a frame without one.
-        rate: frames a second.
-    """
-    grid = _Grid(rate)
-    for stamp in stamps:
-        yield int(grid.add(stamp))
-
-
-def grid_registers(stamps: Sequence[float], rate: Fraction) -> npt.NDArray[np.float64]:
-    """(N, 3) registers 0, 1 and 2 of the filter graph after each frame.
-
-    Args:
-        stamps: as in `places`.
-        rate: as in `places`.
+        rate: frame rate, in frames per second.
     """
     grid, registers = _Grid(rate), np.empty((len(stamps), 3))
     for row, stamp in zip(registers, stamps, strict=True):
@@ -243,7 +231,7 @@ def choose(stamps: Sequence[float], declared: Fraction | None, time_base: Fracti
 
 @dataclass(frozen=True)
 class _Fit:
-    """Of stamps to a rate's grid."""
+    """How well stamps match the grid of a rate."""
 
     spread: float
     gaps: int
@@ -253,7 +241,7 @@ class _Fit:
 def _fit(stamps: Sequence[float], rate: Fraction) -> _Fit:
     at = np.asarray(stamps) * float(rate) / _TICKS - np.arange(len(stamps))
     spread = float(np.ptp(at)) if len(stamps) else 0.0
-    if spread < _GAP[1] and (np.diff(stamps) >= 0).all():  # no gap, as `_Grid` would say, but at once
+    if spread < _GAP[1] and (np.diff(stamps) >= 0).all():  # no gaps: the same result as `_Grid`, but faster
         return _Fit(spread, 0, len(stamps))
     grid = _Grid(rate)
     for stamp in stamps:
@@ -266,7 +254,7 @@ def _is_near(fit: _Fit, rate: Fraction, time_base: Fraction) -> bool:
 
 
 def _is_clear(fit: _Fit, rate: Fraction, time_base: Fraction) -> bool:
-    """Not only near, but so near that no other rate need be looked for."""
+    """Whether the match is so close that no other rate needs to be tried."""
     spread = _SPREAD_WITH_GAPS if fit.gaps else _CLEAR_SPREAD
     return fit.spread <= spread + _rounding(rate, time_base) and not _is_time_base(fit, rate)
 
@@ -280,7 +268,7 @@ def _rounding(rate: Fraction, time_base: Fraction) -> float:
 
 
 def _constant_rates(stamps: Sequence[float]) -> list[Fraction]:
-    """Rates that the frames may have: those in use next to an estimate, and that itself. The nearest first."""
+    """Possible frame rates: usual rates next to an estimate, the nearest first, and the estimate itself."""
     known = np.asarray(stamps)
     if len(known) < _LEAST_FRAMES or not (np.diff(known) > 0).all():
         return []

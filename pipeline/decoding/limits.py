@@ -11,10 +11,10 @@ from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError
 from resact.pipeline.decoding.ffmpeg_log import MAX_PIXELS
 
-_MAX_LOG_FILE_BYTES = 1 << 30  # then ffmpeg is stopped
-_MAX_SIDE = 16_384  # of a frame for the store; JPEG ends at 65,535
-_MAX_SECONDS = 4 * 3600.0  # of video, where --max-seconds does not say
-_MAX_SOURCE_FPS = 1000  # where all of the source's frames are kept; parse_fps takes no more either
+_MAX_LOG_FILE_BYTES = 1 << 30  # ffmpeg is stopped at this size
+_MAX_SIDE = 16_384  # pixels of a stored frame's side; JPEG allows 65,535
+_MAX_SECONDS = 4 * 3600.0  # of video, without --max-seconds
+_MAX_SOURCE_FPS = 1000  # with `--fps source`; also the limit of `parse_fps`
 _MAX_MEMORY_BYTES = 4 << 30  # of address space, for ffmpeg
 
 # Container formats and bare streams that open no other file. Left out: playlists and scripts (hls, dash, concat, sdp,
@@ -23,12 +23,12 @@ _FORMATS = (
     "apng,asf,av1,avi,avs2,avs3,cavsvideo,cine,dhav,dirac,dnxhd,dv,evc,flv,gif,gxf,h261,h263,h264,hevc,ifv,ivf,kux,"
     "live_flv,m4v,matroska,mjpeg,mjpeg_2000,mov,mpeg,mpegts,mpegvideo,mxf,nsv,nut,obu,ogg,pva,rm,smjpeg,swf,ty,vc1,"
     "vc1test,vvc,wtv,yuv4mpegpipe,"
-    "aac,ac3,aiff,amr,ape,au,caf,flac,mp3,wav,w64,wv"  # sound alone, so that it is called by its name
+    "aac,ac3,aiff,amr,ape,au,caf,flac,mp3,wav,w64,wv"  # sound only, so that the error can say so
 )
 RESTRICTIONS = ("-format_whitelist", _FORMATS, "-max_pixels", str(MAX_PIXELS))
 
-# Statically linked, as the wheel's is, ffmpeg crashes when it loads the host's modules for character sets, which it
-# does for the service names in an MPEG transport stream. It takes such names as they are where there are no modules.
+# The wheel's ffmpeg is statically linked, and crashes if it loads the host's modules for character sets. It does so for
+# service names in MPEG transport streams. Without modules, it uses these names unconverted.
 ENVIRONMENT = {"GCONV_PATH": os.devnull}
 
 

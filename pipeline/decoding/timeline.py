@@ -24,7 +24,7 @@ _PACKET = re.compile(rb"^0, *-?\d+, *(-?\d+), .*?, 0x[0-9a-f]{8}(?:, F=0x([0-9A-
 _KEY, _CORRUPT, _DISCARD = 1, 2, 4
 _LEAST_FRAMES = 2
 
-_SOURCES = 4  # whose timelines are kept: the parts of one video come one after the other
+_SOURCES = 4  # whose timelines are cached: the parts of a video are decoded one after another
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ def cut_treatment(
 @lru_cache(maxsize=_SOURCES)
 def _look(
     source: Path,
-    identity: tuple[int, ...],  # noqa: ARG001 - a file that has changed is another one
+    identity: tuple[int, ...],  # noqa: ARG001 - a changed file must be read again
     settings: DecodeSettings,
     binary: str,
     timeout_seconds: float,
@@ -82,7 +82,7 @@ def _look(
             first = next(iter(decoder), None)
             treatment, properties = decoder.treatment, decoder.properties
     except (DecodeError, FfmpegKilledError, OtherSamplingError):
-        return None  # decoding it will say why
+        return None  # decoding reports the error
     if first is None or properties is None or treatment.deinterlace or treatment.keep_last:
         return None
     timeline = _read_packets(source, treatment.stream, binary, timeout_seconds)

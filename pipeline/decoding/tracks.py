@@ -7,17 +7,17 @@ from functools import cached_property
 _AFTER_INPUT = re.compile(r"^\[info\] (?:Stream mapping:|Output #0)", re.M)
 _STREAM = re.compile(r"^\[info\] +Stream #0:(\d+)(?!\d).*?: Video: (.*)", re.M)
 _SIZE = re.compile(r", (\d+)x(\d+)\b")
-_UNKNOWN = re.compile(r", none\b")  # pixels of a track without a packet, or that nothing decodes
+_UNKNOWN = re.compile(r", none\b")  # the pixel format of a track without packets, or without a decoder
 _COVER = re.compile(r"\((?:attached pic|timed thumbnails)\)")
 _SECONDARY = re.compile(r"\((?:still image|dependent)\)")
 
-# In ISO's file format a picture is an item beside the tracks, which ffmpeg shows as a stream of its own: one unit of
-# time a second and no bit rate, which each track has.
+# In ISO's file format a picture is an item beside the tracks. ffmpeg shows it as a stream with one time unit per second
+# and, unlike a track, no bit rate.
 _BRANDS = re.compile(r"^\[info\]     (?:major_brand|compatible_brands) *: (.*)", re.M)
 _PICTURE_BRANDS = {"avif", "avis", "heic", "heix", "hevc", "hevx", "mif1", "mif2", "msf1"}
 _PICTURE_ITEM = re.compile(r"^(?!.* kb/s,).*, 1 tbn\b")
 
-_WORTH_OF_DEFAULT = 5_000_000  # pixels, as ffmpeg itself has it
+_WORTH_OF_DEFAULT = 5_000_000  # pixels, as in ffmpeg
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(not crc.can_check(), reason="no SSE 4.2 here")
 
 
 def chunks_of(random: np.random.Generator, count: int, most: int) -> tuple[bytes, np.ndarray]:
-    """Chunks of any lengths, and their edges."""
+    """Chunks of random lengths, and their edges."""
     bodies = [random.bytes(int(random.integers(most + 1))) for _ in range(count)]
     chunks = [body + crc32c(body).to_bytes(4, "little") for body in bodies]
     return b"".join(chunks), np.cumsum([0, *map(len, chunks)])
@@ -60,7 +60,7 @@ def test_chunks_that_begin_further_on(seed: int) -> None:
 
 
 def test_a_clips_checksums_are_tested_by_machine_code(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
-    """Those of few frames, or where there is no such instruction, by the package; both find the same."""
+    """For few frames, or without the instruction, by the package; both find the same."""
     calls: list[int] = []
     first_wrong = crc.first_wrong
     monkeypatch.setattr(crc, "first_wrong", lambda *given: calls.append(len(given[1]) - 1) or first_wrong(*given))

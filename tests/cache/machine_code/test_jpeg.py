@@ -1,24 +1,19 @@
 """JPEG in machine code, which has to equal libjpeg-turbo bit for bit, and to leave what it does not know alone."""
 
-import math
 import subprocess
 import sys
 from io import BytesIO
-from itertools import accumulate, pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import simplejpeg
 from PIL import Image
+from tests.cache.machine_code.in_bounds import Frames, decode_in_bounds
 
 from resact.cache.codecs import JpegFrames
 from resact.cache.crop import Crop
 from resact.cache.machine_code.jpeg import decode_jpegs
 from resact.cache.machine_code.jpeg_header import header_bytes
-
-Frames = npt.NDArray[np.uint8]
-GUARD = 4096
 
 
 def right(chunks: list[bytes], height: int, width: int) -> Frames:
@@ -29,20 +24,11 @@ def right(chunks: list[bytes], height: int, width: int) -> Frames:
 
 
 def decoded(chunks: list[bytes], height: int, width: int, crop: Crop | None = None) -> tuple[Frames, list[int]]:
-    """What `decode_jpegs` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
-    crop = crop or Crop(0, height, 0, width)
-    shape = len(chunks), *crop.size, 3
-    memory = np.full(math.prod(shape) + 2 * GUARD, 77, np.uint8)
-    out = memory[GUARD:-GUARD].reshape(shape)
-    bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
-    left = decode_jpegs(memoryview(b"".join(chunks)), bounds, out, (height, width), crop)
-    assert (memory[:GUARD] == 77).all()
-    assert (memory[-GUARD:] == 77).all()
-    return out, list(left)
+    return decode_in_bounds(decode_jpegs, chunks, (height, width), crop)
 
 
 def scene(random: np.random.Generator, num_frames: int, height: int, width: int) -> Frames:
-    """From flat to pure noise: what has few coefficients, and what has all."""
+    """From flat to pure noise, so from few coefficients to all."""
     noise = random.choice([0, 4, 40, 255])
     y, x = np.mgrid[:height, :width]
     slope = random.uniform(-6, 6, (num_frames, 1, 1, 3)) * y[..., None] + random.uniform(-6, 6, 3) * x[..., None]
@@ -88,7 +74,7 @@ def test_a_box_of_them(seed: int) -> None:
 
 
 def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
-    """Its bytes may be anything, which checksums and not this have to find."""
+    """These bytes may be anything: checksums find that, not the decoder."""
     frame = scene(np.random.default_rng(seed), 1, 64, 64)[0]
     whole = JpegFrames().encode(frame)
     cut = whole[: len(whole) * 3 // 4] + b"\xff\xd9"
@@ -99,7 +85,7 @@ def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
 
 
 def test_bits_that_end_in_the_last_block_of_the_box(seed: int) -> None:
-    """Whatever lies behind them in memory must not become pixels."""
+    """Bytes after them in memory must not become pixels."""
     whole = JpegFrames().encode(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8))
     wanted, taken = right([whole], 32, 32)[0, :16], 0
     for end in range(len(header_bytes(memoryview(whole))), len(whole) - 2):
@@ -110,14 +96,14 @@ def test_bits_that_end_in_the_last_block_of_the_box(seed: int) -> None:
 
 
 def test_coefficients_too_large_for_16_bits(seed: int) -> None:
-    """They overflow as in libjpeg-turbo's vectors: with steps that no encoder has, in flat blocks and in others."""
+    """They overflow as in libjpeg-turbo: with steps that no encoder writes, in flat blocks and in others."""
     random = np.random.default_rng(seed)
     for noise in (0, 0, 40, 255):
         frame = random.integers(0, 256, (6, 8, 3)).repeat(8, 0).repeat(8, 1) + random.integers(
             0, noise + 1, (48, 64, 3)
         )
         chunk = bytearray(JpegFrames(98).encode(np.clip(frame, 0, 255).astype(np.uint8)))
-        for table in range(2):  # each of 64 steps behind 5 bytes, the first ones behind SOI and JFIF's 18
+        for table in range(2):  # 64 steps after 5 bytes each; the first table follows SOI and 18 bytes of JFIF
             start = 20 + 69 * table + 5
             chunk[start : start + 64] = random.integers(1, 256, 64, np.uint8).tobytes()
         out, left = decoded([bytes(chunk)], 48, 64)
@@ -155,7 +141,7 @@ def other_jpegs(frame: Frames) -> dict[str, bytes]:
         "restart markers": saved(image, restart_marker_rows=1),
         "a comment": saved(image, comment="no pixels"),
         "JFIF in short": usual[:2] + b"\xff\xe0\0\x08JFIF\0\1" + usual[20:],
-        "no JFIF": usual[:2] + usual[20:],  # so that colours are a matter of the components' names
+        "no JFIF": usual[:2] + usual[20:],  # the components' names then decide the colours
         "another size": JpegFrames().encode(frame[:, 1:]),
         "nothing": b"",
         "garbage": bytes(range(256)) * 4,
@@ -175,12 +161,12 @@ def test_what_it_does_not_know_is_left_to_libjpeg(kind: str, seed: int) -> None:
     assert decoded([other], 40, 60)[1] == [0]
     out, left = decoded([usual[0], usual[1], other, usual[3]], 40, 60)
     assert 2 in left
-    assert left in ([2], [2, 3])  # its neighbour shares its fate, unless it has another header
+    assert left in ([2], [2, 3])  # the frame next to it is left, too, unless it has another header
     assert np.array_equal(out[:2], right(usual[:2], 40, 60))
 
 
 def test_bytes_that_no_encoder_writes(seed: int) -> None:
-    """Whatever it takes on, it does as libjpeg-turbo would; what libjpeg-turbo refuses, it leaves."""
+    """What it decodes equals libjpeg-turbo; it leaves what libjpeg-turbo refuses."""
     random = np.random.default_rng(seed)
     chunk = JpegFrames().encode(scene(random, 1, 48, 64)[0])
     header = len(header_bytes(memoryview(chunk)))

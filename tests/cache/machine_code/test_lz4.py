@@ -5,36 +5,23 @@ import math
 import mmap
 import signal
 from collections.abc import Callable, Iterator
-from itertools import accumulate, pairwise
+from functools import partial
 from multiprocessing import get_context
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numcodecs import blosc
+from tests.cache.machine_code.in_bounds import Frames, bounds_of, decode_in_bounds
 
 from resact.cache.codecs import Lz4Frames
 from resact.cache.crop import Crop
 from resact.cache.machine_code.lz4 import decode_lz4, encode_lz4
 from resact.errors import DamagedError
 
-Frames = npt.NDArray[np.uint8]
-GUARD = 4096
-
-
-def decoded(chunks: list[bytes], shape: tuple[int, int], crop: Crop | None = None) -> tuple[Frames, list[int]]:
-    """What `decode_lz4` makes of them in memory of 77s, and what it leaves; asserts that it stays in bounds."""
-    crop = crop or Crop(0, shape[0], 0, shape[1])
-    memory = np.full(math.prod(crop.size) * len(chunks) * 3 + 2 * GUARD, 77, np.uint8)
-    out = memory[GUARD:-GUARD].reshape(len(chunks), *crop.size, 3)
-    bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
-    left = decode_lz4(memoryview(b"".join(chunks)), bounds, out, shape, crop)
-    assert (memory[:GUARD] == 77).all()
-    assert (memory[-GUARD:] == 77).all()
-    return out, list(left)
+decoded = partial(decode_in_bounds, decode_lz4)
 
 
 def by_blosc(chunk: bytes, shape: tuple[int, int]) -> Frames:
@@ -57,7 +44,7 @@ def scene(random: np.random.Generator, height: int, width: int) -> Frames:
 
 
 def sequences(chunk: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """The block's sequences, read slowly: bytes as they are, distance and length of the match (0, 0 in the last)."""
+    """The block's sequences, read in plain Python: literals, distance and length of the match (0, 0 in the last)."""
     data = iter(chunk[24:])
 
     def length(half: int) -> int:
@@ -92,7 +79,7 @@ def sequence(literals: bytes, distance: int, length: int) -> bytes:
 
 
 def forged(random: np.random.Generator, frame_bytes: int) -> bytes:
-    """Sequences such as our encoder never makes; often matches that are too near, lengths that say too much."""
+    """Sequences that our encoder never writes, often with matches that are too near or lengths that are too large."""
     wrong = random.choice([0, 0, 0.1])
     block, left = b"", frame_bytes
     while left > 70 and random.random() >= wrong:
@@ -112,7 +99,7 @@ def forged(random: np.random.Generator, frame_bytes: int) -> bytes:
     ends = [b"", random.bytes(80), b"\xf0", b"\xf0" + b"\xff" * 9, b"\x0f", b"\x1f" + b"\xff" * 12]
     if random.random() >= 5 * wrong:
         ends = [sequence(random.bytes(max(left, 0)), 0, 4)[:-2]]
-    elif left > 100:  # to the frame's end and not beyond, which is too far for copies of 32 bytes, with more to come
+    elif left > 100:  # up to the frame's end: too far for copies of 32 bytes, and more follows
         literals, short = int(random.choice([32, left - 31, left])), int(random.integers(32))
         ends += 6 * [sequence(random.bytes(literals), 32, max(left - literals - short, 4)) + random.bytes(80)]
     return chunk_of(block + ends[random.integers(len(ends))], frame_bytes)
@@ -177,7 +164,7 @@ def test_matches_are_long_and_far_and_the_end_is_as_lz4_asks(seed: int) -> None:
 
 
 def test_a_frame_that_others_look_at_from_afar(seed: int) -> None:
-    """Rows and columns need not follow each other in memory."""
+    """Rows and columns need not be contiguous in memory."""
     frame = scene(np.random.default_rng(seed), 60, 80)[::2, ::-1]
     assert encode_lz4(frame) == encode_lz4(frame.copy())
 
@@ -197,7 +184,7 @@ def test_a_box_of_them(seed: int) -> None:
 
 
 def test_what_lies_below_the_box_is_not_decoded(seed: int) -> None:
-    """Its bytes may be anything, which checksums and not this have to find."""
+    """These bytes may be anything: checksums find that, not the decoder."""
     frame = np.random.default_rng(seed).integers(0, 9, (64, 64, 1), np.uint8).repeat(3, 2).repeat(2, 1)
     chunk = bytearray(encode_lz4(frame))
     assert len(chunk) < frame.nbytes
@@ -222,7 +209,7 @@ def test_what_blosc_writes_is_left_to_blosc(cname: bytes, shuffle: int, clevel: 
 
 
 def test_bytes_that_it_does_not_write(seed: int) -> None:
-    """Whatever it takes on, Blosc unpacks to the same; the rest it leaves."""
+    """What it decodes equals Blosc; it leaves the rest."""
     random = np.random.default_rng(seed)
     taken = refused = 0
     for number in range(900):
@@ -255,12 +242,12 @@ def test_what_is_no_frame_is_left(broken: bytes) -> None:
 
 @pytest.mark.parametrize("literals", [0, 1, 14, 15, 16, 269, 270, 271, 524, 525, 526])
 def test_lengths_that_need_a_byte_more(literals: int) -> None:
-    """Known bytes: the encoder's table is small, and may have forgotten others."""
+    """The bytes are chosen so that the encoder's small table still has them."""
     random = np.random.default_rng(literals)
     lengths = [273, 274, 275, *((18, 19, 20) if literals < 200 else ())]
     for length in lengths:
         known, new, end = (random.integers(1, 254, size) for size in (300, literals, 100))
-        end[0] = known[length] + 1  # the match goes no further
+        end[0] = known[length] + 1  # the match ends here
         parts = np.zeros(60), known, np.full(100, 255), new, known[:length], end
         frame = np.concatenate(parts).astype(np.uint8)
         frame = np.resize(frame, (1, len(frame) // 3 + 1, 3))
@@ -296,17 +283,16 @@ def test_frames_of_one_row_whose_axis_steps_anyhow(layout: Callable[[Frames], Fr
     assert out.shape == (8, 1, 200, 3)
     frames = [scene(random, 1, 200) for _ in range(8)]
     chunks = [encode_lz4(frame) for frame in frames]
-    bounds = np.array(list(pairwise([0, *accumulate(map(len, chunks))])))
-    assert not list(decode_lz4(memoryview(b"".join(chunks)), bounds, out, (1, 200), Crop(0, 1, 0, 200)))
+    assert not list(decode_lz4(memoryview(b"".join(chunks)), bounds_of(chunks), out, (1, 200), Crop(0, 1, 0, 200)))
     assert np.array_equal(out, frames)
     assert (memory[[0, 9]] == 77).all()
 
 
-# In memory that ends where it ends ------------------------------------------------------------------------------
+# At the edges of memory ----------------------------------------------------------------------------------------
 
 
 def guarded(size: int) -> Frames:
-    """Memory of whole pages, between two that nobody may touch."""
+    """Memory of whole pages, between two pages without access."""
     page = mmap.PAGESIZE
     array = np.frombuffer(mmap.mmap(-1, -(-size // page) * page + 2 * page), np.uint8)
     for start in (0, array.nbytes - page):
@@ -332,7 +318,7 @@ def decode_and_encode_guarded(seed: int) -> None:
     height, width = 20, 60
     size = height * width * 3
     source, target = guarded(4 * size), guarded(size)
-    taken = refused = 0  # of what was forged
+    taken = refused = 0  # forged chunks only
     for number in range(6000):
         frame = scene(random, height, width)
         if number % 20 == 0:

@@ -109,7 +109,7 @@ def test_what_was_compiled_is_kept(tmp_path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_what_was_torn_is_compiled_anew(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """numba does not sync what it keeps, so that a machine that went down may leave it empty."""
+    """numba does not sync its files, so a crash of the machine may leave them empty."""
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
     command = [sys.executable, "-c", COMPILED]
     subprocess.run(command, capture_output=True, check=True)
@@ -120,7 +120,7 @@ def test_what_was_torn_is_compiled_anew(tmp_path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_where_nothing_can_be_kept_it_is_compiled_all_the_same() -> None:
-    """As in a read-only installation without a home."""
+    """As in a read-only installation without a home folder."""
     nowhere = "import numba.core.caching as c; c.CacheImpl._locator_classes = []"
     done = subprocess.run([sys.executable, "-c", nowhere + COMPILED], capture_output=True, text=True, check=True)
     assert done.stdout == "None 0\n"

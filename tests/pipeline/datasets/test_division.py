@@ -12,7 +12,7 @@ CLASSES = "ABC"
 quick = settings(max_examples=60)
 SHARES = st.floats(0.01, 0.99)
 SEEDS = st.integers(0, 2**40)
-NAMES = st.text(max_size=6) | st.just("bad\udcff")  # such as a name that is no UTF-8
+NAMES = st.text(max_size=6) | st.just("bad\udcff")  # a name that is not UTF-8
 OWN_GROUPS = st.dictionaries(NAMES, st.sampled_from([{name} for name in CLASSES]), min_size=1, max_size=12)
 """Each group in one class."""
 SHARED_GROUPS = st.lists(st.sets(st.sampled_from(CLASSES), min_size=1, max_size=2), min_size=1, max_size=9).map(
@@ -112,6 +112,6 @@ def test_seeds_differ_and_processes_agree() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(zero)
-    # Another machine, another year: this is what seed 0 has always drawn.
+    # On every machine and forever, seed 0 draws this.
     tests = "g11 g12 g15 g19 g2 g20 g23 g3 g7"
     assert " ".join(sorted(group for group, side in zero.items() if side == "test")) == tests

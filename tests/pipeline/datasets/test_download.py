@@ -76,7 +76,7 @@ def test_a_server_that_falls_silent_counts_as_broken(
     tmp_path: Path, server: Files, file: RemoteFile, content: bytes
 ) -> None:
     server.answers = ["stall 70000"]
-    # On a slow machine the answers that come count as silence, too: then it tries again.
+    # On a slow machine, other answers may also count as silence; then it tries again.
     restless = Patience(tries=10_000, wait_seconds=0, stall_seconds=0.3)
     assert download(file, tmp_path, patience=restless).read_bytes() == content
     assert server.ranges[0] is None

@@ -90,7 +90,7 @@ def test_both_archives_become_folders_and_go(tmp_path: Path, server: Files, cons
     assert plan_fetch("ucf101", root) is None
     assert server.ranges == [None, "bytes=10-", None, "bytes=100000-"]
     assert "UCF-101: 4 files, each checked" in console.export_text()
-    with pytest.raises(SourceError, match=r"testlist01\.txt is missing"):  # these lists are no real ones
+    with pytest.raises(SourceError, match=r"testlist01\.txt is missing"):  # these lists are incomplete
         load_dataset("ucf101", root=root)
 
 
@@ -169,7 +169,7 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
 
 @pytest.mark.parametrize(("codec", "gigabytes"), [("jpeg", 36.5), ("zstd", 218.4), ("lz4", 273.2)])
 def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -> None:
-    """As in docs/performance.md, of the stores of six classes."""
+    """As measured in docs/performance.md, with stores of six classes."""
     size = UCF101.whole
     whole = replace(STORE, whole=size, codec=codec)
     assert whole.bytes / 1e9 == pytest.approx(gigabytes, abs=0.1)
@@ -182,7 +182,7 @@ def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -
 
 
 def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
-    """A second of one video of each of six classes: nearer to each other than to what 673 videos have."""
+    """From one second of a video of each of six classes."""
     counted, codecs = fetching._FRAME_BYTES, {name: build_codec(name) for name in CODEC_NAMES}
     binary, version = find_ffmpeg()
     settings = DecodeSettings(fps="15", short_side=256, max_seconds=1.0, ffmpeg=version)

@@ -33,7 +33,7 @@ STRANGE = (
     "A_{}_u_nm_np1_fr_goo_0.avi", "A_{}_u_nm_np1_fr_goo_1.avi",
 )  # fmt: skip
 USES = ("121", "212", "000", "112", "112")
-"""Of each video, in the three splits."""
+"""The use of each video in the three splits."""
 
 
 def names_of(class_name: str) -> list[str]:
@@ -41,7 +41,7 @@ def names_of(class_name: str) -> list[str]:
 
 
 def lists() -> dict[str, bytes]:
-    """As they are there: a blank at the end of each line, here and there CRLF."""
+    """Lists as in the original: each line ends in a blank, and some in CRLF."""
     return {
         f"testTrainMulti_7030_splits/{name}_test_split{split + 1}.txt": "".join(
             f"{video} {use[split]} \r\n" for video, use in zip(names_of(name), USES, strict=True)
@@ -143,7 +143,7 @@ VIDEOS = {f"{name}/{video}": name.encode() * 999 for name in CLASSES[:3] for vid
 
 
 def write_nested(path: Path, *, inner: dict[str, dict[str, bytes]] | None = None) -> Path:
-    """An archive with one archive a class, as `hmdb51_org.rar` is."""
+    """An archive with one archive per class, like `hmdb51_org.rar`."""
     of_class = inner or {name: {v: d for v, d in VIDEOS.items() if v.startswith(f"{name}/")} for name in CLASSES[:3]}
     archives = {
         f"{name}.rar": write_rar(path.with_name("inner"), files).read_bytes() for name, files in of_class.items()

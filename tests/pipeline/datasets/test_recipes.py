@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Iterator[Path]:
-    """A folder of programs: ffmpeg, Python, and a resact that notes what it was called with, to be run here."""
+    """A folder of programs: ffmpeg, Python, and a resact that only writes its arguments to a file."""
     folder = tmp_path / "tools"
     folder.mkdir()
     (folder / "ffmpeg").symlink_to(FFMPEG)
@@ -33,7 +33,7 @@ def tools(tmp_path: Path) -> Iterator[Path]:
 
 
 def follow(recipe: str, folder: Path, tools: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ClipStore, str]:
-    """What a recipe makes in a folder; and what prep prints."""
+    """The store that a recipe makes in a folder, and what prep prints."""
     script = PAGE.read_text().split(f"<!-- recipe: {recipe} -->\n```bash\n")[1].partition("```")[0]
     path = f"{tools}:/usr/bin:/bin"
     subprocess.run(["bash", "-euo", "pipefail", "-c", script], cwd=folder, check=True, env={"PATH": path})

@@ -122,7 +122,7 @@ def test_same_bytes_every_time(written, tmp_path):
 
 
 def test_encoded_frame_depends_on_no_other_frame(tmp_path):
-    """Else the files would leak, through what the codec does to a frame, how the frame before it looked."""
+    """Otherwise the codec's traces in a frame would show what the frame before it looked like."""
     a, b, c = (render_frame(SampleVideo("ZoomIn", group, 1), 9) for group in (1, 2, 3))
     sample._encode([a, b, a, a, c, b], tmp_path / "mixed.avi")
     mixed = decode_THWC(tmp_path / "mixed.avi")
@@ -134,7 +134,7 @@ def test_encoded_frame_depends_on_no_other_frame(tmp_path):
 
 def test_killed_writer_leaves_no_file_under_the_name(tmp_path):
     path = tmp_path / "video.avi"
-    code = (  # draws for ever, so that the kill cannot come too late
+    code = (  # an endless video, so that the kill cannot come too late
         "import sys; from pathlib import Path; from resact.pipeline.datasets import sample\n"
         "sample.SampleVideo.num_frames = property(lambda self: 10**9)\n"
         "sample.write_video(sample.VIDEOS[0], Path(sys.argv[1]))"
@@ -161,7 +161,7 @@ def test_error_while_drawing_leaves_the_folder_as_it_was(tmp_path, monkeypatch):
 
 
 def test_ffmpegs_failure_is_told_in_its_own_words(tmp_path, monkeypatch):
-    """It fails without reading a frame and says more than a pipe holds; neither may block us."""
+    """It fails without reading a frame, with a message longer than a pipe's buffer; neither may block us."""
     fake = tmp_path / "ffmpeg"
     fake.write_text("#!/bin/sh\nhead -c 300000 /dev/zero | tr '\\0' x >&2\necho 'No space left' >&2\nexit 28\n")
     fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
@@ -269,7 +269,7 @@ FROZEN = {  # class, group, clip, frame
 
 
 def test_generator_is_frozen():
-    """Other digests mean other pixels: then raise GENERATOR_VERSION, and train anew."""
+    """Other digests mean other pixels: then raise GENERATOR_VERSION, and train again."""
     for (class_name, group, clip, frame), digest in FROZEN.items():
         pixels = render_frame(SampleVideo(class_name, group, clip), frame)
         assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == digest

@@ -83,7 +83,7 @@ def videos_right(images_MhwC):
 
 
 def most_right_by_chance(tries=192, chance=1 / 8, doubt=0.001):
-    """Guessing gets more right than this in fewer than one run in a thousand."""
+    """Guessing gets more videos right than this in fewer than one run of a thousand."""
     tail, right = 0.0, tries + 1
     while tail < doubt:
         right -= 1
@@ -96,14 +96,14 @@ def test_single_frames_leave_the_class_to_chance(frames_and_changes):
 
 
 def test_the_same_classifier_finds_a_faint_tint(frames_and_changes):
-    """A tint of 2 levels of 255, its hue by class: nothing that an eye would see."""
+    """A tint of 2 levels of 255, with a hue for each class: nobody would see it."""
     hue = np.repeat(LABELS, FRAMES_PER_VIDEO) * (2 * np.pi / 8)
     tint = 2 * np.stack([np.cos(hue), np.sin(hue), 0 * hue], 1)[:, None, None, :].astype(np.float32)
     assert videos_right(frames_and_changes[0] + tint) > 1.4 * most_right_by_chance()
 
 
 def test_the_same_classifier_learns_from_changes(frames_and_changes):
-    """The size of what changes between frames, without its sign: half of the videos and more."""
+    """From the size of changes between frames, without their sign, it gets more than half of the videos right."""
     assert videos_right(frames_and_changes[1]) > 96
 
 

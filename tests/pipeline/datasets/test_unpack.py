@@ -19,7 +19,7 @@ OUTSIDE = ("../out", "a/../../out", "/etc/out", "C:\\out", "..\\out", "a\\..\\..
 
 
 def write_rar(path: Path, files: dict[str, bytes], *, mode: int = 0o100644, damage: str | None = None) -> Path:
-    """RAR 4, stored: a mark, a header for the archive, one for each file, an end."""
+    """RAR 4, uncompressed: a mark, a header for the archive, one for each file, an end."""
 
     def block(body: bytes) -> bytes:
         return struct.pack("<H", zlib.crc32(body) & 0xFFFF) + body
@@ -38,7 +38,10 @@ def write_zip(path: Path, files: dict[str, bytes], *, mode: int = 0o100644, dama
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
             info = zipfile.ZipInfo()
-            info.filename, info.external_attr = name, mode << 16  # set afterwards: the constructor mends separators
+            info.filename, info.external_attr = (
+                name,
+                mode << 16,
+            )  # set afterwards, because the constructor changes separators
             archive.writestr(info, data)
     if damage is not None:
         raw = path.read_bytes()
@@ -122,7 +125,7 @@ def test_a_stopped_one_goes_on(tmp_path: Path, write: Any, name: str, monkeypatc
 
 
 def test_a_disk_that_fills_up_under_rar_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library calls back from C, where an exception would be printed and lost."""
+    """The library calls Python from C, and only prints exceptions."""
     archive = write_rar(tmp_path / "a.rar", {"x": b"data"})
     copy = module._copy_rar
 

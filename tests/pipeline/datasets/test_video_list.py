@@ -22,7 +22,7 @@ e.mp4,Run,val
 
 
 def load(root: Path, text: str, *, name: str = "list.csv", files: tuple[str, ...] = FILES, **options: Any) -> Dataset:
-    """Of a list that lies among the videos."""
+    """The data set of a list in the folder of its videos."""
     touch(root, *files)
     (root / name).write_text(text, encoding="utf-8")
     return load_folder(root, list=root / name, **options)

@@ -14,7 +14,6 @@ from tests.pipeline.videos import DECODE, H264, QUADRANTS, colours, decoded, ffm
 from tests.train.runs.untrained import untrained_run
 from typer.testing import CliRunner
 
-from resact.cache.settings import DecodeSettings
 from resact.cli import app
 from resact.errors import DecodeError
 from resact.pipeline.decoding.decode import VideoDecoder
@@ -26,18 +25,17 @@ HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none:pools=none:crf=10")
 VP9 = ("-c:v", "libvpx-vp9", "-crf", "10", "-b:v", "0", "-cpu-used", "8")
 AV1 = ("-c:v", "libaom-av1", "-crf", "20", "-cpu-used", "8")
 MPEG2 = ("-c:v", "mpeg2video", "-q:v", "2")
+HDR = (
+    "-vf", "scale=out_color_matrix=bt2020", "-pix_fmt", "yuv420p10le", "-colorspace", "bt2020nc", "-color_primaries",
+    "bt2020", "-color_trc", "smpte2084",
+)  # fmt: skip
 
 
 def stored_frames(video: Path) -> np.ndarray:
-    """(T, H, W, 3), without loss, by the whole way that prep and predict share."""
+    """(T, H, W, 3), lossless, through the code that prep and predict share."""
     with single_video_store(video, DECODE, timeout_seconds=600) as store:
         assert store.index.status == ["ok"], store.index.problem
         return store.read(store.index.video_id[0], 0, int(store.index.num_frames[0])).copy()
-
-
-def frames_of(video: Path, decode: DecodeSettings = DECODE) -> np.ndarray:
-    """The same without a store, which takes most of the time."""
-    return decoded(video, decode)
 
 
 @pytest.mark.parametrize(
@@ -51,22 +49,7 @@ def frames_of(video: Path, decode: DecodeSettings = DECODE) -> np.ndarray:
         ("hevc 10 bit.mp4", (*HEVC, "-pix_fmt", "yuv420p10le")),
         ("h264 10 bit 422.mp4", (*H264, "-pix_fmt", "yuv422p10le")),
         ("bt709.mp4", (*H264, "-vf", "scale=out_color_matrix=bt709", "-colorspace", "bt709")),
-        (
-            "hdr.mp4",
-            (
-                *HEVC,
-                "-vf",
-                "scale=out_color_matrix=bt2020",
-                "-pix_fmt",
-                "yuv420p10le",
-                "-colorspace",
-                "bt2020nc",
-                "-color_primaries",
-                "bt2020",
-                "-color_trc",
-                "smpte2084",
-            ),
-        ),
+        ("hdr.mp4", (*HEVC, *HDR)),
         ("vp8.webm", ("-c:v", "libvpx", "-b:v", "4M")),
         ("vp9.webm", VP9),
         ("av1.mkv", AV1),
@@ -107,7 +90,7 @@ def test_each_format(tmp_path: Path, name: str, arguments: tuple[str, ...]) -> N
 )
 def test_each_shape(tmp_path: Path, size: tuple[int, int], filters: str, expected: tuple[int, int]) -> None:
     encoder = ("-pix_fmt", "yuv444p", *H264)
-    frames = frames_of(write_video(tmp_path / "v.mp4", quadrants(5, *size), "-vf", filters, *encoder))
+    frames = decoded(write_video(tmp_path / "v.mp4", quadrants(5, *size), "-vf", filters, *encoder))
     assert frames.shape[1:3] == expected
     np.testing.assert_allclose(colours(frames[0]), QUADRANTS, atol=12)
 
@@ -120,7 +103,7 @@ def test_square_pixels_are_those_of_ffmpegs_own_scaling(tmp_path: Path, suffix: 
     command = [FFMPEG, "-v", "error", "-i", video, "-vf", "scale=94:48:flags=bicubic", "-f", "rawvideo"]
     raw = subprocess.run([*command, "-pix_fmt", "rgb24", "-"], capture_output=True, check=True).stdout
     expected = np.frombuffer(raw, np.uint8).reshape(5, 48, 94, 3)
-    assert np.array_equal(frames_of(video, replace(DECODE, fps="source")), expected)
+    assert np.array_equal(decoded(video, replace(DECODE, fps="source")), expected)
 
 
 @pytest.mark.parametrize(("degrees", "turns"), [(90, 1), (180, 2), (270, 3)])
@@ -138,19 +121,19 @@ def test_rotated(tmp_path: Path, degrees: int, turns: int, codec: str) -> None:
 def test_rotated_and_anamorphic(tmp_path: Path) -> None:
     write_video(tmp_path / "lying.mp4", quadrants(5), "-vf", "setsar=2/1", *H264)
     ffmpeg("-display_rotation", 90, "-i", tmp_path / "lying.mp4", "-c", "copy", tmp_path / "v.mp4")
-    frames = frames_of(tmp_path / "v.mp4")
+    frames = decoded(tmp_path / "v.mp4")
     assert frames.shape[1:3] == (128, 48)
     np.testing.assert_allclose(colours(frames[0]), np.rot90(QUADRANTS), atol=12)
 
 
 def numbered(num_frames: int) -> np.ndarray:
-    """Frame i is grey, 12 levels a frame."""
+    """Frame i is grey; each is 12 levels brighter than the one before."""
     levels = np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * 12 + 20
     return np.broadcast_to(levels, (num_frames, 48, 64, 3))
 
 
 def numbers_in(frames_THWC: np.ndarray) -> list[int]:
-    """Which frame each one is."""
+    """The number of each frame."""
     return [round(number) for number in (frames_THWC.mean((1, 2, 3)) - 20) / 12]
 
 
@@ -164,38 +147,38 @@ def numbers_in(frames_THWC: np.ndarray) -> list[int]:
         ("1", 2, [0] * 15 + [1] * 15),
         ("1/2", 1, [0] * 30),
         ("25", 1, [0]),
-        ("60", 1, [0]),  # resampled by the rule, a sixtieth of a second has no frame
+        ("60", 1, [0]),  # a sixtieth of a second would have no frame after resampling
         ("120", 3, None),
     ],
 )
 def test_each_frame_rate(tmp_path: Path, rate: str, num_frames: int, expected: list[int] | None) -> None:
     video = write_video(tmp_path / "v.mp4", numbered(num_frames), *H264, "-bf", 0, fps=rate)
-    found = numbers_in(frames_of(video))
+    found = numbers_in(decoded(video))
     if expected is None:
         assert len(found) == 1
     else:
         assert len(found) == len(expected)
         assert np.abs(np.subtract(found, expected)).max() <= 4 * (rate == "120")
-    assert numbers_in(frames_of(video, replace(DECODE, fps="source"))) == list(range(num_frames))
+    assert numbers_in(decoded(video, replace(DECODE, fps="source"))) == list(range(num_frames))
 
 
 def test_variable_frame_rate(tmp_path: Path) -> None:
-    """At each fifteenth of a second, the frame that is on the screen then."""
+    """Each fifteenth of a second shows the frame that is on the screen at that time."""
     times = [0.0, 0.04, 0.08, 0.12, 0.6, 0.64, 0.9]
     shift = "+".join(f"eq(N,{number})*{time}" for number, time in enumerate(times))
     video = write_video(
         tmp_path / "v.mkv", numbered(len(times)), "-vf", f"settb=1/1000,setpts='({shift})/TB'", "-fps_mode",
         "passthrough", "-enc_time_base", "1/1000", *H264, "-bf", 0,
     )  # fmt: skip
-    found = numbers_in(frames_of(video))
+    found = numbers_in(decoded(video))
     on_screen = [max(i for i, time in enumerate(times) if round(time * 15) <= n) for n in range(len(found))]
     assert len(found) >= 14
     assert found == on_screen
-    assert numbers_in(frames_of(video, replace(DECODE, fps="source"))) == list(range(len(times)))
+    assert numbers_in(decoded(video, replace(DECODE, fps="source"))) == list(range(len(times)))
 
 
 def moving_edge(num_fields: int) -> np.ndarray:
-    """A bar that moves 4 pixels a field."""
+    """A bar that moves 4 pixels per field."""
     fields = np.full((num_fields, 48, 64, 3), 30, np.uint8)
     for number, field in enumerate(fields):
         field[:, 4 * number : 4 * number + 20] = 220
@@ -203,7 +186,7 @@ def moving_edge(num_fields: int) -> np.ndarray:
 
 
 def combing(frames_THWC: np.ndarray) -> float:
-    """How much a row differs from both its neighbours, which are of the other field."""
+    """The mean difference of a row from its two neighbours, which belong to the other field."""
     f = frames_THWC.astype(int)
     return float(np.abs(2 * f[:, 1:-1] - f[:, :-2] - f[:, 2:]).mean())
 
@@ -229,7 +212,7 @@ def test_interlaced(tmp_path: Path, name: str, arguments: tuple[str, ...]) -> No
     raw = subprocess.run(command, capture_output=True, check=True, env=environment).stdout
     woven = np.frombuffer(raw, np.uint8).reshape(-1, 48, 64, 3)
     assert combing(woven) > 20
-    frames = frames_of(video, plain)
+    frames = decoded(video, plain)
     assert len(frames) == len(woven) == 5
     assert combing(frames[1:-1]) < combing(woven[1:-1]) / 5
 
@@ -249,10 +232,10 @@ def test_dv_says_of_each_frame_that_it_is_interlaced(tmp_path: Path) -> None:
 
 
 def test_interlaced_mpeg4_stays_as_it_is(tmp_path: Path) -> None:
-    """Its headers do not say, and nothing but each frame does."""
+    """Only the frames are flagged as interlaced, not the headers."""
     encoder = ("-c:v", "mpeg4", "-q:v", "2", "-flags", "+ilme+ildct")
     video = write_video(tmp_path / "v.avi", moving_edge(10), "-vf", "interlace", *encoder, fps=50)
-    assert combing(frames_of(video, replace(DECODE, fps="source"))) > 20
+    assert combing(decoded(video, replace(DECODE, fps="source"))) > 20
 
 
 def test_deinterlacing_does_not_depend_on_the_processors_vector_instructions(tmp_path: Path) -> None:
@@ -277,11 +260,11 @@ def test_deinterlacing_does_not_depend_on_the_processors_vector_instructions(tmp
     ],
 )
 def test_alpha_is_left_out(tmp_path: Path, name: str, arguments: tuple[str, ...]) -> None:
-    """The colours are those that are stored, whatever their opacity."""
+    """Stored colours stay the same, whatever their opacity."""
     alpha = np.full((10, 48, 64, 1), 255, np.uint8)
     alpha[:, :24, 32:] = 0
     alpha[:, 24:, :32] = 128
-    frames = frames_of(write_video(tmp_path / name, np.concatenate([quadrants(), alpha], -1), *arguments))
+    frames = decoded(write_video(tmp_path / name, np.concatenate([quadrants(), alpha], -1), *arguments))
     np.testing.assert_allclose(colours(frames[0]), QUADRANTS, atol=12)
 
 
@@ -289,7 +272,7 @@ def test_a_transparent_gif_is_shown_on_white(tmp_path: Path) -> None:
     alpha = np.full((10, 48, 64, 1), 255, np.uint8)
     alpha[:, :24, 32:] = 0
     palette = "split[a][b];[a]palettegen[p];[b][p]paletteuse"
-    frames = frames_of(write_video(tmp_path / "v.gif", np.concatenate([quadrants(), alpha], -1), "-vf", palette))
+    frames = decoded(write_video(tmp_path / "v.gif", np.concatenate([quadrants(), alpha], -1), "-vf", palette))
     expected = QUADRANTS.copy()
     expected[0, 1] = 255
     np.testing.assert_allclose(colours(frames[-1]), expected, atol=12)
@@ -334,7 +317,7 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_the_graph_of_an_ordinary_video_never_changes(tmp_path: Path, rule: int, times: str, planes: list[str]) -> None:
-    """Stores made before go on, and are repaired, to the same bytes: this is what they have recorded."""
+    """Older stores record these arguments; prep and repair must continue them with the same bytes."""
     video = write_video(tmp_path / "v.avi", quadrants(20), "-c:v", "mpeg4", "-q:v", "4")
     arguments = prep_files(tmp_path, [video], decode=replace(DECODE, rule=rule)).attributes()["arguments"]
     graph, *rest = planes
@@ -413,7 +396,7 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path, monkeypatch: pytest
 
 
 def test_what_is_said_of_a_video_names_no_folder(tmp_path: Path) -> None:
-    """Or the same videos in another folder would make another store."""
+    """Otherwise the same videos in another folder would give another store."""
     folder = tmp_path / "here\nand\x01there"
     folder.mkdir()
     videos = [folder / name for name in NAMES]

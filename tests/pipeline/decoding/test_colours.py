@@ -16,7 +16,7 @@ from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.decoding.filter_graph import Pixels
 from resact.pipeline.job.task import encode_frame
 
-# Kr and Kb (ITU-T H.273), and the number by which streams name the matrix
+# Kr and Kb (ITU-T H.273), and the matrix's number in streams
 MATRICES = {
     "bt709": (0.2126, 0.0722, 1),
     "fcc": (0.30, 0.11, 4),
@@ -30,7 +30,7 @@ COLOURS = np.array(
     [[200, 40, 40], [40, 190, 50], [50, 60, 200], [210, 205, 60], [70, 200, 200], [200, 60, 190], [128, 128, 128],
      [235, 180, 140]],
 )  # fmt: skip
-_PATCHES = (2, 4)  # of 24x16 pixels each
+_PATCHES = (2, 4)  # rows and columns of patches of 24x16 pixels
 
 H264 = ("-c:v", "libx264", "-qp", "0", "-threads", "1")
 HEVC = ("-c:v", "libx265", "-x265-params", "log-level=none:pools=none:lossless=1")
@@ -52,7 +52,7 @@ def yuv444(matrix: str, pixel_range: str) -> bytes:
 
 
 def patches(values: np.ndarray) -> bytes:
-    """One value, or one RGB, a patch."""
+    """A picture with one value, or one RGB colour, per patch."""
     return values.astype(np.uint8).reshape(*_PATCHES, -1).repeat(24, 0).repeat(16, 1).tobytes()
 
 
@@ -64,7 +64,7 @@ def write_planes(target: Path, frame: bytes, *arguments: object, pixels: str = "
 
 
 def tag(encoder: tuple[str, ...], matrix: str, pixel_range: str) -> tuple[object, ...]:
-    """Arguments by which the stream says its matrix and range, and no pixel changes."""
+    """Arguments that write matrix and range into the stream without changing pixels."""
     number, full, name = MATRICES[matrix][2], RANGES[pixel_range], encoder[1]
     streams = {
         "libx264": f"h264_metadata=matrix_coefficients={number}:video_full_range_flag={full}",
@@ -79,7 +79,7 @@ def tag(encoder: tuple[str, ...], matrix: str, pixel_range: str) -> tuple[object
 
 
 def frames_of(video: Path, pixels: Pixels, binary: str = FFMPEG, rule: int = DECODE.rule) -> np.ndarray:
-    """(T, H, W, 3) as a lossless store has them, or a JPEG store."""
+    """(T, H, W, 3), as in a lossless store or a JPEG store."""
     decode = replace(DECODE, fps="source", rule=rule)
     codec = build_codec("jpeg")
     frames = []
@@ -95,13 +95,13 @@ def frames_of(video: Path, pixels: Pixels, binary: str = FFMPEG, rule: int = DEC
 
 
 def colours_of(frames_THWC: np.ndarray) -> np.ndarray:
-    """(8, 3): what is in the middle of each patch of the last frame."""
+    """(8, 3): the colour in the middle of each patch of the last frame."""
     of_patches = frames_THWC[-1].reshape(2, 24, 4, 16, 3).swapaxes(1, 2)
     return of_patches[:, :, 8:16, 4:12].mean((2, 3)).reshape(8, 3)
 
 
 def agreement(video: Path, binary: str) -> tuple[float, float]:
-    """How far the lossless colours are from the true ones, at most, and the JPEGs from the lossless."""
+    """The largest error of the lossless colours, and the largest difference of JPEG from them."""
     lossless = colours_of(frames_of(video, "rgb24", binary))
     jpeg = colours_of(frames_of(video, "yuvj420p", binary))
     return float(np.abs(lossless - COLOURS).max()), float(np.abs(jpeg - lossless).max())
@@ -172,7 +172,7 @@ def test_sources_in_rgb(tmp_path: Path, binary: str, name: str, encoder: tuple[s
 @pytest.mark.parametrize("binary", EACH_FFMPEG)
 @pytest.mark.parametrize(("number", "name"), [(8, "ycgco"), (10, "bt2020c"), (12, "chroma-derived-nc"), (14, "ictcp")])
 def test_a_matrix_that_ffmpeg_does_not_convert_is_told(tmp_path: Path, binary: str, number: int, name: str) -> None:
-    """ffmpeg 5 and 6 would take it for another one."""
+    """ffmpeg 5 and 6 would convert it as another one."""
     tagged = "-bsf:v", f"h264_metadata=matrix_coefficients={number}"
     video = write_planes(tmp_path / "v.mp4", yuv444("bt709", "tv"), *H264, "-pix_fmt", "yuv420p", *tagged)
     with pytest.raises(DecodeError, match=f"its colours are coded as {name}, .*: re-encode it as BT.709"):
@@ -189,18 +189,8 @@ def test_footage_of_any_matrix_is_as_near_to_the_lossless_frames_as_that_of_bt60
     for matrix in ("smpte170m", "bt709", "smpte240m", "bt2020nc"):
         video = tmp_path / f"{matrix}.mkv"
         converted = f"scale=240:128:in_color_matrix=bt601:out_color_matrix={matrix.removesuffix('nc')}:out_range=tv"
-        ffmpeg(
-            "-i",
-            footage("bikes"),
-            "-frames:v",
-            4,
-            "-vf",
-            f"{converted},format=yuv420p",
-            *FFV1,
-            "-colorspace",
-            matrix,
-            video,
-        )
+        made = ("-frames:v", 4, "-vf", f"{converted},format=yuv420p", *FFV1, "-colorspace", matrix)
+        ffmpeg("-i", footage("bikes"), *made, video)
         near[matrix] = psnr(frames_of(video, "yuvj420p", binary), frames_of(video, "rgb24", binary))
     assert min(near.values()) > near["smpte170m"] - 0.5, near
     assert near["smpte170m"] > 34, near

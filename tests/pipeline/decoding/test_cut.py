@@ -43,7 +43,7 @@ def video(name: str, *arguments: object, fps: object = 25) -> Make:
 
 
 def timed(name: str, milliseconds: str) -> Make:
-    """Frame N at so many milliseconds."""
+    """A video with frame N at `milliseconds`, an expression of N."""
     times = ("-vf", f"settb=1/1000,setpts='{milliseconds}'", "-fps_mode", "passthrough", "-enc_time_base", "1/1000")
     return video(name, *H264, *times)
 
@@ -55,7 +55,7 @@ def edited(folder: Path) -> Path:
 
 
 def another_rate(folder: Path) -> Path:
-    """23.5 frames a second, called 25."""
+    """23.5 frames per second, declared as 25."""
     plain = video("plain.mkv", *H264, "-bf", 0)(folder)
     ffmpeg("-i", plain, "-c", "copy", "-bsf:v", "setts=ts=TS*25/23.5", folder / "other.mkv")
     return folder / "other.mkv"
@@ -81,7 +81,7 @@ OTHERS = {
 
 
 def part_of(path: Path, segment: Segment, decode: DecodeSettings, binary: str = FFMPEG) -> tuple[np.ndarray, Treatment]:
-    """Frames of a part, and how they were decoded in the end."""
+    """Frames of a part, and the treatment that gave them."""
     treatment = cut_treatment(path, segment, decode, binary=binary, timeout_seconds=600, midway=True)
     while True:
         try:
@@ -96,7 +96,7 @@ def part_of(path: Path, segment: Segment, decode: DecodeSettings, binary: str = 
 
 
 def frames_decoded(path: Path, decode: DecodeSettings, treatment: Treatment) -> int:
-    """Of a decode with the arguments that a store would keep."""
+    """Number of frames that ffmpeg decodes with the arguments that a store records."""
     arguments = decode_arguments(str(path), decode, "rgb24", strict=True, treatment=treatment)
     log = subprocess.run([FFMPEG, *arguments], capture_output=True, check=True, env=os.environ | ENVIRONMENT).stderr
     return int(re.findall(rb"(\d+) frames decoded", log)[0])

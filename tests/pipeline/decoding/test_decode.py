@@ -11,6 +11,7 @@ import pytest
 import simplejpeg
 import zarr
 from tests.pipeline.conftest import FFMPEG, encode, footage, prep_arguments, resact
+from tests.pipeline.videos import decoded, ffmpeg
 
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings
@@ -24,33 +25,10 @@ SCALE = r"scale='if(lte(iw,ih),256,-2)':'if(lte(iw,ih),-2,256)':flags=bicubic"
 
 def independent_frames(video: Path, filters: str, pixels: str = "rgb24", shape: tuple[int, ...] = ()) -> np.ndarray:
     """ffmpeg's own raw output, from a command written out here by hand."""
-    command = [
-        FFMPEG,
-        "-v",
-        "error",
-        "-i",
-        video,
-        "-vf",
-        filters,
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        pixels,
-        "-fps_mode",
-        "passthrough",
-        "-",
-    ]
+    output = ["-f", "rawvideo", "-pix_fmt", pixels, "-fps_mode", "passthrough", "-"]
+    command = [FFMPEG, "-v", "error", "-i", video, "-vf", filters, *output]
     raw = subprocess.run(command, capture_output=True, check=True).stdout
     return np.frombuffer(raw, np.uint8).reshape(-1, *shape)
-
-
-def decode(
-    video: Path, settings: DecodeSettings = SETTINGS, *, pixels: str = "rgb24", strict: bool = True
-) -> np.ndarray:
-    with VideoDecoder(video, settings, pixels, strict=strict, binary=FFMPEG, timeout_seconds=600) as decoder:  # type: ignore[arg-type]
-        frames = [frame.copy() for frame in decoder]
-        decoder.finish()
-        return np.stack(frames)
 
 
 @pytest.mark.parametrize(
@@ -63,28 +41,26 @@ def decode(
 def test_frames_equal_ffmpegs_own_raw_output(clip: str, scale: str, shape: tuple[int, ...]) -> None:
     expected = independent_frames(footage(clip), f"fps=15,{scale}", shape=shape)
     assert len(expected) >= 60
-    assert np.array_equal(decode(footage(clip)), expected)
+    assert np.array_equal(decoded(footage(clip), SETTINGS), expected)
 
 
 def test_planes_equal_ffmpegs_own_raw_output() -> None:
     scale = f"{SCALE}+bitexact:out_range=pc:out_color_matrix=bt601"
     expected = independent_frames(footage("bikes"), f"fps=15,{scale}", "yuvj420p", (256 * 602 * 3 // 2,))
-    assert np.array_equal(decode(footage("bikes"), pixels="yuvj420p"), expected)
+    assert np.array_equal(decoded(footage("bikes"), SETTINGS, pixels="yuvj420p"), expected)
 
 
 def test_fps_source_keeps_every_frame() -> None:
     expected = independent_frames(footage("bikes"), SCALE, shape=(256, 602, 3))
-    frames = decode(footage("bikes"), replace(SETTINGS, fps="source"))
+    frames = decoded(footage("bikes"), replace(SETTINGS, fps="source"))
     assert len(frames) == 250
     assert np.array_equal(frames, expected)
 
 
 def test_max_seconds_and_short_side(tmp_path: Path) -> None:
     upright = tmp_path / "upright.avi"
-    subprocess.run(
-        [FFMPEG, "-v", "error", "-i", footage("bikes"), "-vf", "transpose=1", "-q:v", "3", upright], check=True
-    )
-    frames = decode(upright, replace(SETTINGS, short_side=112, max_seconds=2.0))
+    ffmpeg("-i", footage("bikes"), "-vf", "transpose=1", "-q:v", 3, upright)
+    frames = decoded(upright, replace(SETTINGS, short_side=112, max_seconds=2.0))
     assert frames.shape == (30, 264, 112, 3)
 
 
@@ -104,25 +80,11 @@ def test_a_video_that_changes_its_size_midway_is_an_error(tmp_path: Path) -> Non
     encode(footage("bikes"), tmp_path / "a.avi", start=0, seconds=1)
     parts = [tmp_path / "a.m2v", tmp_path / "b.m2v"]
     for part, size in zip(parts, ("320:240", "160:240"), strict=True):
-        subprocess.run(
-            [
-                FFMPEG,
-                "-v",
-                "error",
-                "-i",
-                tmp_path / "a.avi",
-                "-vf",
-                f"scale={size},setsar=1",
-                "-c:v",
-                "mpeg2video",
-                part,
-            ],
-            check=True,
-        )
+        ffmpeg("-i", tmp_path / "a.avi", "-vf", f"scale={size},setsar=1", "-c:v", "mpeg2video", part)
     joined = tmp_path / "joined.m2v"
     joined.write_bytes(parts[0].read_bytes() + parts[1].read_bytes())
     with pytest.raises(DecodeError, match="change from 342x256 to 256x384 midway"):
-        decode(joined, strict=False)
+        decoded(joined, SETTINGS, strict=False)
 
 
 def test_leaving_early_leaves_no_process_and_no_thread(tmp_path: Path) -> None:
@@ -139,7 +101,7 @@ def test_leaving_early_leaves_no_process_and_no_thread(tmp_path: Path) -> None:
 def test_names_that_look_like_options_or_protocols(tmp_path: Path) -> None:
     for name in ("-i.avi", "http:x.avi", "a b'c\"[0].avi", "line\nbreak.avi", "ünï%d.avi"):
         encode(footage("bikes"), tmp_path / name, start=0, seconds=0.4)
-        assert len(decode(tmp_path / name)) == 6
+        assert len(decoded(tmp_path / name, SETTINGS)) == 6
 
 
 @pytest.mark.parametrize("codec", ["zstd", "lz4"])
@@ -192,7 +154,7 @@ def test_frames_do_not_depend_on_the_processors_vector_instructions(pixels: str)
 def test_an_ffmpeg_that_is_told_to_end_is_no_damage(number: signal.Signals) -> None:
     with VideoDecoder(footage("bikes"), SETTINGS, "rgb24", strict=False, binary=FFMPEG, timeout_seconds=600) as decoder:
         frames = iter(decoder)
-        next(frames)  # it waits for us now: the pipe holds no more than two frames
+        next(frames)  # ffmpeg waits now: the pipe has room for two frames only
         decoder._process.send_signal(number)
         for _ in frames:
             pass

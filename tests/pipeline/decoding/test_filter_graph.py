@@ -1,6 +1,7 @@
 """The arguments that ffmpeg is given, and the frame rates that are taken."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -30,8 +31,6 @@ def test_a_rule_of_a_newer_resact_is_refused() -> None:
 
 @given(st.integers(1, 1000), st.integers(1, 1000))
 def test_parse_fps_keeps_fractions_exact(numerator: int, denominator: int) -> None:
-    from fractions import Fraction
-
     if numerator / denominator <= 1000:
         assert Fraction(parse_fps(f"{numerator}/{denominator}")) == Fraction(numerator, denominator)
 

@@ -20,7 +20,7 @@ from resact.cache.settings import FIRST_RULE, DecodeSettings
 from resact.cache.summary import summarise
 from resact.pipeline.decoding import decode as module
 from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.decoding.frame_times import Sampling, choose, fits, places
+from resact.pipeline.decoding.frame_times import Sampling, choose, fits, grid_registers
 from resact.pipeline.job.single_video import single_video_store
 
 RATES = [Fraction(rate) for rate in (24, 25, 30, 48, 50, 60, 120, 240)]
@@ -34,12 +34,17 @@ BITS = 10
 
 
 def stamps_of(
-    places: Sequence[int] | range, rate: Fraction, tick: Fraction, *, jitter: float = 0.0, seed: int = 0
+    kept: Sequence[int] | range, rate: Fraction, tick: Fraction, *, jitter: float = 0.0, seed: int = 0
 ) -> list[float]:
-    """Microseconds of frames at those places of a rate's grid, as a container with such a time base has them."""
+    """Time stamps in microseconds of frames at these places of a rate's grid, in a container with time base `tick`."""
     random = np.random.default_rng(seed)
-    times = [float((place + Fraction(random.uniform(-jitter, jitter))) / rate) for place in places]
+    times = [float((place + Fraction(random.uniform(-jitter, jitter))) / rate) for place in kept]
     return [float(round(round(time / tick) * tick * 1_000_000)) for time in times]
+
+
+def places(stamps: Sequence[float], rate: Fraction) -> list[int]:
+    """Place of each frame on the grid of a rate."""
+    return [int(place) for place in grid_registers(stamps, rate)[:, 1]]
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.25])
@@ -49,7 +54,7 @@ def test_a_constant_rate_is_on_its_grid(rate: Fraction, tick: Fraction, jitter: 
     for seed in range(4):
         stamps = stamps_of(range(700), rate, tick, jitter=jitter, seed=seed)
         assert choose(stamps, rate, tick) is None
-        assert list(places(stamps, rate)) == list(range(700))
+        assert places(stamps, rate) == list(range(700))
         for declared in (None, rate * Fraction(121, 120), Fraction(1000), Fraction(90_000)):
             assert choose(stamps, declared, tick) == Sampling(rate=str(rate), by_stamps=False)
 
@@ -69,7 +74,7 @@ def test_where_frames_are_missing_the_others_keep_their_places(rate: Fraction, j
     for seed in range(4):
         stamps = stamps_of(kept, rate, MILLISECOND, jitter=jitter, seed=seed)
         assert choose(stamps, rate, MILLISECOND) is None
-        assert list(places(stamps, rate)) == kept
+        assert places(stamps, rate) == kept
 
 
 @pytest.mark.parametrize("declared", [Fraction(60), Fraction(120)])
@@ -77,7 +82,7 @@ def test_a_declared_multiple_of_the_rate_will_do(declared: Fraction) -> None:
     stamps = stamps_of(range(300), Fraction(30), Fraction(1, 90_000))
     found = choose(stamps, declared, Fraction(1, 90_000))
     assert found is None
-    assert list(places(stamps, declared)) == [place * declared / 30 for place in range(300)]
+    assert places(stamps, declared) == [place * declared / 30 for place in range(300)]
 
 
 def test_where_the_clock_begins_anew_the_grid_goes_on() -> None:
@@ -85,7 +90,7 @@ def test_where_the_clock_begins_anew_the_grid_goes_on() -> None:
     late = [stamp + 500_000 for stamp in recording]
     for stamps in (recording * 2, late + recording, [stamp - 467_000 for stamp in recording[:14]] + recording):
         assert choose(stamps, Fraction(30), MILLISECOND) is None
-        assert list(places(stamps, Fraction(30))) == list(range(len(stamps)))
+        assert places(stamps, Fraction(30)) == list(range(len(stamps)))
 
 
 def test_frames_without_stamps_come_one_behind_the_other() -> None:
@@ -93,7 +98,7 @@ def test_frames_without_stamps_come_one_behind_the_other() -> None:
     for missing in (0, 7, 8, 59):
         stamps[missing] = float("nan")
     assert choose(stamps, Fraction(30), MILLISECOND) is None
-    assert list(places(stamps, Fraction(30))) == list(range(60))
+    assert places(stamps, Fraction(30)) == list(range(60))
 
 
 def varying(kind: str) -> list[float]:
@@ -121,7 +126,7 @@ def test_a_rate_that_varies_is_no_grid(kind: str, declared: Fraction | None) -> 
 
 @given(st.integers(0, 2**32), st.sampled_from(["grid", "gaps", "random"]), st.sampled_from(RATES + NTSC))
 def test_what_fits_has_fitted_all_along(seed: int, kind: str, declared: Fraction) -> None:
-    """Or decoding would give up what is right; how much of the log there is differs from run to run."""
+    """Otherwise decoding would reject a right rate, depending on how much of the log is there."""
     random = np.random.default_rng(seed)
     steps = {"grid": np.ones(80), "gaps": random.choice([1, 1, 1, 2, 3], 80), "random": random.uniform(0.2, 3, 80)}
     jitter = random.uniform(-0.3, 0.3, 80)
@@ -132,7 +137,7 @@ def test_what_fits_has_fitted_all_along(seed: int, kind: str, declared: Fraction
 
 
 def borders(rate: Fraction, fps: Fraction) -> set[Fraction]:
-    """Of all sampling times, how far behind the beginning of a source frame; in seconds."""
+    """Distances of all sampling times from the nearest start of a source frame, in seconds."""
     delay = Fraction(1, 64) / max(rate, fps)
     positions = {(k + Fraction(1, 2)) / fps - delay for k in range(4_004 if rate.denominator > 1 else 200)}
     return {min(at % (1 / rate), 1 / rate - at % (1 / rate)) for at in positions}
@@ -150,20 +155,20 @@ def test_no_sampling_time_is_where_a_frame_begins(rate: Fraction, fps: Fraction)
 
 
 def numbered(num_frames: int) -> np.ndarray:
-    """(T, 48, 80, 3): each frame's number, a bar a bit."""
+    """(T, 48, 80, 3): each frame's number, one bar per bit."""
     bits = (np.arange(num_frames)[:, None] >> np.arange(BITS)) & 1
     bars = (bits * 200 + 25).astype(np.uint8).repeat(8, axis=1)
     return np.broadcast_to(bars[:, None, :, None], (num_frames, 48, 8 * BITS, 3)).copy()
 
 
 def numbers_in(frames_THWC: np.ndarray) -> list[int]:
-    """Which frame each one is."""
+    """The number of each frame."""
     bars = frames_THWC[:, 16:32].mean((1, 3)).reshape(len(frames_THWC), BITS, 8)[:, :, 2:6].mean(2)
     return [int(number) for number in ((bars > 125) << np.arange(BITS)).sum(1)]
 
 
 def timed_video(target: Path, times: Sequence[float], *encoder: object) -> Path:
-    """Numbered frames, shown from those seconds on."""
+    """Numbered frames that are shown from these times on, in seconds."""
 
     def search(first: int, last: int) -> str:
         if last - first == 1:
@@ -177,7 +182,7 @@ def timed_video(target: Path, times: Sequence[float], *encoder: object) -> Path:
 
 
 def sampled(num_frames: int, rate: Fraction, fps: Fraction) -> list[int]:
-    """By the rule, counted out."""
+    """The frames by the rule of docs/videos.md, counted one by one."""
     found: list[int] = []
     while True:
         time = (len(found) + Fraction(1, 2)) / fps
@@ -241,7 +246,7 @@ def test_each_container_gives_the_frames_of_exact_stamps(
 
 
 def test_the_rule_before_is_what_it_was(tmp_path: Path) -> None:
-    """Old stores are repaired to the same bytes, and old runs see what they were trained on."""
+    """So old stores are repaired to the same bytes, and old runs get the frames they were trained on."""
     video = write_video(tmp_path / "v.mkv", numbered(60), *FAST, fps=30)
     with single_video_store(video, replace(DECODE, rule=FIRST_RULE)) as store:
         assert numbers_in(store.read("video", 0, 7)) == [1, 2, 4, 7, 8, 10, 13]
@@ -265,7 +270,7 @@ def test_of_a_varying_rate_the_frame_that_is_shown(tmp_path: Path, container: st
     assert len(found) >= 15 * times[-2] - 1
     for k, number in enumerate(found):
         time, slack = (k + 0.5) / 15, 0.0011
-        if kind == "30 and 20 in turns":  # which is 24 with a jitter of a fifth of a frame
+        if kind == "30 and 20 in turns":  # the same as 24 fps with a jitter of a fifth of a frame
             slack = 0.5 / 24
         last = times[number + 1] if number + 1 < len(times) else np.inf
         assert times[number] - slack <= time <= last + slack
@@ -285,7 +290,7 @@ def test_dropped_frames_leave_the_others_in_place(tmp_path: Path) -> None:
     kept = [place for place in range(120) if place % 31 not in (5, 6, 20)]
     times = [round(place / 30, 3) for place in kept]
     found = [kept[number] for number in numbers_in(decoded(timed_video(tmp_path / "v.mkv", times, *FAST)))]
-    for k, place in enumerate(found):  # of 2k, or what is shown for it
+    for k, place in enumerate(found):  # frame 2k, or the one that is shown instead
         assert place == max(there for there in kept if there <= 2 * k)
 
 
@@ -321,7 +326,7 @@ def test_times_before_zero(tmp_path: Path, fps: str) -> None:
         ("25", 100, 2.0, 30),
         ("25", 100, 0.01, 1),
         ("25", 20, 2.0, 12),
-        ("1/20", 2, 3.0, 45),  # the first frame lasts longer than is taken
+        ("1/20", 2, 3.0, 45),  # the first frame lasts longer than the wanted part
     ],
 )
 def test_so_many_seconds_of_a_slow_video(tmp_path: Path, rate: str, count: int, seconds: float, frames: int) -> None:
@@ -352,7 +357,7 @@ def test_prep_says_which_videos_repeat_frames(tmp_path: Path) -> None:
 
 
 def test_interlaced_frames_keep_their_places(tmp_path: Path) -> None:
-    """Through the deinterlacer, whose time base is another."""
+    """The deinterlacer has another time base."""
     video = write_video(tmp_path / "v.mkv", numbered(60), "-vf", "setfield=tff", *FAST, "-flags", "+ilme+ildct", fps=30)
     assert numbers_in(decoded(video)) == list(range(0, 60, 2))
 

@@ -25,8 +25,8 @@ from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import FfmpegLog, Treatment
 from resact.pipeline.decoding.filter_graph import decode_arguments
 
-TIMEOUT_SECONDS = 600.0  # of which no mutated clip needs more than a few, so that a busy machine makes no difference
-MUTATED = 1000  # genuine ones, in the gauntlet
+TIMEOUT_SECONDS = 600.0  # a mutated clip needs only a few, so a busy machine makes no difference
+MUTATED = 1000  # mutated UCF101 clips in the gauntlet
 
 KINDS = {
     "a.avi": ("-c:v", "mpeg4", "-q:v", "4"),
@@ -41,7 +41,7 @@ KINDS = {
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """A few accidents, one after the other, each of a kind that disks, networks and people cause."""
+    """The data after a few accidents of the kinds that disks, networks and people cause."""
     out = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         if len(out) < 16:
@@ -78,14 +78,14 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def over_a_limit(problem: str) -> bool:
-    """Or not a file that is opened, or one that ffmpeg crashes on."""
+    """Whether a problem is a limit, a format that is not opened, or a crash of ffmpeg."""
     return any(
         words in problem for words in ("limit", "midway", "no side over", "not one of", "crashes on", "(--timeout)")
     )
 
 
 def bare_ffmpeg_gives(video: Path, decode: DecodeSettings) -> bytes:
-    """The beginning of what ffmpeg makes of it with no restriction and no second try."""
+    """The first bytes of ffmpeg's frames, without restrictions and without a second try."""
     command = [FFMPEG, *decode_arguments(str(video), decode, "rgb24", strict=False)]
     environment = os.environ | {"GCONV_PATH": os.devnull}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "stdin": subprocess.DEVNULL}
@@ -97,7 +97,7 @@ def bare_ffmpeg_gives(video: Path, decode: DecodeSettings) -> bytes:
 
 
 def is_unsteady(video: Path) -> bool:
-    """Whether ffmpeg itself does not say the same of it each time, as of some streams that end within a picture."""
+    """Whether ffmpeg gives different results each time, as for some streams that end within a picture."""
     said = set()
     for _ in range(80):
         decode = replace(DECODE, short_side=32)
@@ -112,7 +112,7 @@ def is_unsteady(video: Path) -> bool:
 
 
 def prepped_whole(folder: Path, videos: list[Path], codec: str) -> Counter[str]:
-    """A prep over them has to end, list each one, and leave nothing but whole videos; how many are what."""
+    """Preps videos, checks that each is listed and every stored one is complete, and counts each status."""
     decode = replace(DECODE, short_side=32)
     prepped = prep_files(folder, videos, decode=decode, codec=codec, timeout_seconds=TIMEOUT_SECONDS)
     index = prepped.store.index
@@ -132,7 +132,7 @@ def prepped_whole(folder: Path, videos: list[Path], codec: str) -> Counter[str]:
 
 @pytest.mark.parametrize("codec", ["jpeg", "zstd"])
 def test_mutated_clips_of_every_kind(tmp_path: Path, seed: int, codec: str) -> None:
-    """Twice, to the same bytes: a resumed prep has to equal an undisturbed one whatever the videos are."""
+    """Two preps give the same bytes: a resumed prep must equal an undisturbed one for any videos."""
     chance = random.Random(seed)
     videos = []
     for name, arguments in KINDS.items():
@@ -150,7 +150,7 @@ def test_mutated_clips_of_every_kind(tmp_path: Path, seed: int, codec: str) -> N
     for name in [name for name in differing if not name.startswith("index/")]:
         number = int(name.removeprefix("failed/").removeprefix("v").partition("/")[0])
         assert is_unsteady(videos[number]), name
-    assert found["damaged"] + found["failed"] > len(videos) / 4  # the accidents are ones
+    assert found["damaged"] + found["failed"] > len(videos) / 4  # the accidents did damage
 
 
 @pytest.mark.faults

@@ -29,7 +29,7 @@ SECRET = "secret.mov"
 
 
 class Watch:
-    """Tells whether a file has been opened, by anybody, since."""
+    """Tells whether any process has opened a file."""
 
     def __init__(self, path: Path) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -38,7 +38,7 @@ class Watch:
         assert self._libc.inotify_add_watch(self._descriptor, os.fsencode(path), in_open) >= 0
 
     def opened(self) -> bool:
-        """Since it was asked last."""
+        """Whether it was opened since the last call."""
         with suppress(BlockingIOError):
             return bool(os.read(self._descriptor, 1 << 16))
         return False
@@ -48,7 +48,7 @@ class Watch:
 
 
 class Server:
-    """Tells whether anybody has called."""
+    """Tells whether any process has connected."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -56,7 +56,7 @@ class Server:
         self.port = self._socket.getsockname()[1]
 
     def called(self) -> bool:
-        """Since it was asked last; who calls is turned away."""
+        """Whether any process connected since the last call; the connection is closed."""
         with suppress(BlockingIOError):
             self._socket.accept()[0].close()
             return True
@@ -87,7 +87,7 @@ def watch(folder: Path) -> Iterator[Watch]:
 
 
 def referring_mov(movie: bytes) -> bytes:
-    """A movie without pictures of its own: its track points at the same places of SECRET (QuickTime's alias record)."""
+    """A movie without pictures of its own: its track refers to the pictures of SECRET (QuickTime's alias record)."""
     path = b"disk:" + SECRET.encode()
     alias = struct.pack(">10xB27s12xB63s16xHH16x", 4, b"disk", len(SECRET), SECRET.encode(), 1, 1)
     alias += struct.pack(">HH", 2, len(path) + len(path) % 2) + path.ljust(len(path) + len(path) % 2, b"\0")
@@ -110,7 +110,7 @@ def referring_mov(movie: bytes) -> bytes:
 
 
 POINTERS = {
-    # Each with whether ffmpeg, unless told otherwise, opens the file (f) or calls the server (s) that it names.
+    # f: ffmpeg by default opens the file that it names; s: ffmpeg connects to the server that it names.
     "hls.m3u8": ("f", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{secret}\n#EXT-X-ENDLIST\n"),
     "hls.mp4": ("", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:{folder}/{secret}\n#EXT-X-ENDLIST\n"),
     "hls http.m3u8": ("s", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{url}\n#EXT-X-ENDLIST\n"),
@@ -156,13 +156,13 @@ def test_what_points_elsewhere_is_not_followed(folder: Path, watch: Watch, serve
         pass
     assert not watch.opened()
     assert not server.called()
-    if follows:  # the trap is one: without resact's restrictions it is followed
+    if follows:  # without resact's restrictions, ffmpeg follows it
         hls = ["-allowed_extensions", "ALL"] if "hls" in name else []
         concat = ["-safe", "0"] if "list" in name else []
         open_to_all = ["-protocol_whitelist", "file,http,tcp,crypto", *hls, *concat]
         command = [FFMPEG, "-v", "quiet", *open_to_all, "-i", pointer, "-t", "0.1", "-f", "null", "-"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=folder) as process:
-            wait_until(watch.opened if follows == "f" else server.called)  # else the trap does not work
+            wait_until(watch.opened if follows == "f" else server.called)  # so the test can detect it
             process.kill()
 
 
@@ -215,7 +215,7 @@ def test_prep_goes_on_beside_all_of_them(folder: Path, watch: Watch, server: Ser
 
 
 def gif(folder: Path, side: int) -> Path:
-    """A valid GIF of a few kilobytes whose screen is `side` squared."""
+    """A valid GIF of a few kilobytes with a screen of `side` x `side`."""
     data = bytearray(write_video(folder / "small.gif", quadrants(3)).read_bytes())
     data[6:10] = struct.pack("<HH", side, side)
     path = folder / f"{side}.gif"
@@ -224,7 +224,7 @@ def gif(folder: Path, side: int) -> Path:
 
 
 def jumping(folder: Path, seconds: float) -> Path:
-    """Two frames, so long after one another."""
+    """Two frames, the second one `seconds` after the first."""
     shown = f"settb=1/1000,setpts='if(eq(N,0),0,{seconds}/TB)'"
     return write_video(
         folder / f"jump{seconds}.mkv", quadrants(2), "-vf", shown, "-fps_mode", "passthrough", "-enc_time_base",
@@ -250,7 +250,7 @@ def test_frames_as_large_as_8k_are_no_bomb(tmp_path: Path) -> None:
 
 
 def test_a_jump_of_hours_between_two_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "_MAX_SECONDS", 36.0)  # of 14,400, to have it soon
+    monkeypatch.setattr(limits, "_MAX_SECONDS", 36.0)  # instead of 14,400, to be quick
     bomb = jumping(tmp_path, 40)
     prepped = prep_files(tmp_path, [bomb, jumping(tmp_path, 10)])
     assert prepped.problem() == (
@@ -259,7 +259,7 @@ def test_a_jump_of_hours_between_two_frames(tmp_path: Path, monkeypatch: pytest.
     )
     assert prepped.store.index.status == ["failed", "ok"]
     assert prepped.store.index.num_frames[1] > 140
-    with single_video_store(bomb, replace(DECODE, fps="source")) as store:  # no copies, no bomb
+    with single_video_store(bomb, replace(DECODE, fps="source")) as store:  # without copies of frames it is no bomb
         assert store.index.num_frames.tolist() == [2]
 
 
@@ -271,11 +271,11 @@ def test_a_limit_that_the_user_sets_is_the_limit(tmp_path: Path, monkeypatch: py
     with single_video_store(video, replace(DECODE, max_seconds=100.0)) as store:
         assert store.index.num_frames.tolist() == [30]
     with single_video_store(jumping(tmp_path, 40), replace(DECODE, max_seconds=2.0)) as store:
-        assert store.index.num_frames.tolist() == [30]  # its first frame lasts for longer
+        assert store.index.num_frames.tolist() == [30]  # its first frame lasts longer
 
 
 def test_frames_so_long_that_no_jpeg_holds_them(tmp_path: Path) -> None:
-    """1,000 to 1: at a short side of 256 they would have a side of 256,000."""
+    """1,000 to 1: with a short side of 256, the long one would be 256,000."""
     thin = write_video(tmp_path / "v.mkv", quadrants(2, 2, 2000), "-c:v", "ffv1")
     prepped = prep_files(tmp_path, [thin, write_video(tmp_path / "v.mp4", quadrants(5), *H264)])
     assert prepped.problem() == (
@@ -329,7 +329,7 @@ def test_a_title_longer_than_what_is_read_of_the_log(tmp_path: Path, monkeypatch
 def test_a_header_that_lies_about_its_length_does_not_stop_a_prep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unusual: float
 ) -> None:
-    """The estimate of the store's size is made from a sample, in which it may be."""
+    """The sample for the estimate of the store's size may contain it."""
     monkeypatch.setattr(estimate, "_UNUSUAL", unusual)
     good = write_video(tmp_path / "good.mkv", quadrants(50), *H264)
     duration = b"\x44\x89\x88"  # Matroska's, as a double of 8 bytes, in milliseconds
@@ -401,7 +401,7 @@ def test_why_a_file_cannot_be_opened_is_said_first(tmp_path: Path) -> None:
 
 def test_what_does_not_open_strictly_is_recovered_all_the_same(tmp_path: Path) -> None:
     whole, hurt = write_video(tmp_path / "whole.avi", quadrants(20), "-c:v", "mpeg4"), tmp_path / "hurt.avi"
-    head, junk, tail = whole.read_bytes().partition(b"JUNK")  # padding among the headers, now of 4 GB
+    head, junk, tail = whole.read_bytes().partition(b"JUNK")  # padding between the headers, now with a size of 4 GB
     hurt.write_bytes(head + junk + b"\xff" * 4 + tail[4:])
     with VideoDecoder(hurt, DECODE, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=600) as decoder:
         assert not list(decoder)
@@ -417,7 +417,7 @@ def test_what_does_not_open_strictly_is_recovered_all_the_same(tmp_path: Path) -
 
 
 def script(path: Path, *lines: str) -> str:
-    """An ffmpeg that does this instead, and says its version as the real one does."""
+    """A script in place of ffmpeg, which reports the version of the real one."""
     text = "\n".join(["#!/bin/bash", f'[ "$1" = -version ] && exec {FFMPEG} -version', *lines])
     path.write_text(text + "\n")
     path.chmod(0o755)
@@ -426,7 +426,7 @@ def script(path: Path, *lines: str) -> str:
 
 @pytest.mark.parametrize("name", ["SEGV", "BUS", "ABRT", "FPE", "ILL", "TRAP", "SYS"])
 def test_a_crash_is_the_videos_failure_and_tried_once(tmp_path: Path, name: str) -> None:
-    """After the first frames have come."""
+    """It crashes after the first frames."""
     tries = tmp_path / "tries"
     crashing = script(
         tmp_path / "ffmpeg",
@@ -442,7 +442,7 @@ def test_a_crash_is_the_videos_failure_and_tried_once(tmp_path: Path, name: str)
         f"failed: ffmpeg {DECODE.ffmpeg} crashes on it (SIG{name}): re-encode it, or use another ffmpeg with "
         "--ffmpeg PATH"
     )
-    assert tries.read_text() == "x\nx\n"  # the estimate's, and the task's
+    assert tries.read_text() == "x\nx\n"  # one for the estimate, one for the task
 
 
 def test_the_wheels_ffmpeg_crashes_on_a_transport_stream_unless_its_modules_are_out_of_reach(tmp_path: Path) -> None:

@@ -13,19 +13,19 @@ STILL = "failed: it is a still picture, not a video"
 
 
 def levels(num_frames: int) -> np.ndarray:
-    """Frame i is grey, 5 levels a frame."""
+    """Frame i is grey; each is 5 levels brighter than the one before."""
     grey = np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * 5 + 50
     return np.broadcast_to(grey, (num_frames, 48, 64, 3))
 
 
 def avif(target: Path, num_frames: int) -> Path:
-    """Of one frame a still picture; of more an animation at 30 fps, which has its first frame as a picture too."""
+    """One frame gives a still picture; more give an animation at 30 fps, whose first frame is also a picture."""
     still = ("-still-picture", 1) if num_frames == 1 else ()
     return write_video(target, levels(num_frames), *AV1, *still, "-pix_fmt", "yuv420p", "-f", "avif", fps=30)
 
 
 def box(kind: bytes, content: bytes) -> bytes:
-    """Of ISO's file format."""
+    """A box of ISO's file format."""
     return (8 + len(content)).to_bytes(4, "big") + kind + content
 
 

@@ -68,7 +68,7 @@ def test_the_default_track_or_else_the_largest(
     tmp_path: Path, binary: str, name: str, arguments: tuple[object, ...], colour: str, note: str
 ) -> None:
     video = write_tracks(tmp_path / name, *arguments)
-    if video.suffix != ".ts":  # which the wheel's crashes on
+    if video.suffix != ".ts":  # the wheel's ffmpeg crashes on it
         assert ffmpegs_own_choice(video, binary) == colour
     prep = prepped(tmp_path, video, binary=binary)
     assert colour_of(prep) == colour
@@ -125,7 +125,7 @@ def test_a_cover_that_is_larger_than_the_video_is_none(tmp_path: Path, binary: s
 
 
 def log_of(*streams: str, brands: str = "isomiso2avc1mp41") -> Tracks:
-    """As ffmpeg 7.0 says it."""
+    """Tracks of a log as ffmpeg 7.0 writes it."""
     said = ["Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'v.mp4':", f"    compatible_brands: {brands}"]
     said += [f"  Stream #0:{number}[0x1](und): {words}" for number, words in enumerate(streams)]
     said += ["Stream mapping:", "  Stream #0:0 -> #0:0", "Output #0, yuv4mpegpipe, to 'pipe:1':"]
@@ -145,7 +145,7 @@ HUGE = SMALL.replace("64x48", "3840x2160")
         ([SMALL, LARGE], 1, 2),
         ([LARGE, LARGE], None, 2),
         ([SMALL + " (default)", LARGE], None, 2),
-        ([SMALL + " (default)", HUGE], 1, 2),  # ffmpeg's own weights: being the default is worth five megapixels
+        ([SMALL + " (default)", HUGE], 1, 2),  # as in ffmpeg: being the default is worth five megapixels
         ([SMALL, LARGE + " (dependent)"], None, 2),
         ([SMALL, LARGE + " (default) (still image)"], None, 2),
         ([SMALL + " (default) (dependent)", SMALL], 1, 2),
