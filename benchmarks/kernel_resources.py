@@ -30,10 +30,10 @@ SHARED_BYTES = 227 * 1024
 """That a program may have there."""
 
 KERNELS = {
-    stencil: ("_forward", "_backward"),
-    residual_add: ("_forward", "_backward"),
-    norm: ("_moments", "_raw_gradient", "_statistics", "_gradients"),
-    conv1: ("_forward", "_backward"),
+    stencil: ("_stencil_forward", "_stencil_backward"),
+    residual_add: ("_residual_add_forward", "_residual_add_backward"),
+    norm: ("_norm_moments", "_norm_raw_gradient", "_norm_statistics", "_norm_gradients"),
+    conv1: ("_conv1_forward", "_conv1_backward"),
 }
 _OPTIONS = ("num_warps", "num_stages", "maxnreg")
 _TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
@@ -170,10 +170,9 @@ def main() -> None:
         step(torch.bfloat16)
     for launch in launches:
         need = Resources.of(launch.compile())
-        name = f"{launch.module.rpartition('.')[2]} {launch.kernel.strip('_')}"
         occupancy = need.programs * need.threads / 2048
         print(
-            f"{name:26}{need.threads:9}{need.registers:11}{need.spilled_bytes:15}"
+            f"{launch.kernel.strip('_'):26}{need.threads:9}{need.registers:11}{need.spilled_bytes:15}"
             f"{need.shared_bytes / 1024:12.1f}{need.programs:17}{occupancy:11.0%}"
         )
 

@@ -32,7 +32,7 @@ def test_the_networks_kernels_compile(dtype, monkeypatch, tmp_path):
         need = Resources.of(launch.compile())
         assert need.shared_bytes <= SHARED_BYTES, launch
         assert need.programs >= 1, launch
-        assert dtype == torch.float32 or need.spilled_bytes == 0 or launch.module.endswith(".conv1"), launch
+        assert need.spilled_bytes <= 16 or launch.module.endswith(".conv1"), launch
 
 
 def test_programs_a_processor_runs():

@@ -81,7 +81,7 @@ def _convolve(clip_BCTHW: Tensor, stem: Stem) -> tuple[Tensor, norm.Moments]:
     out = clip_BCTHW.new_empty(b, t, h, w, n)
     tiles, block_n = triton.cdiv(h * w, _BLOCK_PIXELS), _block_n(n)
     moments = torch.empty(tiles * b, 3, n, device=clip_BCTHW.device)
-    _forward[(tiles, triton.cdiv(n, block_n), b)](
+    _conv1_forward[(tiles, triton.cdiv(n, block_n), b)](
         clip_BCTHW,
         *clip_BCTHW.stride(),
         stem.spatial.weight.contiguous(),  # with channels last its taps lie in another order
@@ -117,7 +117,7 @@ def _gradients(
     count = min(programs(clip_BCTHW), tiles * b)
     spatial = torch.empty(count, _TAPS.value, n, device=clip_BCTHW.device)
     temporal = torch.empty(count, 3, n, device=clip_BCTHW.device)
-    _backward[(count, triton.cdiv(n, block_n))](
+    _conv1_backward[(count, triton.cdiv(n, block_n))](
         clip_BCTHW,
         *clip_BCTHW.stride(),
         stem.spatial.weight.contiguous(),  # with channels last its taps lie in another order
@@ -200,7 +200,7 @@ def _temporal_weights(temporal, n, N):
 
 
 @triton.jit
-def _forward(
+def _conv1_forward(
     clip,
     stride_b,
     stride_c,
@@ -255,7 +255,7 @@ def _raw_gradient_at(gradient, raw, coefficients, place, there, n, N):
 
 
 @triton.jit
-def _backward(
+def _conv1_backward(
     clip,
     stride_b,
     stride_c,

@@ -1,4 +1,7 @@
-"""Code shared by all kernels: numbers of programs, rounding, and norms as their readers apply them."""
+"""Code shared by all kernels: numbers of programs, rounding, and norms as their readers apply them.
+
+Each kernel's name is unique, since profiles show it alone.
+"""
 
 import torch
 import triton

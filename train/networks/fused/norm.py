@@ -50,7 +50,7 @@ def moments_of(raw: Tensor, constant_BC: Tensor | None = None) -> Moments:
     channels = raw.shape[-1]
     grid = launch.clip_grid(raw, _BLOCK_ROWS, _BLOCK_CHANNELS)
     moments = torch.empty(grid[2] * grid[0], 3, channels, device=raw.device)
-    _moments[grid](
+    _norm_moments[grid](
         raw,
         constant_BC,
         moments,
@@ -78,7 +78,7 @@ def raw_gradient(
     channels = raw.shape[-1]
     grid = launch.clip_grid(raw, _BLOCK_ROWS, _BLOCK_CHANNELS)
     sums_BPC = torch.empty(grid[2], grid[0], channels, device=raw.device)
-    _raw_gradient[grid](
+    _norm_raw_gradient[grid](
         gradient,
         raw,
         coefficients_3C,
@@ -110,7 +110,7 @@ def forward(norm: nn.BatchNorm3d, moments: Moments, count: int) -> Tensor:
     state = torch.empty(4, norm.num_features, device=moments.partial.device)
     if norm.training and norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
-    _statistics[(triton.cdiv(norm.num_features, _BLOCK_C),)](
+    _norm_statistics[(triton.cdiv(norm.num_features, _BLOCK_C),)](
         moments.partial,
         norm.weight,
         norm.bias,
@@ -148,7 +148,7 @@ def backward(
     """
     coefficients = torch.empty(3, norm.num_features, device=state.device)
     weight_gradient, bias_gradient = torch.empty_like(norm.weight), torch.empty_like(norm.bias)
-    _gradients[(triton.cdiv(norm.num_features, _BLOCK_C),)](
+    _norm_gradients[(triton.cdiv(norm.num_features, _BLOCK_C),)](
         sums.partial,
         state,
         coefficients,
@@ -190,7 +190,7 @@ def store_moments(partial, row, channel, inside, C, count, mean, squares):
 
 
 @triton.jit
-def _moments(raw, constant, moments, rows, C, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+def _norm_moments(raw, constant, moments, rows, C, BLOCK_ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     clip = tl.program_id(2).to(tl.int64)
     inside_c = c < C
@@ -217,7 +217,7 @@ def _moments(raw, constant, moments, rows, C, BLOCK_ROWS: tl.constexpr, BLOCK_C:
 
 
 @triton.jit
-def _raw_gradient(
+def _norm_raw_gradient(
     gradient,
     raw,
     coefficients,
@@ -256,7 +256,7 @@ def _rows(partial, start, P, channel, inside, C, KINDS: tl.constexpr, KIND: tl.c
 
 
 @triton.jit
-def _statistics(
+def _norm_statistics(
     partial,
     weight,
     bias,
@@ -306,7 +306,7 @@ def _statistics(
 
 
 @triton.jit
-def _gradients(
+def _norm_gradients(
     partial,
     state,
     coefficients,

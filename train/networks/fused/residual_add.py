@@ -30,7 +30,7 @@ def forward(
     """
     channels = raw.shape[-1]
     rows = raw[0].numel() // channels
-    _forward[(triton.cdiv(rows, _BLOCK_ROWS), triton.cdiv(channels, _BLOCK_C), len(raw))](
+    _residual_add_forward[(triton.cdiv(rows, _BLOCK_ROWS), triton.cdiv(channels, _BLOCK_C), len(raw))](
         out,
         raw,
         state_4C,
@@ -74,7 +74,7 @@ def backward(
     below = torch.empty_like(raw)
     grid = clip_grid(raw, _BLOCK_ROWS, _BLOCK_C)
     sums_P3C = torch.empty(grid[2] * grid[0], 3, channels, device=raw.device)
-    _backward[grid](
+    _residual_add_backward[grid](
         gradient,
         out,
         raw,
@@ -95,7 +95,7 @@ def backward(
 
 
 @triton.jit
-def _forward(
+def _residual_add_forward(
     out,
     raw,
     state,
@@ -131,7 +131,7 @@ def _forward(
 
 
 @triton.jit
-def _backward(
+def _residual_add_backward(
     gradient,
     out,
     raw,

@@ -40,7 +40,7 @@ def forward(
     features = raw_BTHWC.new_empty(b, t, h, w, kinds * c)
     tiles = triton.cdiv(h, _BLOCK_H) * triton.cdiv(w, _BLOCK_W)
     moments_PB6C = torch.empty(tiles, b, 6, c, device=raw_BTHWC.device)
-    _forward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
+    _stencil_forward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
         raw_BTHWC,
         state_4C,
         spatial,
@@ -98,7 +98,7 @@ def backward(
     gradient = torch.empty_like(raw_BTHWC)
     tiles = triton.cdiv(h, _BLOCK_H) * triton.cdiv(w, _BLOCK_W)
     sums_P14C = torch.empty(tiles * b, 14, c, device=raw_BTHWC.device)
-    _backward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
+    _stencil_backward[(tiles, triton.cdiv(c, _BLOCK_C), b)](
         gradient_BTHWK,
         features_BTHWK,
         of_raw_2C,
@@ -180,7 +180,7 @@ def _temporal_gradient(
 
 
 @triton.jit
-def _forward(
+def _stencil_forward(
     raw,
     state,
     spatial,
@@ -269,38 +269,7 @@ def _forward(
 
 
 @triton.jit
-def _tap(
-    gradient,
-    weight_gradient,
-    y,
-    of_features,
-    features,
-    place,
-    row,
-    column,
-    inside,
-    of_raw,
-    constant,
-    spatial,
-    channel,
-    inside_c,
-    H,
-    W,
-    K,
-    ROW: tl.constexpr,
-    COLUMN: tl.constexpr,
-):
-    """What row ROW, column COLUMN of the 1x3x3 adds to the gradient of its input and to its own."""
-    r, q = row - ROW + 1, column - COLUMN + 1
-    there = inside & ((r >= 0) & (r < H) & (q >= 0) & (q < W))[:, None]
-    place -= ((ROW - 1) * W + COLUMN - 1) * K
-    ds = _spatial_gradient(of_features, features, place, there, of_raw, constant)
-    weight = tl.load(spatial + channel * 9 + ROW * 3 + COLUMN, mask=inside_c, other=0.0)
-    return gradient + ds * weight[None, :], weight_gradient + y * ds
-
-
-@triton.jit
-def _backward(
+def _stencil_backward(
     of_features,
     features,
     of_raw,
@@ -349,8 +318,7 @@ def _backward(
     pixel = (row[:, None] * W + column[:, None]) * C + channel[None, :]
     pixel_k = (row[:, None] * W + column[:, None]) * K + channel[None, :]
     none = tl.zeros([BLOCK_H * BLOCK_W, BLOCK_C], tl.float32)
-    # Of the nine weights in space, by row and column; and of the three in time.
-    w00, w01, w02, w10, w11, w12, w20, w21, w22 = none, none, none, none, none, none, none, none, none
+    of_taps = (none, none, none, none, none, none, none, none, none)
     w_before, w_at, w_after, total, weighted, dm_last = none, none, none, none, none, none
     m = tl.load(features + pixel_k + C, mask=inside, other=0.0).to(tl.float32)
     dm, m, change = _temporal_gradient(
@@ -371,42 +339,16 @@ def _backward(
         w_before += y * dm_next
         w_at += y * dm
         w_after += y * dm_last
-        gradient, w00 = _tap(
-            gradient, w00, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 0, 0,
-        )  # fmt: skip
-        gradient, w01 = _tap(
-            gradient, w01, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 0, 1,
-        )  # fmt: skip
-        gradient, w02 = _tap(
-            gradient, w02, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 0, 2,
-        )  # fmt: skip
-        gradient, w10 = _tap(
-            gradient, w10, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 1, 0,
-        )  # fmt: skip
-        gradient, w11 = _tap(
-            gradient, w11, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 1, 1,
-        )  # fmt: skip
-        gradient, w12 = _tap(
-            gradient, w12, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 1, 2,
-        )  # fmt: skip
-        gradient, w20 = _tap(
-            gradient, w20, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 2, 0,
-        )  # fmt: skip
-        gradient, w21 = _tap(
-            gradient, w21, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 2, 1,
-        )  # fmt: skip
-        gradient, w22 = _tap(
-            gradient, w22, y, of_features, features, start_k + pixel_k, row, column, inside, of_s, constant_s, spatial,
-            channel, inside_c, H, W, K, 2, 2,
-        )  # fmt: skip
+        of_taps_next = ()
+        for tap in tl.static_range(9):
+            r, q = row + 1 - tap // 3, column + 1 - tap % 3
+            there = inside & ((r >= 0) & (r < H) & (q >= 0) & (q < W))[:, None]
+            place = start_k + pixel_k + ((1 - tap // 3) * W + 1 - tap % 3) * K
+            ds = _spatial_gradient(of_features, features, place, there, of_s, constant_s)
+            weight = tl.load(spatial + channel * 9 + tap, mask=inside_c, other=0.0)
+            gradient += ds * weight[None, :]
+            of_taps_next += (of_taps[tap] + y * ds,)  # type: ignore[assignment]
+        of_taps = of_taps_next  # type: ignore[assignment]
         gradient = rounded(tl.where(normed > 0, gradient, 0.0), STORED)
         tl.store(out + start + pixel, gradient, mask=inside)
         gradient = tl.where(inside, gradient.to(tl.float32), 0.0)
@@ -415,15 +357,8 @@ def _backward(
         dm_last, dm = dm, dm_next
 
     pointers = sums + (tl.program_id(0) * tl.num_programs(2) + clip) * 14 * C + channel
-    tl.store(pointers, tl.sum(w00, 0), mask=inside_c)
-    tl.store(pointers + C, tl.sum(w01, 0), mask=inside_c)
-    tl.store(pointers + 2 * C, tl.sum(w02, 0), mask=inside_c)
-    tl.store(pointers + 3 * C, tl.sum(w10, 0), mask=inside_c)
-    tl.store(pointers + 4 * C, tl.sum(w11, 0), mask=inside_c)
-    tl.store(pointers + 5 * C, tl.sum(w12, 0), mask=inside_c)
-    tl.store(pointers + 6 * C, tl.sum(w20, 0), mask=inside_c)
-    tl.store(pointers + 7 * C, tl.sum(w21, 0), mask=inside_c)
-    tl.store(pointers + 8 * C, tl.sum(w22, 0), mask=inside_c)
+    for tap in tl.static_range(9):
+        tl.store(pointers + tap * C, tl.sum(of_taps[tap], 0), mask=inside_c)
     tl.store(pointers + 9 * C, tl.sum(w_before, 0), mask=inside_c)
     tl.store(pointers + 10 * C, tl.sum(w_at, 0), mask=inside_c)
     tl.store(pointers + 11 * C, tl.sum(w_after, 0), mask=inside_c)
