@@ -108,6 +108,26 @@ def test_killed_midway_it_is_no_store_and_the_same_command_does_the_rest(
 
 
 @pytest.mark.faults
+def test_killed_while_it_updates_an_older_copy_readers_have_that(
+    web: WebServer, holding: Callable[[], None], tmp_path: Path
+) -> None:
+    target = tmp_path / "a.zarr"
+    call("copy", f"{web.address}/tiny.zarr", target, "--split", "split1", "--membership", "test")
+    before = open_store(target)
+    process = start(web, str(target))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    after = open_store(target)
+    assert list(after.index.video_id) == list(before.index.video_id)
+    assert len(after.index) < VIDEOS - 1
+    assert after.read(after.index.video_id[0], 0, 1).any()
+    holding()
+    assert "1 copied" in call("copy", f"{web.address}/tiny.zarr", target).stdout
+    assert files_of(str(target)) == files_of(str(web.folder / "tiny.zarr"))
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_and_sigterm_end_it_though_the_server_does_not_answer(
     web: WebServer, holding: Callable[[], None], tmp_path: Path, number: signal.Signals
