@@ -72,7 +72,10 @@ OPTIONS = {
 """Frozen: a change here is a change that breaks somebody's script, or a new option to document."""
 
 
-def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*arguments: str, cwd: Path | None = None, **environment: str) -> Done:
     env = {**os.environ, **environment}
     return subprocess.run(
         [sys.executable, "-m", "resact", *arguments], capture_output=True, text=True, cwd=cwd, env=env
@@ -81,14 +84,10 @@ def run(*arguments: str, cwd: Path | None = None, **environment: str) -> subproc
 
 def test_commands_and_options_are_frozen() -> None:
     found = {
-        name: " ".join(
-            max(p.opts, key=len) for p in command.params if isinstance(p, click.Argument) or p.name != "help"
-        )
+        name: {max(p.opts, key=len) for p in command.params if isinstance(p, click.Argument) or p.name != "help"}
         for name, command in commands().items()
     }
-    assert {name: set(options.split()) for name, options in found.items()} == {
-        name: set(options.split()) for name, options in OPTIONS.items()
-    }
+    assert found == {name: set(options.split()) for name, options in OPTIONS.items()}
 
 
 def test_every_command_and_option_has_a_help_text() -> None:
@@ -187,7 +186,7 @@ def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def first_prep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+def first_prep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     """A folder in which nothing was but what the first prep made, and that prep."""
     folder = tmp_path_factory.mktemp("first")
     return folder, run(
@@ -195,9 +194,7 @@ def first_prep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subproce
     )
 
 
-def test_the_sample_from_nothing_to_a_verified_store(
-    first_prep: tuple[Path, subprocess.CompletedProcess[str]],
-) -> None:
+def test_the_sample_from_nothing_to_a_verified_store(first_prep: tuple[Path, Done]) -> None:
     folder, made = first_prep
     assert made.returncode == 0, made.stderr
     assert json.loads(made.stdout.splitlines()[-1])["videos"] == 24
@@ -216,9 +213,7 @@ def test_the_sample_from_nothing_to_a_verified_store(
     assert "index of 24 videos rebuilt from the arrays" in rebuilt.stdout
 
 
-def test_bench_prep_prints_its_rows_and_the_competitors_command(
-    first_prep: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_bench_prep_prints_its_rows_and_the_competitors_command(first_prep: tuple[Path, Done], tmp_path: Path) -> None:
     folder, _ = first_prep
     stores = set(folder.rglob("*.zarr"))
     done = run(
@@ -244,9 +239,7 @@ def test_bench_prep_prints_its_rows_and_the_competitors_command(
     assert set(folder.rglob("*.zarr")) == stores
 
 
-def test_brackets_and_long_lines_come_out_as_they_are(
-    first_prep: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path
-) -> None:
+def test_brackets_and_long_lines_come_out_as_they_are(first_prep: tuple[Path, Done], tmp_path: Path) -> None:
     name = "[bold]" + "x" * 100 + ":smile:.zarr"
     made = run("prep", "sample", "--classes", "Still", "--limit", "1", "--workers", "0", "--max-seconds", "0.5",
                "--store", str(tmp_path / name), cwd=first_prep[0], RESACT_DATA="")  # fmt: skip

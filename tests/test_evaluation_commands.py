@@ -6,29 +6,24 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from rich.console import Console
+from tests.commands import call, error_of, last_json
 from tests.pipeline.conftest import encode, footage
+from tests.prepped import at_15_fps, prepped
 from tests.train.runs.untrained import untrained_run
-from typer.testing import CliRunner
 
-from resact.cache.codecs import build_codec
-from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
-from resact.cache.store import ClipStore, open_store
+from resact.cache.settings import DatasetSettings
+from resact.cache.store import ClipStore
 from resact.cli import along as along_command
-from resact.cli import app, evaluation
-from resact.errors import ResactError, RunError, RunNotFoundError, SettingsError, StoreNotFoundError, UsageError
+from resact.cli import evaluation
+from resact.errors import RunError, RunNotFoundError, SettingsError, StoreNotFoundError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.executor import open_executor
-from resact.pipeline.job.prep import prep
 from resact.pipeline.job.single_video import single_video_store
-from resact.pipeline.job.task import PrepJob
 from resact.pipeline.job.windows import VideoWindows, Window
 from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.fusion import fuse
@@ -57,8 +52,6 @@ class Workplace:
         dataset = DatasetSettings(
             name="clips", videos=9, all_classes=6, classes=CLASSES, splits=("1",), flip_safe=True
         )  # fmt: skip
-        decode = DecodeSettings(fps="15", short_side=32, max_seconds=None, ffmpeg=find_ffmpeg()[1])
-        settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
         videos = tuple(
             SourceVideo(
                 video_id=f"v{number}",
@@ -71,14 +64,8 @@ class Workplace:
             )
             for number, path in enumerate(self.videos)
         )
-        store = self.root / f"{codec}.zarr"
-        prep(
-            Dataset(settings=dataset, videos=videos, missing=(), notes=()),
-            PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=600),
-            open_executor=lambda: open_executor(workers=0),
-            console=Console(quiet=True),
-        )
-        return open_store(store)
+        whole = Dataset(settings=dataset, videos=videos, missing=(), notes=())
+        return prepped(whole, at_15_fps(short_side=32), codec, self.root / f"{codec}.zarr")
 
 
 @pytest.fixture(scope="module")
@@ -87,22 +74,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workplace]:
     torch.set_num_threads(1)  # networks this small only wait for more
     yield Workplace(tmp_path_factory.mktemp("workplace"))
     torch.set_num_threads(threads)
-
-
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def last_json(result: Result) -> dict[str, Any]:
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    payload: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return payload
-
-
-def error_of(*arguments: object) -> ResactError:
-    error = call(*arguments).exception
-    assert isinstance(error, ResactError), error
-    return error
 
 
 def test_evaluate_prints_figures_and_keeps_logits(place: Workplace) -> None:
@@ -316,10 +287,7 @@ def test_predict_along_a_video_in_each_format(place: Workplace) -> None:
         (str(path), "ok", None) for path in files
     ]
     assert len(short["windows"]) == 1
-    assert (long["note"], short["note"]) == (
-        None,
-        padding_note(load_trained(find_run("a", place.runs)).geometry, 7),
-    )
+    assert (long["note"], short["note"]) == (None, padding_note(load_trained(find_run("a", place.runs)).geometry, 7))
     assert f"{files[1]}: note: its 7 frames are fewer than the 9 of a clip: it is mirrored in time" in result.stderr
     rows = [(str(path), row) for path, video in zip(files, (long, short), strict=True) for row in video["windows"]]
     for row in long["windows"]:

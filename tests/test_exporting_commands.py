@@ -1,20 +1,17 @@
 """`resact features` and `resact export`, as typed."""
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
+from tests.commands import call, error_of, last_json
 from tests.train.conftest import make_clip_store
 from tests.train.runs.untrained import untrained_run
-from typer.testing import CliRunner
 
 from resact.cache.store import open_store
-from resact.cli import app
-from resact.errors import CheckpointError, ResactError, RunNotFoundError, StoreNotFoundError, UsageError
+from resact.errors import CheckpointError, RunNotFoundError, StoreNotFoundError, UsageError
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.features import run_features
 from resact.train.runs.testing.trained import load_trained
@@ -31,35 +28,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def at_the_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def at_the_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(place)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-
-
-def call(*arguments: object) -> Result:
     threads = torch.get_num_threads()
-    try:
-        return CliRunner().invoke(app, [str(argument) for argument in arguments])
-    finally:
-        torch.set_num_threads(threads)
-
-
-def done(*arguments: object) -> dict[str, Any]:
-    result = call(*arguments, "--json")
-    assert result.exception is None, result.exception
-    payload: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
-    return payload
-
-
-def error_of(*arguments: object) -> ResactError:
-    error = call(*arguments).exception
-    assert isinstance(error, ResactError), error
-    return error
+    yield
+    torch.set_num_threads(threads)
 
 
 def test_features_of_the_last_run_and_its_store(place: Path, tmp_path: Path) -> None:
     file, store = tmp_path / "f.npz", open_store(place / "s.zarr")
-    payload = done("features", "-o", file, "--views", 2)
+    payload = last_json(call("features", "-o", file, "--views", 2, "--json"))
     trained = load_trained(RunFolder(place / "runs" / "a"), device="cpu")
     expected = run_features(trained, store, views=2)
     with np.load(file) as archive:
@@ -72,7 +51,7 @@ def test_features_of_the_last_run_and_its_store(place: Path, tmp_path: Path) -> 
 
 def test_features_of_another_store_clip_by_clip(tmp_path: Path) -> None:
     result = call("features", "a", "other.zarr", "-o", tmp_path / "f.zarr", "--per", "clip", "--views", 2)
-    assert result.exit_code == 0, result.exception
+    assert result.exit_code == 0
     assert f"{tmp_path}/f.zarr: 2 rows of 256 features, one per clip, from other.zarr" in result.stdout
 
 
@@ -87,8 +66,8 @@ def test_mistakes_with_features(tmp_path: Path) -> None:
 
 def test_exporting_a_run(tmp_path: Path) -> None:
     result = call("export", "-o", tmp_path / "m.pt2", "--input", "float32", "--json")
-    assert result.exit_code == 0, result.exception
-    payload = json.loads(result.stdout)
+    assert result.exit_code == 0
+    payload = last_json(result)
     assert (payload["input_shape"], payload["output_shape"]) == ("(B, 3, 10, 16, 16)", "(B, 3)")
     assert payload["description"]["input"].startswith("clips: float32 (B")
     words = (

@@ -1,8 +1,10 @@
 """What a user installs is what the tree holds."""
 
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -33,9 +35,6 @@ def test_sdist_and_wheel_hold_the_modules_of_the_tree(tmp_path: Path) -> None:
 
 
 def test_constraints_pin_every_requirement() -> None:
-    import re
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = {*project["dependencies"], *(line for extra in extras.values() for line in extra)}

@@ -16,11 +16,11 @@ from typing import Any, get_args
 import fsspec
 import numpy as np
 import pytest
-from click.testing import Result
 from fsspec.implementations.http import HTTPFileSystem
 from rich.console import Console
 from tests.cache.conftest import _build
 from tests.cache.web_server import WebServer, serve
+from tests.commands import call, last_json
 from tests.conftest import wait_until
 from tests.train.runs.conftest import arguments, assert_same_weights, build_store
 from tests.train.runs.untrained import untrained_run
@@ -57,13 +57,6 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RESACT_DATA", raising=False)
 
 
-def call(*words: object) -> Result:
-    result = CliRunner().invoke(app, [str(word) for word in words])
-    if isinstance(result.exception, Exception):
-        raise result.exception
-    return result
-
-
 def test_verify(web: WebServer) -> None:
     url = f"{web.address}/folder.zarr"
     result = call("verify", f"{url}/")
@@ -89,8 +82,8 @@ def test_verify(web: WebServer) -> None:
 
 def test_info_and_show(web: WebServer) -> None:
     url = f"{web.address}/folder.zarr"
-    assert json.loads(call("info", url, "--json").stdout.splitlines()[-1])["videos"] == 5
-    shown = json.loads(call("show", url, "Jump/v_Jump_g01_c01", "-o", "a.png", "--json").stdout.splitlines()[-1])
+    assert last_json(call("info", url, "--json"))["videos"] == 5
+    shown = last_json(call("show", url, "Jump/v_Jump_g01_c01", "-o", "a.png", "--json"))
     assert shown["videos"][0]["video_id"] == "Jump/v_Jump_g01_c01"
     assert Path("a.png").stat().st_size
 
@@ -101,9 +94,9 @@ def test_train_and_evaluate(web: WebServer, monkeypatch: pytest.MonkeyPatch) -> 
     call(*arguments(f"{url}?token=secret", Path("runs"), "a", epochs=1, batch_size=18))
     assert RunFolder("runs/a").read_record().store.path == url
     assert "secret" not in Path("runs/a/config.json").read_text()
-    told = json.loads(call("evaluate", "a", "--views", "2", "--json").stdout.splitlines()[-1])
+    told = last_json(call("evaluate", "a", "--views", "2", "--json"))
     assert (told["store"], told["videos"]) == (url, 6)
-    told = json.loads(call("evaluate", web.folder / "runs" / "a", "--store", url, "--views", "1", "--json").stdout)
+    told = last_json(call("evaluate", web.folder / "runs" / "a", "--store", url, "--views", "1", "--json"))
     assert told["store"] == url
 
 
@@ -171,7 +164,7 @@ def test_each_command_reads_a_store_from_s3(tiny_in_s3: str, web: WebServer, mon
     assert "<img" in Path("info.html").read_text()
     assert Path(call("show", tiny_in_s3, "v_Jump_g01_c01", "-o", "a.png").stdout.partition(":")[0]).stat().st_size
     call(*arguments(tiny_in_s3, Path("runs"), "a", epochs=1, batch_size=18))
-    told = json.loads(call("evaluate", "a", "--views", "1", "--json").stdout.splitlines()[-1])
+    told = last_json(call("evaluate", "a", "--views", "1", "--json"))
     assert (told["store"], told["videos"]) == (tiny_in_s3, 6)
     for options in ((), (tiny_in_s3,)):  # the run's own store, or named
         told = json.loads(

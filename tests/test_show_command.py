@@ -1,35 +1,34 @@
 """`resact show`, from a store to a picture in a file."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
 from tests.cache.conftest import VIDEOS, _build
+from tests.commands import call, error_of, last_json
 from tests.conftest import fill
 from tests.train.conftest import make_clip_store
-from typer.testing import CliRunner
 
 from resact.cache.layout import SHARD, array_name
 from resact.cache.store import open_store
-from resact.cli import app
-from resact.errors import DamagedError, DiskFullError, ResactError, UsageError
+from resact.errors import DamagedError, DiskFullError, UsageError
 from resact.train.clips.figure import Look, contact_sheet, figure, read_excerpt, visible_gain
 
 VIDEO = "v_Jump_g01_n000"
 
 
-def call(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["show", *map(str, arguments)])
+def show(*arguments: object) -> Result:
+    result = call("show", *arguments)
+    assert result.exit_code == 0
+    return result
 
 
-def payload(*arguments: object) -> dict[str, object]:
-    result = call(*arguments, "--json")
-    assert result.exit_code == 0, result.exception
-    return json.loads(result.stdout.splitlines()[-1])
+def payload(*arguments: object) -> dict[str, Any]:
+    return last_json(show(*arguments, "--json"))
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -81,7 +80,7 @@ def test_every_option_reaches_the_picture(here: Path, path: Path) -> None:
     options = "--step 1,2 --step 4 --frames 3 --start 5 --every 6 --height 30 --gain 2 -o out.tiff"
     result = payload(path, open_store(path).index.video_id[0], *options.split())
     look = Look(steps=(1, 2, 4), frames=3, start=5, every=6, height=30, gain=2)
-    assert result["videos"][0]["frames"] == [5, 11, 17]  # type: ignore[index]
+    assert result["videos"][0]["frames"] == [5, 11, 17]
     np.testing.assert_array_equal(pixels(here / "out.tiff"), figure(read_excerpt(open_store(path), 0, look), look))
 
 
@@ -97,7 +96,7 @@ def test_dark_residuals_are_made_visible_by_a_gain_that_is_said(
     video = make_clip_store(tmp_path / "dark.zarr", [12]).index.video_id[0]
     for options, gain in (((), 16), (("--gain", "1"), 1), (("--gain", "3"), 3)):
         command = [tmp_path / "dark.zarr", video, "--step", "1,2", "--height", "24", "-o", "d.png", *options]
-        said = call(*command)
+        said = show(*command)
         assert said.stdout.rstrip().endswith(f"residuals at gain {gain}")
         assert payload(*command)["gain"] == gain
         assert (pixels(here / "d.png") == 5 * gain).all(-1).sum() >= 8 * 24 * (2 + 4), "8 columns of two steps"
@@ -105,11 +104,10 @@ def test_dark_residuals_are_made_visible_by_a_gain_that_is_said(
 
 def test_the_only_store_is_found_and_the_picture_is_named_after_the_video(here: Path, path: Path) -> None:
     video = open_store(path).index.video_id[0]
-    result = call(video)
-    assert result.exit_code == 0, result.exception
+    result = show(video)
     assert result.stdout.startswith(f"{video}.png: ")
     (here / f"{video}.png").rename("first.png")
-    assert call(path, video).exit_code == 0
+    show(path, video)
     assert Path(f"{video}.png").read_bytes() == Path("first.png").read_bytes()
 
 
@@ -122,37 +120,34 @@ def test_contact_sheet_of_classes(here: Path, path: Path) -> None:
     excerpts = [read_excerpt(store, row, look) for row in rows]
     picture = contact_sheet(excerpts, replace(look, gain=visible_gain((excerpt, (2,)) for excerpt in excerpts)))
     np.testing.assert_array_equal(pixels(here / "classes.png"), picture)
-    assert [video["video_id"] for video in result["videos"]] == [store.index.video_id[row] for row in rows]  # type: ignore[attr-defined]
+    assert [video["video_id"] for video in result["videos"]] == [store.index.video_id[row] for row in rows]
     fewer = payload(path, "--classes", classes[0], "--per-class", "2", "-o", "few.png")["videos"]
     of_class = [store.index.video_id[row] for row in range(12) if store.index.class_name[row] == classes[0]]
-    assert [video["video_id"] for video in fewer] == [of_class[0], of_class[-1]]  # type: ignore[attr-defined]
+    assert [video["video_id"] for video in fewer] == [of_class[0], of_class[-1]]
 
 
 def test_short_videos_are_noted(here: Path, path: Path) -> None:
     store = open_store(path)
     short = int(np.flatnonzero(store.index.num_frames == 2)[0])
     name = store.index.video_id[short]
-    sheet = call("--classes", store.index.class_name[short], "--step", "2")
-    assert sheet.exit_code == 0
+    sheet = show("--classes", store.index.class_name[short], "--step", "2")
     assert f"note: {name}: 0 of 1 frames shown, of its 2\n" in sheet.stdout
-    alone = call(name)
+    alone = show(name)
     assert f"note: {name}: 1 of 8 frames shown, of its 2\n" in alone.stdout
     with pytest.raises(UsageError, match="has 2 frames, expected 3 or more for a residual at step 2"):
-        raise call(name, "--step", "2").exception or AssertionError("it was drawn")
+        show(name, "--step", "2")
 
 
 def test_every_video_of_a_class_is_there_whatever_its_name_and_state(here: Path, tmp_path: Path) -> None:
     """Undecodable bytes in an id, one frame, a failed video: each has its cell, and is named."""
     odd = tmp_path / "odd.zarr"
     _build(odd, "zstd")
-    result = call(odd, "--classes", "Jump,Walk", "--json")
-    assert result.exit_code == 0, result.exception
-    listed = {video["video_id"]: video["frames"] for video in json.loads(result.stdout.splitlines()[-1])["videos"]}
+    result = show(odd, "--classes", "Jump,Walk", "--json")
+    listed = {video["video_id"]: video["frames"] for video in last_json(result)["videos"]}
     assert listed == {video_id: [(n - 2) // 2] if n > 1 else [] for video_id, _, n, *_ in VIDEOS}
     notes = [line for line in result.stderr.splitlines() if line.startswith("note: ")]
     assert sorted(line.split(":")[1].strip() for line in notes) == ["index", "one frame", r"v_d\udce4maged.ü"]
-    alone = call(odd, "v_d\udce4maged.ü")
-    assert alone.exit_code == 0, alone.exception
+    show(odd, "v_d\udce4maged.ü")
     assert (here / "v_d%E4maged.%C3%BC.png").exists()
 
 
@@ -185,43 +180,40 @@ def test_mistakes_are_told_and_nothing_is_written(
 ) -> None:
     index = open_store(path).index
     known = {"STORE": str(path), "VIDEO": index.video_id[0], "CLASS": index.classes[0]}
-    result = call(*(known.get(argument, argument) for argument in arguments))
     with pytest.raises(UsageError, match=words):
-        raise result.exception or AssertionError("it was drawn")
+        show(*(known.get(argument, argument) for argument in arguments))
     assert list(here.iterdir()) == []
 
 
 def test_the_likest_ids_are_suggested(here: Path, path: Path) -> None:
     video = open_store(path).index.video_id[4]
     with pytest.raises(UsageError, match=rf"such as {video}"):
-        raise call(video.upper().replace("_N", "_")).exception or AssertionError("it was drawn")
+        show(video.upper().replace("_N", "_"))
 
 
 def test_unwritable_folder_is_told_before_the_store_is_read(here: Path) -> None:
     (here / "folder.png").mkdir()
     for output, problem in {"folder.png": "a folder has that name", "/proc/fig.png": ".*"}.items():
         with pytest.raises(UsageError, match=rf"expected a file in a writable folder \({problem}\)"):
-            raise call("nowhere.zarr", VIDEO, "-o", output).exception or AssertionError("it was drawn")
+            show("nowhere.zarr", VIDEO, "-o", output)
 
 
 def test_a_failure_leaves_the_last_picture(here: Path, tmp_path: Path, small_disk: Path) -> None:
     store = make_clip_store(tmp_path / "own.zarr", [30])
     video = store.index.video_id[0]
     output = small_disk / "fig.png"
-    assert call(tmp_path / "own.zarr", video, "-o", output).exit_code == 0
+    show(tmp_path / "own.zarr", video, "-o", output)
     before = output.read_bytes()
     filler = fill(small_disk)
-    raised: list[type[ResactError]] = []
-    full = call(tmp_path / "own.zarr", video, "-o", output, "--step", "2")
-    raised.append(type(full.exception))  # type: ignore[arg-type]
+    with pytest.raises(DiskFullError):
+        show(tmp_path / "own.zarr", video, "-o", output, "--step", "2")
     filler.unlink()
     shard = tmp_path / "own.zarr" / array_name(video) / SHARD
     data = bytearray(shard.read_bytes())
     data[len(data) // 3] ^= 1
     shard.write_bytes(data)
-    damaged = call(tmp_path / "own.zarr", video, "-o", output, "--every", "1", "--frames", "30")
-    raised.append(type(damaged.exception))  # type: ignore[arg-type]
-    assert raised == [DiskFullError, DamagedError]
+    with pytest.raises(DamagedError):
+        show(tmp_path / "own.zarr", video, "-o", output, "--every", "1", "--frames", "30")
     assert output.read_bytes() == before
     assert [entry.name for entry in small_disk.iterdir()] == ["fig.png"]
 
@@ -232,6 +224,6 @@ def test_a_part_of_an_id_will_do_where_one_video_has_it(here: Path, tmp_path: Pa
     ids = list(store.index.video_id)
     assert [name.rpartition("_")[2] for name in ids] == ["n000", "n003", "n002", "n001"]
     for part in ("n003", "N003", "g02"):
-        assert payload(tmp_path / "parts.zarr", part, "-o", "a.png")["videos"][0]["video_id"] == ids[1]  # type: ignore[index]
-    said = str(call(tmp_path / "parts.zarr", "g01", "-o", "a.png").exception)
+        assert payload(tmp_path / "parts.zarr", part, "-o", "a.png")["videos"][0]["video_id"] == ids[1]
+    said = str(error_of("show", tmp_path / "parts.zarr", "g01", "-o", "a.png"))
     assert said == f"got video 'g01', which is a part of 3 ids: {ids[0]}, {ids[2]}, {ids[3]}. Name one of them"

@@ -204,21 +204,9 @@ def test_without_a_network_of_its_own_prep_says_what_to_do(tmp_path: Path) -> No
     """A network namespace in which even 127.0.0.1 is down, as in some sandboxes."""
     if subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode:
         pytest.skip("network namespaces are not allowed here")
-    command = [
-        "unshare",
-        "--net",
-        *RESACT,
-        "prep",
-        "sample",
-        "--classes",
-        "Still",
-        "--limit",
-        "2",
-        "--max-seconds",
-        "1",
-    ]
+    words = ["prep", "sample", "--classes", "Still", "--limit", "2", "--max-seconds", "1"]
     environment = {**os.environ, "RESACT_DATA": str(tmp_path)}
-    failed = subprocess.run(command, capture_output=True, text=True, env=environment)
+    failed = subprocess.run(["unshare", "--net", *RESACT, *words], capture_output=True, text=True, env=environment)
     assert failed.returncode == 1
     assert failed.stderr == (
         "resact: worker processes talk over 127.0.0.1, which does not work here (Network is unreachable): "

@@ -295,13 +295,7 @@ def evaluate(
     else:
         tested = store if isinstance(store, ClipStore) else open_store(store)
     predictions = evaluate_run(
-        opened,
-        tested,
-        views=views,
-        membership=side,
-        other_codec=store is not None,
-        threads=threads,
-        progress=progress,
+        opened, tested, views=views, membership=side, other_codec=store is not None, threads=threads, progress=progress
     )
     if output is not None:
         write_predictions(Path(output), predictions)

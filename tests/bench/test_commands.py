@@ -5,20 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from tests.commands import call, last_json
 
 from resact.bench import decoding, transform
 from resact.cache.codecs import JpegFrames
-from resact.cli import app
 from resact.errors import ToolError, UsageError
 
 
 def run(tmp_path: Path, *words: object) -> tuple[dict[str, object], str]:
     output = tmp_path / "new" / "result.json"
-    arguments = ["bench", *map(str, words), "--output", str(output), "--json"]
-    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    done = call("bench", *words, "--output", output, "--json")
     assert done.exit_code == 0, done.stderr
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = last_json(done)
     assert json.loads(output.read_text()) == result
     assert result.keys() >= {"benchmark", "rows", "machine", "versions", "commit"}
     return result, done.stderr
@@ -60,7 +58,7 @@ def test_transform_times_both_ways(tiny_store, tmp_path, monkeypatch):
 
 def test_transform_wants_a_device_that_is_there():
     with pytest.raises(UsageError, match="got --device tpu, expected one of cpu"):
-        CliRunner().invoke(app, ["bench", "transform", "--device", "tpu"], catch_exceptions=False)
+        call("bench", "transform", "--device", "tpu")
 
 
 def test_index_is_opened_cold_and_warm(tmp_path):
@@ -86,4 +84,4 @@ def test_help_is_timed_for_each_command(tmp_path, monkeypatch):
 
 def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path):
     with pytest.raises(UsageError, match="a folder has that name"):
-        CliRunner().invoke(app, ["bench", "index", "--output", str(tmp_path)], catch_exceptions=False)
+        call("bench", "index", "--output", tmp_path)

@@ -32,8 +32,7 @@ def slow(clock, seconds):
 
 
 @pytest.mark.parametrize(
-    ("layer", "part"),
-    [("conv1", "residual.temporal"), ("conv1", "rgb.spatial"), ("res3.0", "body"), ("res5.0", "top")],
+    ("layer", "part"), [("conv1", "residual.temporal"), ("conv1", "rgb.spatial"), ("res3.0", "body"), ("res5.0", "top")]
 )
 def test_the_slow_layer_is_the_one_that_takes_long(layer, part, monkeypatch, clock):
     # As with fused kernels, which call no module, and so none of its hooks.

@@ -5,7 +5,6 @@ import multiprocessing
 import pickle
 import subprocess
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -16,21 +15,16 @@ import pytest
 import torch
 from rich.console import Console
 from tests.pipeline.conftest import encode, footage, write_ucf101_lists
+from tests.prepped import at_15_fps, prepped
 
 from resact.bench import competitors
 from resact.bench import loader as bench
 from resact.bench.competitors import NORMALISATION, Task, Team, decord_frames, pyav_frames, scaled, zarr_frames
 from resact.bench.loader import bench_loader
-from resact.cache.codecs import build_codec
-from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import open_store
 from resact.cli import main
 from resact.errors import ToolError, UsageError
 from resact.pipeline.datasets.registry import load_dataset
-from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.executor import open_executor
-from resact.pipeline.job.prep import prep
-from resact.pipeline.job.task import PrepJob
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import Clip, TrainPlan
@@ -53,18 +47,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def stores(root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True)
-    decode = DecodeSettings(fps="15", short_side=96, max_seconds=None, ffmpeg=find_ffmpeg(None)[1])
-    made = {}
-    for codec in ("jpeg", "lz4"):
-        path = tmp_path_factory.mktemp("stores") / f"{codec}.zarr"
-        settings = StoreSettings(
-            dataset=videos.settings, decode=decode, codec=codec, library=build_codec(codec).library()
-        )
-        with open_executor(workers=0) as executor:
-            job = PrepJob(store=path, settings=settings, ffmpeg=None, timeout_seconds=600)
-            prep(videos, job, open_executor=lambda running=executor: nullcontext(running), console=QUIET)
-        made[codec] = str(path)
-    return made
+    folder, decode = tmp_path_factory.mktemp("stores"), at_15_fps(short_side=96)
+    made = {codec: prepped(videos, decode, codec, folder / f"{codec}.zarr") for codec in ("jpeg", "lz4")}
+    return {codec: str(store.files) for codec, store in made.items()}
 
 
 @pytest.fixture(scope="module")
@@ -108,11 +93,7 @@ def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray, **size: int)
 
 @pytest.mark.parametrize(
     ("frames", "size"),
-    [
-        (decord_frames, {}),
-        (partial(decord_frames, resized=True), {"width": 128, "height": 96}),
-        (pyav_frames, {}),
-    ],
+    [(decord_frames, {}), (partial(decord_frames, resized=True), {"width": 128, "height": 96}), (pyav_frames, {})],
 )
 def test_a_competitor_gives_the_frames_nearest_in_time(frames, size: dict[str, int], task: Task) -> None:
     _, plan = task.open()

@@ -3,10 +3,9 @@ import json
 import pytest
 import torch
 from tests.bench.test_roofline import meta_model
-from typer.testing import CliRunner
+from tests.commands import call, last_json
 
 from resact.bench.roofline import list_work, roofline_rows
-from resact.cli import app
 from resact.errors import UsageError
 
 
@@ -18,9 +17,9 @@ def no_gpu(monkeypatch):
 def run(*words):
     """Its text for people, and the object that it ends with."""
     small = ("--width", "0.0625", "--depths", "1,1,1,1", "--frames", "4", "--size", "16", "--batch-size", "2")
-    done = CliRunner().invoke(app, ["bench", "roofline", *small, "--json", *words], catch_exceptions=False)
+    done = call("bench", "roofline", *small, "--json", *words)
     assert done.exit_code == 0, done.stderr
-    return done.stderr, json.loads(done.stdout.splitlines()[-1])
+    return done.stderr, last_json(done)
 
 
 def test_the_command_lists_the_least_and_measures_nothing_without_a_gpu():

@@ -266,13 +266,7 @@ def centre_clip(
 
 
 def batches(
-    num_clips: int,
-    batch_size: int,
-    *,
-    rank: int = 0,
-    world_size: int = 1,
-    position: int = 0,
-    until: int | None = None,
+    num_clips: int, batch_size: int, *, rank: int = 0, world_size: int = 1, position: int = 0, until: int | None = None
 ) -> Iterator[range]:
     """The positions that one rank takes in each step of an epoch.
 

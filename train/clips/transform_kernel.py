@@ -21,7 +21,7 @@ from resact.train.clips.packed_clips import PackedClips
 _BLOCK = 256  # output pixels of a program: two for each of its 128 threads
 _MAX_UNROLLED = 8  # taps; more weights do not fit into registers
 
-_COLUMNS = tl.constexpr(5)  # of the table, before a clip's order: what `_table` writes and `_transform` reads
+_COLUMNS = tl.constexpr(5)  # numbers in a row of `_table` before the order of the frames
 _ROUND = tl.constexpr(2.0**23)  # a float32 from here on has no fraction: adding it rounds, ties to even
 
 

@@ -14,7 +14,7 @@ def checkpointed(module: nn.Module, x: Tensor) -> Tensor:
 
     `module` must not draw random numbers: the generator's state is not saved.
     """
-    # The compiler updates statistics once by itself, and does not take a `context_fn`.
+    # The compiler updates statistics only once anyway, and does not support `context_fn`.
     if torch.compiler.is_compiling():
         compiled: Tensor = checkpoint(module, x, use_reentrant=False, preserve_rng_state=False)
         return compiled
@@ -28,7 +28,7 @@ def checkpointed(module: nn.Module, x: Tensor) -> Tensor:
 
 @contextmanager
 def _frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Forward passes inside leave running statistics alone, or each step would count its batch twice."""
+    """A context without updates of running statistics: otherwise each step would count its batch twice."""
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

@@ -25,7 +25,7 @@ OWN_NETWORK = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """PACKAGE.MODULE:FACTORY, a network of the user's own (`own`)."""
 CONVS = ("separable", "dense")
 
-_MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; beyond, torch's own errors say nothing
+_MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; torch's own errors beyond that are unclear
 
 
 def _option(default: Any, **said: Any) -> Any:
@@ -167,7 +167,7 @@ class Architecture:
             raise UsageError(f"got {given[0]} in [network], which the factory always gets: leave it out")
 
     def _defaults(self) -> dict[str, Any]:
-        """What follows from the network and its input where nobody says otherwise."""
+        """Defaults for the network and its input."""
         if self.is_own:
             return {}
         pseudo = self.network != "3d-resnet50"

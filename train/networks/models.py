@@ -167,7 +167,9 @@ class ActionNetwork(nn.Module):
             return conv1(self.conv1, inputs, dtype)
 
     def _fused(self, x: Tensor) -> bool:
-        return self._kernels == "fused" and x.device.type != "meta"  # where costs are counted, by PyTorch's operations
+        return (
+            self._kernels == "fused" and x.device.type != "meta"
+        )  # on the meta device costs are counted, of PyTorch's operations
 
     def _run(self, module: nn.Module, x_BCTHW: Tensor) -> Tensor:
         if self._fused(x_BCTHW):

@@ -71,8 +71,8 @@ class FactorisedConv3d(nn.Conv3d):
             y_BCTS = functional.conv2d(x_BCTS, self.weight[..., 0], padding=(frames // 2, 0), groups=self.groups)
             y_BTHWC = y_BCTS.permute(0, 2, 3, 1).reshape(b, t, h, w, -1)
         elif rows * columns * self.groups == 1:
-            # No convolution: oneDNN's backward pass of a strided 1x1 one, 4 channels to 8 for instance, writes where it
-            # must not (torch 2.13, one thread, a process that dies of a corrupt heap).
+            # Not a convolution: oneDNN's backward pass of a strided 1x1, for example 4 channels to 8, writes out of
+            # bounds and corrupts the heap (torch 2.13, one thread).
             step = self.stride[1]
             y_BTHWC = functional.linear(x_BTHWC[:, :, ::step, ::step], self.weight[..., 0, 0, 0])
         else:
@@ -89,7 +89,9 @@ class FactorisedConv3d(nn.Conv3d):
 
     def _shifted(self, x_BCTHW: Tensor) -> Tensor:
         kind, weight = x_BCTHW.device.type, self.weight
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # as it treats convolutions
+        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
+            kind
+        ):  # as autocast does for convolutions
             x_BCTHW, weight = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (x_BCTHW, weight))
         margins = [size // 2 for size in reversed(self.kernel_size) for _ in range(2)]
         padded, (frames, height, width), step = functional.pad(x_BCTHW, margins), x_BCTHW.shape[2:], self.stride[1]
@@ -97,7 +99,7 @@ class FactorisedConv3d(nn.Conv3d):
         for dt, dy, dx in product(*map(range, self.kernel_size)):
             shifted = padded[:, :, dt : dt + frames, dy : dy + height : step, dx : dx + width : step]
             filters_C111 = weight[:, :, dt, dy, dx, None, None]
-            # In place, which autograd allows: the sum itself is not needed by the backward pass.
+            # In place: the backward pass does not need the sum itself.
             y_BCTHW = shifted * filters_C111 if y_BCTHW is None else y_BCTHW.addcmul_(shifted, filters_C111)
         assert y_BCTHW is not None
         return y_BCTHW

@@ -86,7 +86,7 @@ def try_own(network: nn.Module, architecture: Architecture, *, frames: int, size
         raise UsageError(
             f"{named} keeps {odd[0]} in its state, which is not a tensor: a weights file can only hold tensors"
         )
-    batch = 2  # batch norm refuses to train on a single value a channel, which one clip may come to
+    batch = 2  # batch norm cannot train on one value per channel, which a single clip may give
     clips = " and ".join(f"{name}= of shape (2, 3, {frames}, {size}, {size})" for name in streams)
     for device in ("meta", "cpu"):  # not all code runs without values
         try:
@@ -106,8 +106,7 @@ def try_own(network: nn.Module, architecture: Architecture, *, frames: int, size
     if unused:
         raise UsageError(
             f"{named} has parameters on which its logits do not depend: {', '.join(unused)}. Remove them, or leave "
-            "them "
-            f"out of training with --freeze {unused[0]}"
+            f"them out of training with --freeze {unused[0]}"
         )
     module = sys.modules[named.partition(":")[0]]
     return NetworkSource(
@@ -125,13 +124,13 @@ def changed_files(architecture: Architecture, begun: NetworkSource) -> list[str]
 
 
 def _source_files(module: ModuleType) -> dict[str, str]:
-    """File -> sha256, of a module and of all that is loaded from its package, or beside it if it has none."""
+    """File -> sha256, of a module and all modules loaded from its package, or from its folder if it has no package."""
     top = module.__name__.partition(".")[0]
     home, is_package = _home(module), hasattr(sys.modules[top], "__path__")
     hashes = {}
     for name, loaded in sorted(sys.modules.items()):
         file = Path(getattr(loaded, "__file__", None) or "")
-        if not file.is_absolute() or not file.is_file():  # torch has one that is called `_classes.py`, and is none
+        if not file.is_absolute() or not file.is_file():  # some of torch's modules name a file that does not exist
             continue
         path = file.resolve()
         ours = name == top or name.startswith(f"{top}.")
@@ -152,7 +151,7 @@ def _sha256(path: Path) -> str:
 
 
 def _is_library(path: Path) -> bool:
-    """Of Python itself, or installed: a folder of the user's may have a whole environment in it."""
+    """Whether it belongs to Python or an installed package: a user's folder may contain an environment."""
     folders = sysconfig.get_paths()
     return any(path.is_relative_to(Path(folders[kind]).resolve()) for kind in ("stdlib", "purelib", "platlib"))
 
@@ -161,7 +160,7 @@ def _factory(named: str) -> Callable[..., Any]:
     module_name, _, factory_name = named.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)  # as `python -m` has it
+        sys.path.insert(0, here)  # as `python -m` does
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # noqa: BLE001 - as above

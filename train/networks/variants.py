@@ -33,12 +33,12 @@ class Variant:
             **options,
         }
         if named["network"] == "3d-resnet50":
-            named["conv"] = None  # it knows one kind alone, whatever the others are asked for
+            named["conv"] = None  # it is always dense, whatever the other rows use
         return named if self.step is None else named | {"step": self.step}
 
     def build(self, **options: Any) -> "ActionNetwork":
         """The network, with further options of `build_model`."""
-        from resact.train.networks.models import build_model  # brings torch, which a list of variants does not need
+        from resact.train.networks.models import build_model  # loads torch, which a list of variants does not need
 
         return build_model(**self.options, **options)
 

@@ -151,9 +151,6 @@ def _classes(done: Sequence[Entry]) -> dict[str, Any]:
     return {
         "headings": ["class", "videos", *names, *(["residual minus RGB"] if gains else [])],
         "rows": rows,
-        "words": [
-            *(f"{name}: {line}" for name, line in worst if line),
-            *map(one_line, gain_words(gains)),
-        ],
+        "words": [*(f"{name}: {line}" for name, line in worst if line), *map(one_line, gain_words(gains))],
         "chart": gains_chart("Residual at step 1 minus RGB, points of top-1", gains) if gains else None,
     }

@@ -46,7 +46,7 @@ def markdown(report: Report) -> str:
 
 
 def _run_lines(section: Section, data_set: DataSet, report: Report) -> Iterator[str]:
-    from resact.train.report.details import described  # brings torch, which takes seconds
+    from resact.train.report.details import described  # loads torch, which takes seconds
 
     yield from ("", "### Runs side by side", "")
     yield ". ".join(_escaped(words) for words in (data_set.videos, data_set.settings) if words)

@@ -86,7 +86,7 @@ def _print_runs(section: Section, data_set: DataSet, report: Report, console: Co
         rows = [comparison_cells(comparison) for comparison in data_set.comparisons]
         console.print(_grid(COMPARISON_HEADINGS, rows, texts=(0, 1, 7)), soft_wrap=False)
     console.print()
-    from resact.train.report.details import described  # brings torch, which takes seconds
+    from resact.train.report.details import described  # loads torch, which takes seconds
 
     for name, lines in described(data_set):
         _say(console, name)

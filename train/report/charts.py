@@ -52,11 +52,6 @@ class Axis:
     stop: float
     logarithmic: bool = False
 
-    @property
-    def step(self) -> float:
-        """Distance between ticks."""
-        return self.ticks[1] - self.ticks[0]
-
     def at(self, value: float) -> float:
         """Position of a value, in pixels."""
         low, high, value = (math.log10(v) if self.logarithmic else v for v in (self.low, self.high, value))
@@ -110,7 +105,8 @@ def whole_axis(values: Sequence[float], start: float, stop: float) -> Axis:
     """An axis of whole numbers such as epochs, from the first to the last; a single number is in the middle."""
     first, last = min(values), max(values)
     low, high = (first - 1, last + 1) if first == last else (first, last)
-    step = max(1, round(linear_axis(values, start, stop).step))
+    near, far, *_ = linear_axis(values, start, stop).ticks
+    step = max(1, round(far - near))
     ticks = tuple(tick for tick in range(0, int(last) + 1, step) if first <= tick) or (first,)
     return Axis(low, high, (first,) if first == last else ticks, start, stop)
 
@@ -142,7 +138,7 @@ def curves(title: str, x_name: str, y_name: str, series: Sequence[Series], width
         "name": x_name,
         "xs": xs,
         "lines": [
-            {"label": line.label, "ys": [_maybe(known.get(x)) for x in xs]}
+            {"label": line.label, "ys": [None if (y := known.get(x)) is None else _short(y) for x in xs]}
             for line, known in ((line, dict(zip(line.xs, line.ys, strict=True))) for line in series)
         ],
     }
@@ -311,7 +307,7 @@ def _bar(axis: Axis, x: float, y: float, spread: float | None) -> Markup:
 
 
 def _labels(points: Sequence[tuple[float, float, str]], plot: Plot) -> Markup:
-    """Beside their points, moved down where two would meet."""
+    """Labels beside their points, moved down if two would overlap."""
     taken: list[tuple[float, float, float]] = []
     parts = []
     for x, y, label in sorted(points, key=lambda point: point[1]):
@@ -329,7 +325,7 @@ def _labels(points: Sequence[tuple[float, float, str]], plot: Plot) -> Markup:
 
 
 def _alone(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, float]]:
-    """Points without a neighbour on either side, of which a line shows nothing."""
+    """Points without a neighbour on either side: a line would not show them."""
     ys = [None, *(y for _, y in points), None]
     return [
         (x, y) for place, (x, y) in enumerate(points) if y is not None and ys[place] is None and ys[place + 2] is None
@@ -337,7 +333,7 @@ def _alone(points: Sequence[tuple[float, float | None]]) -> list[tuple[float, fl
 
 
 def _path(points: Sequence[tuple[float, float | None]]) -> str:
-    """Broken where there is no number."""
+    """A path's data; points without a number break it."""
     words, pen = [], "M"
     for x, y in points:
         if y is None:
@@ -355,12 +351,8 @@ def _svg(title: str, body: Markup, width: int, height: int, attributes: Markup =
 
 
 def _short(value: float) -> str:
-    """Three digits that count, without an exponent where it can be."""
+    """Three significant digits, without an exponent for large numbers."""
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _maybe(value: float | None) -> str | None:
-    return None if value is None else _short(value)
 
 
 def _cut(text: str, length: int) -> str:

@@ -16,7 +16,7 @@ from resact.train.report.details import RESIDUAL, RGB, Detail
 from resact.train.runs.files.record import StoreIdentity
 from resact.train.runs.testing.metrics import ranking
 
-_EACH = 4  # videos right, and as many wrong, of a run
+_EACH = 4  # correct videos of a run, and as many wrong ones
 _SHOWN_RUNS = 2
 _QUALITY = 82
 
@@ -70,7 +70,7 @@ def _look(detail: Detail, gain: float = 1) -> Look:
 
 
 def _excerpts(detail: Detail, store: ClipStore) -> Iterator[tuple[int, Excerpt]]:
-    """Place of each video that is shown, and its frames; those that are right come first."""
+    """Position of each shown video in the predictions, and its frames; correct videos come first."""
     right_V = ranking(detail.predictions.scores)[:, 0] == detail.predictions.label
     videos = list(range(len(right_V)))
     random.Random(0).shuffle(videos)
@@ -78,7 +78,7 @@ def _excerpts(detail: Detail, store: ClipStore) -> Iterator[tuple[int, Excerpt]]
         for video in [v for v in videos if right_V[v] == right][:_EACH]:
             row = store.index.video_index(str(detail.predictions.video_id[video]))
             excerpt = read_excerpt(store, row, _look(detail))
-            if excerpt.times:  # otherwise too short for one residual
+            if excerpt.times:  # else it is too short for a residual
                 yield video, excerpt
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """What runs of one table share: everything that decides a result, except the seed and what rows differ in."""
+    """What the runs of a table share: everything that decides a result, except the seed and what distinguishes rows."""
 
     dataset: str = "ucf101"
     split: str = "split1"
@@ -32,7 +32,7 @@ class Group:
 
     @property
     def conv(self) -> str | None:
-        """The kind of convolution; None for a network that knows one alone and goes with any."""
+        """The kind of convolution; None for 3D-ResNet50, which has one kind and fits into any group."""
         kind: str | None = dict(self.settings).get("conv")
         return kind
 

@@ -8,11 +8,7 @@ from resact.train.networks.variants import PAPER_VARIANTS, Variant
 DATASET = "ucf101"
 """The paper's data set."""
 
-TABLES = {
-    2: "modalities and networks",
-    3: "step of the residual",
-    4: "parts of the P3D module",
-}
+TABLES = {2: "modalities and networks", 3: "step of the residual", 4: "parts of the P3D module"}
 """Number of a table -> what its rows differ in."""
 
 
@@ -69,7 +65,7 @@ class PaperRow:
         """The key of the runs that fill it."""
         options: dict[str, Any] = self.variant.options
         network = options.get("network", "p3d-resnet50")
-        pseudo = network == "p3d-resnet50"  # the other has neither part (`Architecture`)
+        pseudo = network == "p3d-resnet50"  # 3D-ResNet50 has neither part (`Architecture`)
         return RowKey(
             network=network,
             modality=options.get("modality", "both"),
@@ -84,7 +80,7 @@ _TOP1_TOP5 = {
     3: ((83.0, 98.3), (82.7, 97.1), (80.2, 96.0)),
     4: ((82.1, 97.9), (83.8, 98.4), (83.5, 98.1), (85.6, 99.2)),
 }
-_IN_TABLE_4 = (6, 7, 8, 3)  # places among the variants: there the full network comes last, as in the paper
+_IN_TABLE_4 = (6, 7, 8, 3)  # positions in PAPER_VARIANTS; in table 4 of the paper the full network comes last
 
 
 def _rows(table: int) -> list[PaperRow]:
@@ -114,7 +110,7 @@ class Claim:
 
 
 def _claim(table: int, words: str, better: int, worse: int) -> Claim:
-    """Args: places of the rows in their table."""
+    """Args: `better` and `worse`: positions of the rows in their table."""
     rows = [row for row in PAPER_ROWS if row.table == table]
     points = round(rows[better].top1 - rows[worse].top1, 1)
     return Claim(table=table, words=words, better=rows[better].key, worse=rows[worse].key, points=points)

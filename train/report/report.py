@@ -196,7 +196,7 @@ def build_report(runs: Path, *, without: Collection[str] = (), compare: Sequence
         )
     if not names and not compare:
         return _arranged(runs, [], [], taken=(), notes=(f"there is no run in {runs} yet",), compare=())
-    from resact.train.report.read_runs import read_runs  # brings torch, which takes seconds
+    from resact.train.report.read_runs import read_runs  # loads torch, which takes seconds
 
     found, broken = read_runs(runs, without=without)
     return _arranged(runs, found, broken, taken=names, notes=(), compare=compare)

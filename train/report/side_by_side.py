@@ -160,7 +160,7 @@ def find_data_sets(found: Sequence["ReadRun"], defaults: dict[str, Any]) -> tupl
         for run in runs:
             together.setdefault(keys.get(run.path, other), []).append(run)
     data_sets = [_data_set(runs, defaults) for runs in together.values()]
-    return tuple(sorted(data_sets, key=lambda data_set: not data_set.videos))  # those with figures first
+    return tuple(sorted(data_sets, key=lambda data_set: not data_set.videos))  # data sets with figures first
 
 
 def asked_comparison(found: Sequence["ReadRun"], asked: Sequence[Sequence[str]], runs: Path) -> Comparison:

@@ -22,10 +22,10 @@ from resact.train.report.pictures import Chart, chart
 from resact.train.report.template import cells_of, render
 
 _BINS = 20
-_PER_CLASS, _PER_CLASS_OF_MANY, _MANY = 5, 2, 200  # videos of a class, and of how many classes
+_PER_CLASS, _PER_CLASS_OF_MANY, _MANY = 5, 2, 200  # videos per class; fewer if there are more than _MANY classes
 _LOOK = Look(steps=(1,), frames=3, height=72)
 _QUALITY = 85
-_MOST_LINES = 50  # of one fact, such as videos that failed
+_MOST_LINES = 50  # per fact, such as failed videos
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def _coded(text: str) -> Markup:
-    """With what stands in backquotes as code."""
+    """The text, with its parts in backquotes as code."""
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return escape(text)
@@ -79,5 +79,5 @@ def _resource(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names what may be used inline."""
+    """The hash by which a content security policy allows an inline style or script."""
     return f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"

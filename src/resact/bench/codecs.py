@@ -39,7 +39,7 @@ Loss = Callable[[Frame], dict[str, float | None]]
 """Decoded frames -> distance to the reference frames, in dB by name."""
 
 _TIMED_FRAMES = 400  # of all videos together: 100 MB of 342x256
-_WARM_UP = 20  # calls before those that are timed
+_WARM_UP = 20  # calls before timing starts
 _CLIP_FRAMES = 33
 
 
@@ -85,9 +85,9 @@ class _Found:
     bytes: int = 0
     exact: bool = True
     losses: list[dict[str, float | None]] = field(default_factory=list)
-    """One a video."""
+    """One per video."""
     encode_rates: list[float] = field(default_factory=list)
-    """Frames a second, one a round."""
+    """Frames per second, one per round."""
     decode_rates: list[float] = field(default_factory=list)
 
 

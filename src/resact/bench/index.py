@@ -47,8 +47,9 @@ def bench_index(videos: Sequence[int], *, console: Console) -> dict[str, Any]:
             console.print(f"made an index of {count:,} videos")
             frames = len(open_store(path).index.frame_bytes)
             for cache in ("cold", "warm"):
-                if cache == "cold":
-                    _drop_from_page_cache(path)
+                for file in path.rglob("*") if cache == "cold" else ():
+                    if file.is_file():
+                        drop_from_page_cache(file)
                 command = [sys.executable, "-m", "resact.bench.index", str(path)]
                 run = subprocess.run(command, check=True, capture_output=True, text=True)
                 rows.append({"videos": count, "frames": frames, "page_cache": cache, **json.loads(run.stdout)})
@@ -107,14 +108,11 @@ def _make_store(path: Path, videos: int) -> None:
         write_index(path, index)
 
 
-def _drop_from_page_cache(path: Path) -> None:
-    """Drop the store's files from the page cache, so that the next reader reads the disk."""
-    os.sync()
-    for file in path.rglob("*"):
-        if file.is_file():
-            descriptor = os.open(file, os.O_RDONLY)
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            os.close(descriptor)
+def drop_from_page_cache(path: Path) -> None:
+    """Drop a file from the page cache; only pages that are already on the disk can be dropped."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _peak_bytes() -> int:

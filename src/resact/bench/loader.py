@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 
 from resact.bench.competitors import CALLS, PACKAGES, Task, Team
+from resact.bench.index import drop_from_page_cache
 from resact.bench.results import ratios, result_of
 from resact.bench.rounds import take_turns
 from resact.bench.tables import print_table
@@ -188,7 +189,7 @@ def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: C
     for number, one in take_turns(able, rounds + 1):
         for cache in _CACHES if number else ("warm",):
             for file in one.files:
-                _drop(file) if cache == "cold" else file.read_bytes()
+                drop_from_page_cache(file) if cache == "cold" else file.read_bytes()
             seconds, busy = one.team.run(number)  # type: ignore[union-attr]
             if number:
                 one.rates[cache].append(len(one.task.video_indices) / seconds)
@@ -198,16 +199,6 @@ def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: C
                     f"{cores} cores, round {number}, {cache}: {what}: {one.rates[cache][-1]:.1f} clips/s, "
                     f"{one.busy[cache][-1]:.1f} ms of processor time a clip"
                 )
-
-
-def _drop(file: Path) -> None:
-    """Drop a file from the page cache; only pages that are already on the disk can be dropped."""
-    descriptor = os.open(file, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
 
 
 _RIVALS = ("decord", "decord_resized", "torchcodec", "pyav", "zarr", "bare_decode")

@@ -43,12 +43,12 @@ PIXELS: tuple[Pixels, ...] = ("rgb24", "yuvj420p")
 @dataclass(frozen=True)
 class _Competitor:
     name: str
+    same_graph: str
+    """Name of the bare ffmpeg that runs the same graph."""
     command: Callable[[str], list[str]] | None = None
-    """Of a video's path, for bare ffmpeg."""
+    """Bare ffmpeg's command for the path of a video."""
     codec: str | None = None
-    """Of prep."""
-    same_graph: str | None = None
-    """The competitor that runs the graph which prep runs for this codec."""
+    """Codec of prep."""
 
 
 def bench_prep(
@@ -80,15 +80,12 @@ def bench_prep(
     binary, _ = find_ffmpeg(job.ffmpeg)
     decode = job.settings.decode
     competitors = [
-        _Competitor("ffmpeg", partial(_plain_command, binary, decode=decode), same_graph="ffmpeg"),
+        _Competitor("ffmpeg", "ffmpeg", partial(_plain_command, binary, decode=decode)),
         *(
-            _Competitor(name := f"ffmpeg {pixels}", partial(_graph_command, binary, decode, pixels), same_graph=name)
+            _Competitor(name := f"ffmpeg {pixels}", name, partial(_graph_command, binary, decode, pixels))
             for pixels in PIXELS
         ),
-        *(
-            _Competitor(f"prep {codec}", codec=codec, same_graph=f"ffmpeg {pixels_of(build_codec(codec))}")
-            for codec in codecs
-        ),
+        *(_Competitor(f"prep {name}", f"ffmpeg {pixels_of(build_codec(name))}", codec=name) for name in codecs),
     ]
     for video in dataset.videos:
         video.path.read_bytes()  # a warm page cache for all competitors
@@ -121,7 +118,7 @@ def bench_prep(
                 "videos_per_second": median(rates[one.name]),
                 "videos_per_second_rounds": rates[one.name],
                 **ratios("ratio_to_ffmpeg", rates[one.name], rates["ffmpeg"]),
-                **ratios("ratio_to_same_graph", rates[one.name], rates[one.same_graph or ""]),
+                **ratios("ratio_to_same_graph", rates[one.name], rates[one.same_graph]),
                 "peak_worker_bytes": memory.get(one.name),
             }
             for one in competitors

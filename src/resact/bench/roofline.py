@@ -82,7 +82,7 @@ class Work:
 
 @dataclass(frozen=True)
 class _Activation:
-    """A tensor that memory holds."""
+    """A tensor in memory."""
 
     name: str
     channels: int
@@ -94,18 +94,18 @@ _Moved = tuple[Iterable[_Activation], int]
 
 @dataclass(frozen=True)
 class _Output:
-    """What one module hands to the next."""
+    """The output of one module, as the next one reads it."""
 
     name: str
-    """Of the module."""
+    """Name of the module."""
 
     channels: int
 
     residual_adds: dict[str, frozenset[_Activation]]
-    """Layer -> what the sweep into the next module reads for it, to make the output."""
+    """Layer -> the activations from which the sweep into the next module makes the output."""
 
     sums: frozenset[_Activation]
-    """What went into the norms just before the output: the sums of their backward pass take it and the gradient."""
+    """Inputs of the norms just before the output: their backward pass sums these with the gradient."""
 
     written: bool
     """Whether the output itself is written."""
@@ -120,7 +120,7 @@ class _Output:
 
     @property
     def sources(self) -> frozenset[_Activation]:
-        """What later sweeps read to have the output."""
+        """What later sweeps read to get the output."""
         return frozenset({self.value}) if self.written else frozenset().union(*self.residual_adds.values())
 
 
@@ -180,7 +180,7 @@ def _weight_numbers(module: nn.Module, direction: Direction) -> int:
 
 
 def _multiply_adds(module: nn.Module, positions: int) -> int:
-    """Of its convolutions, forward, at so many positions of their results; each gradient takes as many."""
+    """Multiply-adds of its convolutions forward, for a number of output positions; each gradient takes as many."""
     return positions * sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Conv3d))
 
 
@@ -259,7 +259,7 @@ def _add_conv1(ledger: _Ledger, network: ActionNetwork, clip_positions: int, pos
 
 
 class _Sweeps:
-    """One module's; the first and the last of them also do the residual add of the module before it."""
+    """Sweeps of one module; the first and the last also do the residual add of the module before it."""
 
     def __init__(
         self,
@@ -293,7 +293,7 @@ class _Sweeps:
             sums=fed,
             written=not self.projected and following is not None and isinstance(following.shortcut, nn.Identity),
         )
-        # The pool's gradient is one number for all positions: with the output's own mask it need not be written.
+        # The pool's gradient is the same number at all positions: with the output's mask it need not be written.
         self.gradient: _Moved = (self.output.sources if following is None else {self.output.gradient}), next_positions
 
     def _activation(self, letter: str) -> _Activation:
@@ -310,7 +310,7 @@ class _Sweeps:
         parts: Iterable[nn.Module] = (),
         products: int = 1,
     ) -> None:
-        """`products`: how many as large as the forward pass of `parts`."""
+        """`products`: number of matrix products, each as large as the forward pass of `parts`."""
         ledger.add(
             f"{self.name}.{layer}",
             direction,
@@ -358,7 +358,7 @@ class _Sweeps:
 
 
 def _add_attention(ledger: _Ledger, layer: str, attention: ChannelAttention, batch: int) -> None:
-    """Between the sweeps: the clips' pools and masks, a number a channel each, and their gradients."""
+    """Between the sweeps: pools and masks, one number per clip and channel, and their gradients."""
     weights, channels = attention.linear.weight.numel(), batch * attention.linear.out_features
     ledger.add(layer, "forward", layer, parts=[attention], numbers=4 * channels, multiply_adds=batch * weights)
     ledger.add(layer, "backward", layer, parts=[attention], numbers=6 * channels, multiply_adds=2 * batch * weights)
@@ -378,7 +378,7 @@ def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: i
 
 
 def roofline_seconds(work: list[Work], rates: DeviceRates) -> list[float]:
-    """What each piece of work adds to the roofline: its share of the slower of its sweep's two times."""
+    """Seconds that each piece of work adds to the roofline: its share of the slower of its sweep's two times."""
     sweeps: dict[str, list[Work]] = {}
     for piece in work:
         sweeps.setdefault(piece.sweep, []).append(piece)
@@ -397,7 +397,7 @@ _FIGURES = {
     "backward_multiply_adds": ("backward\nG mult.-adds", 1e9, ",.2f"),
     "floor_milliseconds": ("roofline\nms", 1.0, ",.3f"),
 }
-"""Of a layer -> how a table has them: heading, unit, style."""
+"""Figure of a layer -> its heading, unit and format in a table."""
 
 
 def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[dict[str, Any]]:

@@ -225,8 +225,7 @@ def bench_train(
     rows: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME,NAME",
-            help="Rows to measure, or all. Default: all on a GPU; synthetic and store on a CPU.",
+            metavar="NAME,NAME", help="Rows to measure, or all. Default: all on a GPU; synthetic and store on a CPU."
         ),
     ] = None,
     device: Annotated[
@@ -455,10 +454,7 @@ def bench_index(
 
 @app.command("help")
 def bench_help(
-    context: typer.Context,
-    rounds: RoundsOption = 11,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
+    context: typer.Context, rounds: RoundsOption = 11, output: OutputOption = None, json_output: JsonOption = False
 ) -> None:
     """Measure how long the help of each command takes."""
     from resact.bench.help import bench_help as run_bench

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 ComputeThreadsOption = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        metavar="N",
-        help="Compute threads on the CPU. Default: one per core that this process may use.",
+        min=1, metavar="N", help="Compute threads on the CPU. Default: one per core that this process may use."
     ),
 ]
 

@@ -48,8 +48,7 @@ ViewsOption = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Clips per video, spread uniformly over it. Default: 10.")
 ]
 WeightsOption = Annotated[
-    str | None,
-    typer.Option(help="last: after the last epoch; best: with the best validation accuracy. Default: last."),
+    str | None, typer.Option(help="last: after the last epoch; best: with the best validation accuracy. Default: last.")
 ]
 
 
@@ -72,8 +71,7 @@ def evaluate(
         ),
     ] = "test",
     batch_size: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Clips per batch. Default: the clips of one video."),
+        int | None, typer.Option(min=1, metavar="N", help="Clips per batch. Default: the clips of one video.")
     ] = None,
     threads: ThreadsOption = None,
     compute_threads: ComputeThreadsOption = None,

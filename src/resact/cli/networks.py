@@ -15,8 +15,7 @@ app = typer.Typer()
 @app.command()
 def cost(
     network: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only this network; also your own: PACKAGE.MODULE:FACTORY."),
+        str | None, typer.Option(metavar="NAME", help="Only this network; also your own: PACKAGE.MODULE:FACTORY.")
     ] = None,
     modality: Annotated[
         str | None,

@@ -51,9 +51,7 @@ def _section(name: str, command: click.Command) -> str:
     arguments = [parameter for parameter in command.params if _is_argument(parameter)]
     usage = " ".join(["resact", name, *(_argument(argument) for argument in arguments), "[OPTIONS]"])
     rows = [f"| {' '.join(row)} |" for row in _rows(command)]
-    return "\n".join(
-        [f"## `{usage}`", "", _paragraph(command.help or ""), "", "| | |", "|---|---|", *rows, ""],
-    )
+    return "\n".join([f"## `{usage}`", "", _paragraph(command.help or ""), "", "| | |", "|---|---|", *rows, ""])
 
 
 def _is_argument(parameter: click.Parameter) -> bool:

@@ -77,7 +77,7 @@ def report(
     names = names_in(None if without is None else [without])
     sides = [names_in([side]) or [side] for side in compare or ()]
     console = open_console(json_output)
-    with working(open_console(json_output=True), "reading the runs"):  # standard output is the report alone
+    with working(open_console(json_output=True), "reading the runs"):  # standard output has only the report
         built = build_report(runs, without=names or [], compare=sides)
     if output is not None:
         from rich.console import Console

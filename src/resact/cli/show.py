@@ -28,8 +28,7 @@ def show(
         typer.Argument(metavar="VIDEO", help="Id of the video; or use --classes.", autocompletion=complete.videos),
     ] = None,
     step: Annotated[
-        list[str] | None,
-        typer.Option(metavar="N,N", help="Residual steps, in frames; one row each. Default: 1."),
+        list[str] | None, typer.Option(metavar="N,N", help="Residual steps, in frames; one row each. Default: 1.")
     ] = None,
     frames: Annotated[
         int | None, typer.Option(metavar="N", help="Columns. Default: 8; with --classes, 1 per video.")
@@ -43,8 +42,7 @@ def show(
     gain: Annotated[
         float | None,
         typer.Option(
-            metavar="G",
-            help="Brighten residuals by this factor. Default: 1 to 16, more for darker residuals.",
+            metavar="G", help="Brighten residuals by this factor. Default: 1 to 16, more for darker residuals."
         ),
     ] = None,
     classes: ClassesOption = None,

@@ -57,10 +57,7 @@ def prep(
     root: RootOption = None,
     store: Annotated[
         Path | None,
-        typer.Option(
-            help="Store to write, or to continue. Default: DATASET.zarr in the data folder.",
-            callback=no_url,
-        ),
+        typer.Option(help="Store to write, or to continue. Default: DATASET.zarr in the data folder.", callback=no_url),
     ] = None,
     codec: Annotated[
         str,
@@ -141,43 +138,42 @@ def prep(
         "flip_safe": flip_safe,
     }
     require_own_options(dataset, [option for option, value in own.items() if value is not None])
+    asked = names_in(classes)
     if dry_run:
-        from resact.pipeline.job.survey import print_survey, survey
-
         if download or download_from or retry_failed or scheduler:
             raise UsageError(
                 "got --download, --retry-failed or --scheduler with --dry-run, which changes nothing: leave it out"
             )
-        videos = load_videos(
-            dataset, root, names_in(classes), allow_partial, limit, console, executor, own, make=False, ffmpeg=ffmpeg
-        )
-        target = store or default_store(videos.settings.name)
-        job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
+    elif fetch := plan_fetch(dataset, root and root.absolute(), download_from):
+        asks = console.is_terminal and sys.stdin.isatty()
+        if download or download_from or (asks and typer.confirm(fetch.question, err=json_output)):
+            from resact.pipeline.datasets.fetch import PlannedStore
+
+            number = len(asked) if asked else None
+            planned = PlannedStore.of(
+                fetch.whole, store or default_store(dataset), codec, decode, classes=number, limit=limit
+            )
+            fetch.run(store=planned, console=console)
+    elif download or download_from:
+        console.print(f"note: {dataset} needs no download")
+    videos = load_videos(
+        dataset, root, asked, allow_partial, limit, console, executor, own, make=not dry_run, ffmpeg=ffmpeg
+    )
+    target = store or default_store(videos.settings.name)
+    job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
+    if dry_run:
+        from resact.pipeline.job.survey import print_survey, survey
+
         found = survey(videos, job, workers=worker_count(workers), console=console)
         print_survey(found, console)
         if json_output:
             print_json(found.to_plain())
         return
-    if fetch := plan_fetch(dataset, root and root.absolute(), download_from):
-        asks = console.is_terminal and sys.stdin.isatty()
-        if download or download_from or (asks and typer.confirm(fetch.question, err=json_output)):
-            from resact.pipeline.datasets.fetch import PlannedStore
-
-            asked = names_in(classes)
-            target = store or default_store(dataset)
-            number = len(asked) if asked else None
-            planned = PlannedStore.of(fetch.whole, target, codec, decode, classes=number, limit=limit)
-            fetch.run(store=planned, console=console)
-    elif download or download_from:
-        console.print(f"note: {dataset} needs no download")
-    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor, own, ffmpeg=ffmpeg)
-    target = store or default_store(videos.settings.name)
-    job = prep_job(videos, decode, codec, library=library, store=target, ffmpeg=ffmpeg, timeout=timeout)
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
     console.print(
         f"{job.store}: {result.videos:,} videos ({result.written:,} written, {result.skipped:,} already stored, "
         f"{result.damaged:,} damaged, {result.failed:,} failed), {result.frames:,} frames, "
-        f"{result.bytes / 1e9:.2f} GB, {result.seconds:.1f} s",
+        f"{result.bytes / 1e9:.2f} GB, {result.seconds:.1f} s"
     )
     if result.failed:
         console.print(f"`resact info {job.store}` lists the failed videos; --retry-failed tries them again")
@@ -267,9 +263,7 @@ def verify(
             console.print(printable(f"left out: {problem.video_id or path}: {problem.problem}"))
     with ProgressLine(console, "verify", unit="videos") as line:
         videos, problems = verify_store(
-            named,
-            threads=worker_count(None),
-            progress=lambda done, total: line.update(done, total=total),
+            named, threads=worker_count(None), progress=lambda done, total: line.update(done, total=total)
         )
     for problem in problems:
         console.print(printable(f"bad: {problem.video_id or path}: {problem.problem}"))

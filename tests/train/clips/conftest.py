@@ -1,6 +1,8 @@
 """Streams over small stores, and the plain way to the same clips."""
 
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,3 +38,10 @@ def by_hand(store: ClipStore, plan, epoch: int, position: int) -> dict[str, torc
     clip = plan.clip(epoch, position)
     frames = store.read(store.index.video_id[clip.video_index], clip.start, clip.stop)
     return transform_clip(torch.from_numpy(frames), clip, plan.geometry, NORMALISATION)
+
+
+def assert_clips(batch: dict[str, Any], expected: Callable[[int], dict[str, torch.Tensor]]) -> None:
+    """Each clip of a batch is the expected one of its position, to the bit."""
+    for place, position in enumerate(batch["positions"]):
+        for name, clip in expected(position).items():
+            assert torch.equal(batch[name][place], clip), (name, position)

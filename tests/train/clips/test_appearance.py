@@ -2,24 +2,24 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from tests.train.clips.conftest import GEOMETRY, NORMALISATION, stream_of
+from tests.train.clips.conftest import GEOMETRY, NORMALISATION, assert_clips, by_hand, stream_of
+from tests.train.clips.random_clips import AS_IT_IS
 
 from resact.errors import UsageError
 from resact.train.clips import transform
 from resact.train.clips.appearance import altered
 from resact.train.clips.dataset import ClipDataset
-from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.packed_clips import PackedClips
-from resact.train.clips.plain_transform import resize_clip, transform_clip
+from resact.train.clips.plain_transform import resize_clip
 from resact.train.clips.residual import residual_frames
 from resact.train.clips.sampling import Appearance, TrainPlan
 from resact.train.clips.transform import make_clip, transform_batch
 
-AS_THEY_ARE = Normalisation(rgb_mean=(0,) * 3, rgb_std=(1,) * 3, residual_mean=(0,) * 3, residual_std=(1,) * 3)
 GREY = np.array([0.299, 0.587, 0.114])
 
 
@@ -86,13 +86,13 @@ def test_both_inputs_see_the_same_changed_frames(clip_store):
     plan = plan_of(clip_store)
     clip = plan.clip(1, 5)
     frames = torch.from_numpy(clip_store.read(clip_store.index.video_id[clip.video_index], clip.start, clip.stop))
-    made = make_clip(frames, clip, GEOMETRY, AS_THEY_ARE)
+    made = make_clip(frames, clip, GEOMETRY, AS_IT_IS)
     resized = resize_clip(frames, top=clip.top, left=clip.left, side=clip.side, size=GEOMETRY.size)
     upright = resized[torch.tensor(clip.order)].transpose(0, 1)
     changed = altered(upright.flip(-1) if clip.flip else upright, clip.appearance)
     assert torch.equal(made["rgb"], changed[:, : GEOMETRY.frames].float())
     assert torch.equal(made["residual"], residual_frames(changed[None], step=GEOMETRY.step)[0].float())
-    assert not torch.equal(made["rgb"], make_clip(frames, replace(clip, appearance=None), GEOMETRY, AS_THEY_ARE)["rgb"])
+    assert not torch.equal(made["rgb"], make_clip(frames, replace(clip, appearance=None), GEOMETRY, AS_IT_IS)["rgb"])
 
 
 def test_what_is_drawn_depends_on_seed_epoch_and_position_alone_and_changes_nothing_else(clip_store):
@@ -136,14 +136,8 @@ def test_stream_and_dataset_give_what_the_plain_transform_gives(clip_store):
     for packed in (False, True):
         with stream_of(clip_store, plan, packed=packed).epoch(1) as reader:
             for batch in reader:
-                for place, position in enumerate(batch["positions"]):
-                    clip = plan.clip(1, position)
-                    video_id = clip_store.index.video_id[clip.video_index]
-                    frames = torch.from_numpy(clip_store.read(video_id, clip.start, clip.stop))
-                    plain = transform_clip(frames, clip, GEOMETRY, NORMALISATION)
-                    for name in GEOMETRY.streams:
-                        assert torch.equal(batch[name][place], plain[name])
-                        assert torch.equal(dataset[position][name], plain[name])
+                assert_clips(batch, partial(by_hand, clip_store, plan, 1))
+                assert_clips(batch, lambda position: {name: dataset[position][name] for name in GEOMETRY.streams})
 
 
 def test_clips_that_ask_for_nothing_keep_the_machine_code(clip_store, monkeypatch):

@@ -3,10 +3,9 @@
 import multiprocessing
 import os
 import pickle
-import subprocess
-import sys
 import time
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from types import SimpleNamespace
 
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from tests.conftest import wait_until
-from tests.train.clips.conftest import GEOMETRY, NORMALISATION, by_hand, plan_of, stream_of
+from tests.train.clips.conftest import GEOMETRY, NORMALISATION, assert_clips, by_hand, plan_of, stream_of
+from tests.train.clips.random_clips import AS_IT_IS
 from tests.train.conftest import make_clip_store
 from torch.utils.data import DataLoader
 
@@ -24,7 +24,6 @@ from resact.errors import DamagedError
 from resact.train.clips.dataset import ClipDataset
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
-from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import TestPlan, TrainPlan
 
@@ -38,12 +37,10 @@ def test_batches_are_the_plans_clips(clip_store, packed, threads, seed):
     with stream.epoch(3) as reader:
         for batch in reader:
             assert len(batch["positions"]) == len(batch["label"]) == len(batch["video_id"]) == 4
+            assert batch["rgb"].shape == batch["residual"].shape == (4, 3, 8, 12, 12)
+            assert_clips(batch, partial(by_hand, clip_store, plan, 3))
             for place, position in enumerate(batch["positions"]):
-                expected = by_hand(clip_store, plan, 3, position)
                 video_index = plan.clip(3, position).video_index
-                for name in ("rgb", "residual"):
-                    assert batch[name].shape == (4, 3, 8, 12, 12)
-                    assert torch.equal(batch[name][place], expected[name])
                 assert batch["label"][place] == clip_store.index.label[video_index]
                 assert batch["video_id"][place] == clip_store.index.video_id[video_index]
             seen += batch["positions"]
@@ -78,9 +75,7 @@ def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, place, packed, se
             ((store.index.height[clip.video_index], store.index.width[clip.video_index]), clip.crop) for clip in clips
         ]
         for batch in batches_had:
-            for place_in_batch, position in enumerate(batch["positions"]):
-                expected = by_hand(store, plan, epoch, position)
-                assert all(torch.equal(batch[name][place_in_batch], expected[name]) for name in expected)
+            assert_clips(batch, partial(by_hand, store, plan, epoch))
         decoded.clear()
 
 
@@ -231,37 +226,6 @@ def test_a_data_set_sent_to_a_worker_is_as_large_as_its_own_videos(clip_store):
     assert len(pickle.dumps(dataset)) < 5000
 
 
-def test_a_pickled_store_opens_the_same_path_again(clip_store):
-    pickled = pickle.dumps(clip_store)
-    assert len(pickled) < 1000
-    assert pickle.loads(pickled).index.video_id[3] == clip_store.index.video_id[3]
-
-
-def test_under_torchrun_the_ranks_share_an_epoch(clip_store, tmp_path):
-    script = tmp_path / "ranks.py"
-    script.write_text(
-        "import os, sys, numpy as np, resact\n"
-        "from resact.train.clips.geometry import ClipGeometry\n"
-        "from resact.train.clips.sampling import TrainPlan\n"
-        "from resact.train.clips.stream import ClipStream\n"
-        "from resact.train.clips.measurement import measure_normalisation\n"
-        "store = resact.open_store(sys.argv[1])\n"
-        "videos, geometry = np.arange(len(store.index)), ClipGeometry(modality='both', frames=8, step=2, size=12)\n"
-        "plan = TrainPlan(store.index, videos, geometry, seed=0, flip=False)\n"
-        "rank, world = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])\n"
-        "norm = measure_normalisation(store, videos, geometry, seed=0, clips=4, threads=1)\n"
-        "stream = ClipStream(store, plan, batch_size=3, normalisation=norm, threads=1, rank=rank, world_size=world)\n"
-        "with stream.epoch(0) as reader:\n"
-        "    for batch in reader:\n"
-        "        sys.stdout.write(f'{list(batch[\"positions\"])}\\n')\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
-    done = subprocess.run([*command, str(clip_store.files)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    positions = sorted(p for line in done.stdout.splitlines() for p in eval(line))
-    assert positions == list(range(12))
-
-
 # Normalisation -------------------------------------------------------------------------------------------------------
 
 
@@ -274,12 +238,11 @@ def test_normalisation_is_what_numpy_says_whatever_the_threads(clip_store):
     assert one == three
     plan = TrainPlan(clip_store.index, video_indices, GEOMETRY, seed=5, flip=False)
     clips = [(position // len(video_indices), position % len(video_indices)) for position in range(20)]
-    as_they_are = Normalisation(rgb_mean=(0, 0, 0), rgb_std=(1, 1, 1), residual_mean=(0, 0, 0), residual_std=(1, 1, 1))
     pixels = {"rgb": [], "residual": []}
     for epoch, position in clips:
         clip = plan.clip(epoch, position)
         frames = torch.from_numpy(clip_store.read_frames(clip.video_index, clip.start, clip.stop))
-        for name, tensor in transform_clip(frames, clip, GEOMETRY, as_they_are).items():
+        for name, tensor in transform_clip(frames, clip, GEOMETRY, AS_IT_IS).items():
             pixels[name].append(tensor.numpy().astype(np.float64))
     for name, clips_ in pixels.items():
         stack = np.stack(clips_)

@@ -6,13 +6,14 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from tests.conftest import GAUNTLET, PATIENCE_SECONDS, wait_until
 from tests.held import held, left_behind
-from tests.train.clips.conftest import by_hand, clip_threads, plan_of, stream_of
+from tests.train.clips.conftest import assert_clips, by_hand, clip_threads, plan_of, stream_of
 from tests.train.conftest import make_clip_store
 
 from resact.cache.store import ClipStore, open_store
@@ -86,10 +87,7 @@ def test_a_shard_broken_under_a_running_loader_is_named(store, packed, how, erro
         victim = plan.clip(0, 17)  # five batches are out or under way: the ninth is not begun
         break_shard(store, victim, how, seed)
         for _ in range(5):  # what comes before the broken one is delivered
-            batch = next(reader)
-            for place, position in enumerate(batch["positions"]):
-                for name in ("rgb", "residual"):
-                    assert torch.equal(batch[name][place], good[position][name]), "wrong pixels"
+            assert_clips(next(reader), good.__getitem__)
         with pytest.raises(error, match=f"{store.index.video_id[victim.video_index]}: .*{words}"):
             next(reader)
         assert next(reader, None) is None
@@ -109,8 +107,7 @@ def test_a_file_system_that_is_unmounted_is_named(store, packed):
             take_all(reader, batches)
     assert len(batches) <= 4, "it did not strike amid the epoch"
     for batch in batches:
-        for place, position in enumerate(batch["positions"]):
-            assert torch.equal(batch["rgb"][place], good[position]["rgb"]), "wrong pixels"
+        assert_clips(batch, good.__getitem__)
     assert not clip_threads()
 
 
@@ -214,9 +211,7 @@ def test_many_loaders_in_one_process(clip_store):
     readers = [stream_of(clip_store, plan, batch_size=3).epoch(0) for plan in plans]
     for _ in range(4):
         for plan, reader in zip(plans, readers, strict=True):
-            batch = next(reader)
-            for place, position in enumerate(batch["positions"]):
-                assert torch.equal(batch["rgb"][place], by_hand(clip_store, plan, 0, position)["rgb"])
+            assert_clips(next(reader), partial(by_hand, clip_store, plan, 0))
     assert [next(reader, None) for reader in readers] == [None] * 6
     assert not clip_threads()
 

@@ -11,7 +11,6 @@ import simplejpeg
 from tests.train.conftest import make_clip_store
 from tests.train.report.written import CLASSES, write_run
 
-from resact.cache.store import open_store
 from resact.train.clips.figure import Look, read_excerpt, visible_gain
 from resact.train.report.as_html import html
 from resact.train.report.charts import (
@@ -121,8 +120,7 @@ def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
 
 
 def test_the_gallery_shows_videos_of_the_run_right_and_wrong(tmp_path: Path) -> None:
-    make_clip_store(tmp_path / "clips.zarr", [12] * 6)
-    store = open_store(tmp_path / "clips.zarr")
+    store = make_clip_store(tmp_path / "clips.zarr", [12] * 6)
     write_run(tmp_path / "runs", "a", modality="residual", correct=0.5, clips=store)
     [detail] = details_of(build_report(tmp_path / "runs"))
     shown = gallery([detail])
@@ -137,8 +135,7 @@ def test_the_gallery_shows_videos_of_the_run_right_and_wrong(tmp_path: Path) -> 
 
 
 def test_the_gallery_has_one_gain_that_makes_residuals_visible(tmp_path: Path) -> None:
-    make_clip_store(tmp_path / "clips.zarr", [12] * 6)
-    store = open_store(tmp_path / "clips.zarr")
+    store = make_clip_store(tmp_path / "clips.zarr", [12] * 6)
     write_run(tmp_path / "runs", "a", modality="residual", step=2, clips=store)
     [detail] = details_of(build_report(tmp_path / "runs"))
     look = Look(steps=(2,), frames=6, height=72)
@@ -148,8 +145,8 @@ def test_the_gallery_has_one_gain_that_makes_residuals_visible(tmp_path: Path) -
 
 
 def test_a_store_that_is_gone_or_another_leaves_a_note(tmp_path: Path) -> None:
-    make_clip_store(tmp_path / "clips.zarr", [12] * 6)
-    write_run(tmp_path / "runs", "a", modality="rgb", clips=open_store(tmp_path / "clips.zarr"))
+    store = make_clip_store(tmp_path / "clips.zarr", [12] * 6)
+    write_run(tmp_path / "runs", "a", modality="rgb", clips=store)
     assert html(build_report(tmp_path / "runs")).count("<img") == 8
     (tmp_path / "clips.zarr").rename(tmp_path / "away.zarr")
     page = html(build_report(tmp_path / "runs"))

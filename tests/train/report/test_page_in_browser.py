@@ -11,7 +11,6 @@ from tests.conftest import PATIENCE_SECONDS
 from tests.train.conftest import make_clip_store
 from tests.train.report.written import write_run
 
-from resact.cache.store import open_store
 from resact.train.report.as_html import html
 from resact.train.report.report import build_report
 
@@ -35,8 +34,7 @@ def browser() -> Iterator[Browser]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`own.html` of a user's videos, `paper.html` of a part of UCF101, `begun.html` of one epoch, `asked.html`."""
     path = tmp_path_factory.mktemp("page")
-    make_clip_store(path / "clips.zarr", [12] * 6)
-    store = open_store(path / "clips.zarr")
+    store = make_clip_store(path / "clips.zarr", [12] * 6)
     for name, given in (("own", {"clips": store}), ("paper", {"partial": "not the whole of ucf101: 6 of 101 classes"})):
         runs = path / name
         write_run(runs, "rgb", modality="rgb", correct=0.4, **given)

@@ -1,5 +1,6 @@
 """Shapes: V videos, G groups."""
 
+from dataclasses import replace
 from itertools import product
 from math import comb
 from pathlib import Path
@@ -12,6 +13,7 @@ from resact.errors import UsageError
 from resact.train.report.bootstrap import clustered_interval
 from resact.train.report.paired import compare, sign_flip_p
 from resact.train.report.read_runs import ReadRun, read_runs
+from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions, write_predictions
 
 
 @pytest.mark.parametrize(("first", "second"), [(8, 3), (5, 5), (10, 0), (1, 0), (0, 0)])
@@ -73,10 +75,6 @@ def test_the_verdict_needs_both_the_test_and_the_interval(tmp_path: Path) -> Non
 
 
 def test_videos_are_paired_by_name_and_others_are_refused(tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions, write_predictions
-
     write_run(tmp_path, "a", modality="rgb", correct=np.arange(VIDEOS) < 40)
     other = write_run(tmp_path, "b", modality="residual", correct=np.arange(VIDEOS) < 30, contents="d" * 60)
     path = other.path / PREDICTIONS

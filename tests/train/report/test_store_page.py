@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tests.commands import call
 from tests.train.conftest import CLASSES, make_clip_store
-from typer.testing import CliRunner
 
 from resact.cache.store import ClipStore
 from resact.cache.summary import summarise
-from resact.cli import app
 from resact.errors import UsageError
 from resact.train.report import store_page as module
 from resact.train.report.charts import histogram
@@ -97,10 +96,9 @@ def test_bins_of_a_histogram() -> None:
 
 
 def test_the_command_writes_it(clip_store: ClipStore, tmp_path: Path) -> None:
-    result = CliRunner().invoke(app, ["info", str(clip_store.files), "--html", str(tmp_path / "page.html")])
+    result = call("info", clip_store.files, "--html", tmp_path / "page.html")
     assert result.exit_code == 0
     assert f"page: {tmp_path / 'page.html'}" in result.stdout
     assert (tmp_path / "page.html").read_text() == store_page(clip_store, summarise(clip_store))
-    error = CliRunner().invoke(app, ["info", str(clip_store.files), "--html", str(tmp_path / "no" / "page.html")])
-    assert isinstance(error.exception, UsageError)
-    assert "got --html " in str(error.exception)
+    with pytest.raises(UsageError, match="got --html "):
+        call("info", clip_store.files, "--html", tmp_path / "no" / "page.html")
