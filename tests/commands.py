@@ -12,7 +12,7 @@ from resact.errors import ResactError
 
 
 def call(*words: object) -> Result:
-    """The finished command; an error is raised here, as a script's own call would."""
+    """The finished command; its errors are raised here."""
     return CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
 
 
@@ -23,7 +23,7 @@ def last_json(result: Result) -> dict[str, Any]:
 
 
 def error_of(*words: object) -> ResactError:
-    """The user's mistake that a command refuses."""
+    """The error that a command raises."""
     with pytest.raises(ResactError) as caught:
         call(*words)
     return caught.value

@@ -69,7 +69,7 @@ OPTIONS = {
     "report": "--runs --format --compare --without --output --json",
     "cost": "--network --modality --classes --config --frames --size --json",
 }
-"""Frozen: a change here is a change that breaks somebody's script, or a new option to document."""
+"""Frozen: a change here breaks somebody's script, or is a new option to document."""
 
 
 Done = subprocess.CompletedProcess[str]
@@ -98,7 +98,7 @@ def test_every_command_and_option_has_a_help_text() -> None:
 
 
 def test_help_shows_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Words in square brackets would be taken for markup, and vanish."""
+    """Words in square brackets would be read as markup, and vanish."""
     monkeypatch.setenv("COLUMNS", "300")
     for name, command in commands().items():
         shown = CliRunner().invoke(app, [*name.split(), "--help"]).stdout
@@ -108,7 +108,7 @@ def test_help_shows_every_word(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_pages_that_are_made_from_the_code_are_up_to_date() -> None:
-    """`just docs` makes them anew."""
+    """`just docs` updates them."""
     root = Path(__file__).parents[1]
     assert (root / "docs" / "commands.md").read_text() == reference()
     assert (root / "docs" / "code.md").read_text() == code_map(root)
@@ -187,7 +187,7 @@ def test_bad_options_are_told_before_any_work(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def first_prep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """A folder in which nothing was but what the first prep made, and that prep."""
+    """A folder with only what the first prep made, and that finished prep."""
     folder = tmp_path_factory.mktemp("first")
     return folder, run(
         "prep", "sample", "--classes", "Still", "--max-seconds", "1", "--json", cwd=folder, RESACT_DATA=""

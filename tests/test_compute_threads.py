@@ -30,7 +30,7 @@ def no_environment(monkeypatch):
 
 
 def test_the_openmp_that_torch_loads_waits_passively(no_environment):
-    """As that OpenMP says itself: it reads the environment once, when it is loaded."""
+    """As OpenMP itself reports: it reads the environment once, when it is loaded."""
     command = [sys.executable, "-m", "resact", "cost", "--frames", "2", "--size", "32"]
     environment = os.environ | {"OMP_DISPLAY_ENV": "verbose"}
     said = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stderr

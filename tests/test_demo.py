@@ -31,7 +31,7 @@ main()
 
 
 def start_demo(folder: Path, *options: str) -> subprocess.Popen[str]:
-    """With fewer and shorter videos, and a smaller network."""
+    """Start the demo with fewer and shorter videos, and a smaller network."""
     return subprocess.Popen(
         [sys.executable, "-c", SMALL, "demo", str(folder), *options],
         env={**os.environ, "RESACT_DATA": "/nowhere"},  # the demo keeps to its folder

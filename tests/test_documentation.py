@@ -39,7 +39,7 @@ WHAT_THE_TEXT_HAS = {"resact": resact, "torch": torch, "rgb_BCTHW": SMALL_CLIP, 
 
 
 class ColourMeans(torch.nn.Module):
-    """What is exported in little time."""
+    """A network that is quick to export."""
 
     def forward(self, *, residual: torch.Tensor) -> torch.Tensor:
         return residual.mean(dim=(2, 3, 4))
@@ -116,7 +116,7 @@ def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
 
 
 def shell_lines() -> list[tuple[str, str]]:
-    """Document and command, of the blocks for a shell and of what stands in backquotes."""
+    """Document and command of each line in a shell block, and of each command in backquotes."""
     found = []
     for document in sorted([DOCUMENTS / "README.md", *(DOCUMENTS / "docs").glob("*.md")]):
         text = document.read_text().replace("\\\n", " ").replace("\\`", "").replace("\\|", "|")

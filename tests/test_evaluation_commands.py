@@ -344,7 +344,7 @@ def test_predict_along_keeps_the_rows_of_a_video_that_breaks_off(place: Workplac
 
 
 def test_each_row_leaves_at_once(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads the other end of a pipe has a row before the next window is decoded."""
+    """The reader of a pipe gets each row before the next window is decoded."""
     seen: list[tuple[int, int]] = []
     given = VideoWindows.__iter__
 

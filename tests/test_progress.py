@@ -20,7 +20,7 @@ def terminal(width: int) -> Console:
 
 
 def shown(console: Console, line: ProgressLine) -> str:
-    """What stands on the terminal, which is one line that fits."""
+    """The text on the terminal; checks that it is one line that fits."""
     (only,) = console.render_lines(line._progress.get_renderable(), pad=False)
     text = "".join(segment.text for segment in only)
     assert len(text) <= console.width
@@ -52,7 +52,7 @@ def test_training(width: int, name: str) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_before_the_first_step(width: int) -> None:
-    """Something moves: a bar that pulses, or counts, and the time."""
+    """A pulsing bar or a count, and the time."""
     console = terminal(width)
     display = TrainDisplay(console, "residual-s1-0")
     with display:

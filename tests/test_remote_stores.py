@@ -41,7 +41,7 @@ from resact.train.runs.training import train
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
-    """A server with two stores, one as of a folder's videos; a run of the other lies beside them."""
+    """A server with two stores, `folder.zarr` and `tiny.zarr`, and a run of the latter."""
     folder = tmp_path_factory.mktemp("served")
     _build(folder / "folder.zarr", "zstd")
     untrained_run(folder / "runs" / "a", open_store(build_store(folder / "tiny.zarr")), modality="residual", seed=0)
@@ -184,7 +184,7 @@ def test_each_command_reads_a_store_from_s3(tiny_in_s3: str, web: WebServer, mon
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_workers_of_each_kind_read_from_a_server(web: WebServer, method: str) -> None:
-    """A forked one would wait for ever for a connection's thread, which stays behind."""
+    """A forked worker must not wait for a connection's thread, which only its parent has."""
     url, results = f"{web.address}/folder.zarr", multiprocessing.get_context(method).SimpleQueue()
     store = open_store(url)
     with warnings.catch_warnings():
@@ -220,7 +220,7 @@ def test_completion_asks_no_server(web: WebServer, monkeypatch: pytest.MonkeyPat
 
 
 def test_every_path_refuses_a_url() -> None:
-    """`Path` makes one slash of two, and a folder named `s3:` would take the file."""
+    """`Path` turns two slashes into one, and a folder named `s3:` would get the file."""
     found = 0
     for command in [*app.registered_commands, *benchmarks.app.registered_commands]:
         for name, parameter in inspect.signature(command.callback, eval_str=True).parameters.items():

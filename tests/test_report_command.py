@@ -323,7 +323,7 @@ def test_names_that_are_no_text_are_shown_all_the_same(tmp_path: Path, format_: 
 
 
 class Asked(Exception):
-    """Instead of training."""
+    """Raised instead of training."""
 
 
 def asked_of(command: str, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -88,7 +88,7 @@ def test_dark_residuals_are_made_visible_by_a_gain_that_is_said(
     here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def dark(_: int, length: int, height: int, width: int) -> np.ndarray:
-        """A bar 5 brighter than what it moves over."""
+        """A moving bar that is brighter than its background by 5."""
         bar = (np.arange(height)[None] - np.arange(length)[:, None]) % height < 4
         return np.broadcast_to((100 + 5 * bar)[:, :, None, None], (length, height, width, 3)).astype(np.uint8)
 
@@ -139,7 +139,7 @@ def test_short_videos_are_noted(here: Path, path: Path) -> None:
 
 
 def test_every_video_of_a_class_is_there_whatever_its_name_and_state(here: Path, tmp_path: Path) -> None:
-    """Undecodable bytes in an id, one frame, a failed video: each has its cell, and is named."""
+    """An id that is not UTF-8, one frame, a failed video: each has a cell with its name."""
     odd = tmp_path / "odd.zarr"
     _build(odd, "zstd")
     result = show(odd, "--classes", "Jump,Walk", "--json")

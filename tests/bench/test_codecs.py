@@ -26,7 +26,7 @@ LOSSES = ("frames_db", "residual_step_1_db", "residual_step_2_db", "residual_ste
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """UCF101's layout with one class: two good videos, one of three frames, and one that is none."""
+    """UCF101's layout with one class: two good videos, one of three frames, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("ucf101")
     write_ucf101_lists(folder, {"Bikes": 4})
     paths = [folder / "UCF-101" / "Bikes" / f"v_Bikes_g01_c{number:02}.avi" for number in range(1, 5)]
@@ -77,7 +77,7 @@ def test_each_variant_is_what_its_name_says(seed: int) -> None:
 
 @pytest.mark.parametrize("codec", ["jpeg", "zstd", "lz4"])
 def test_frames_are_those_of_a_store(root: Path, settings: DecodeSettings, tmp_path: Path, codec: str) -> None:
-    """The default's row, and each lossless one's, is of the very bytes and pixels that prep and reads give."""
+    """The rows of the default and of the lossless codecs have the same bytes and pixels as a store."""
     videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True)
     videos = replace(videos, videos=videos.videos[:1])
     store = prepped(videos, settings, codec, tmp_path / "s.zarr")

@@ -15,7 +15,7 @@ def clock(monkeypatch):
 
 
 def slow(clock, seconds):
-    """A layer's work, forward and backward, takes longer by so much."""
+    """Adds this time to a layer forward, and twice this time backward."""
 
     class Slow(torch.autograd.Function):
         @staticmethod

@@ -74,7 +74,7 @@ def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
 
 @cache
 def decoded(path: str, **size: int) -> np.ndarray:
-    """Every frame of a video, the plain way, in its own size or another `width` and `height`."""
+    """All frames of a video, decoded one by one, in its own size or in `width` and `height`."""
     with av.open(path) as container:
         frames = [frame.to_ndarray(format="rgb24", **size) for frame in container.decode(video=0)]
     return np.stack(frames).astype(np.int16)
@@ -105,7 +105,7 @@ def test_a_competitor_gives_the_frames_nearest_in_time(frames, size: dict[str, i
 
 
 def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path) -> None:
-    """In a process of its own: which FFmpeg libraries there are is settled when it starts."""
+    """In a process of its own: it looks for FFmpeg's libraries when it starts."""
     _, plan = task.open()
     clips = [plan.clip(epoch, position) for epoch in range(3) for position in range(4)]
     (tmp_path / "asked").write_bytes(pickle.dumps((task, clips)))

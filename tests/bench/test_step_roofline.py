@@ -15,7 +15,7 @@ def no_gpu(monkeypatch):
 
 
 def run(*words):
-    """Its text for people, and the object that it ends with."""
+    """The command's text for people, and its JSON object."""
     small = ("--width", "0.0625", "--depths", "1,1,1,1", "--frames", "4", "--size", "16", "--batch-size", "2")
     done = call("bench", "roofline", *small, "--json", *words)
     assert done.exit_code == 0, done.stderr

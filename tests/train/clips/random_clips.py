@@ -39,7 +39,7 @@ def resized(frames_NHWC, clip, size):
 
 
 def expected(frames_NHWC, clip, geometry):
-    """Of each stream the pixel values (3, T, D, D) before normalisation, and where their rounding is no close call."""
+    """Stream -> pixel values (3, T, D, D) before normalisation, and a mask of those whose rounding is certain."""
     exact = resized(frames_NHWC, clip, geometry.size)[clip.order].transpose(1, 0, 2, 3)
     exact = exact[..., ::-1] if clip.flip else exact
     values, sure = np.rint(exact), np.abs(exact % 1 - 0.5) > 1e-3
@@ -53,7 +53,7 @@ def expected(frames_NHWC, clip, geometry):
 def assert_as_defined(
     actual, frames_NHWC, clip, geometry, normalisation, *, exact, dtype=torch.float32, precision=2**-8
 ):
-    """Within a level (a residual: two), and where `exact`, equal but for close calls of the rounding.
+    """Within one level (two for a residual); with `exact`, equal except where the rounding is uncertain.
 
     `precision` is bfloat16's, when it rounds to the nearest.
     """
@@ -85,7 +85,7 @@ def random_clip(rng, geometry, num_frames, height, width, *, side=None):
 
 
 def packed_clips(rng, clips_and_frames):
-    """All in one buffer, with some odd bytes between them."""
+    """All clips in one buffer, with random bytes between them."""
     offsets, pieces = [], []
     for _, frames in clips_and_frames:
         pieces.append(rng.integers(0, 256, rng.integers(8), dtype=np.uint8))
@@ -118,7 +118,7 @@ def random_normalisation(rng):
 
 
 def assert_made_as_in_pytorch(rng, clip, frames, geometry, dtype, *, shift=0):
-    """Bit for bit, to a place in a batch that lies `shift` numbers off the usual alignment, and to nowhere else."""
+    """Bit for bit; written to a place `shift` numbers off the usual alignment, and nowhere else."""
     normalisation, frames = random_normalisation(rng), torch.from_numpy(frames)
     shape = (3, 3, geometry.frames, geometry.size, geometry.size)
     whole = {stream: torch.full((math.prod(shape) + 64,), 77, dtype=dtype) for stream in geometry.streams}

@@ -42,7 +42,7 @@ def residual_of(frames_THWC, step):
 
 
 def places(picture, tile):
-    """Where in the picture the tile is, pixel for pixel."""
+    """Positions in the picture at which it equals the tile, pixel for pixel."""
     height, width, _ = tile.shape
     room = picture[: picture.shape[0] - height + 1, : picture.shape[1] - width + 1]
     corners = np.argwhere((room == tile[0, 0]).all(-1)).tolist()
@@ -157,7 +157,7 @@ def test_excerpts_hold_the_stored_frames_resized_as_training_does(tmp_path, seed
 
 
 def still_but_for(*values):
-    """An excerpt whose residuals at step 1 are these, one a column, over 1 in 20 of the pixels; at step 2, twice."""
+    """An excerpt with these residuals at step 1, one per column, in 1 of 20 pixels; at step 2 they double."""
     frames = {}
     for column, value in enumerate(values):
         for place in range(3):
@@ -209,7 +209,7 @@ def test_figure_has_a_column_a_frame_and_a_row_a_step(seed, size):
 
 
 def words_drawn(monkeypatch, draw, *arguments):
-    """What is written, line by line, and that no line is cut off by the picture's edge."""
+    """The lines of text that are drawn; checks that the picture's edge cuts none of them."""
     lines = []
     write = module._Canvas.write
 

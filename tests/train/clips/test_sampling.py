@@ -20,7 +20,7 @@ seeds = st.integers(0, 2**63 - 1)
 
 
 def index_of(num_frames, height=256, width=340):
-    """What a plan looks at of a store's index."""
+    """The columns of a store's index that a plan reads."""
     count = len(num_frames)
     return SimpleNamespace(
         num_frames=np.array(num_frames, np.uint32),
@@ -128,7 +128,7 @@ def test_the_padded_share_of_balanced_sampling_is_that_of_what_is_drawn():
 
 
 def test_the_plan_of_a_seed_is_frozen():
-    """A change here changes every run: resumed runs would go on with other clips."""
+    """A change here changes every run: resumed runs would continue with other clips."""
     plan = train_plan([40, 50, 60, 70], seed=1)
     assert [as_tuple(plan.clip(2, p))[:3] + as_tuple(plan.clip(2, p))[4:] for p in range(4)] == [
         (0, 7, 40, 0, 42, 256, True),
@@ -323,7 +323,7 @@ def test_wrong_plans_are_told():
 
 @pytest.fixture
 def shuffles(monkeypatch):
-    """The epochs' orders that are made: seed, epoch, length of each."""
+    """Seed, epoch and length of each order that is made."""
     made, original = [], sampling._shuffled
     monkeypatch.setattr(sampling, "_shuffled", lambda *arguments: made.append(arguments) or original(*arguments))
     return made

@@ -52,7 +52,7 @@ def test_batches_are_the_plans_clips(clip_store, packed, threads, seed):
 @pytest.mark.parametrize(("codec", "place"), [("jpeg", "jpeg.decode_jpegs"), ("lz4", "lz4.decode_lz4")])
 @pytest.mark.parametrize("packed", [False, True])
 def test_of_a_clip_only_the_square_is_decoded(tmp_path, codec, place, packed, seed, monkeypatch):
-    """By machine code, but for crops that are too narrow for it."""
+    """By machine code, except for crops that are too narrow for it."""
     module, name = place.split(".")
     decode, decoded = getattr(import_module(f"resact.cache.machine_code.{module}"), name), []
 
@@ -127,7 +127,7 @@ def test_the_test_plan_streams_too(clip_store):
 
 
 def test_a_batch_that_is_kept_stays_as_it_was(clip_store, monkeypatch):
-    """Memory comes back only once nobody holds it: not even a view of one clip."""
+    """Memory is reused only once nobody holds it, not even a view of one clip."""
     stream = stream_of(clip_store, batch_size=2, batches_ahead=1)
     kept = []
     for epoch in range(4):

@@ -57,7 +57,7 @@ class LateDevice:
 
 
 class _Copies(TorchFunctionMode):
-    """In the threads that use a device, `copy_` is a wish."""
+    """In the threads that use the device, `copy_` only asks for a copy."""
 
     def __init__(self, device: LateDevice) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ def test_batches_of_a_device_that_lags_behind_are_the_plans_clips(clip_store, mo
 @pytest.mark.gpu
 @pytest.mark.parametrize("late", ["nothing", "copies", "transform"])
 def test_batches_on_a_gpu_are_the_plans_clips(tmp_path, monkeypatch, late):
-    """Whichever of its work the GPU is made to do late."""
+    """Whichever part of its work is late."""
     store = make_clip_store(tmp_path / "s.zarr", [12] * 40)
     plan = plan_of(store, seed=3)
     stream = stream_of(store, plan, device="cuda", batch_size=4, dtype=torch.float32)

@@ -33,13 +33,13 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def store(whole, tmp_path) -> ClipStore:
-    """Of the test's own, to be broken."""
+    """A copy for this test to break."""
     shutil.copytree(whole, tmp_path / "s.zarr")
     return open_store(tmp_path / "s.zarr")
 
 
 def take_all(reader: EpochReader, batches: list[dict]) -> None:
-    """Until it fails."""
+    """Take batches until the reader fails."""
     while True:
         batches.append(next(reader))
 
@@ -113,7 +113,7 @@ def test_a_file_system_that_is_unmounted_is_named(store, packed):
 
 @contextmanager
 def no_answer(store: ClipStore) -> Iterator[None]:
-    """A pipe in place of each shard: to open it takes until somebody writes, as with a server that has gone away."""
+    """Replaces each shard by a pipe: opening it blocks, as with a server that no longer answers."""
     shards = [store.files.root / video_id / "0.0.0.0" for video_id in store.index.video_id]
     for shard in shards:
         os.mkfifo(pipe := shard.with_name("pipe"))
@@ -227,7 +227,7 @@ def test_the_consumers_own_threads_are_left_as_they_are(clip_store):
 
 
 def test_a_thread_that_reads_has_no_threads_of_its_own(clip_store, monkeypatch):
-    """Or each of them would start as many as there are cores, and these would wait busily for work."""
+    """Otherwise each reader would start one thread per core, and these would spin while they wait."""
     inside, read_frames = [], type(clip_store).read_frames
 
     def ask_and_read(self, *arguments, **options):

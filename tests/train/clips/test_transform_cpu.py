@@ -78,7 +78,7 @@ PROCESSORS = {"x86-64": "", "x86-64-v3": "+avx2", "x86-64-v4": "+avx2,+avx512bw"
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="for its processors")
 @pytest.mark.parametrize("processor", PROCESSORS)
 def test_machine_code_for_other_processors(processor):
-    """From the oldest ones, without wide vectors, on."""
+    """Including the oldest ones, without wide vectors."""
     features = PROCESSORS[processor]
     if not all(has(feature) for feature in features.replace("+", "").split(",") if feature):
         pytest.skip(f"this one has no {features}")
@@ -107,7 +107,7 @@ print(has("avx2"), has("avx512bw"))
 
 
 def test_weights_of_lines_of_all_lengths(seed):
-    """Of one colour a picture of one line: what `_table` says is what `interpolate` does with it."""
+    """A picture of one line, in one colour: `_table` gives the weights that `interpolate` uses."""
     rng = np.random.default_rng(seed)
     for side, size in rng.integers(1, [1500, 150], (60, 2)).tolist():
         line = rng.integers(0, 256, side, dtype=np.uint8)
@@ -122,7 +122,7 @@ def test_weights_of_lines_of_all_lengths(seed):
 
 
 def test_machine_code_reads_nothing_beyond_the_frames(calls):
-    """They end where memory ends, or begin where it begins: to touch what lies beyond ends the process."""
+    """Protected pages lie before and after the frames: to touch one ends the process."""
     page, libc = mmap.PAGESIZE, ctypes.CDLL(None, use_errno=True)
     for height, width, side in ((37, 45, 37), (24, 90, 24), (9, 11, 7), (22, 22, 22), (1, 1, 1)):
         geometry = ClipGeometry(modality="both", frames=2, size=16)
@@ -172,7 +172,7 @@ def test_machine_code_lets_other_threads_run():
 
 
 def test_threads_that_come_first_together():
-    """All of them wait until the code is there."""
+    """All of them wait for the compiler."""
     done = subprocess.run([sys.executable, "-c", FIRST_TOGETHER], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout == "False True\n", done.stderr
 

@@ -111,7 +111,7 @@ def test_the_kernel_takes_a_batch_of_none(kernel):
     [(90, ("rgb", "residual"), "bf16", 5), (80, ("residual",), "fp32", None)],
 )
 def test_the_kernel_compiles(architecture, streams, dtype, taps, tmp_path, monkeypatch):
-    """To machine code, which needs no GPU: the interpreter lets much pass that the compiler does not."""
+    """To machine code, which needs no GPU: the interpreter accepts more than the compiler."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     import triton
     from triton.backends.compiler import GPUTarget

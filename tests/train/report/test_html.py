@@ -29,7 +29,7 @@ from resact.train.report.report import Report, build_report
 
 
 def details_of(report: Report) -> list[Detail]:
-    """Of the first data set's runs that are done, the most accurate first."""
+    """Details of the finished runs of the first data set, the most accurate first."""
     data_set = report.sections[0].data_set
     assert data_set is not None
     return [read_detail(run) for entry in data_set.entries for run in entry.done]
@@ -211,7 +211,7 @@ def test_a_comparison_that_was_asked_for_comes_first(tmp_path: Path) -> None:
 
 
 def test_a_point_without_neighbours_is_drawn_as_a_dot() -> None:
-    """Such as the only epoch so far; a line through one point is nothing."""
+    """Such as the only epoch so far: a line through one point is invisible."""
     drawn = curves("t", "epoch", "loss", [Series(label="a", xs=[1], ys=[2.0])])
     assert drawn.count("<circle") == 1
     [x] = re.findall(r'<circle class="f0" cx="([\d.]+)"', drawn)

@@ -74,7 +74,7 @@ def page(browser: Browser, folder: Path, said: list[str], request: pytest.Fixtur
 
 
 def column(page: Page, place: int) -> list[str]:
-    """Of the first table."""
+    """A column of the first table."""
     return page.locator("table.sortable").first.locator(f"tbody tr > :nth-child({place})").all_inner_texts()
 
 
@@ -139,7 +139,7 @@ HIDDEN = """() => [...document.querySelectorAll('main *')]
 
 @pytest.mark.parametrize("page", PAGES, indirect=True, ids=str)
 def test_on_a_phone_nothing_has_to_be_scrolled_sideways(page: Page) -> None:
-    """Tables, commands and charts: what would be cut off or behind a scroll bar is named."""
+    """Checks tables, commands and charts for parts that are cut off or need a scroll bar."""
     page.evaluate("document.querySelectorAll('details').forEach((part) => { part.open = true; })")
     for width in (320, 360):
         page.set_viewport_size({"width": width, "height": 700})
@@ -213,7 +213,7 @@ def test_words_stand_out_in_light_and_dark(page: Page) -> None:
 
 
 def luminance(colour: str) -> float:
-    """Relative, as WCAG 2 defines it, of `rgb(r, g, b)`."""
+    """Relative luminance of `rgb(r, g, b)`, as defined by WCAG 2."""
     shares = [int(part) / 255 for part in colour.removeprefix("rgb(").removesuffix(")").split(",")]
     linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
     return sum(weight * value for weight, value in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

@@ -18,7 +18,7 @@ from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions,
 
 @pytest.mark.parametrize(("first", "second"), [(8, 3), (5, 5), (10, 0), (1, 0), (0, 0)])
 def test_of_single_videos_it_is_mcnemars_exact_test(first, second):
-    """Two-sided binomial test of the videos that only one side has right."""
+    """The two-sided binomial test of the videos that only one side classifies correctly."""
     difference = np.array([1.0] * first + [-1.0] * second + [0.0] * 30)
     n, k = first + second, min(first, second)
     expected = min(1.0, 2 * sum(comb(n, i) for i in range(k + 1)) / 2**n)
@@ -35,7 +35,7 @@ def test_groups_are_turned_as_a_whole(seed):
 
 
 def test_drawn_signs_agree_with_all_of_them(seed):
-    """Sixteen groups are drawn; their p is known by going through all 65,536."""
+    """With sixteen groups, signs are drawn; all 65,536 combinations give the exact p."""
     difference = np.random.default_rng(seed).normal(0.3, 1, 16)
     signs = 1 - 2 * (np.arange(2**16)[:, None] >> np.arange(16) & 1)
     exact = (np.abs(signs @ difference) >= abs(difference.sum()) - 1e-9).mean()

@@ -31,7 +31,7 @@ from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions,
 
 
 def row_of(report: Report | GroupTables, label: str, table: int = 2) -> TableRow:
-    """Of the only group."""
+    """A row of the only group."""
     group = report if isinstance(report, GroupTables) else report.groups[0]
     [found] = [t for t in group.tables if t.number == table]
     [row] = [row for row in found.rows if row.paper.key.label == label]
@@ -348,7 +348,7 @@ def test_a_training_that_has_no_record_yet_is_said(tmp_path: Path) -> None:
 
 
 def test_verdicts_follow_the_interval_of_paired_groups(tmp_path: Path) -> None:
-    """Step 1 is right wherever step 2 is and in most groups more; step 4 is better still; the ablations are alike."""
+    """Step 1 beats step 2 in most groups, step 4 beats both, and the ablations are equally good."""
     random = np.random.default_rng(3)
     place = np.arange(VIDEOS)
     second = random.random(VIDEOS) < 0.4

@@ -21,7 +21,7 @@ from resact.train.report.store_page import store_page
 
 
 class Page(HTMLParser):
-    """Its tags, and what each table cell says."""
+    """The tags of a page."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
