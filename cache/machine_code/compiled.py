@@ -25,12 +25,7 @@ def compiled(signature: Any) -> Callable[[Callable[..., Any]], Any]:
         function.__qualname__ += f"_{_sources()}"
         try:
             return njit(signature, nogil=True, cache=True, no_cfunc_wrapper=True)(function)
-        except (
-            RuntimeError,
-            OSError,
-            EOFError,
-            UnpicklingError,
-        ):  # no writable folder, a full disk, an incomplete file
+        except (RuntimeError, OSError, EOFError, UnpicklingError):  # no writable folder, full disk, incomplete file
             return njit(signature, nogil=True)(function)
 
     return compile_or_load

@@ -92,9 +92,7 @@ class _Setup:
         mcus = -(-header.width // 16)
         luma, chroma = np.empty((16, mcus * 16), np.uint8), np.empty((2, 8, mcus * 8), np.uint8)
         colours = np.empty((3, mcus * 16), np.int16)
-        coefficients = np.empty(
-            (2, (mcus * UNITS + 1) * BLOCK), np.int16
-        )  # room for one block more, which the last block may touch
+        coefficients = np.empty((2, (mcus * UNITS + 1) * BLOCK), np.int16)  # the last block writes beyond its end
         units, begin = _units(header, luma, chroma), np.frombuffer(start, np.uint8)
         self._bits = np.empty((2, 0), np.uint8)
         last_dcs = np.empty((2, 4), np.int32)

@@ -93,7 +93,8 @@ def with_size(file: RemoteFile, folder: Path, patience: Patience = PATIENCE) -> 
             return replace(file, bytes=int(said))
         except _BrokenOffError as error:
             reason = str(error)
-            time.sleep(patience.wait_seconds * 2**failures)
+            if failures + 1 < patience.tries:
+                time.sleep(patience.wait_seconds * 2**failures)
     raise SourceError(f"{file.url} does not answer ({reason}): run the same command again, or {_BY_HAND}")
 
 
@@ -151,7 +152,6 @@ def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progres
         headers |= {"Range": f"bytes={have}-", "If-Range": known}
     with _opened(file, headers, patience) as response:
         start = _start(file, response, have)
-        _require_size(file, response, start)
         if start == 0:
             part.truncate(0)
             write_synced(_note(path), json.dumps({"url": file.url, "validator": _validator(response)}).encode())
@@ -201,22 +201,19 @@ def _opened(
 
 
 def _start(file: RemoteFile, response: HTTPResponse, have: int) -> int:
-    """Offset in the file at which the response starts."""
-    if response.status != 206:
-        return 0  # the whole file: no range was asked for, the file has changed, or the server knows no ranges
-    said = response.headers.get("Content-Range", "")
-    if not said.startswith(f"bytes {have}-"):
-        raise SourceError(f"{file.url} answers {said!r} to a request for bytes from {have:,} on: {_BY_HAND}")
-    return have
-
-
-def _require_size(file: RemoteFile, response: HTTPResponse, start: int) -> None:
-    said = response.headers.get("Content-Length")
-    if said is not None and start + int(said) != file.bytes:
+    """Offset in the file at which the response starts, after checking it and the file's size."""
+    start = 0  # the whole file: no range was asked for, the file has changed, or the server knows no ranges
+    if response.status == 206:
+        start, said = have, response.headers.get("Content-Range", "")
+        if not said.startswith(f"bytes {have}-"):
+            raise SourceError(f"{file.url} answers {said!r} to a request for bytes from {have:,} on: {_BY_HAND}")
+    length = response.headers.get("Content-Length")
+    if length is not None and start + int(length) != file.bytes:
         raise SourceError(
-            f"{file.url} has {start + int(said):,} bytes, expected {file.bytes:,}: it is another file than the one "
+            f"{file.url} has {start + int(length):,} bytes, expected {file.bytes:,}: it is another file than the one "
             f"known to resact; {_BY_HAND} if that is right"
         )
+    return start
 
 
 def _check(file: RemoteFile, path: Path) -> None:

@@ -20,6 +20,7 @@ from resact.pipeline.datasets.dataset import (
     some,
 )
 from resact.pipeline.datasets.folder_search import is_clutter
+from resact.pipeline.datasets.list_file import read_text
 
 CLASSES = 51
 SPLITS = ("split1", "split2", "split3")
@@ -114,7 +115,7 @@ def _read_lists(folder: Path) -> dict[str, dict[str, dict[str, str]]]:
         videos = listed.setdefault(match["class"], {})
         found.setdefault(match["class"], set()).add(split)
         named = set()
-        for number, line in enumerate(path.read_text("utf-8", "surrogateescape").split("\n"), start=1):
+        for number, line in enumerate(read_text(path).split("\n"), start=1):
             entry = _LINE.fullmatch(line)
             if entry is None and line.strip():
                 raise SourceError(f"{path}, line {number}: got {line[:80]!a}, expected NAME.avi and 0, 1 or 2")

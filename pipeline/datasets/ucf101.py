@@ -19,6 +19,7 @@ from resact.pipeline.datasets.dataset import (
     possible_homes,
 )
 from resact.pipeline.datasets.folder_search import is_clutter
+from resact.pipeline.datasets.list_file import read_text
 
 VIDEOS = 13_320
 CLASSES = 101
@@ -103,7 +104,7 @@ def load_layout(
         lacking = "UCF-101/<Class>/v_*.avi" if video_folder is None else "ucfTrainTestlist/classInd.txt"
         raise SourceError(f"{root} has no {lacking}: get it from {HOMEPAGE}, and unpack it there")
 
-    known = [line.split(maxsplit=1)[1] for line in _lines(list_folder / "classInd.txt")]
+    known = _read_classes(list_folder / "classInd.txt")
     listed = _read_splits(list_folder)
     if len(listed) != videos or len(known) != all_classes:
         raise SourceError(
@@ -165,10 +166,21 @@ def load_layout(
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError:
-        raise SourceError(f"{path} is missing: fetch the lists again from {HOMEPAGE}") from None
+    if not path.exists():
+        raise SourceError(f"{path} is missing: fetch the lists again from {HOMEPAGE}")
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+
+
+def _read_classes(path: Path) -> list[str]:
+    classes = []
+    for line in _lines(path):
+        _, *name = line.split(maxsplit=1)
+        if not name:
+            raise SourceError(
+                f"{path}: got {line[:80]!a}, expected a number and a class: fetch the lists again from {HOMEPAGE}"
+            )
+        classes += name
+    return classes
 
 
 def _read_splits(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:

@@ -283,9 +283,7 @@ class VideoDecoder:
         number = log.signal or -code
         if number > 0:
             self._tell_of_signal(number)
-        if (
-            not self._num_frames and not self._strict and log.refusal
-        ):  # after a strict run, the video may still be recovered
+        if not self._num_frames and not self._strict and log.refusal:  # a strict run is followed by another one
             raise DecodeError(log.refusal)
         if log.properties is None and self.width:
             if os.fstat(self._log.fileno()).st_size > _MAX_LOG_BYTES:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import md5
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from resact.cache.layout import SHARD, array_name
 from resact.cache.store import open_store
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets import archives
+from resact.pipeline.datasets import download as downloading
 from resact.pipeline.datasets.archives import HMDB51
 from resact.pipeline.datasets.download import RemoteFile, with_size
 from resact.pipeline.datasets.hmdb51 import load_hmdb51
@@ -215,7 +217,9 @@ def test_inner_archives_are_as_safe_as_the_outer_one(tmp_path: Path) -> None:
         unpack_nested(write_rar(tmp_path / "plain.rar", {"a.avi": b"x"}), tmp_path / "plain")
 
 
-def test_a_file_of_unknown_size_is_the_one_that_the_server_says(tmp_path: Path, server: Files) -> None:
+def test_a_file_of_unknown_size_is_the_one_that_the_server_says(
+    tmp_path: Path, server: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = RemoteFile(url=f"{server.address}/hmdb51_org.rar", bytes=None)
     assert with_size(file, tmp_path, QUICK).bytes == len(server.content["hmdb51_org.rar"])
     server.answers = ["503", "well"]
@@ -223,9 +227,11 @@ def test_a_file_of_unknown_size_is_the_one_that_the_server_says(tmp_path: Path, 
     server.answers = ["endless"]
     with pytest.raises(SourceError, match="does not report its size"):
         with_size(file, tmp_path, QUICK)
-    server.answers = ["503"] * 2
+    server.answers, waits = ["503"] * 2, list[float]()
+    monkeypatch.setattr(downloading, "time", SimpleNamespace(sleep=waits.append))
     with pytest.raises(SourceError, match="does not answer"):
         with_size(file, tmp_path, QUICK)
+    assert waits == [QUICK.wait_seconds], "no wait after the last try"
     with pytest.raises(SourceError, match="answers HTTP 404"):
         with_size(replace(file, url=f"{server.address}/gone"), tmp_path, QUICK)
     with pytest.raises(UsageError, match="got --download-from, but folder is not downloaded"):

@@ -114,8 +114,14 @@ def test_wrong_classes_and_lists(ucf101: Path, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="both in train and in test of split1"):
         load_ucf101(root, classes=CLASSES)
     (lists / "trainlist01.txt").write_bytes(whole_train)
+    (lists / "testlist01.txt").write_bytes(whole + b"\xff/v_\xff_g01_c01.avi\r\n")
+    with pytest.raises(SourceError, match="leave 1 videos out of a split"):
+        load_ucf101(root, classes=CLASSES)
     (lists / "testlist03.txt").unlink()
     with pytest.raises(SourceError, match=r"testlist03.txt is missing"):
+        load_ucf101(root, classes=CLASSES)
+    (lists / "classInd.txt").write_bytes(b"1\r\n2 Archery\r\n")
+    with pytest.raises(SourceError, match=r"classInd.txt: got '1', expected a number and a class: fetch the lists"):
         load_ucf101(root, classes=CLASSES)
 
 

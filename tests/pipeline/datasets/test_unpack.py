@@ -38,10 +38,8 @@ def write_zip(path: Path, files: dict[str, bytes], *, mode: int = 0o100644, dama
     with zipfile.ZipFile(path, "w") as archive:
         for name, data in files.items():
             info = zipfile.ZipInfo()
-            info.filename, info.external_attr = (
-                name,
-                mode << 16,
-            )  # set afterwards, because the constructor changes separators
+            # Set afterwards, because the constructor changes separators.
+            info.filename, info.external_attr = name, mode << 16
             archive.writestr(info, data)
     if damage is not None:
         raw = path.read_bytes()
