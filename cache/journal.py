@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,12 @@ def read_journal(files: Files) -> Iterator[VideoRecord]:
         DamagedError: a line does not match its checksum.
     """
     # None while no prep is under way, or once it has put the rows into the index.
-    lines = (read_if_there(files, JOURNAL) or b"").split(b"\n")
+    lines = BytesIO(read_if_there(files, JOURNAL) or b"")  # one by one: the journal of a large prep has 100 MB
     records = {}
-    for number, line in enumerate(lines[:-1], start=1):
-        checksum, _, text = line.partition(b" ")
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith(b"\n"):
+            break
+        checksum, _, text = line[:-1].partition(b" ")
         if checksum != f"{crc32c(text):08x}".encode():
             raise DamagedError(f"{files}/{JOURNAL}: line {number} does not match its checksum: {REBUILD}")
         row = json.loads(text)

@@ -162,10 +162,10 @@ class DaskExecutor:
                 running[future.key] = item
                 yield future
 
-        # Results come along with the news that they are there: asking for each one costs a round trip.
-        finished = as_completed(
-            list(submit(self._room())), loop=self._client.loop, with_results=True, raise_errors=False
-        )
+        # Results come along with the news that they are there, and the number of workers is asked for only once per
+        # room full of results: each question is a round trip to the scheduler, during which nothing else is done here.
+        room = until_asked = self._room()
+        finished = as_completed(list(submit(room)), loop=self._client.loop, with_results=True, raise_errors=False)
         while running:
             self._wait(finished, lambda: _some(map(name, running.values())), tell)
             future, result = next(finished)
@@ -185,7 +185,10 @@ class DaskExecutor:
             else:
                 raise result[1]
             future.release()
-            finished.update(list(submit(max(1, self._room() - len(running)))))
+            until_asked -= 1
+            if not until_asked:
+                room = until_asked = self._room()
+            finished.update(list(submit(max(1, room - len(running)))))
 
     def _wait(self, finished: Any, names: Callable[[], str], tell: Callable[[str], None]) -> None:
         """Wait until there is a result; from time to time, report what is still running."""

@@ -53,6 +53,7 @@ OPTIONS = {
     "bench decoding": "stores --clips --rounds --output --json",
     "bench transform": "stores --device --rounds --stream-epochs --output --json",
     "bench index": "--videos --output --json",
+    "bench scale": "--videos --dask --folder --output --json",
     "bench help": "--rounds --output --json",
     "train": f"--store --runs --run {SETTINGS} {FINE_TUNING} {RECIPE_PARTS} --resume --allow-world-size-change "
     "--threads --compute-threads --checkpoint-seconds --cache --cache-size --json",

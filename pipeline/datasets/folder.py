@@ -137,7 +137,7 @@ def _load_tree(root: Path, splits: Path | None, options: FolderOptions) -> Datas
     _require_one_class_each(root, class_of, twins, chosen)
     if sides and splits is None:
         _require_training(
-            root, chosen, [class_of(name) for name in listed if lists.memberships[name][SPLIT] == "train"]
+            root, chosen, {class_of(name) for name in listed if lists.memberships[name][SPLIT] == "train"}
         )
     label_of = {class_name: label for label, class_name in enumerate(chosen)}
     videos = tuple(

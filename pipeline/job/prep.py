@@ -34,7 +34,10 @@ from resact.pipeline.job.progress import PrepProgress
 from resact.pipeline.job.task import PrepJob, Trouble, commit_failure, failed_record, prep_video
 
 _ESTIMATE_MARGIN = 1.25  # a dozen videos speak for the rest, so that a job that just fits is not refused
-_COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
+COMPACT_AT_LEAST = 5_000  # journal rows; from there on when the journal has a quarter of the index's rows
+
+
+Work = Callable[[PrepJob, SourceVideo], VideoRecord | Trouble]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,7 @@ def prep(
     open_executor: Callable[[], AbstractContextManager[Executor]],
     console: Console,
     retry_failed: bool = False,
+    work: Work = prep_video,
 ) -> PrepResult:
     """Store every video of a data set; the store may already hold some of them.
 
@@ -79,6 +83,7 @@ def prep(
         open_executor: starts an executor for the tasks; called only if there is something to do.
         console: where to print.
         retry_failed: try failed videos again.
+        work: what a worker does with a video; picklable. Benchmarks of the driver put something cheaper here.
 
     Raises:
         UsageError: the store's path holds something else, or two ids differ only in case.
@@ -90,7 +95,7 @@ def prep(
     """
     _require_distinct(dataset)
     with interruptible(f"stopped; {job.store} is intact: the same command continues from here"):
-        return _prep(dataset, job, open_executor, console, retry_failed=retry_failed)
+        return _prep(dataset, job, open_executor, console, retry_failed=retry_failed, work=work)
 
 
 def _prep(
@@ -100,6 +105,7 @@ def _prep(
     console: Console,
     *,
     retry_failed: bool,
+    work: Work,
 ) -> PrepResult:
     store, settings = job.store, job.settings
     with disk_failure_as_error(store.parent):
@@ -127,7 +133,7 @@ def _prep(
                     with open_executor() as executor:
                         if executor.dashboard:
                             console.print(executor.dashboard)
-                        index = _run(job, todo, executor, journal, index, progress)
+                        index = _run(job, todo, executor, journal, index, progress, work)
             finally:
                 journal.close()
             write_index(store, index)
@@ -201,12 +207,13 @@ def _run(
     journal: Journal,
     index: Index,
     progress: PrepProgress,
+    work: Work,
 ) -> Index:
     """Do the videos; the index returned lists them."""
     dataset = job.settings.dataset
     fresh: list[VideoRecord] = []
     for video, outcome in executor.map_unordered(
-        partial(prep_video, job), todo, name=lambda video: video.video_id, tell=progress.tell
+        partial(work, job), todo, name=lambda video: video.video_id, tell=progress.tell
     ):
         if isinstance(outcome, WorkerLostError):
             outcome = _note_failure(job, video, str(outcome))
@@ -217,7 +224,7 @@ def _run(
         journal.append([outcome])
         fresh.append(outcome)
         progress.add(outcome)
-        if len(fresh) >= max(_COMPACT_AT_LEAST, len(index) // 4):
+        if len(fresh) >= max(COMPACT_AT_LEAST, len(index) // 4):
             index = index.merged(Index.of(fresh, dataset.classes, dataset.splits))
             journal.close()
             write_index(job.store, index)

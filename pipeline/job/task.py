@@ -88,7 +88,7 @@ def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoReco
             raise ToolError(
                 f"a worker has {here}, but the store is made with {ours}: install the same versions on all hosts"
             )
-    source, problem = _look_at(video)
+    source, problem = look_at(video)
     failed = failed_record(video, source, problem)
     if problem is None:
         try:
@@ -137,7 +137,7 @@ def failed_record(video: SourceVideo, source: Source, problem: str | None) -> Vi
     )
 
 
-def _look_at(video: SourceVideo) -> tuple[Source, str | None]:
+def look_at(video: SourceVideo) -> tuple[Source, str | None]:
     """Size and checksum of the file, and what rules it out before ffmpeg sees it."""
     unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
     try:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.commands import call, last_json
 
-from resact.bench import decoding, transform
+from resact.bench import decoding, scale, transform
 from resact.cache.codecs import JpegFrames
 from resact.errors import ToolError, UsageError
 
@@ -85,3 +85,24 @@ def test_help_is_timed_for_each_command(tmp_path, monkeypatch):
 def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path):
     with pytest.raises(UsageError, match="a folder has that name"):
         call("bench", "index", "--output", tmp_path)
+
+
+def test_scale_goes_through_every_step(tmp_path):
+    """Half of the videos, the rest, nothing more to do, opened; and with Dask. All are stored, and nothing is left."""
+    result, said = run(tmp_path, "scale", "--videos", "40,80", "--dask", 40, "--folder", tmp_path)
+    small, large = result["rows"]
+    assert [row["videos"] for row in result["rows"]] == [40, 80]
+    for row in (small, large):
+        assert row.keys() - {"dask"} == {"videos", *scale.STEPS}
+        assert row["half"]["journal_rows"] == row["videos"] // 2
+        assert row["half"]["until_first_seconds"] > 0
+        assert row["rest"]["index_writes"] > 0
+        assert row["open"]["videos"] == row["videos"]
+    assert "dask" in small
+    assert "dask" not in large
+    assert "journal when stopped, rows" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_scale_stops_when_the_journal_is_at_its_largest():
+    assert [scale._stop_after(count) for count in (1_000, 12_000, 100_000)] == [500, 4_999, 48_826]

@@ -67,6 +67,17 @@ def test_a_bounded_number_is_in_flight(cluster: DaskExecutor) -> None:
         assert taken <= given + 2 * 3
 
 
+def test_the_scheduler_is_asked_for_workers_once_per_room_of_results(
+    cluster: DaskExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question is a round trip: one per result took most of the time of a prep of many short videos."""
+    asked = []
+    nthreads = cluster._client.nthreads
+    monkeypatch.setattr(cluster._client, "nthreads", lambda: asked.append(1) or nthreads())
+    assert len(dict(cluster.map_unordered(square, range(60)))) == 60
+    assert len(asked) == 1 + 60 // (2 * 3)
+
+
 def test_an_exception_of_a_task_reaches_the_caller(cluster: DaskExecutor) -> None:
     with pytest.raises(ZeroDivisionError, match="three"):
         list(cluster.map_unordered(fail_on_three, range(5)))

@@ -452,6 +452,36 @@ def bench_index(
     _finish(result, output, json_output)
 
 
+@app.command("scale")
+def bench_scale(
+    videos: Annotated[str, typer.Option(metavar="N,N", help="Numbers of videos.")] = "1000,10000",
+    dask: Annotated[
+        str, typer.Option(metavar="N,N", help="Numbers of videos that two worker processes do as well; 0 for none.")
+    ] = "1000",
+    folder: Annotated[
+        Path | None,
+        typer.Option(help="Folder for videos and stores, removed at the end. Default: the temporary folder."),
+    ] = None,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Measure how prep grows with the number of videos: driver, journal, index, resuming. Decoding is simulated."""
+    from tempfile import gettempdir
+
+    from resact.bench.scale import bench_scale as run_bench
+    from resact.bench.scale import print_scale
+
+    console = _open(output, json_output)
+    result = run_bench(
+        whole_numbers("--videos", videos),
+        dask=[] if dask == "0" else whole_numbers("--dask", dask),
+        folder=folder or Path(gettempdir()),
+        console=console,
+    )
+    print_scale(result, console)
+    _finish(result, output, json_output)
+
+
 @app.command("help")
 def bench_help(
     context: typer.Context, rounds: RoundsOption = 11, output: OutputOption = None, json_output: JsonOption = False
