@@ -4,7 +4,7 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from hashlib import file_digest
 from pathlib import Path
@@ -243,14 +243,15 @@ def _look_at_all(
     decode = DecodeSettings(
         fps="2", short_side=_LOOK_SIDE, max_seconds=len(SECONDS) / 2, ffmpeg=job.settings.decode.ffmpeg
     )
-    seen, plain = [], PlainLines(_PLAIN_LINE_SECONDS)
+    seen, plain, compared = [], PlainLines(_PLAIN_LINE_SECONDS), len(videos) <= MOST_VIDEOS
     with (
         ProgressLine(console, "looking", len(videos), unit="videos") as line,
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
         try:
             for of_one in pool.map(lambda video: _look_at(video, decode, binary, job.timeout_seconds), videos):
-                seen.append(of_one)
+                # Looks take 2 KB each, and so many are not compared.
+                seen.append(of_one if compared else replace(of_one, look=np.empty((0, 0), np.float32)))
                 line.update(len(seen))
                 if not line.live and plain.due():
                     console.print(f"looked at {len(seen):,} of {len(videos):,} videos")

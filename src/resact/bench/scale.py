@@ -95,7 +95,7 @@ def print_scale(result: dict[str, Any], console: Console) -> None:
         "finding the videos, s": lambda row: f"{row['half']['search_seconds']:.2f}",
         "driver, ms of CPU a video": lambda row: f"{_driver_milliseconds(row):.3f}",
         "driver, peak MB": lambda row: f"{max(row[step]['peak_bytes'] for step in ('half', 'rest')) / 1e6:.0f}",
-        "index written, times": lambda row: f"{row['half']['index_writes'] + row['rest']['index_writes']}",
+        "index merged or written, times": lambda row: f"{row['half']['index_writes'] + row['rest']['index_writes']}",
         "merging and writing it, s": lambda row: f"{row['half']['index_seconds'] + row['rest']['index_seconds']:.2f}",
         "index at the end, MB": lambda row: f"{row['rest']['index_bytes'] / 1e6:.1f}",
         "journal when stopped, rows": lambda row: f"{row['half']['journal_rows']:,}",
