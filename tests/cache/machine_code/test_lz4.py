@@ -4,7 +4,7 @@ import ctypes
 import math
 import mmap
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from multiprocessing import get_context
 
@@ -28,6 +28,15 @@ def by_blosc(chunk: bytes, shape: tuple[int, int]) -> Frames:
     out = np.empty((*shape, 3), np.uint8)
     Lz4Frames().decode_into(chunk, out)
     return out
+
+
+def require_both_read(chunks: list[bytes], frames: Sequence[Frames] | Frames) -> None:
+    """Our decoder and Blosc give the frames."""
+    shape = frames[0].shape[:2]
+    out, left = decoded(chunks, shape)
+    assert not left
+    assert np.array_equal(out, frames)
+    assert all(np.array_equal(by_blosc(chunk, shape), frame) for chunk, frame in zip(chunks, frames, strict=True))
 
 
 def scene(random: np.random.Generator, height: int, width: int) -> Frames:
@@ -111,20 +120,12 @@ def test_both_read_what_it_writes(count: int, seed: int) -> None:
     for _ in range(40):
         shape = tuple(random.integers(1, 90, 2).tolist())
         frames = [scene(random, *shape) for _ in range(count)]
-        chunks = [encode_lz4(frame) for frame in frames]
-        out, left = decoded(chunks, shape)
-        assert not left
-        assert np.array_equal(out, frames)
-        assert all(np.array_equal(by_blosc(chunk, shape), frame) for chunk, frame in zip(chunks, frames, strict=True))
+        require_both_read([encode_lz4(frame) for frame in frames], frames)
 
 
 @given(frame=st.tuples(st.integers(1, 20), st.integers(1, 20), st.just(3)).flatmap(lambda s: arrays(np.uint8, s)))
 def test_any_frame_comes_back(frame: Frames) -> None:
-    chunk = encode_lz4(frame)
-    out, left = decoded([chunk], frame.shape[:2])
-    assert not left
-    assert np.array_equal(out[0], frame)
-    assert np.array_equal(by_blosc(chunk, frame.shape[:2]), frame)
+    require_both_read([encode_lz4(frame)], [frame])
 
 
 def test_of_a_size_that_videos_have(seed: int) -> None:
@@ -132,11 +133,7 @@ def test_of_a_size_that_videos_have(seed: int) -> None:
     for shape in ((256, 342), (342, 256), (720, 1280)):
         for _ in range(4):
             frame = scene(random, *shape)
-            chunk = encode_lz4(frame)
-            out, left = decoded([chunk], shape)
-            assert not left
-            assert np.array_equal(out[0], frame)
-            assert np.array_equal(by_blosc(chunk, shape), frame)
+            require_both_read([encode_lz4(frame)], [frame])
 
 
 def test_matches_are_long_and_far_and_the_end_is_as_lz4_asks(seed: int) -> None:
@@ -253,10 +250,7 @@ def test_lengths_that_need_a_byte_more(literals: int) -> None:
         frame = np.resize(frame, (1, len(frame) // 3 + 1, 3))
         chunk = encode_lz4(frame)
         assert (literals, length) in [(len(some), match) for some, _, match in sequences(chunk)]
-        out, left = decoded([chunk], frame.shape[:2])
-        assert not left
-        assert np.array_equal(out[0], frame)
-        assert np.array_equal(by_blosc(chunk, frame.shape[:2]), frame)
+        require_both_read([chunk], [frame])
 
 
 @pytest.mark.parametrize(
@@ -270,8 +264,7 @@ def test_the_nearest_and_the_furthest_match(distance: int, repeats: bool, seed: 
     chunk = encode_lz4(frame)
     distances = [far for _, far, _ in sequences(chunk)] if len(chunk) < 24 + frame.nbytes else []
     assert (distance in distances) == repeats
-    assert np.array_equal(decoded([chunk], frame.shape[:2])[0][0], frame)
-    assert np.array_equal(by_blosc(chunk, frame.shape[:2]), frame)
+    require_both_read([chunk], [frame])
 
 
 @pytest.mark.parametrize("layout", [lambda a: a[:, None], lambda a: a[None].transpose(1, 0, 2, 3)])
