@@ -48,6 +48,8 @@ OPTIONS = {
     "--cache --cache-size --json",
     "bench gpu": f"--store {SETTINGS} --minutes --parts --device --threads --steps --rounds --recipe --seeds --runs "
     "--folder --json",
+    "bench remote": "store --competitors --clips --epochs --rounds --bandwidth --latency --workers --seed --output "
+    "--json",
     "bench stream": f"store {SETTINGS} --threads --device --clips --rounds --output --cache --cache-size --json",
     "bench roofline": f"{SETTINGS} --device --bandwidth --rate --variants --steps --output --json",
     "bench decoding": "stores --clips --rounds --output --json",

@@ -320,6 +320,47 @@ def bench_gpu(
         print_json(result)
 
 
+@app.command("remote")
+def bench_remote(
+    store: StoreArgument = None,
+    competitors: Annotated[
+        str, typer.Option(metavar="NAME,NAME", help="Competitors; those that are not installed are skipped.")
+    ] = "litdata,mosaicml",
+    clips: Annotated[int, typer.Option(min=1, help="Clips per epoch, each from another video.")] = 240,
+    epochs: Annotated[int, typer.Option(min=2, help="Epochs per round.")] = 3,
+    rounds: RoundsOption = 2,
+    bandwidth: Annotated[float, typer.Option(metavar="MB/S", help="Bandwidth of the bucket.")] = 50.0,
+    latency: Annotated[float, typer.Option(metavar="MS", help="Latency of each request to the bucket.")] = 20.0,
+    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Reading threads, or workers of a loader.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of the clips.")] = 0,
+    output: OutputOption = None,
+    json_output: JsonOption = False,
+) -> None:
+    """Compare readers of videos in a bucket, with and without caches: clips per second, requests and bytes."""
+    from resact.bench.remote import bench_remote as run_bench
+    from resact.bench.remote import print_remote
+    from resact.cache.default_paths import find_store
+    from resact.cache.store import open_store
+    from resact.train.clips.geometry import ClipGeometry
+
+    console = _open(output, json_output)
+    result = run_bench(
+        open_store(store or find_store()),
+        geometry=ClipGeometry(modality="both"),
+        competitors=[name for name in competitors.split(",") if name],
+        clips=clips,
+        epochs=epochs,
+        rounds=rounds,
+        bandwidth=bandwidth,
+        latency=latency,
+        workers=workers,
+        seed=seed,
+        console=console,
+    )
+    print_remote(result, console)
+    _finish(result, output, json_output)
+
+
 @app.command("stream")
 @with_cache
 @with_settings(without=TRAIN_ONLY)
