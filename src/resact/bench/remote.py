@@ -1,7 +1,7 @@
 """`resact bench remote`: compares readers of videos in a bucket, in the first and in later epochs.
 
 The bucket is on loopback, with a given bandwidth and latency. It holds the store, and the same videos' frames as each
-competitor keeps them. In each round every reader starts with an empty cache in a process of its own.
+competitor keeps them. In each round every reader starts with an empty cache, in a process with cores of its own.
 """
 
 import shutil
@@ -65,7 +65,7 @@ def bench_remote(
         rounds: number of rounds; in each, every reader starts with an empty cache.
         bandwidth: of the bucket, in MB per second for all connections together.
         latency: of the bucket, in milliseconds per request.
-        workers: number of threads, or of worker processes.
+        workers: number of cores of each reader, and of worker processes.
         seed: seed of the clips.
         console: where to print.
 

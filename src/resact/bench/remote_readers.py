@@ -6,6 +6,7 @@ epoch, which makes all clips of an epoch and returns the number of different vid
 """
 
 import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
@@ -34,6 +35,8 @@ from resact.train.clips.stream import ClipStream
 Epoch = Callable[[int], int]
 _PATIENCE_SECONDS = 30.0
 BATCH = 8
+THREADS_A_CORE = 4
+"""Of ours, since most of them wait for the bucket; others fetch ahead in threads of their own."""
 CHUNK_BYTES = 16 << 20
 """Both others' default is 64 MB, made for larger data sets: here it would leave them a handful of files."""
 
@@ -48,7 +51,7 @@ class RemoteTask:
     geometry: ClipGeometry
     seed: int
     workers: int
-    """Number of threads or worker processes."""
+    """Number of cores, and of worker processes."""
     cache: str
     """An empty folder of this reader's own."""
 
@@ -63,7 +66,8 @@ class RemoteTask:
 def stream(task: RemoteTask, *, url: str | None, cached: bool = False) -> Epoch:
     """`ClipStream`, of a bucket or (without `url`) of the store's folder."""
     store = open_store(url or task.store, cache=task.cache if cached else None)
-    clips = ClipStream(store, task.plan(store), batch_size=BATCH, normalisation=NORMALISATION, threads=task.workers)
+    threads = task.workers if url is None else THREADS_A_CORE * task.workers
+    clips = ClipStream(store, task.plan(store), batch_size=BATCH, normalisation=NORMALISATION, threads=threads)
 
     def epoch(number: int) -> int:
         with clips.epoch(number) as reader:
@@ -223,8 +227,8 @@ READERS: dict[str, Callable[[RemoteTask], Epoch]] = {
 }
 CALLS = {
     "folder": "open_store(FOLDER); ClipStream(batch_size=8, threads=WORKERS)",
-    "no cache": "open_store('s3://...'); ClipStream(batch_size=8, threads=WORKERS)",
-    "cache": "open_store('s3://...', cache=DIR); ClipStream(batch_size=8, threads=WORKERS)",
+    "no cache": "open_store('s3://...'); ClipStream(batch_size=8, threads=4 * WORKERS)",
+    "cache": "open_store('s3://...', cache=DIR); ClipStream(batch_size=8, threads=4 * WORKERS)",
     "cache, loader": "open_store('s3://...', cache=DIR); ClipDataset in DataLoader(batch_size=8, num_workers=WORKERS, "
     "persistent_workers=True)",
     **{name: rival.call for name, rival in RIVALS.items()},
@@ -272,11 +276,11 @@ class Reader:
 
 
 def _work(name: str, task: RemoteTask, pipe: Any) -> None:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: task.workers])
     torch.set_num_threads(1)
     set_start_method("fork", force=True)  # of workers, as in a script of one's own
     try:
-        for package in (rival.package for other, rival in RIVALS.items() if other == name):
-            import_module(package)
+        import_module(RIVALS[name].package if name in RIVALS else "s3fs")
         store = open_store(task.store)
         _ = ClipDataset(store, task.plan(store), normalisation=NORMALISATION)[0]  # compiles what all use
         ready: Epoch | None = None

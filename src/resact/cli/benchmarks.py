@@ -331,7 +331,9 @@ def bench_remote(
     rounds: RoundsOption = 2,
     bandwidth: Annotated[float, typer.Option(metavar="MB/S", help="Bandwidth of the bucket.")] = 50.0,
     latency: Annotated[float, typer.Option(metavar="MS", help="Latency of each request to the bucket.")] = 20.0,
-    workers: Annotated[int, typer.Option(min=1, metavar="N", help="Reading threads, or workers of a loader.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Cores of each reader, and workers of a loader.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the clips.")] = 0,
     output: OutputOption = None,
     json_output: JsonOption = False,
