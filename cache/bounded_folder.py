@@ -17,7 +17,7 @@ from pathlib import Path
 
 from resact.cache.durable import DISK_FULL
 from resact.cache.files import read_open_file
-from resact.errors import StoreError
+from resact.errors import DiskFullError, StoreError
 
 _BYTES = "bytes"
 _PART = ".part"
@@ -26,11 +26,7 @@ _SLACK = 20
 
 
 class NoRoomError(Exception):
-    """A file does not fit; the message says into what."""
-
-
-class FullDiskError(NoRoomError):
-    """The folder's file system is full."""
+    """A file does not fit into the bound."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ class BoundedFolder:
 
         Raises:
             StoreError: the folder cannot be written to.
+            DiskFullError: not even a few bytes fit on its disk.
         """
         self.folder, self.max_bytes = folder, max_bytes
         with self._own_errors(), self._ledger() as ledger:
@@ -79,7 +76,8 @@ class BoundedFolder:
             The descriptor; None if `fill` gave False.
 
         Raises:
-            NoRoomError: the file does not fit.
+            NoRoomError: the file does not fit into the bound.
+            DiskFullError: it does not fit on the disk.
             StoreError: the folder cannot be used.
         """
         path = self._path(name)
@@ -151,7 +149,7 @@ class BoundedFolder:
             yield
         except OSError as error:
             if error.errno in DISK_FULL:
-                raise FullDiskError(f"the disk of {self.folder} is full") from error
+                raise DiskFullError(f"the disk of the cache in {self.folder} is full") from error
             raise StoreError(
                 f"cannot use the cache in {self.folder} ({error.strerror or error}): name another folder of your own"
             ) from error

@@ -24,7 +24,7 @@ from resact.cache.files import Files
 from resact.cache.index import Index
 from resact.cache.layout import CRC_BYTES, SHARD, array_name, first_wrong_chunk, frame_runs
 from resact.cache.settings import StoreSettings
-from resact.errors import CacheWarning, UsageError
+from resact.errors import CacheWarning, DiskFullError, UsageError
 
 FOLDER, SIZE = "RESACT_CACHE", "RESACT_CACHE_SIZE"
 DEFAULT_SIZE = "50GB"
@@ -120,17 +120,17 @@ class ShardCache:
             settings: the store's.
             index: the store's.
             cache: which cache.
-            opened_ns: a time before the index was read; copies that were known to be right then are compared again.
+            opened_ns: a time before the index was read; copies last known to be right before it are compared again.
 
         Raises:
-            StoreError: the folder cannot be written to.
+            StoreError, DiskFullError: the folder cannot be written to.
         """
         self.settings = cache
         self._files, self._index, self._opened_ns = files, index, opened_ns
         self._store = f"{files}\0".encode() + settings.to_document()
         self._folder = BoundedFolder(cache.folder / _BELOW, cache.max_bytes)
         self._damaged: set[int] = set()
-        self._told: dict[type[NoRoomError], NoRoomError] = {}
+        self._told: dict[type[Exception], Exception] = {}
 
     def read_range(self, video_index: int, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a video's shard, from a copy; from the store if no copy can be kept.
@@ -199,7 +199,7 @@ class ShardCache:
 
         try:
             return self._folder.add(name, int(edges[-1]), fetch)
-        except NoRoomError as error:
+        except (NoRoomError, DiskFullError) as error:
             if self._told.setdefault(type(error), error) is error:
                 warnings.warn(
                     f"{error}: clips of such videos are read from {self._files} each time", CacheWarning, stacklevel=2

@@ -285,6 +285,7 @@ def open_store(
         StoreNotFoundError: nothing there.
         DamagedError: its root document or its index has changed since it was written.
         StoreError: the file system or server does not answer, or refuses; or the cache cannot be written to.
+        DiskFullError: the disk of the cache has no room at all.
 
     Example:
         store = resact.open_store("data/sample.zarr")

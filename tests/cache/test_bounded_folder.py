@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from tests.cache.conftest import folder_in_memory
-from tests.conftest import PATIENCE_SECONDS
+from tests.conftest import PATIENCE_SECONDS, fill
 
-from resact.cache.bounded_folder import BoundedFolder, FullDiskError, NoRoomError
-from resact.errors import StoreError
+from resact.cache.bounded_folder import BoundedFolder, NoRoomError
+from resact.errors import DiskFullError, StoreError
 
 MAX = 1000
 
@@ -177,10 +177,15 @@ def test_the_folder_is_somebody_elses(tmp_path: Path) -> None:
 def test_the_disk_is_full(small_disk: Path) -> None:
     bounded = BoundedFolder(small_disk, 1 << 40)
     put(bounded, "aa1")
-    with pytest.raises(FullDiskError, match=f"the disk of {small_disk} is full"):
+    words = f"the disk of the cache in {small_disk} is full"
+    with pytest.raises(DiskFullError, match=words):
         put(bounded, "bb2", 100 << 20)
     assert names(small_disk) == {"aa1"}
     assert counted(small_disk) == 300
+    (small_disk / "bytes").unlink()
+    fill(small_disk)
+    with pytest.raises(DiskFullError, match=words):
+        BoundedFolder(small_disk, 1 << 40)
 
 
 # Kills ------------------------------------------------------------------------------------------------------

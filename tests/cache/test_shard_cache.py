@@ -310,7 +310,9 @@ def test_a_shard_larger_than_the_bound_is_read_from_the_store(scratch: Built, we
 def test_a_full_disk_is_read_past(scratch: Built, web: WebServer, small_disk: Path) -> None:
     store = open_store(put_up(web, scratch), cache=small_disk)
     filler = fill(small_disk)
-    with pytest.warns(CacheWarning, match=f"the disk of {small_disk}/.* is full: clips of such videos are") as told:
+    with pytest.warns(
+        CacheWarning, match=f"the disk of the cache in {small_disk}/.* is full: clips of such videos are"
+    ) as told:
         is_right(store, scratch.pixels, rounds=2)
     assert len(told) == 1
     assert copies(small_disk) == []
