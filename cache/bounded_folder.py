@@ -93,13 +93,14 @@ class BoundedFolder:
                 if not fill(descriptor):
                     return None
                 self._mark_current(descriptor, began)
-                with self._own_errors(), self._ledger(), suppress(FileNotFoundError):  # if a user emptied the folder
-                    part.rename(path)
+                with self._own_errors(), self._ledger():
+                    if _is_at(descriptor, part):  # unless a user has emptied the folder
+                        part.rename(path)
                 complete = True
                 return os.dup(descriptor)
             finally:
                 if not complete:
-                    self._remove(part)
+                    self._remove(part, descriptor)
 
     def read(self, descriptor: int, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file, fewer where it ends earlier."""
@@ -117,7 +118,8 @@ class BoundedFolder:
         """Whether a file's contents are right: known since that time, or compared now, by one for all that wait."""
 
         def is_known() -> bool:
-            return os.fstat(descriptor).st_mtime_ns >= since_ns
+            # A time in the future is of a clock that has since been set back: it says nothing.
+            return since_ns <= os.fstat(descriptor).st_mtime_ns <= time.time_ns()
 
         if is_known():
             return True
@@ -191,7 +193,7 @@ class BoundedFolder:
             if left := os.fstat(descriptor).st_size:  # by a killed process
                 os.ftruncate(descriptor, 0)
                 used = max(0, used - left)
-            if used + num_bytes > self.max_bytes:
+            if used + num_bytes > self.max_bytes >= num_bytes:
                 used = self._make_room(num_bytes)
                 _write(ledger, used)
             if used + num_bytes > self.max_bytes:
@@ -236,10 +238,11 @@ class BoundedFolder:
     def _files(self) -> Iterator[_File]:
         for folder in os.scandir(self.folder):
             if folder.is_dir():
-                for entry in os.scandir(folder):
-                    with suppress(FileNotFoundError):
-                        found = entry.stat()
-                        yield _File(Path(entry.path), found.st_atime_ns, found.st_size)
+                with suppress(FileNotFoundError):  # a user may empty the folder meanwhile
+                    for entry in os.scandir(folder):
+                        with suppress(FileNotFoundError):
+                            found = entry.stat()
+                            yield _File(Path(entry.path), found.st_atime_ns, found.st_size)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
@@ -251,10 +254,13 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 def _removed_if_abandoned(part: Path) -> bool:
     """Remove a file if nobody writes it any more: then nobody has its lock."""
-    descriptor = os.open(part, os.O_RDWR)
+    try:
+        descriptor = os.open(part, os.O_RDWR)
+    except FileNotFoundError:  # a user has emptied the folder
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        part.unlink()  # under the lock, so that whoever has waited for it sees that it is gone
+        part.unlink(missing_ok=True)  # under the lock, so that whoever has waited for it sees that it is gone
     except BlockingIOError:
         return False
     else:

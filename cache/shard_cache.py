@@ -147,9 +147,9 @@ class ShardCache:
         finally:
             os.close(descriptor)
 
-    def forget(self, video_index: int) -> bool:
-        """Remove a copy whose bytes have changed; whether there was one."""
-        return self._folder.remove(self._name(video_index))
+    def forget(self, video_index: int) -> None:
+        """Remove a copy whose bytes have changed, if there is one."""
+        self._folder.remove(self._name(video_index))
 
     def _shard(self, video_index: int) -> str:
         return f"{array_name(self._index.video_id[video_index])}/{SHARD}"

@@ -171,7 +171,8 @@ class ClipStore:
         """Fill `out`: N crops, or N frames of which only the crop is needed."""
         edges = self.index.frame_offsets(video_index, stop)[start:]
         data, fault = self._read_shard(video_index, video_id, start, edges)
-        if fault is not None and self._cache is not None and self._cache.forget(video_index):
+        if fault is not None and self._cache is not None:
+            self._cache.forget(video_index)  # or another reader has done so, just now
             data, fault = self._read_shard(video_index, video_id, start, edges)
         if fault is not None:
             raise self._damaged(fault)

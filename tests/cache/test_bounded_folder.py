@@ -98,6 +98,18 @@ def test_what_does_not_fit_removes_nothing(folder: Path) -> None:
     assert counted(folder) == 300
 
 
+def test_for_what_can_never_fit_no_file_is_looked_at(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for again with each of its clips, and there may be many files."""
+    bounded, looked = BoundedFolder(folder, MAX), []
+    monkeypatch.setattr(bounded, "_files", lambda: looked.append(1) or iter(()))
+    with pytest.raises(NoRoomError):
+        put(bounded, "aa1", MAX + 1)
+    assert looked == []
+    assert put(bounded, "bb2", MAX - 1)
+    assert put(bounded, "cc3", 2)
+    assert looked == [1]
+
+
 def test_a_file_that_is_not_to_be_kept_leaves_nothing(folder: Path) -> None:
     bounded = BoundedFolder(folder, MAX)
     assert bounded.add("aa1", 300, lambda _: False) is None
@@ -126,10 +138,9 @@ def test_an_open_file_is_read_on_after_it_went(folder: Path) -> None:
 
 def test_threads_that_want_the_same_file_write_it_once(folder: Path) -> None:
     bounded = BoundedFolder(folder, MAX)
-    begun, wrote = threading.Event(), []
+    wrote = []
 
     def fill(descriptor: int) -> bool:
-        begun.set()
         wrote.append(1)
         bounded.write(descriptor, 0, memoryview(contents("aa1", 300)))
         return True
@@ -165,6 +176,64 @@ def test_a_user_may_empty_the_folder_meanwhile(folder: Path) -> None:
     assert put(bounded, "cc3")
     assert names(folder) == {"cc3"}
     assert counted(folder) == 300
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_another_writes_after_a_user_emptied_the_folder_is_left_to_it(folder: Path, kept: bool) -> None:
+    bounded, begun, ended = BoundedFolder(folder, MAX), threading.Event(), threading.Event()
+
+    def slowly(descriptor: int) -> bool:
+        begun.set()
+        assert ended.wait(PATIENCE_SECONDS)
+        bounded.write(descriptor, 0, memoryview(contents("aa1", 300)))
+        return True
+
+    def emptied(_: int) -> bool:
+        (folder / "aa" / "1.part").unlink()
+        other.start()
+        assert begun.wait(PATIENCE_SECONDS)
+        return kept
+
+    other = threading.Thread(target=lambda: os.close(bounded.add("aa1", 300, slowly)))
+    descriptor = bounded.add("aa1", 300, emptied)
+    if descriptor is not None:
+        os.close(descriptor)
+    while_written = names(folder)
+    ended.set()
+    other.join(PATIENCE_SECONDS)
+    assert while_written == {"aa1.part"}
+    assert names(folder) == {"aa1"}
+    assert (folder / "aa" / "1").read_bytes() == contents("aa1", 300)
+
+
+def test_a_user_may_empty_the_folder_while_room_is_made(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(BoundedFolder(folder, MAX), "aa1")
+    scandir, files = os.scandir, BoundedFolder._files
+
+    def gone(path: Path) -> list[os.DirEntry[str]]:
+        entries = list(scandir(path))
+        if path == folder:
+            (folder / "aa").rename(folder.parent / "gone")
+        return entries
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", gone)
+        BoundedFolder(folder, MAX)
+    assert (folder.parent / "gone" / "1").exists()
+    assert counted(folder) == 0
+
+    def removed(self: BoundedFolder) -> Iterator[object]:
+        for file in files(self):
+            file.path.unlink()
+            yield file
+
+    (folder / "bb").mkdir()
+    (folder / "bb" / "2.part").write_bytes(bytes(300))
+    with monkeypatch.context() as patched:
+        patched.setattr(BoundedFolder, "_files", removed)
+        BoundedFolder(folder, MAX)
+    assert names(folder) == set()
+    assert counted(folder) == 0
 
 
 def test_the_folder_is_somebody_elses(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from resact.cache.durable import create_store, store_lock
 from resact.cache.index import Index
 from resact.cache.index_files import write_index
 from resact.cache.layout import CRC_BYTES, SHARD, array_name, video_id_of
-from resact.cache.shard_cache import caching, parse_size
+from resact.cache.shard_cache import ShardCache, caching, parse_size
 from resact.cache.store import ClipStore, open_store
 from resact.errors import CacheWarning, DamagedError, StoreError, UsageError
 
@@ -239,6 +239,25 @@ def test_a_copy_that_has_changed_is_fetched_anew(scratch: Built, web: WebServer,
     assert ledger >= sum(copy.stat().st_size for copy in copies(cache))
 
 
+def test_a_changed_copy_that_another_reader_has_just_removed(
+    scratch: Built, web: WebServer, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both have read the wrong bytes; the second finds no copy to remove any more."""
+    store, forget, removed = open_store(put_up(web, scratch), cache=cache), ShardCache.forget, []
+    store.read("wide", 0, 1)
+    (copy,) = copies(cache)
+    copy.write_bytes(bytes(copy.stat().st_size))
+
+    def second(self: ShardCache, video_index: int) -> Any:
+        copy.unlink()
+        removed.append(video_index)
+        return forget(self, video_index)
+
+    monkeypatch.setattr(ShardCache, "forget", second)
+    assert np.array_equal(store.read("wide", 0, 1), scratch.pixels["wide"][:1])
+    assert len(removed) == 1
+
+
 def test_a_shard_that_is_damaged_in_the_store_is_not_kept(scratch: Built, web: WebServer, cache: Path) -> None:
     url = put_up(web, scratch)
     shard = web.folder / "a.zarr" / "wide" / SHARD
@@ -279,6 +298,19 @@ def test_a_store_made_anew_with_frames_of_the_same_sizes(web: WebServer, cache: 
     is_right(store, new)
     assert fetched(web) == dict.fromkeys(new, 1)
     assert len(copies(cache)) == len(new)
+
+
+def test_a_copy_made_while_the_clock_was_ahead_is_compared_too(web: WebServer, cache: Path) -> None:
+    path, url = web.folder / "a.zarr", f"{web.address}/a.zarr"
+    old = noise_store(path, seed=7, videos=1)
+    is_right(open_store(url, cache=cache), old)
+    (copy,) = copies(cache)
+    ahead = copy.stat().st_mtime_ns + 3600 * 10**9
+    os.utime(copy, ns=(ahead, ahead))
+    shutil.rmtree(path)
+    new = noise_store(path, seed=8, videos=1)
+    is_right(open_store(url, cache=cache), new)
+    assert copies(cache) == [copy]
 
 
 def test_a_store_that_grows(web: WebServer, cache: Path) -> None:
