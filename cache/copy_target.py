@@ -12,7 +12,7 @@ from resact.cache.address import open_files
 from resact.cache.durable import disk_failure_as_error, link, store_lock, sync_folder, write_file, write_parts
 from resact.cache.files import Files, LocalFiles
 from resact.cache.http_files import HttpFiles
-from resact.cache.layout import DOCUMENT, FAILED, PARTIAL, POINTER
+from resact.cache.layout import DOCUMENT, FAILED, INDEX, PARTIAL, POINTER
 from resact.cache.remote_files import RemoteFiles
 from resact.cache.verify import PART_BYTES
 from resact.errors import StoreError, UsageError
@@ -133,8 +133,8 @@ class FolderTarget:
     def settle(self) -> None:
         """As in `Target`: the files are synced, and so are the names of their folders now."""
         with self.working():
-            for folder in (self.files.root, self.files.root / FAILED):
-                sync_folder(folder)
+            for name in ("", INDEX, FAILED):
+                sync_folder(self.files.root / name)
 
 
 class BucketTarget:

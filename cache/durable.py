@@ -247,9 +247,8 @@ def _same_files(node: Path, attempt: Path) -> bool:
 
 def forget_failure(store: Path, video_id: str) -> None:
     """Remove the record of an earlier failure, now that the video is in the store."""
-    node = store / FAILED / array_name(video_id)
-    if node.exists():
-        _discard(store, node)
+    with suppress(FileNotFoundError):  # there is none, or another worker with the same video removes it just now
+        _discard(store, store / FAILED / array_name(video_id))
 
 
 def create_store(store: Path, settings: StoreSettings) -> None:

@@ -86,7 +86,7 @@ def _mount_of(place: Path, mountinfo: Path) -> tuple[str, set[str]]:
     for line in mountinfo.read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         top = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4]))
-        kind, _, of_super_block = after.split(maxsplit=2)
+        kind, _, of_super_block = after.split(" ", 2)  # the one in the middle may be empty
         depth = len(top.parts)
         if place.is_relative_to(top) and depth >= deepest[0]:  # of two on one folder, the later one is seen
             deepest = depth, kind, {*before.split()[5].split(","), *of_super_block.split(",")}

@@ -152,6 +152,12 @@ def test_what_a_mount_hides_is_a_warning(kind: str, options: str, words: str | N
     assert check_mount(tmp_path, listed).found == "ext4"
 
 
+def test_a_mount_without_a_source(tmp_path: Path) -> None:
+    listed = mountinfo(tmp_path, "tmpfs", "size=64k", where=str(tmp_path))
+    listed.write_text(listed.read_text().replace("server:/data", ""))
+    assert check_mount(tmp_path, listed) == Check("file system", "ok", "tmpfs")
+
+
 def test_the_kind_of_this_file_system_is_known(small_disk: Path) -> None:
     assert by_name(small_disk)["file system"] == Check("file system", "ok", "tmpfs")
 

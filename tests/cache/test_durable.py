@@ -380,6 +380,20 @@ def test_forget_failure(scratch) -> None:
     assert not list((scratch.path / "index").glob("discarded.*"))
 
 
+def test_two_forget_a_failure_at_once(scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver, and a worker that was cut off and has come back."""
+    discard, calls = durable_module._discard, []
+
+    def second(*arguments: Path) -> None:
+        calls.append(discard(*arguments))
+        discard(*arguments)
+
+    monkeypatch.setattr(durable_module, "_discard", second)
+    forget_failure(scratch.path, "index")
+    assert calls == [None]
+    assert sorted(p.name for p in (scratch.path / "failed").iterdir()) == ["zarr.json"]
+
+
 def test_write_file_replaces_whole_or_links_once(scratch) -> None:
     with store_lock(scratch.path):
         write_file(scratch.path, "index/note", b"one")
