@@ -181,14 +181,13 @@ class BucketTarget:
                     file.write(part)
             with self._writing(name):
                 file.close()
+                file.commit()
         except BaseException:
             with suppress(Exception):  # what was wrong before is what counts
                 file.close()
             with suppress(Exception):
                 file.discard()
             raise
-        with self._writing(name):
-            file.commit()
         return None
 
     @contextmanager

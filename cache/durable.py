@@ -63,7 +63,7 @@ def disk_failure_as_error(store: Path) -> Iterator[None]:
             ) from None
         if error.errno not in DISK_FULL:
             raise
-        free = shutil.disk_usage(store).free
+        free = shutil.disk_usage(next(place for place in (store, *store.parents) if place.exists())).free
         raise DiskFullError(
             f"no room left for {store} ({free:,} bytes free): everything committed is intact; "
             "make room and run the same command again"

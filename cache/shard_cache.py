@@ -65,7 +65,13 @@ class CacheSettings:
     def of_environment(cls) -> Self | None:
         """The user's, for all stores behind URLs; None if there are none."""
         folder = os.environ.get(FOLDER)
-        return cls(Path(folder), _size_of_environment(), required=False) if folder else None
+        return cls(_folder(folder, FOLDER), _size_of_environment(), required=False) if folder else None
+
+
+def _folder(folder: str | os.PathLike[str], name: str) -> Path:
+    if "://" in os.fspath(folder):
+        raise UsageError(f"got {name} {folder}, expected a folder on this machine")
+    return Path(folder)
 
 
 def _size_of_environment() -> int:
@@ -97,9 +103,7 @@ def cache_settings(folder: str | os.PathLike[str] | None, size: int | str | None
     """
     around = _given.get() or CacheSettings.of_environment()
     if folder is not None:
-        if "://" in os.fspath(folder):
-            raise UsageError(f"got --cache {folder}, expected a folder on this machine")
-        return CacheSettings(Path(folder), _size_of_environment() if size is None else parse_size(size))
+        return CacheSettings(_folder(folder, "--cache"), _size_of_environment() if size is None else parse_size(size))
     if size is None:
         return around
     if around is None:

@@ -16,11 +16,10 @@ from tests.cache.test_remote import Requests
 from tests.cache.web_server import serve
 from tests.conftest import fill
 
-from resact.cache import copy_target, durable
 from resact.cache.address import open_files
 from resact.cache.copy import CopyProgress, copy_store
 from resact.cache.copy_target import BucketTarget, FolderTarget
-from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock, sync_folder
+from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
 from resact.cache.index import Index
 from resact.cache.index_files import index_generation, write_index
 from resact.cache.journal import Journal
@@ -296,33 +295,6 @@ def test_a_full_disk_is_one_error_and_the_copy_goes_on(
     filler[0].unlink()
     copy_store(stores["zstd"].path, target)
     assert snapshot(target) == snapshot(stores["zstd"].path)
-
-
-def test_every_name_is_synced_before_the_copy_is_a_store(
-    stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """After a power cut, a root document that is there must not name what is not."""
-    target, put, sync, synced, unsynced = tmp_path / "a.zarr", FolderTarget.put, sync_folder, {}, []
-
-    def names(folder: Path) -> set[str]:
-        return {entry.name for entry in folder.iterdir()} - {"partial"}
-
-    def sync_and_note(folder: Path) -> None:
-        sync(folder)
-        synced[folder] = names(folder)
-
-    def look_and_put(self: FolderTarget, name: str, parts: Any, size: int) -> Any:
-        if name == DOCUMENT:
-            folders = [path for path in (target, *target.rglob("*")) if path.is_dir() and path.name != "partial"]
-            assert len(folders) > 3 * WITH_FRAMES
-            unsynced.append([folder for folder in folders if synced.get(folder) != names(folder)])
-        return put(self, name, parts, size)
-
-    for module in (copy_target, durable):
-        monkeypatch.setattr(module, "sync_folder", sync_and_note)
-    monkeypatch.setattr(FolderTarget, "put", look_and_put)
-    copy_store(stores["lz4"].path, target)
-    assert unsynced == [[]]
 
 
 def rebuilt(path: Path, built: Built, put_video: Any, ids: list[str], **dataset: Any) -> None:

@@ -403,6 +403,10 @@ def test_settings_by_option_and_environment(
     assert settings(cache=cache) == ("cache", 7 * 10**6)
     with caching(None, "5MB"):
         assert settings() == ("own", 5 * 10**6)
+    monkeypatch.setenv("RESACT_CACHE", "s3://b/c")
+    with pytest.raises(UsageError, match="got RESACT_CACHE s3://b/c, expected a folder on this machine"):
+        settings()
+    monkeypatch.setenv("RESACT_CACHE", str(cache))
     monkeypatch.setenv("RESACT_CACHE_SIZE", "much")
     with pytest.raises(UsageError, match="got RESACT_CACHE_SIZE 'much', expected a size"):
         settings()
