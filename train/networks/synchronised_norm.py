@@ -52,7 +52,8 @@ class _Normalise(torch.autograd.Function):
         wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
         own_var_C, own_mean_C = torch.var_mean(wide, _all_but_channels(x), correction=0)
         table = torch.zeros(dist.get_world_size(), 2 * x.shape[1] + 1, dtype=wide.dtype, device=x.device)
-        table[dist.get_rank()] = torch.cat([own_mean_C, own_var_C, own_mean_C.new_tensor([x.numel() / x.shape[1]])])
+        own_count = own_mean_C.new_full((1,), x.numel() / x.shape[1])  # `new_tensor` would wait for the GPU
+        table[dist.get_rank()] = torch.cat([own_mean_C, own_var_C, own_count])
         dist.all_reduce(table)
         mean_WC, var_WC, count_W1 = table.tensor_split((x.shape[1], 2 * x.shape[1]), dim=1)
         count = count_W1.sum()

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from resact.errors import CheckpointError, RunNotFoundError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.normalisation import Normalisation
-from resact.train.runs.execution import autocast, chosen_device, memory_format, place
+from resact.train.networks.modules import use_form
+from resact.train.runs.execution import autocast, chosen_device, convolution_form, memory_format, place
 from resact.train.runs.files.folder import RunFolder, WeightsHeader, Which
 from resact.train.runs.files.record import RunRecord
 from resact.train.runs.files.tensors import read_with_sha256, sha256_of
@@ -145,6 +146,8 @@ def load_trained(folder: RunFolder, *, weights: Which = "last", device: str | to
     (network, header), digest = read_with_sha256(path, lambda: folder.read_network(weights))
     target = chosen_device(device)
     place(network, record.config, target)
+    if target.type == "cuda":  # the form that was right there, for cuDNN's own 3D one may not be
+        use_form(network, convolution_form(record.config))
     return TrainedRun(
         name=folder.name,
         record=record,

@@ -74,15 +74,20 @@ class GraphedPass:
         random = torch.cuda.get_rng_state(self._device)
         # As torch's notes on CUDA graphs have it: first on another stream, so that all that is set up once is there.
         stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(self._device))
+        current = torch.cuda.current_stream(self._device)
+        stream.wait_stream(current)
         with torch.cuda.stream(stream):
             for _ in range(_WARMUP_PASSES):
                 self._zeroed_pass(inputs, clips)
-        torch.cuda.current_stream(self._device).wait_stream(stream)
+        current.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            # Threads that read clips go on meanwhile, on streams of their own.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            # Threads that read clips go on meanwhile, on streams of their own. After a capture that fails, torch
+            # leaves its own stream current, so the outer context sets this one again.
+            with (
+                torch.cuda.stream(current),
+                torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            ):
                 figures = self._zeroed_pass(inputs, clips)
         except torch.OutOfMemoryError:
             raise

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from resact.cache.provenance import provenance
-from resact.errors import UsageError
+from resact.errors import ToolError, UsageError
 from resact.train.networks import kernels as networks
 from resact.train.runs import execution
 from resact.train.runs.distributed import Ranks
@@ -81,18 +81,23 @@ def with_kernels(
     choice, device = ranks.from_first(
         lambda: (_Choice(config, ranks, console, steps, sizes, trying).made(), ranks.device_name)
     )
-    if choice.checked and ranks.device_name != device:
+
+    def check_here() -> None:
+        if not choice.checked or ranks.device_name == device:
+            return
         there = for_trial(choice.config, world_size=ranks.world_size)
-        wrong = form_obstacle(there, ranks.device) or parity_obstacle(there, ranks.device)
-    else:
-        wrong = None
-    if not ranks.any(wrong is not None):
-        return choice
-    if config.kernels != "auto":
-        raise _refusal(config.kernels, wrong or "another device cannot use it", begun_on)
-    console.print(f"kernels: eager instead, because another device cannot use {choice.config.kernels}")
-    record = None if choice.record is None else choice.record | {"chosen": "eager", "not_everywhere": wrong}
-    return ChosenKernels(config=_eager(config), record=record)
+        if (wrong := form_obstacle(there, ranks.device) or parity_obstacle(there, ranks.device)) is not None:
+            raise ToolError(f"{ranks.device_name}: {wrong}")
+
+    try:
+        ranks.on_each(check_here)
+    except ToolError as error:
+        if config.kernels != "auto":
+            raise _refusal(config.kernels, str(error), begun_on) from None
+        console.print(f"kernels: eager instead of {choice.config.kernels}, which another device cannot use ({error})")
+        record = None if choice.record is None else choice.record | {"chosen": "eager", "not_everywhere": str(error)}
+        return ChosenKernels(config=_eager(config), record=record)
+    return choice
 
 
 def _eager(config: RunConfig) -> RunConfig:

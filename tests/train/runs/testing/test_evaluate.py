@@ -21,8 +21,10 @@ from resact.errors import CheckpointError, DivergedError, RunNotFoundError, Sett
 from resact.train.clips import stream, transform
 from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import TestPlan
+from resact.train.networks.modules import FactorisedConv3d
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.tensors import sha256_of
+from resact.train.runs.testing import trained as trained_runs
 from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.predict import predict_video
 from resact.train.runs.testing.trained import find_run, load_trained
@@ -102,6 +104,17 @@ def test_channels_last_gives_the_same(tmp_path: Path, clip_store: ClipStore) -> 
     plain = evaluate_run(on_cpu(untrained_run(tmp_path / "a", clip_store)), clip_store, views=2)
     last = on_cpu(untrained_run(tmp_path / "b", clip_store, channels_last=True))
     np.testing.assert_allclose(evaluate_run(last, clip_store, views=2).logits, plain.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_on_a_gpu_a_network_is_computed_in_the_runs_form(
+    tmp_path: Path, clip_store: ClipStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That form was compared with float64 there, and the others may be wrong. Stand-in: nothing moves to a GPU."""
+    folder = untrained_run(tmp_path / "a", clip_store, kernels="folded")
+    monkeypatch.setattr(trained_runs, "place", lambda *_: None)
+    for device, form in (("cuda", "folded"), ("cpu", None)):
+        network = load_trained(folder, device=device).network
+        assert {module.form for module in network.modules() if isinstance(module, FactorisedConv3d)} == {form}
 
 
 @pytest.mark.gpu

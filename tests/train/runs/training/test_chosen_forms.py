@@ -190,7 +190,12 @@ def choose_as_rank(rank: int, folder: Path) -> None:
             outcome.append(chosen.config.kernels)
         except UsageError as error:
             outcome.append(str(error))
-    (folder / f"{rank}.json").write_text(json.dumps({"outcome": outcome, "tried": tried}))
+    # Another kind of device, which only its own rank can ask.
+    Ranks.device_name = property(lambda ranks: f"GPU {ranks.rank}")  # type: ignore[assignment]
+    kernel_choice.parity_obstacle = lambda *_: f"wrong on {rank}"
+    chosen = with_kernels(RunConfig.of(SMALL), ranks, Console(quiet=True), steps=9)
+    unlike = [chosen.config.kernels, chosen.record["chosen"], chosen.record["not_everywhere"]]
+    (folder / f"{rank}.json").write_text(json.dumps({"outcome": outcome, "tried": tried, "unlike": unlike}))
     dist.destroy_process_group()
 
 
@@ -204,9 +209,10 @@ def test_the_first_rank_chooses_for_all(tmp_path):
     assert first["outcome"] == second["outcome"]
     assert first["outcome"][0] == "folded"
     assert "got kernels 'compiled', but it cannot be used here (" in first["outcome"][1]
-    assert first["tried"] == [*EAGER_FORMS, "folded+compiled"]
+    assert first["tried"] == [*EAGER_FORMS, "folded+compiled", *EAGER_FORMS]
     assert second["tried"] == []
     assert not (tmp_path / "cache1").exists()
+    assert first["unlike"] == second["unlike"] == ["eager", "eager", "GPU 1: wrong on 1"]
 
 
 def test_a_training_by_the_fused_kernels(tiny_store, tmp_path):

@@ -1,6 +1,6 @@
 """A step as a CUDA graph; on a CPU with a stand-in for CUDA that records a pass, and takes it again to replay it."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -36,6 +36,7 @@ class Graph:
 def cuda(monkeypatch) -> SimpleNamespace:
     """A stand-in for `torch.cuda`: what was captured, and how."""
     seen = SimpleNamespace(graphs=[], options=[], capturing=None, passes=0, trouble=None)
+    seen.stream = own = SimpleNamespace(wait_stream=lambda _: None)
 
     def new_graph() -> Graph:
         seen.graphs.append(Graph())
@@ -44,13 +45,22 @@ def cuda(monkeypatch) -> SimpleNamespace:
     @contextmanager
     def capture(graph, **options):
         seen.options.append(options)
-        seen.capturing = graph
+        seen.capturing, seen.stream = graph, "of captures"
         random = torch.get_rng_state()
         try:
             yield
+            seen.stream = own  # torch, too, does so only where the capture has succeeded
         finally:
             seen.capturing = None
             torch.set_rng_state(random)
+
+    @contextmanager
+    def current(stream):
+        before, seen.stream = seen.stream, stream
+        try:
+            yield
+        finally:
+            seen.stream = before
 
     def zeroed_pass(self, inputs, clips):
         seen.passes += 1
@@ -64,9 +74,10 @@ def cuda(monkeypatch) -> SimpleNamespace:
 
     take = GraphedPass._zeroed_pass
     monkeypatch.setattr(GraphedPass, "_zeroed_pass", zeroed_pass)
-    stream = SimpleNamespace(wait_stream=lambda _: None)
+    seen.own = own
     fakes = {
-        "Stream": lambda _: stream, "current_stream": lambda _: stream, "stream": lambda _: nullcontext(),
+        "Stream": lambda _: SimpleNamespace(wait_stream=lambda _: None), "current_stream": lambda _: seen.stream,
+        "stream": current,
         "CUDAGraph": new_graph, "graph": capture, "get_rng_state": lambda _: torch.get_rng_state(),
         "set_rng_state": lambda state, _: torch.set_rng_state(state),
     }  # fmt: skip
@@ -114,6 +125,7 @@ def test_a_step_that_cannot_be_captured_is_one_error(cuda):
     cuda.trouble = RuntimeError("operation not permitted when stream is capturing\nmore")
     with pytest.raises(ToolError, match=r"as a CUDA graph \(operation not .* capturing\): train with --kernels eager$"):
         trained("folded+graph", torch.device("cuda"), torch.device("cpu"))
+    assert cuda.stream is cuda.own, "other forms are tried on the stream as before"
     cuda.trouble = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         trained("folded+graph", torch.device("cuda"), torch.device("cpu"))

@@ -103,15 +103,6 @@ def test_a_trial_is_of_the_runs_own_step(script):
         assert config.architecture.dropout == 0, "or gradients could not be compared"
 
 
-def test_with_norms_over_all_devices_only_eager_forms_are_tried(script):
-    script.set(fused=0.01)
-    chosen, _ = choose(sync_batch_norm=True, steps=LONG)
-    assert chosen.config.kernels == "folded"
-    assert chosen.config.recipe.sync_batch_norm
-    assert script.tried == [*EAGER_FORMS]
-    assert "it does not work with --sync-batch-norm" in chosen.record["forms"]["fused"]["left_out"]
-
-
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [
@@ -331,7 +322,7 @@ def test_ones_own_network_is_never_changed(script, own_code):
 
 
 def test_several_devices_share_the_step_and_have_no_graph(script, monkeypatch):
-    monkeypatch.setattr(Ranks, "any", lambda _self, here: here)
+    monkeypatch.setattr(Ranks, "on_each", lambda _self, make: make())
     monkeypatch.setattr(Ranks, "from_first", lambda _self, make: make())
     chosen, _ = choose(replace(GPU, world_size=4), batch_size=32)
     assert {config.recipe.batch_size for config in script.configs} == {8}
@@ -343,6 +334,7 @@ def test_several_devices_share_the_step_and_have_no_graph(script, monkeypatch):
 
 
 def test_norms_of_all_devices_are_for_plain_pytorch(script):
+    script.set(fused=0.01)
     chosen, _ = choose(sync_batch_norm=True, steps=LONG)
     assert chosen.config.kernels == "folded"
     assert chosen.config.recipe.sync_batch_norm
@@ -357,7 +349,7 @@ def test_norms_of_all_devices_are_for_plain_pytorch(script):
 def test_another_kind_of_device_has_a_say(script, monkeypatch):
     """It has not been tried there: its parts are compared with float64, and all ranks take plain PyTorch if need be."""
     there = replace(GPU, rank=1, world_size=2)
-    monkeypatch.setattr(Ranks, "any", lambda _self, here: here)
+    monkeypatch.setattr(Ranks, "on_each", lambda _self, make: make())
     monkeypatch.setattr(Ranks, "from_first", lambda _self, make: (make()[0], "a cuda by Another"))
     for found in (None, "wrong bfloat16 convolutions on X"):
         asked = []
@@ -365,8 +357,9 @@ def test_another_kind_of_device_has_a_say(script, monkeypatch):
         chosen, said = choose(there)
         assert asked == ["folded"]
         assert chosen.config.kernels == ("folded" if found is None else "eager")
-    assert "kernels: eager instead, because another device cannot use folded" in said
-    assert chosen.record["not_everywhere"] == "wrong bfloat16 convolutions on X"
+    why = "a cuda by Maker: wrong bfloat16 convolutions on X"
+    assert f"kernels: eager instead of folded, which another device cannot use ({why})" in said
+    assert chosen.record["not_everywhere"] == why
 
 
 def test_the_cache_folder_is_the_users(monkeypatch):
