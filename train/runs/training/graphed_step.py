@@ -5,6 +5,7 @@ would keep the learning rate of the step in which it was captured.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ class GraphedPass:
             raise ToolError(f"CUDA graphs need a CUDA device, not {device.type}")
         self._run, self._network, self._device = run, network, device
         self._captured: dict[tuple[Any, ...], _Captured] = {}
-        self._pool: Any = None
+        self._pool: Any = torch.cuda.graph_pool_handle()  # of memory, which all its graphs share
 
     def __call__(self, batch: dict[str, Any], clips: int) -> Tensor:
         """Replay the pass, and return a copy of its figures.
@@ -92,15 +93,22 @@ class GraphedPass:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            self._give_up_pool()
             reason = str(error).strip().partition("\n")[0]
             raise ToolError(
                 f"the step cannot be captured as a CUDA graph ({reason}): train with --kernels eager"
             ) from error
-        self._pool = graph.pool()
         for buffer, before in buffers:
             buffer.copy_(before)
         torch.cuda.set_rng_state(random, self._device)
         return _Captured(graph, inputs, figures)
+
+    def _give_up_pool(self) -> None:
+        """After a capture that CUDA broke off, or torch would believe for ever that it goes on, and free no batch."""
+        device = torch.cuda.current_device() if self._device.index is None else self._device.index
+        with suppress(RuntimeError):  # the capture did end, and another error came first
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+            torch._C._cuda_releasePool(device, self._pool)
 
     def _zeroed_pass(self, inputs: dict[str, Tensor], clips: int) -> Tensor:
         torch._foreach_zero_([p.grad for p in self._network.parameters() if p.grad is not None])

@@ -28,14 +28,11 @@ class Graph:
         self.replays += 1
         self.work()
 
-    def pool(self) -> str:
-        return "pool"
-
 
 @pytest.fixture
 def cuda(monkeypatch) -> SimpleNamespace:
     """A stand-in for `torch.cuda`: what was captured, and how."""
-    seen = SimpleNamespace(graphs=[], options=[], capturing=None, passes=0, trouble=None)
+    seen = SimpleNamespace(graphs=[], options=[], capturing=None, passes=0, trouble=None, pools=[])
     seen.stream = own = SimpleNamespace(wait_stream=lambda _: None)
 
     def new_graph() -> Graph:
@@ -46,10 +43,12 @@ def cuda(monkeypatch) -> SimpleNamespace:
     def capture(graph, **options):
         seen.options.append(options)
         seen.capturing, seen.stream = graph, "of captures"
+        seen.pools.append(options["pool"])
         random = torch.get_rng_state()
         try:
             yield
             seen.stream = own  # torch, too, does so only where the capture has succeeded
+            seen.pools.remove(options["pool"])
         finally:
             seen.capturing = None
             torch.set_rng_state(random)
@@ -77,12 +76,15 @@ def cuda(monkeypatch) -> SimpleNamespace:
     seen.own = own
     fakes = {
         "Stream": lambda _: SimpleNamespace(wait_stream=lambda _: None), "current_stream": lambda _: seen.stream,
-        "stream": current,
+        "stream": current, "graph_pool_handle": lambda: "pool", "current_device": lambda: 0,
         "CUDAGraph": new_graph, "graph": capture, "get_rng_state": lambda _: torch.get_rng_state(),
         "set_rng_state": lambda state, _: torch.set_rng_state(state),
     }  # fmt: skip
     for name, fake in fakes.items():
         monkeypatch.setattr(graphed_step.torch.cuda, name, fake)
+    end = lambda _, pool: seen.pools.remove(pool)  # noqa: E731
+    monkeypatch.setattr(graphed_step.torch._C, "_cuda_endAllocateToPool", end, raising=False)
+    monkeypatch.setattr(graphed_step.torch._C, "_cuda_releasePool", lambda *_: None, raising=False)
     return seen
 
 
@@ -118,7 +120,8 @@ def test_it_trains_as_the_plain_step_to_the_bit(cuda, settings):
     assert [graph.replays for graph in cuda.graphs] == [3, 2], "one graph for each size"
     assert cuda.passes == 2 * (graphed_step._WARMUP_PASSES + 1)
     thread = {"capture_error_mode": "thread_local"}  # other threads read clips meanwhile
-    assert cuda.options == [{"pool": None} | thread, {"pool": "pool"} | thread]
+    assert cuda.options == [{"pool": "pool"} | thread] * 2
+    assert cuda.pools == []
 
 
 def test_a_step_that_cannot_be_captured_is_one_error(cuda):
@@ -126,6 +129,7 @@ def test_a_step_that_cannot_be_captured_is_one_error(cuda):
     with pytest.raises(ToolError, match=r"as a CUDA graph \(operation not .* capturing\): train with --kernels eager$"):
         trained("folded+graph", torch.device("cuda"), torch.device("cpu"))
     assert cuda.stream is cuda.own, "other forms are tried on the stream as before"
+    assert cuda.pools == [], "or memory of batches would never be free again"
     cuda.trouble = torch.OutOfMemoryError("CUDA out of memory")
     with pytest.raises(torch.OutOfMemoryError):
         trained("folded+graph", torch.device("cuda"), torch.device("cpu"))
