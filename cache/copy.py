@@ -60,7 +60,7 @@ from resact.cache.whole import Whole, lacking_words, whole_document
 from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 TRANSFERS = 8
-"""Videos on their way at the same time; each takes about two parts of `PART_BYTES` of memory."""
+"""Videos on their way at the same time; each takes a few parts of `PART_BYTES` of memory."""
 _NAMED = 5  # of many bad videos
 _GRACE_SECONDS = 5.0  # for transfers to end when the copy stops; then they are left to themselves
 _FAILED = STATUSES.index("failed")

@@ -76,7 +76,7 @@ def check_mount(place: Path, mountinfo: Path = Path("/proc/self/mountinfo")) -> 
         return Check("file system", "warning", f"{kind}, {hidden[0]}: locks do not keep out other hosts", advice)
     if _OBJECT_STORES.fullmatch(kind):
         found = f"{kind}: it renames a folder object by object, so a kill can leave half a video"
-        return Check("file system", "warning", found, "make stores on a disk, and copy them here afterwards")
+        return Check("file system", "warning", found, "make stores on a disk, then `resact copy` them to its URL")
     return Check("file system", "ok", kind)
 
 
@@ -223,13 +223,13 @@ _LINES = (
             "link a file": _link,
         },
         "folders and files can be renamed, files linked",
-        "make stores on another file system, and copy them here afterwards: reading needs none of this",
+        "make stores on another file system, and copy them here with `cp -r`: reading needs none of this",
     ),
     _Line(
         "syncing",
         {"sync a file": _sync_file, "sync a folder": sync_folder},
         "files and folders can be synced to the disk",
-        "make stores on another file system, and copy them here afterwards: here a power cut could undo a commit",
+        "make stores on another file system, and copy them here with `cp -r`: here a power cut could undo a commit",
     ),
     _Line(
         "appending, mapping",
