@@ -58,7 +58,8 @@ class RightGradients:
 
     @classmethod
     def of(cls, config: RunConfig, device: torch.device) -> "RightGradients":
-        """With `--checkpoint-activations`, so that there is room for them wherever a step itself has room.
+        """With `--checkpoint-activations`, so that there is room for them wherever a step without that has room. A run
+        that has it needs up to four times its memory here; where that is not there, no form passes.
 
         Args:
             config: config of a trial, from `for_trial`.
