@@ -157,8 +157,10 @@ def _part_of(store: ClipStore, classes: Sequence[str] | None, split: str | None,
         names = tuple(name for name in names if name in classes)
     if split is not None and split not in index.splits:
         raise UsageError(f"got --split {split}, expected one of {', '.join(index.splits)}")
-    if membership is not None and (split is None or membership not in SIDES):
-        raise UsageError(f"got --membership {membership}, expected one of {', '.join(SIDES)}, and --split")
+    if membership is not None and membership not in SIDES:
+        raise UsageError(f"got --membership {membership}, expected one of {', '.join(SIDES)}")
+    if membership is not None and split is None:
+        raise UsageError(f"got --membership {membership} without a split: name it with --split")
     if split is not None:
         codes = index.splits[split]
         chosen &= codes == MEMBERSHIPS.index(membership) if membership else codes > 0

@@ -81,8 +81,8 @@ class HttpFiles(RemoteFiles):
         if whole and self._sends_parts:
             self._sends_parts = False
             warnings.warn(
-                f"{self}: its server ignores byte ranges, so each clip fetches its video's file from the start: serve "
-                "the store with one that supports them (nginx, Apache, object stores), or copy it here",
+                f"{self}: its server ignores byte ranges, so each read fetches a file from its start: serve the store "
+                "with one that supports them (nginx, Apache, object stores), or copy it here",
                 SlowServerWarning,
                 stacklevel=2,
             )

@@ -35,21 +35,23 @@ _UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
 def parse_size(size: int | str, name: str = "--cache-size") -> int:
-    """Bytes, from a number or a text such as `50GB` or `1.5 TB`.
+    """Bytes, from a number of them or a text with a unit, such as `50GB` or `1.5 TB`.
 
     Raises:
         UsageError: it is something else; the message has `name`.
     """
-    number, factor = str(size).strip().upper(), 1
-    for unit, unit_bytes in _UNITS.items():
-        if number.endswith(unit):
-            number, factor = number.removesuffix(unit), unit_bytes
+    number, factor = _split_unit(size.strip().upper()) if isinstance(size, str) else (size, 1)
     try:
         if 1 <= float(number) * factor < 2**63:
             return int(float(number) * factor)
     except ValueError:
         pass
     raise UsageError(f"got {name} {size!r}, expected a size such as 50GB or 800MB")
+
+
+def _split_unit(text: str) -> tuple[str, int]:
+    """The number before a unit, and the unit's bytes; 0 of them without a unit: 50 may be meant as gigabytes."""
+    return next(((text.removesuffix(unit), size) for unit, size in _UNITS.items() if text.endswith(unit)), (text, 0))
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def check_folder(folder: Path) -> Iterator[Check]:
                 if line.name == "syncing" and check.state == "ok":  # the speed is that of synced writes
                     yield _check_speed(scratch)
     except OSError as error:
-        advice = "set $RESACT_DATA to a writable folder"
+        advice = "name a writable folder: `resact doctor FOLDER`, or $RESACT_DATA"
         yield Check("data folder", "bad", f"{shown}: {error.strerror or error}", advice)
     yield _check_space(place)
     yield _check_inodes(place)

@@ -366,8 +366,8 @@ def test_a_part_of_a_store_that_may_grow_says_so(stores, put_video, tmp_path: Pa
     [
         ({"classes": ["Wlak"]}, "got class 'Wlak', expected one of the 2 in .*, such as Walk"),
         ({"split": "3"}, "got --split 3, expected one of 1, 2"),
-        ({"membership": "test"}, "got --membership test, expected one of train, test, val, and --split"),
-        ({"split": "1", "membership": "none"}, "got --membership none, expected one of train, test, val"),
+        ({"membership": "test"}, "got --membership test without a split: name it with --split"),
+        ({"split": "1", "membership": "none"}, "got --membership none, expected one of train, test, val$"),
         ({"split": "1", "membership": "val"}, "got classes and a split of which .* has no video"),
     ],
 )

@@ -366,13 +366,13 @@ def test_a_full_disk_is_read_past(scratch: Built, web: WebServer, small_disk: Pa
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("50GB", 50 * 10**9), ("1.5 tb", 15 * 10**11), ("800000000", 8 * 10**8), (1000, 1000), ("20kB", 20_000)],
+    [("50GB", 50 * 10**9), ("1.5 tb", 15 * 10**11), ("800MB", 8 * 10**8), (1000, 1000), ("20kB", 20_000)],
 )
 def test_sizes(size: int | str, expected: int) -> None:
     assert parse_size(size) == expected
 
 
-@pytest.mark.parametrize("size", ["", "0", 0, "-1GB", "many", "inf", "nan", "1e30", "5 GiB"])
+@pytest.mark.parametrize("size", ["", "0", 0, "50", "800000000", "-1GB", "many", "inf", "nan", "1e30", "5 GiB"])
 def test_not_a_size(size: int | str) -> None:
     with pytest.raises(UsageError, match=rf"got --cache-size {size!r}, expected a size such as 50GB or 800MB"):
         parse_size(size)

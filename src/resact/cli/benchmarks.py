@@ -329,8 +329,8 @@ def bench_remote(
     clips: Annotated[int, typer.Option(min=1, help="Clips per epoch, each from another video.")] = 240,
     epochs: Annotated[int, typer.Option(min=2, help="Epochs per round.")] = 3,
     rounds: RoundsOption = 2,
-    bandwidth: Annotated[float, typer.Option(metavar="MB/S", help="Bandwidth of the bucket.")] = 50.0,
-    latency: Annotated[float, typer.Option(metavar="MS", help="Latency of each request to the bucket.")] = 20.0,
+    bandwidth: Annotated[float, typer.Option(metavar="MB/S", help="Bandwidth of that bucket.")] = 50.0,
+    latency: Annotated[float, typer.Option(metavar="MS", help="Latency of each request to it.")] = 20.0,
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cores of each reader, and workers of a loader.")
     ] = 1,
@@ -338,7 +338,7 @@ def bench_remote(
     output: OutputOption = None,
     json_output: JsonOption = False,
 ) -> None:
-    """Compare readers of videos in a bucket, with and without caches: clips per second, requests and bytes."""
+    """Compare readers of videos in a bucket on this machine, with and without caches: clips/s, requests and bytes."""
     from resact.bench.remote import bench_remote as run_bench
     from resact.bench.remote import print_remote
     from resact.cache.default_paths import find_store
@@ -503,7 +503,9 @@ def bench_scale(
     ] = "1000",
     folder: Annotated[
         Path | None,
-        typer.Option(help="Folder for videos and stores, removed at the end. Default: the temporary folder."),
+        typer.Option(
+            help="Folder for videos and stores, removed at the end. Default: the temporary folder.", callback=no_url
+        ),
     ] = None,
     output: OutputOption = None,
     json_output: JsonOption = False,

@@ -323,7 +323,7 @@ class RunConfig:
         kind="choice",
         choices=KERNELS,
         pattern=_DERIVED,
-        pattern_words="FORM+compiled or FORM+graph",
+        pattern_words="FORM+compiled or FORM+graph (FORM: ncdhw to shifted; with graph also fused)",
         help="The form of a training step. auto: the quickest that is correct on this GPU; eager on a CPU.",
         source="ours",
     )

@@ -185,6 +185,7 @@ def _train(
     set_compute_threads(compute_threads, saved, ranks, folder, console)
     config = _resolved(asked, opened, ranks) if planned is None else as_begun(planned.config)
     if saved is None:
+        _require_classes(opened)
         videos = choose_videos(
             opened.index, _split(config), val_groups=config.val_groups, val_share=config.val_share, seed=config.seed
         )
@@ -319,6 +320,13 @@ def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
 def _split(config: RunConfig) -> str:
     assert config.split is not None  # a resolved one
     return config.split
+
+
+def _require_classes(store: ClipStore) -> None:
+    if len(classes := store.index.classes) < 2:
+        raise UsageError(
+            f"got {store.files} with the class {', '.join(classes)} alone, expected two or more: prep or copy more"
+        )
 
 
 def _require_batches(num_videos: int, config: RunConfig, ranks: Ranks) -> None:

@@ -143,6 +143,8 @@ def test_wrong_combinations_are_told_before_any_work(train_tiny, tmp_path):
     assert not runs.exists(), "something was begun"
     lacking = build_store(tmp_path / "one.zarr", groups=1)
     assert "split1 has no training video of Jump, Run, Walk" in _error(train_tiny, store=lacking)
+    alone = build_store(tmp_path / "alone.zarr", classes=("Run",))
+    assert "alone.zarr with the class Run alone, expected two or more" in _error(train_tiny, store=alone)
     assert not runs.exists()
 
 
