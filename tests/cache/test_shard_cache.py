@@ -126,7 +126,7 @@ def test_long_videos_are_fetched_in_parts(
 # Several processes ------------------------------------------------------------------------------------------
 
 
-def _read(url: str, cache: Path, pixels: dict[str, np.ndarray], size: str, rounds: int, seed: int) -> None:
+def _read(url: str, cache: Path, pixels: dict[str, np.ndarray], size: int | str, rounds: int, seed: int) -> None:
     is_right(open_store(url, cache=cache, cache_size=size), pixels, rounds=rounds, seed=seed)
 
 
@@ -171,7 +171,7 @@ def test_the_bound_holds_while_two_processes_read_at_random(web: WebServer, cach
     pixels = noise_store(web.folder / "a.zarr", seed=1)
     shard = (web.folder / "a.zarr" / "v0" / SHARD).stat().st_size
     bound = shard * 7 // 2
-    processes = [start(f"{web.address}/a.zarr", cache, pixels, str(bound), 15, seed) for seed in (1, 2)]
+    processes = [start(f"{web.address}/a.zarr", cache, pixels, bound, 15, seed) for seed in (1, 2)]
     wait_until(lambda: copies(cache), *processes)
     seen, looker = [], BoundedFolder(cache / "resact-shards-1", bound)
     while any(process.is_alive() for process in processes):
