@@ -10,12 +10,11 @@ Speeds and sizes that led to these parameters: docs/performance.md. The librarie
 (`machine_code`) decodes a clip's JPEG and LZ4 frames to the same pixels.
 """
 
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
+from importlib import import_module, metadata
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,8 +35,8 @@ WORTH_CODE = 8
 
 Frame = npt.NDArray[np.uint8]
 
+_module = lru_cache(import_module)  # asking Python again takes 1 % of a clip
 _version = lru_cache(metadata.version)  # parsing a package's metadata takes milliseconds
-_function = lru_cache(pkgutil.resolve_name)
 
 
 class FrameCodec(ABC):
@@ -47,8 +46,8 @@ class FrameCodec(ABC):
     """Its name in `CODEC_NAMES`."""
     makes_whole_frames: ClassVar[bool]
     """Whether it decodes complete frames, out of which crops are copied."""
-    _together: ClassVar[str | None] = None
-    """`decode_together` in machine code, as `module:function`, which is imported when needed."""
+    _together: ClassVar[tuple[str, str] | None] = None
+    """Module, imported when needed, and function of `decode_together` in machine code."""
 
     @abstractmethod
     def zarr_codecs(self) -> list[dict[str, Any]]:
@@ -87,7 +86,8 @@ class FrameCodec(ABC):
         """
         if self._together is None or len(bounds) < WORTH_CODE or not machine_code.is_on():
             return range(len(bounds))
-        left: Sequence[int] = _function(self._together)(data, bounds, out_NHWC, size, crop)
+        module, function = self._together
+        left: Sequence[int] = getattr(_module(module), function)(data, bounds, out_NHWC, size, crop)
         return left
 
 
@@ -98,7 +98,7 @@ class JpegFrames(FrameCodec):
     quality: int = 95
     name = "jpeg"
     makes_whole_frames = False
-    _together = "resact.cache.machine_code.jpeg:decode_jpegs"
+    _together = "resact.cache.machine_code.jpeg", "decode_jpegs"
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Our own Zarr codec, registered as an entry point."""
@@ -176,7 +176,7 @@ class Lz4Frames(FrameCodec):
 
     name = "lz4"
     makes_whole_frames = True
-    _together = "resact.cache.machine_code.lz4:decode_lz4"
+    _together = "resact.cache.machine_code.lz4", "decode_lz4"
 
     def zarr_codecs(self) -> list[dict[str, Any]]:
         """Zarr's own `bytes` and `blosc`: readable without resact. The level is only for writing with Blosc."""

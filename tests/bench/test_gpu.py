@@ -35,7 +35,7 @@ def run_here(command: Sequence[str], log: Path, seconds: float) -> int | None:
 def test_every_part_runs_on_a_cpu_at_a_tiny_size(tiny_store, tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "run_process", run_here)
     monkeypatch.setattr(gpu, "_EAGER", "ncdhw,channels-last")
-    monkeypatch.setattr("torch.compile", lambda network: network)  # which takes a minute
+    monkeypatch.setattr("torch.compile", lambda network, **_: network)  # which takes a minute
     recipe = tmp_path / "recipe.toml"
     recipe.write_text(
         "".join(f"{name} = {json.dumps(value)}\n" for name, value in (SMALL | {"epochs": 1, "frames": 6}).items())
