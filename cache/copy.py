@@ -166,7 +166,9 @@ def _part_of(store: ClipStore, classes: Sequence[str] | None, split: str | None,
         chosen &= codes == MEMBERSHIPS.index(membership) if membership else codes > 0
     rows, pairs = np.flatnonzero(chosen), read_alike(store.files)
     if not len(rows):
-        raise UsageError(f"got classes and a split of which {store.files} has no video: ask for more")
+        asked = {"--classes": classes and ",".join(classes), "--split": split, "--membership": membership}
+        words = " ".join(f"{option} {value}" for option, value in asked.items() if value)
+        raise UsageError(f"got {words}, of which {store.files} has no video: ask for more")
     if len(rows) < len(index) or names != settings.dataset.classes:
         if settings.dataset.videos is None:
             whole = whole or Whole(videos=len(index), classes=len(index.classes))

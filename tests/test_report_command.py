@@ -276,7 +276,7 @@ def test_two_runs_are_compared_as_asked(tmp_path: Path) -> None:
     assert len(comparison["only_first"]) == 36
     for side, words in (
         ("nobody", "got --compare nobody, expected two names of runs in .*: .*both-0"),
-        ("begun", "got --compare begun, which is stopped, expected runs that are tested: `resact train .*--resume`"),
+        ("begun", "got --compare begun, which is stopped .*, expected runs that are tested: `resact train .*--resume`"),
     ):
         with pytest.raises(UsageError, match=words):
             call("report", *asked, side, "rgb-0")

@@ -368,7 +368,7 @@ def test_a_part_of_a_store_that_may_grow_says_so(stores, put_video, tmp_path: Pa
         ({"split": "3"}, "got --split 3, expected one of 1, 2"),
         ({"membership": "test"}, "got --membership test without a split: name it with --split"),
         ({"split": "1", "membership": "none"}, "got --membership none, expected one of train, test, val$"),
-        ({"split": "1", "membership": "val"}, "got classes and a split of which .* has no video"),
+        ({"split": "1", "membership": "val"}, "got --split 1 --membership val, of which .* has no video"),
     ],
 )
 def test_a_part_that_is_none_is_refused(stores, tmp_path: Path, options: dict[str, Any], message: str) -> None:

@@ -186,8 +186,9 @@ def _side(found: Sequence["ReadRun"], names: Sequence[str], runs: Path) -> list[
             there = ", ".join(known) or "(none)"
             raise UsageError(f"got --compare {name}, expected two names of runs in {runs}: {there}")
         if run.evaluation is None:
+            state = f"{run.state} ({run.problem})" if run.problem else run.state
             next_step = f": `{run.next_command}`" if run.next_command else ""
-            raise UsageError(f"got --compare {name}, which is {run.state}, expected runs that are tested{next_step}")
+            raise UsageError(f"got --compare {name}, which is {state}, expected runs that are tested{next_step}")
         side.append(run)
     return side
 

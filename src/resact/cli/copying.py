@@ -38,6 +38,7 @@ def copy(
     membership: Annotated[
         str | None,
         typer.Option(
+            metavar="NAME",
             help="With --split: copy only its train, test or val videos.",
             autocompletion=complete.among("resact.cache.layout:SIDES"),
         ),
@@ -56,10 +57,10 @@ def copy(
     with interruptible(words), _progress(console) as tell:
         result = copy_store(store, target, classes=names_in(classes), split=split, membership=membership, tell=tell)
     seconds = monotonic() - start
+    rate = f", {result.copied_bytes / 1e6 / seconds:,.1f} MB/s" if result.copied else ""
     console.print(
         f"{place}: {result.videos:,} videos, {result.bytes / 1e9:.3f} GB; {result.copied:,} copied "
-        f"({result.copied_bytes / 1e9:.3f} GB, {seconds:.1f} s, {result.copied_bytes / 1e6 / seconds:,.1f} MB/s), "
-        f"{result.there:,} were there"
+        f"({result.copied_bytes / 1e9:.3f} GB, {seconds:.1f} s{rate}), {result.there:,} were there"
     )
     if result.partial:
         console.print(f"note: {result.partial}")
