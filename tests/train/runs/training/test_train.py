@@ -2,9 +2,9 @@
 
 import json
 import re
+from importlib import metadata
 
 import pytest
-import torch
 from rich.console import Console
 from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, build_store
 from typer.testing import CliRunner
@@ -35,7 +35,7 @@ def test_a_run_leaves_what_the_design_says(train_tiny, tmp_path, tiny_store):
     assert (record.train_videos, record.val_videos, len(record.held_out)) == (12, 6, 3)
     assert (record.config.split, record.config.flip, record.config.amp) == ("split1", True, False)
     assert record.classes == ("Jump", "Run", "Walk")
-    assert record.provenance["versions"]["torch"] == torch.__version__
+    assert record.provenance["versions"]["torch"] == metadata.version("torch")  # without +cu130 and the like
     assert type(record).from_text(record.to_text(), "") == record
     network, header = folder.read_network()
     assert network.architecture == record.architecture
