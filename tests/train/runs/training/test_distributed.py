@@ -125,18 +125,24 @@ def test_one_process_normalises_otherwise(two_ranks: Path, train_tiny, monkeypat
     assert apart[0] != pytest.approx(whole[0], rel=1e-3)
 
 
+def stop_in_an_epoch(words: list[str], folder: Path, *, rank: int) -> int:
+    """Two ranks in their second epoch, of which this one gets SIGTERM; the step that was saved, of the run `a`."""
+    steps, go, spied = EPOCH_STEPS + 2, folder / "go", folder / f"{rank}.spy"
+    processes = start_ranks(words, folder, HOLD=f"{steps}:{go}")
+    wait_until(lambda: spied.exists() and len(spied.read_text().splitlines()) == steps, *processes)
+    os.kill(processes[rank].pid, signal.SIGTERM)
+    go.touch()
+    finish(processes, 130)
+    step: int = read_header(folder / "a" / "last.ckpt")["step"]
+    assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS, "it was struck in an epoch"
+    return step
+
+
 def test_a_signal_to_one_rank_stops_all_and_the_run_goes_on_exactly(
     two_ranks: Path, tiny_store: Path, tmp_path: Path
 ) -> None:
     words = arguments(tiny_store, tmp_path, "a", "--resume", **SETTINGS)
-    steps, go, spied = EPOCH_STEPS + 2, tmp_path / "go", tmp_path / "1.spy"
-    processes = start_ranks(words, tmp_path, HOLD=f"{steps}:{go}")
-    wait_until(lambda: spied.exists() and len(spied.read_text().splitlines()) == steps, *processes)
-    os.kill(processes[1].pid, signal.SIGTERM)
-    go.touch()
-    finish(processes, 130)
-    step = read_header(tmp_path / "a" / "last.ckpt")["step"]
-    assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS
+    stop_in_an_epoch(words, tmp_path, rank=1)
     assert "continue with `torchrun --nproc-per-node 2 -m -- resact train --runs" in (tmp_path / "0.txt").read_text()
     finish(start_ranks(words, tmp_path), 0)
     assert_same_weights(tmp_path / "a", two_ranks / "a")
@@ -227,14 +233,7 @@ def test_another_number_of_devices_cannot_go_on_unless_it_is_allowed(two_ranks: 
 
 def test_a_run_goes_on_with_fewer_devices_and_the_same_clips(two_ranks: Path, tiny_store: Path, tmp_path: Path) -> None:
     words = arguments(tiny_store, tmp_path, "a", "--resume", **SETTINGS)
-    steps, go, spied = EPOCH_STEPS + 2, tmp_path / "go", tmp_path / "0.spy"
-    processes = start_ranks(words, tmp_path, HOLD=f"{steps}:{go}")
-    wait_until(lambda: spied.exists() and len(spied.read_text().splitlines()) == steps, *processes)
-    os.kill(processes[0].pid, signal.SIGTERM)
-    go.touch()
-    finish(processes, 130)
-    step = read_header(tmp_path / "a" / "last.ckpt")["step"]
-    assert EPOCH_STEPS < step < EPOCHS * EPOCH_STEPS, "it was struck in an epoch"
+    step = stop_in_an_epoch(words, tmp_path, rank=0)
     words.append("--allow-world-size-change")
     (three := tmp_path / "three").mkdir()
     finish(start_ranks(words, three, 3), 2)
