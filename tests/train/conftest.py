@@ -1,7 +1,10 @@
 """Small clip stores with classes, groups and splits, made with the store's own primitives: no ffmpeg."""
 
+import multiprocessing
+import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +84,16 @@ def clip_store_frames(number: int, length: int, height: int, width: int) -> np.n
     speed = (1, -1, 0)[number % 3]
     bar = (y[None] - speed * t[:, None] - number) % height < 4
     return (frames + 150 * bar[:, :, None, None]).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def interpreter() -> Iterator[ProcessPoolExecutor]:
+    """A process that imports Triton with its interpreter switched on."""
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        patch.setenv("TRITON_INTERPRET", "1")
+        pool.submit(os.getpid).result()  # started, with the variable set
+        patch.undo()
+        yield pool
 
 
 @pytest.fixture(scope="session")

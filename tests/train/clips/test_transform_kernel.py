@@ -3,10 +3,7 @@
 The interpreter runs in a process of its own, because it must be chosen before Triton is imported.
 """
 
-import multiprocessing
-import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -18,16 +15,6 @@ from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import transform_batch
-
-
-@pytest.fixture(scope="module")
-def interpreter():
-    """A process that imports Triton with its interpreter switched on."""
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        patch.setenv("TRITON_INTERPRET", "1")
-        pool.submit(os.getpid).result()  # started, with the variable set
-        patch.undo()
-        yield pool
 
 
 @pytest.fixture(scope="module", params=["interpreter", "cuda"])

@@ -5,8 +5,6 @@ a GPU where there is one. That they compile for one is tested here too, without 
 """
 
 import copy
-import multiprocessing
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
@@ -42,16 +40,6 @@ NETWORK_MODULES = [
     (256, 512, 14, 2),
     (512, 512, 7, 1),
 ]
-
-
-@pytest.fixture(scope="module")
-def interpreter():
-    """A process that imports Triton with its interpreter switched on."""
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        patch.setenv("TRITON_INTERPRET", "1")
-        pool.submit(os.getpid).result()  # started, with the variable set
-        patch.undo()
-        yield pool
 
 
 @dataclass(frozen=True)
