@@ -92,7 +92,7 @@ def summary_rows(summary: dict[str, Any]) -> dict[str, str]:
             f": 1/{gb['raw_bytes'] / gb['bytes']:.1f} of the raw frames ({gb['raw_bytes']:.2f} GB), "
             f"{gb['bytes'] / gb['source_bytes']:.1f} times the source files ({gb['source_bytes']:.3f} GB)"
         )
-    whole = "all that prep was given" if summary["may_grow"] else "whole"
+    whole = "all videos that prep found" if summary["may_grow"] else "whole"
     rows = {
         "data set": summary["dataset"] + (f": {summary['partial']}" if summary["partial"] else f", {whole}"),
         "videos": f"{summary['videos']:,} in {summary['classes']} classes",
@@ -107,7 +107,8 @@ def summary_rows(summary: dict[str, Any]) -> dict[str, str]:
         "source fps": ", ".join(f"{rate}: {count:,}" for rate, count in summary["source_fps"].items()),
         **_copies_row(summary),
         **({"repeated": Repeats(**summary["repeated"]).note} if summary["repeated"] else {}),
-        "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items()),
+        "short": ", ".join(f"{count:,} under {n} frames" for n, count in summary["shorter_than"].items())
+        + ": what a clip of 32 needs at step 1, 2 and 4",
         "flip-safe": "yes" if summary["flip_safe"] else "no",
     }
     for status in ("damaged", "failed"):

@@ -51,7 +51,9 @@ def fake_ffmpeg(path: Path, script: str) -> str:
 
 
 def test_a_sound_machine_passes_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "resact", "doctor", tmp_path, "--json"]
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    command = [sys.executable, "-m", "resact", "doctor", folder, "--json"]
     run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"})
     assert run.returncode == 0, run.stderr
     told = json.loads(run.stdout)
@@ -65,7 +67,9 @@ def test_a_sound_machine_passes_and_nothing_is_left_behind(tmp_path: Path) -> No
     assert "bad" not in states.values()
     assert all((check["advice"] is None) == (check["state"] == "ok") for check in told["checks"])
     assert max(map(len, run.stderr.splitlines())) <= 80
-    assert list(tmp_path.iterdir()) == []
+    for check in told["checks"]:
+        assert "".join(check["found"].split()) in "".join(run.stderr.split()), "nothing is cut off"
+    assert list(folder.iterdir()) == []
 
 
 def test_something_bad_is_exit_code_1_and_says_what_to_do(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Lines that move while work goes on: at any width bar, rate and time left stay."""
 
+from contextlib import redirect_stdout
 from io import StringIO
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 from rich.console import Console
 
 from resact.cache.layout import Source, VideoRecord
+from resact.cli.common import open_console
 from resact.pipeline.job.progress import PrepProgress
 from resact.progress import Figure, ProgressLine, duration, working
 from resact.train.runs.training.display import TrainDisplay
@@ -80,6 +82,10 @@ def test_prep(width: int) -> None:
         arguments=[], height=32, width=40, frame_bytes=np.full(113, 26_000, np.uint32),
     )  # fmt: skip
     with PrepProgress(console, 13_320) as progress:
+        text = shown(console, progress._line)  # workers take seconds to start
+        require_bar(text)
+        assert "starting" in text
+        assert "0:00:00" in text
         for _ in range(10):
             progress.add(record)
         text = shown(console, progress._line)
@@ -123,6 +129,17 @@ def test_the_least_important_figures_go_first() -> None:
         line = ProgressLine(terminal(width), "x", 10)
         line.update(3, figures=figures)
         assert line.line_of(line._progress.tasks[0]) == expected
+
+
+def test_a_line_moves_on_where_exporters_are_silenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with ProgressLine(open_console(json_output=False), "exporting") as line, redirect_stdout(StringIO()):
+        line.update(what="in between")
+        line.restart("comparing")
+    assert "in between" in screen.getvalue()
 
 
 def test_nothing_moves_elsewhere_than_in_a_terminal() -> None:

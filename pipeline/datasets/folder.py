@@ -22,7 +22,7 @@ from resact.pipeline.datasets.registry import DATASETS
 from resact.pipeline.datasets.sides import require_no_sides_as_groups, side_folders, sides_above, sides_named
 from resact.pipeline.datasets.split_csv import Lists, read_split_csv
 
-_LAYOUT = "ROOT/<class>/<video>, in sub-folders of the class where wanted"
+_LAYOUT = "DIR/<class>/<video>, in sub-folders of the class where wanted"
 _REMEDY = ", for which it takes two groups: --group-pattern says what a group is, --splits who is on which side"
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ def plan_fetch(name: str, root: Path | None, address: str | None = None) -> "Fet
 
 def _kind(name: str) -> DatasetKind:
     if name not in DATASETS:
-        raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASETS)}")
+        own = f"; your own videos: `resact prep folder --root {shlex.quote(name)}`" if Path(name).is_dir() else ""
+        raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASETS)}{own}")
     return DATASETS[name]
 
 

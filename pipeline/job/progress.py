@@ -25,7 +25,7 @@ class PrepProgress:
         self._console, self._total = console, total
         self.videos = self.frames = self.bytes = self.failed = self._notes = 0
         self._start = time.monotonic()
-        self._line = ProgressLine(console, "prep", total)
+        self._line = ProgressLine(console, "prep: starting")
         self._plain = PlainLines(_PLAIN_LINE_SECONDS)
 
     @property
@@ -35,6 +35,8 @@ class PrepProgress:
 
     def add(self, record: VideoRecord) -> None:
         """One more video is done."""
+        if not self.videos:
+            self._line.restart("prep", self._total)
         self.videos += 1
         self.frames += record.num_frames
         self.bytes += int(record.frame_bytes.sum())

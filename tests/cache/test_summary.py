@@ -64,7 +64,7 @@ def test_the_table_says_it_all(built) -> None:
     summary["damaged"] = [{"video_id": "v[bold]1", "problem": "partly lost"}]
     text = text_of(summary)
     for words in ("my.zarr", "not the whole of sample", "5 in 2 classes", "21 at 15 a second",
-                  "short side 24",
+                  "short side 24", "4 under 36 frames: what a clip of 32",
                   f"as {built.settings.codec}", "1: 4 train, 0 test", "29.97: 4", "4 under 33 frames",
                   "v[bold]1: partly lost", "index: failed: Invalid data found"):  # fmt: skip
         assert words in text, words

@@ -187,7 +187,8 @@ def open_console(json_output: bool) -> "Console":
     from rich.console import Console
 
     dumb = os.environ.get("TERM", "").lower() in ("dumb", "unknown")  # cannot move its cursor, for progress lines
-    return Console(stderr=json_output, force_terminal=False if dumb else None, **CONSOLE_STYLE)
+    stream = sys.stderr if json_output else sys.stdout  # named, so that a line moves on where exporters are silenced
+    return Console(file=stream, force_terminal=False if dumb else None, **CONSOLE_STYLE)
 
 
 def print_json(payload: dict[str, Any]) -> None:

@@ -36,9 +36,12 @@ def doctor(
     from resact.cache.default_paths import data_folder
     from resact.cache.provenance import provenance
     from resact.pipeline.doctor import check_machine
+    from resact.progress import working
 
-    checks = [*check_machine(folder or data_folder(), ffmpeg), check_gpu()]
-    open_console(json_output).print(_table(checks), soft_wrap=False)
+    console = open_console(json_output)
+    with working(console, "checking this machine"):
+        checks = [*check_machine(folder or data_folder(), ffmpeg), check_gpu()]
+    console.print(_table(checks), soft_wrap=False)
     if json_output:
         print_json({"checks": [asdict(check) for check in checks], **provenance()})
     if any(check.state == "bad" for check in checks):
@@ -50,6 +53,8 @@ def _table(checks: "list[Check]") -> "Table":
     from rich.text import Text
 
     table = Table.grid(padding=(0, 2, 0, 0))
+    for _ in range(3):
+        table.add_column(overflow="fold")  # long paths are shown whole
     for check in checks:
         table.add_row(Text(check.state, style=_COLOURS[check.state]), check.name, check.found)
         if check.advice:

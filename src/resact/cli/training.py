@@ -123,7 +123,9 @@ def reproduce(
 
 def _summary(result: dict[str, Any]) -> str:
     line = f"{result['run']}: {result['epochs']:,} epochs, {result['steps']:,} steps"
-    if result["clips_per_second"] is not None:
+    if result["clips_per_second"] is None:
+        line += ", all trained before (more --epochs extend the run)"
+    else:
         line += f", {result['clips_per_second']:,.1f} clips/s, {result['data_wait_share']:.1%} waiting for data"
     if result["video_top1"] is not None:
         line += f"; top-1 of held-out videos {result['video_top1']:.1%}"

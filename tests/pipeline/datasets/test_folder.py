@@ -1,6 +1,7 @@
 """A user's own tree of videos: what is found in it, and what is left out, with a note."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -235,6 +236,13 @@ def test_options_of_one_data_set_are_refused_by_the_others() -> None:
                 load_dataset(name, options={option: 1})
     with pytest.raises(UsageError, match="got data set 'hmdb', expected one of ucf101, hmdb51, sample, folder"):
         load_dataset("hmdb", options={"name": "x"})
+
+
+def test_a_folder_as_the_data_set_is_told_the_whole_command(tmp_path: Path) -> None:
+    (tmp_path / "my moves").mkdir()
+    own = re.escape(f"your own videos: `resact prep folder --root '{tmp_path}/my moves'`")
+    with pytest.raises(UsageError, match=own):
+        load_dataset(f"{tmp_path}/my moves", options={})
 
 
 def test_wrong_options_are_told_before_the_sample_is_made(tmp_path: Path) -> None:

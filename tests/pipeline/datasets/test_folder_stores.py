@@ -53,7 +53,7 @@ def test_an_undisturbed_store_is_the_whole_of_what_prep_was_given(tmp_path: Path
     assert (store.partial, store.settings.dataset.division) == (None, "test share 0.3, seed 0")
     assert summarise(store)["splits"] == {"split1": {"train": 2, "test": 2}}
     shown = resact("info", tmp_path / "s.zarr").stdout
-    assert "v, all that prep was given" in shown
+    assert "v, all videos that prep found" in shown
     assert "no groups were found: each of the 4 videos" in " ".join(shown.split())
     assert "nothing to do, 4 are already stored" in make(root, tmp_path / "s.zarr")[1]
 

@@ -289,7 +289,7 @@ class RunConfig:
         above=0,
         below=1,
         metavar="SHARE",
-        default_words="0.1 or more if each video is its own group",
+        default_words="0.1 or more if most groups have one video of a class",
         help="Minimum share of each class's training videos held out, in whole groups.",
         source="ours",
     )

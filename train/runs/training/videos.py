@@ -207,7 +207,9 @@ def _doubts(index: Index, chosen: RunVideos, *, single: bool, val_share: float |
     number, notes = len(chosen.validation), []
     lacking = set(range(len(index.classes))) - set(index.label[chosen.validation].tolist())
     if single and val_share is not None:
-        notes.append(f"each video is its own group: {val_share:.0%} of each class's training videos are held out")
+        notes.append(
+            f"most groups have one video of a class: {val_share:.0%} of each class's training videos are held out"
+        )
     if number < FEWEST_TO_CHOOSE_BY:
         kept = "no best weights are kept" if single else "the best weights are chosen by little more than chance"
         notes.append(

@@ -188,6 +188,8 @@ def test_a_run_is_only_gone_on_with_as_it_was(train_tiny, tmp_path):
     assert {path: path.read_bytes() for path in (tmp_path / "runs" / "a").iterdir()} == before
     same = train_tiny(resume=True, step=1, epochs=1)
     assert (same.epochs, same.clips_per_second) == (1, None)
+    done = CliRunner().invoke(app, ["train", "--runs", str(tmp_path / "runs"), "--run", "a", "--resume"])
+    assert "steps, all trained before (more --epochs extend the run)" in done.output
 
 
 def test_resuming_finds_the_store_and_begins_what_is_not_there(train_tiny, tmp_path, tiny_store, monkeypatch):

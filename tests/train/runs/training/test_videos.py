@@ -76,8 +76,15 @@ def test_where_groups_are_single_videos_a_share_is_held_out(
     videos = chosen(index)
     assert (len(videos.validation), len(set(held_in(index, videos).values()))) == (held, 1)
     assert videos.choose_best == (held >= 30)
-    assert videos.notes[0].startswith(f"each video is its own group: {share:.0%} of each class's training videos")
+    assert videos.notes[0].startswith(f"most groups have one video of a class: {share:.0%} of each")
     assert set(choose_videos(index, "split1", val_groups=1, seed=0).validation) <= set(videos.validation)
+
+
+def test_a_person_in_every_class_is_no_group_of_one_video() -> None:
+    index = index_of([(name, f"person{number}") for name in "ABC" for number in range(7)])
+    videos = chosen(index)
+    assert len({index.group[row] for row in videos.validation}) * 3 == len(videos.validation)
+    assert videos.notes[0].startswith("most groups have one video of a class: 10%")
 
 
 def test_too_few_to_choose_by_keep_no_best() -> None:
