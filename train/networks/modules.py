@@ -1,4 +1,4 @@
-"""The building blocks of table 1 (paper, sec. 2.2, fig. 2); docs/networks.md says how we read open points.
+"""The building blocks of table 1 (paper, sec. 2.2 and figure 2); docs/networks.md says how we read open points.
 
 Shapes: B batch, C channels, K concatenated channels (3C or 2C), T frames, H height, W width.
 """
