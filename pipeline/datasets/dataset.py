@@ -2,12 +2,13 @@
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from resact.cache.default_paths import data_folder
 from resact.cache.index import Index
 from resact.cache.layout import Segment, array_name
 from resact.cache.settings import DatasetSettings
@@ -70,23 +71,6 @@ class Dataset:
         return replace(self, videos=videos)
 
 
-def possible_homes(root: Path | None, name: str) -> list[Path]:
-    """Folders that may hold a data set: the root that the user gives, or the data folder and its folder `name`."""
-    return [root] if root else [data_folder(), data_folder() / name]
-
-
-def find_home(homes: Sequence[Path], parts: Mapping[str, Callable[[Path], bool]]) -> tuple[Path, list[str]]:
-    """The folder that holds most of a data set, and the names of the parts that are missing there.
-
-    Args:
-        homes: possible folders, existing or not; if none has any part, the last one is taken.
-        parts: name of a part -> whether a folder has it; the most important part first.
-    """
-    home = min(homes, key=lambda folder: [not has(folder) for has in parts.values()])
-    missing = [name for name, has in parts.items() if not has(home)]
-    return (home if len(missing) < len(parts) else homes[-1]), missing
-
-
 def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[str, ...]:
     """The wanted classes, in the order of `known`; all classes for None.
 
@@ -107,6 +91,41 @@ def choose_classes(known: Sequence[str], wanted: Iterable[str] | None) -> tuple[
     if not asked:
         raise UsageError("got an empty --classes, expected names separated by commas")
     return tuple(name for name in known if name in asked)
+
+
+def limited(dataset: Dataset, limit: int | None) -> Dataset:
+    """`limit` videos, taken in turn from each class; in a class, from each side of the first split (train first), then
+    of the other splits, then from each group. So a short trial has all classes and, with two videos per class, both
+    sides. A larger limit takes the same videos and more.
+
+    Raises:
+        UsageError: a limit below 1.
+    """
+    if limit is None:
+        return dataset
+    if limit < 1:
+        raise UsageError(f"got --limit {limit}, expected at least 1")
+
+    def turn_of(video: SourceVideo) -> tuple[Any, ...]:
+        sides = (("train", "test", "val", None).index(video.splits.get(split)) for split in dataset.settings.splits)
+        return (video.label, *sides, video.group)
+
+    order = sorted(dataset.videos, key=lambda video: video.video_id)
+    for depth in range(len(dataset.settings.splits) + 2, 0, -1):  # first within each group, last between classes
+        order.sort(key=lambda video: turn_of(video)[:depth])
+        order = in_turn(order, key=lambda video: turn_of(video)[:depth])
+    left = tuple(video.video_id for video in order[limit:])
+    return replace(dataset, videos=tuple(order[:limit]), others=dataset.others + left)
+
+
+def in_turn(videos: Iterable[SourceVideo], *, key: Callable[[SourceVideo], Hashable]) -> list[SourceVideo]:
+    """The first video of each key, then the second of each, and so on; otherwise the order is kept."""
+    count: Counter[Hashable] = Counter()
+    turns = []
+    for video in videos:
+        count[key(video)] += 1
+        turns.append((count[key(video)], video))
+    return [video for _, video in sorted(turns, key=lambda turn: turn[0])]
 
 
 def some(names: Sequence[str]) -> str:

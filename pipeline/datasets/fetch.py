@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console
 
@@ -35,49 +34,24 @@ class WholeSize:
     frames: int
     """Number of frames at 15 frames per second."""
 
-    def videos_of(self, classes: int | None, limit: int | None) -> int:
-        """Estimated number of videos of `classes` classes, at most `limit`; None for all."""
-        videos = self.videos if classes is None else min(self.videos, round(self.videos / self.classes * classes))
-        return videos if limit is None else min(videos, limit)
 
+def store_bytes(whole: WholeSize, codec: str, decode: DecodeSettings, *, classes: int | None, limit: int | None) -> int:
+    """Estimated size of the store of a data set.
 
-@dataclass(frozen=True, kw_only=True)
-class PlannedStore:
-    """The store to make from the download."""
-
-    whole: WholeSize
-    path: Path
-    codec: str
-    frames_per_second: float
-    short_side: int
-    max_seconds: float | None
-    videos: int
-    """Number of videos in the store, at most."""
-
-    @classmethod
-    def of(
-        cls, whole: WholeSize, path: Path, codec: str, decode: DecodeSettings, *, classes: int | None, limit: int | None
-    ) -> Self:
-        """The planned store from prep's options; `classes` is the number of classes, None for all."""
-        return cls(
-            whole=whole,
-            path=path,
-            codec=codec,
-            frames_per_second=_FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps),
-            short_side=decode.short_side,
-            max_seconds=decode.max_seconds,
-            videos=whole.videos_of(classes, limit),
-        )
-
-    @property
-    def bytes(self) -> int:
-        """Estimated size of the store."""
-        frames = self.whole.frames / self.whole.videos * self.frames_per_second / 15
-        if self.max_seconds is not None:
-            frames = min(frames, self.max_seconds * self.frames_per_second)
-        return round(
-            min(self.videos, self.whole.videos) * frames * _FRAME_BYTES[self.codec] * (self.short_side / 256) ** 2
-        )
+    Args:
+        whole: size of the whole data set.
+        codec: as in `prep`.
+        decode: how its videos are decoded.
+        classes: number of classes to use; None for all.
+        limit: most videos to use; None for all.
+    """
+    videos = whole.videos if classes is None else min(whole.videos, round(whole.videos / whole.classes * classes))
+    videos = videos if limit is None else min(videos, limit)
+    frames_per_second = _FPS_OF_MOST_VIDEOS if decode.fps == "source" else fps_value(decode.fps)
+    frames = whole.frames / whole.videos * frames_per_second / 15
+    if decode.max_seconds is not None:
+        frames = min(frames, decode.max_seconds * frames_per_second)
+    return round(videos * frames * _FRAME_BYTES[codec] * (decode.short_side / 256) ** 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,31 +66,6 @@ class Part:
     """Estimated size when unpacked."""
     nested: bool = False
     """Whether it holds inner archives, each with a part of the folder."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Download:
-    """What the makers of a data set offer for download."""
-
-    name: str
-    """Name of the data set in messages."""
-    whole: WholeSize
-    missing_parts: Callable[[Path | None], tuple[Path, list[str]]]
-    """Root given by the user -> the data set's folder, existing or not, and which parts are missing there."""
-    parts: tuple[Part, ...]
-
-    def plan(self, root: Path | None, address: str | None) -> "Fetch | None":
-        """The download of the missing parts; None if nothing is missing.
-
-        Args:
-            root: folder that holds the data set, or will; None for its default places.
-            address: URL of the folder with the archives; None for the makers' own.
-        """
-        home, missing = self.missing_parts(root)
-        wanted = [part for part in self.parts if part.what in missing]
-        if address is not None:
-            wanted = [replace(p, file=replace(p.file, url=f"{address}/{p.file.name}")) for p in wanted]
-        return Fetch(name=self.name, whole=self.whole, home=home, parts=tuple(wanted)) if wanted else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,11 +91,12 @@ class Fetch:
         source = self.parts[0].file.url.rpartition("/")[0]
         return f"{self.name} is not in {self.home}. Fetch {self.bytes / 1e9:.2f} GB from {source}?"
 
-    def run(self, *, store: PlannedStore, console: Console, patience: Patience = PATIENCE) -> None:
+    def run(self, *, store: Path, planned_bytes: int, console: Console, patience: Patience = PATIENCE) -> None:
         """Download and unpack it. If it is stopped at any moment, the same call continues.
 
         Args:
-            store: planned store, whose space is also checked before the first byte.
+            store: path of the store to make from it.
+            planned_bytes: estimated size of that store; its space is checked before the first byte, too.
             console: where to print.
             patience: how long to try.
 
@@ -160,7 +110,7 @@ class Fetch:
         require_rar()
         try:
             parts = tuple(replace(part, file=with_size(part.file, self.home, patience)) for part in self.parts)
-            replace(self, parts=parts)._require_room(store, console)
+            replace(self, parts=parts)._require_room(store, planned_bytes, console)
             with disk_failure_as_error(self.home):
                 for part in parts:
                     self._obtain(part, console, patience)
@@ -189,13 +139,13 @@ class Fetch:
         archive.unlink()
         console.print(f"{self.home / part.folder}: {files:,} files, each checked")
 
-    def _require_room(self, store: PlannedStore, console: Console) -> None:
+    def _require_room(self, store: Path, planned_bytes: int, console: Console) -> None:
         """Raises DiskFullError if archives, videos and store do not fit on the disk."""
         unpacked = sum(part.unpacked_bytes * (2 if part.nested else 1) for part in self.parts)
         own = f"{self.bytes / 1e9:.1f} GB of archives, {unpacked / 1e9:.1f} GB of videos"
-        its = f"about {store.bytes / 1e9:.0f} GB of store, plus or minus 10 %"
-        fetched, stored = (self.bytes + unpacked) * _MARGIN, store.bytes * _OTHER_CLASSES
-        place = next(folder for folder in (store.path.absolute(), *store.path.absolute().parents) if folder.exists())
+        its = f"about {planned_bytes / 1e9:.0f} GB of store, plus or minus 10 %"
+        fetched, stored = (self.bytes + unpacked) * _MARGIN, planned_bytes * _OTHER_CLASSES
+        place = next(folder for folder in (store.absolute(), *store.absolute().parents) if folder.exists())
         if self.home.stat().st_dev == place.stat().st_dev:
             needs = [(self.home, f"{own} and {its}", fetched + stored)]
         else:

@@ -7,86 +7,46 @@ decide which videos are for test. The folder may grow between preps.
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
 from resact.pipeline.datasets.division import SPLIT
-from resact.pipeline.datasets.folder_options import FolderOptions
+from resact.pipeline.datasets.entries import Entry, FolderOptions, entries_of
 from resact.pipeline.datasets.folder_search import SPECIAL, FolderSearch
 from resact.pipeline.datasets.groups import groups_of, parse_pattern
+from resact.pipeline.datasets.list_file import Names
 from resact.pipeline.datasets.listed import load_listed
-from resact.pipeline.datasets.registry import DATASETS
+from resact.pipeline.datasets.registry import DatasetKind
 from resact.pipeline.datasets.sides import require_no_sides_as_groups, side_folders, sides_above, sides_named
-from resact.pipeline.datasets.split_csv import Lists, read_split_csv
+from resact.pipeline.datasets.video_list import Problems, read_split_csv
 
 _LAYOUT = "DIR/<class>/<video>, in sub-folders of the class where wanted"
 _REMEDY = ", for which it takes two groups: --group-pattern says what a group is, --splits who is on which side"
 
 
-def load_folder(
-    root: Path | None,
-    *,
-    classes: Sequence[str] | None = None,
-    allow_partial: bool = False,
-    name: str | None = None,
-    splits: Path | None = None,
-    test_share: float | None = None,
-    split_seed: int | None = None,
-    group_pattern: str | None = None,
-    flip_safe: bool | None = None,
-    list: Path | None = None,  # noqa: A002 - what the option is called
-    classes_file: Path | None = None,
-) -> Dataset:
-    """All videos below `root`, or those that a list names.
+class _Folder(DatasetKind):
+    name = "folder"
+    options = tuple({field.name for field in fields(FolderOptions)} - {"root", "classes", "allow_partial"})
 
-    Args:
-        root: the folder; each folder in it is a class, or a side such as `train` with a folder for each class.
-        classes: names of the classes to use; None for all.
-        allow_partial: continue even if videos that the CSV names are missing.
-        name: name of the data set; None for the folder's name.
-        splits: CSV of memberships, as in `split_csv`; None to divide by folders of sides, or by group.
-        test_share: share of each class's groups for test, in (0, 1); None for `TEST_SHARE`.
-        split_seed: seed of the division; None for 0.
-        group_pattern: regular expression, searched in a video's path below the root; what its one pair of parentheses
-            matches is the video's group. None for `..._gNN_...` in the file's name as in UCF101, else the sub-folder of
-            its class; a video without either is its own group.
-        flip_safe: whether a mirrored video still shows its class; None for yes.
-        list: list of the videos anywhere below the root, with their classes and sides: see `video_list`.
-        classes_file: names of the classes, if the list has numbers for them.
-
-    Raises:
-        UsageError: contradicting or impossible arguments.
-        SourceError: no such folder, no videos of classes in it, or a list or CSV that does not fit it.
-    """
-    if root is None:
-        raise UsageError(f"prep folder needs --root DIR, the folder that holds your videos as {_LAYOUT}")
-    if splits and (test_share is not None or split_seed is not None):
-        raise UsageError(
-            "got --splits with --test-share or --split-seed, expected one of them: the CSV decides the split, or a "
-            "random draw"
-        )
-    options = FolderOptions(
-        name=_title(root, name),
-        classes=classes,
-        allow_partial=allow_partial,
-        test_share=test_share,
-        split_seed=split_seed,
-        group_pattern=parse_pattern(group_pattern),
-        flip_safe=flip_safe,
-    )
-    if list is not None:
-        if splits is not None:
-            raise UsageError("got --list and --splits, expected one: a list says the sides in its column membership")
-        return load_listed(root, list, options, classes_file=classes_file)
-    if classes_file is not None:
-        raise UsageError("got --classes-file without --list: without a list, folders are named like their classes")
-    return _load_tree(root, splits, options)
+    def load(
+        self, root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False, **own: Any
+    ) -> Dataset:
+        if root is None:
+            raise UsageError(f"prep folder needs --root DIR, the folder that holds your videos as {_LAYOUT}")
+        options = FolderOptions(root=root, classes=classes, allow_partial=allow_partial, **own)
+        return _load_class_folders(options) if options.list is None else load_listed(options, options.list)
 
 
-def _load_tree(root: Path, splits: Path | None, options: FolderOptions) -> Dataset:
+FOLDER = _Folder()
+
+
+def _load_class_folders(options: FolderOptions) -> Dataset:
+    root, splits = options.root, options.splits
     found = FolderSearch(root, splits)
     by_folder = found.search()
     names = [name for videos in by_folder.values() for name in videos]
@@ -98,30 +58,22 @@ def _load_tree(root: Path, splits: Path | None, options: FolderOptions) -> Datas
     if sides:
         options.require_no_draw(f"the folders {some(list(sides))} say which videos are for test: leave it out")
     notes = _require_classes(root, names, class_of, sides) + found.notes()
-    given = read_split_csv(splits, names) if splits else None
-    if given is None:
-        below = [name.partition("/")[2] for name in names] if sides else names
-        notes += require_no_sides_as_groups(root, below)
-        if sides:
-            given = Lists(splits=(SPLIT,), memberships={n: {SPLIT: sides[n.partition("/")[0]]} for n in names})
-    listed = names if given is None else [name for name in names if name in given.memberships]
-    twins = found.twins(listed)
-    again = _other_names(twins, class_of, given, "the folders have" if splits is None else f"{splits} has")
-    listed = [name for name in listed if name not in again]
-    if again:
-        notes.append(f"left out: other names of files that are already used: {len(again):,} ({some(sorted(again))})")
-    groups, more = groups_of(names, options.group_pattern, depth=depth, sides=side_folders(names) if splits else ())
-    notes += more
-    division = None
-    if given is None:
-        division = options.divide((groups[name], class_of(name)) for name in listed)
-        drawn_sides = division.memberships()
-        lists = Lists(splits=(SPLIT,), memberships={name: {SPLIT: drawn_sides[groups[name]]} for name in listed})
-        if sides_named([Path(os.path.abspath(root)).name]):  # noqa: PTH100
-            notes.append(f"{root} is named like a side; its videos are still split into train and test")
+    if splits is None:
+        notes += require_no_sides_as_groups(root, [name.partition("/")[2] for name in names] if sides else names)
+        entry_of = {name: Entry(name=name, class_name=class_of(name)) for name in names}
+        for name, entry in entry_of.items() if sides else ():
+            entry.memberships[SPLIT] = sides[name.partition("/")[0]]
     else:
-        lists, groups = given, groups | given.groups
-    missing = sorted(set(lists.memberships) - set(names))
+        entry_of = {entry.name: entry for entry in _entries_of_csv(splits, names, class_of)}
+    listed = [name for name in names if name in entry_of]
+    groups, more = groups_of(
+        names, parse_pattern(options.group_pattern), depth=depth, sides=side_folders(names) if splits else ()
+    )
+    notes += more
+    drawn = splits is None and not sides
+    if drawn and sides_named([Path(os.path.abspath(root)).name]):  # noqa: PTH100
+        notes.append(f"{root} is named like a side; its videos are still split into train and test")
+    missing = sorted(set(entry_of) - set(names))
     of_classes = missing
     if options.classes is not None and listed:
         of_classes = [name for name in missing if class_of(name) in options.classes]
@@ -130,44 +82,44 @@ def _load_tree(root: Path, splits: Path | None, options: FolderOptions) -> Datas
             f"{splits} names {len(of_classes):,} videos that are not below {root} ({some(of_classes)}): expected paths "
             f"below it such as {names[0]!a}; correct the list, or use what exists with --allow-partial"
         )
-    if unlisted := [name for name in names if name not in lists.memberships and name not in again]:
+    if unlisted := [name for name in names if name not in entry_of]:
         notes.append(f"left out: videos that {splits} does not name: {len(unlisted):,} ({some(unlisted)})")
-    known = sorted({class_of(name) for name in listed})
-    chosen = choose_classes(known, options.classes)
-    _require_one_class_each(root, class_of, twins, chosen)
-    if sides and splits is None:
-        _require_training(
-            root, chosen, {class_of(name) for name in listed if lists.memberships[name][SPLIT] == "train"}
-        )
-    label_of = {class_name: label for label, class_name in enumerate(chosen)}
-    videos = tuple(
-        SourceVideo(
-            video_id=path_as_id(name),
-            class_name=class_of(name),
-            label=label_of[class_of(name)],
-            group=groups[name],
-            splits=lists.memberships[name],
-            path=root / name,
-            name=name,
-            problem=SPECIAL if name in found.special else None,
-        )
-        for name in listed
-        if class_of(name) in label_of
-    )
-    accounted = {video.name for video in videos} | set(of_classes)
+    chosen = choose_classes(sorted({class_of(name) for name in listed}), options.classes)
+    where = "the folders have" if splits is None else f"{splits} has"
+    again = _other_names(found.twins(listed), entry_of, chosen, root, where)
+    if again:
+        notes.append(f"left out: other names of files that are already used: {len(again):,} ({some(sorted(again))})")
+    entries = [entry_of[name] for name in listed if name not in again]
+    for entry in entries:
+        entry.group = entry.group or groups[entry.name]
+    of_sides = bool(sides) and splits is None
+    if of_sides:
+        _require_training(root, chosen, {entry.class_name for entry in entries if entry.sides[SPLIT] == "train"})
     return options.dataset(
-        videos,
+        entries,
         classes=chosen,
-        splits=lists.splits,
-        division=division,
+        splits=None if drawn else tuple(sorted({split for entry in entry_of.values() for split in entry.sides})),
+        special=found.special,
+        absent={path_as_id(name): class_of(name) for name in missing},
         notes=notes,
-        remedy="" if sides and splits is None else _REMEDY,
+        remedy="" if of_sides else _REMEDY,
         advice=f": expected {_LAYOUT}",
-        missing=tuple(of_classes),
-        others=tuple(path_as_id(n) for n in [*listed, *missing] if n not in accounted),
-        other_classes=len({*known, *map(class_of, missing)} - set(chosen)),
         aliases=_aliases(again),
     )
+
+
+def _entries_of_csv(path: Path, names: Sequence[str], class_of: Callable[[str], str]) -> list[Entry]:
+    """The videos that a CSV for `--splits` names; those that are missing on disk have the names that it gives them."""
+    rows, problems, on_disk = read_split_csv(path), Problems(path), Names(names)
+    name_of = {}
+    for row in rows:
+        name_of[row.line], *others = on_disk.meant_by(row.video) or [row.video.strip()]
+        if others:
+            problems.add(row.line, f"{row.video!r} may mean {' or '.join(map(ascii, on_disk.meant_by(row.video)))}")
+    problems.require_none("write one of them exactly")
+    entries = entries_of(rows, name_of, {line: class_of(name) for line, name in name_of.items()}, problems)
+    problems.require_none()
+    return entries
 
 
 def _class_of(name: str, *, depth: int) -> str:
@@ -205,25 +157,31 @@ def find_sources(root: Path | None, settings: DatasetSettings) -> Dataset:
 
 
 def _other_names(
-    twins: Sequence[Sequence[str]], class_of: Callable[[str], str], given: Lists | None, where: str
+    twins: Sequence[Sequence[str]], entry_of: Mapping[str, Entry], classes: Collection[str], root: Path, where: str
 ) -> dict[str, str]:
     """Name that is left out -> the name in its class by which the same file is used.
 
     Raises:
-        SourceError: both are on different sides.
+        SourceError: both are on different sides, or a file is in several of the wanted classes.
     """
-    again = {}
+    again, torn = {}, []
     for same in twins:
-        taken: dict[str, str] = {}
+        first_of: dict[str, str] = {}
         for name in same:
-            first = taken.setdefault(class_of(name), name)
-            if name == first:
-                continue
-            if given is not None and given.memberships[name] != given.memberships[first]:
+            first = first_of.setdefault(entry_of[name].class_name, name)
+            if entry_of[name].memberships != entry_of[first].memberships:
                 raise SourceError(
                     f"{where} {first!a} and {name!a} on different sides, and they are one file: leave one of them"
                 )
-            again[name] = first
+            if name != first:
+                again[name] = first
+        of_classes = sorted(first for class_name, first in first_of.items() if class_name in classes)
+        torn += [of_classes] if len(of_classes) > 1 else []
+    if torn:
+        raise SourceError(
+            f"{root} has {len(torn):,} videos in several classes, such as {' and '.join(map(ascii, torn[0]))}, which "
+            "are one file: remove all but one name of each, or say which to take in a CSV for --splits"
+        )
     return again
 
 
@@ -232,34 +190,6 @@ def _aliases(again: Mapping[str, str]) -> dict[str, frozenset[str]]:
     for name, taken in again.items():
         aliases.setdefault(path_as_id(taken), set()).add(path_as_id(name))
     return {video_id: frozenset(others) for video_id, others in aliases.items()}
-
-
-def _require_one_class_each(
-    root: Path, class_of: Callable[[str], str], twins: Sequence[Sequence[str]], classes: Collection[str]
-) -> None:
-    torn = []
-    for same in twins:
-        first_of = {class_of(name): name for name in reversed(same) if class_of(name) in classes}
-        torn += [sorted(first_of.values())] if len(first_of) > 1 else []
-    if torn:
-        raise SourceError(
-            f"{root} has {len(torn):,} videos in several classes, such as {' and '.join(map(ascii, torn[0]))}, which "
-            "are one file: remove all but one name of each, or say which to take in a CSV for --splits"
-        )
-
-
-def _title(root: Path, name: str | None) -> str:
-    # Not `resolve`: a link has a name of its own.
-    title = Path(os.path.abspath(root)).name if name is None else name  # noqa: PTH100
-    source = "--name" if name is not None else "a folder named"
-    if not title.isprintable() or not title.strip() or "/" in title or title.startswith("."):
-        raise UsageError(f"got {source} {title!r}, expected a name that a file may have: choose one with --name NAME")
-    if title.lower() in DATASETS:
-        raise UsageError(
-            f"got {source} {title!r}, which is the name of another data set: choose one with --name NAME, "
-            f"or see `resact prep {title.lower()}`"
-        )
-    return title
 
 
 def _require_classes(

@@ -3,56 +3,26 @@
 import os
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from resact.cache.layout import Segment
 from resact.errors import SourceError
-from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
-from resact.pipeline.datasets.division import SPLIT, Division
-from resact.pipeline.datasets.folder_options import FolderOptions
-from resact.pipeline.datasets.folder_search import SPECIAL, FolderSearch
-from resact.pipeline.datasets.groups import groups_of, look_alikes
-from resact.pipeline.datasets.list_file import Names
-from resact.pipeline.datasets.video_list import NONE, Problems, Row, read_class_names, read_list
+from resact.pipeline.datasets.dataset import Dataset, choose_classes, some
+from resact.pipeline.datasets.entries import Entry, FolderOptions, entries_of
+from resact.pipeline.datasets.folder_search import FolderSearch
+from resact.pipeline.datasets.groups import groups_of, look_alikes, parse_pattern
+from resact.pipeline.datasets.list_file import Names, read_class_names
+from resact.pipeline.datasets.video_list import NONE, Problems, Row, read_list
 
 
-@dataclass
-class _Entry:
-    """One video of the data set, from all rows that name it."""
-
-    name: str
-    segment: Segment | None
-    label: str
-    lines: list[int]
-    group: str = ""
-    memberships: dict[str, str] = field(default_factory=dict)
-    """Split -> side or `none`."""
-
-    @property
-    def video_id(self) -> str:
-        return video_id_of_part(self.name, self.segment)
-
-
-def video_id_of_part(name: str, segment: Segment | None) -> str:
-    """The id of a video, or of a part of one."""
-    return path_as_id(name if segment is None else f"{name}{segment}")
-
-
-def load_listed(root: Path, path: Path, options: FolderOptions, *, classes_file: Path | None) -> Dataset:
-    """The videos that a list names.
-
-    Args:
-        root: folder that contains the videos.
-        path: the list.
-        options: as in `load_folder`.
-        classes_file: names of the classes, if the list has numbers.
+def load_listed(options: FolderOptions, path: Path) -> Dataset:
+    """The videos that the list at `path` names.
 
     Raises:
         UsageError: contradicting or impossible arguments.
         SourceError: no such folder, or a list that does not fit it, with the lines.
     """
+    root = options.root
     rows, other_columns = read_list(path)
     notes = [f"columns of {path} that prep ignores: {some(other_columns)}"] if other_columns else []
     problems = Problems(path)
@@ -73,65 +43,31 @@ def load_listed(root: Path, path: Path, options: FolderOptions, *, classes_file:
         raise SourceError(
             f"none of the {len(rows):,} videos that {path} names is below {root}, such as {rows[0].video!a}"
         )
-    class_name_of, order = _class_names(rows, classes_file, problems, notes)
-    entries = _entries(rows, name_of, class_name_of, problems)
+    class_name_of, order = _class_names(rows, options.classes_file, problems, notes)
+    all_names = {row.line: name_of[row.line] or row.video.strip() for row in rows}
+    entries = entries_of(rows, all_names, class_name_of, problems)
     _require_one_name_each(entries, found, problems)
     problems.require_none()
-    present = [entry for entry in entries.values() if name_of[entry.lines[0]]]
-    labels = {entry.label for entry in present}
-    known = [name for name in order if name in labels]
-    chosen = choose_classes(known, options.classes)
-    drawn_by_chance = all(row.membership is None for row in rows)
-    if not drawn_by_chance:
+    present = [entry for entry in entries if name_of[entry.lines[0]]]
+    labels = {entry.class_name for entry in present}
+    chosen = choose_classes([name for name in order if name in labels], options.classes)
+    notes += _group(present, parse_pattern(options.group_pattern))
+    splits = None
+    if any(row.membership is not None for row in rows):
         options.require_no_draw(f"{path} has a column membership: the list decides the split, or a random draw")
-    taken = [entry for entry in present if entry.label in chosen]
-    group_of, more = _groups(present, options.group_pattern)
-    notes += more
-    division: Division | None = None
-    if drawn_by_chance:
-        division = options.divide((group_of[e.video_id], e.label) for e in present)
-        side_of = division.memberships()
-        sides = {e.video_id: {SPLIT: side_of[group_of[e.video_id]]} for e in present}
-        splits: tuple[str, ...] = (SPLIT,)
-    else:
-        sides = {e.video_id: {s: side for s, side in e.memberships.items() if side != NONE} for e in present}
-        splits = tuple(sorted({split for row in rows if row.membership != NONE for split in [row.split]}))
-        _require_training(taken, chosen, splits, sides, problems)
-    label_of = {class_name: label for label, class_name in enumerate(chosen)}
-    videos = tuple(
-        SourceVideo(
-            video_id=entry.video_id,
-            class_name=entry.label,
-            label=label_of[entry.label],
-            group=group_of[entry.video_id],
-            splits=sides[entry.video_id],
-            path=root / entry.name,
-            name=entry.name,
-            segment=entry.segment,
-            problem=SPECIAL if entry.name in found.special else None,
-        )
-        for entry in sorted(taken, key=lambda entry: entry.video_id)
-    )
-    if unsplit := [video.video_id for video in videos if not video.splits]:
-        notes.append(f"stored, but in no split: {len(unsplit):,} videos ({some(unsplit)})")
+        splits = tuple(sorted({row.split for row in rows if row.membership != NONE}))
+        _require_training([entry for entry in present if entry.class_name in chosen], chosen, splits, problems)
     named = {entry.name for entry in present}
     if unlisted := [name for name in names if name not in named]:
         notes.append(f"left out: videos that {path} does not name: {len(unlisted):,} ({some(unlisted)})")
-    absent = {video_id_of_part(row.video.strip(), row.segment): class_name_of[row.line] for row in missing_rows}
-    of_classes = [video_id for video_id, name in absent.items() if options.classes is None or name in chosen]
-    accounted = {video.video_id for video in videos}
     return options.dataset(
-        videos,
+        sorted(present, key=lambda entry: entry.video_id),
         classes=chosen,
         splits=splits,
-        division=division,
+        special=found.special,
+        absent={entry.video_id: entry.class_name for entry in entries if not name_of[entry.lines[0]]},
         notes=[*notes, *found.notes()],
-        missing=tuple(of_classes),
-        others=tuple(
-            v for v in [*(entry.video_id for entry in present), *absent] if v not in accounted | {*of_classes}
-        ),
-        other_classes=len({*known, *absent.values()} - set(chosen)),
-        lines={entry.video_id: f"{path}, line {entry.lines[0]}" for entry in taken},
+        lines={entry.video_id: f"{path}, line {entry.lines[0]}" for entry in present},
     )
 
 
@@ -207,42 +143,9 @@ def _class_names(
     return names, order
 
 
-def _entries(
-    rows: Sequence[Row], name_of: Mapping[int, str | None], class_name_of: Mapping[int, str], problems: Problems
-) -> dict[tuple[str, Segment | None], _Entry]:
-    """Combines the rows of each video, and adds a problem for rows that contradict each other."""
-    entries: dict[tuple[str, Segment | None], _Entry] = {}
-    lines: dict[tuple[str, Segment | None, str], int] = {}
-    for row in rows:
-        name, class_name = name_of[row.line] or row.video.strip(), class_name_of[row.line]
-        key = name, row.segment
-        entry = entries.get(key)
-        if entry is None:
-            entry = entries[key] = _Entry(name, row.segment, class_name, [])
-        what = f"{entry.video_id!a}"
-        before = f"line {entry.lines[0]}" if entry.lines else ""
-        entry.lines.append(row.line)
-        if entry.label != class_name:
-            problems.add(row.line, f"{what} is of class {class_name!a}, and of {entry.label!a} in {before}: choose one")
-            continue
-        side = row.membership or ""
-        if row.split in entry.memberships:
-            was, line = entry.memberships[row.split], lines[(*key, row.split)]
-            twice = f"in {side} of {row.split}, and in {was} in line {line}" if was != side else f"also in line {line}"
-            problems.add(row.line, f"{what} is {twice}: keep one of the lines")
-            continue
-        entry.memberships[row.split], lines[(*key, row.split)] = side, row.line
-        if row.group and entry.group and row.group != entry.group:
-            problems.add(row.line, f"{what} is of group {row.group!a}, and of {entry.group!a} in {before}: choose one")
-        entry.group = entry.group or row.group
-    return entries
-
-
-def _require_one_name_each(
-    entries: Mapping[tuple[str, Segment | None], _Entry], found: FolderSearch, problems: Problems
-) -> None:
+def _require_one_name_each(entries: Sequence[Entry], found: FolderSearch, problems: Problems) -> None:
     """Adds a problem for each file that the list has under two names."""
-    line_of = {entry.name: entry.lines[0] for entry in reversed([*entries.values()])}
+    line_of = {entry.name: entry.lines[0] for entry in reversed(entries)}
     for same in found.twins(sorted(line_of)):
         first, *others = sorted(same, key=line_of.__getitem__)
         for name in others:
@@ -251,28 +154,26 @@ def _require_one_name_each(
             )
 
 
-def _groups(entries: Sequence[_Entry], pattern: re.Pattern[str] | None) -> tuple[dict[str, str], list[str]]:
-    """Video id -> group, and notes on the groups. The parts of one video are one group."""
+def _group(entries: Sequence[Entry], pattern: re.Pattern[str] | None) -> list[str]:
+    """Give groups to entries without one, the same to all parts of a video; returns notes on the groups."""
+    similar = look_alikes({entry.group for entry in entries if entry.group})
     by_path, notes = groups_of(sorted({e.name for e in entries if not e.group}), pattern, depth=None)
-    groups = {e.video_id: e.group or by_path[e.name] for e in entries}
-    return groups, [*notes, *look_alikes({e.group for e in entries if e.group})]
+    for entry in entries:
+        entry.group = entry.group or by_path[entry.name]
+    return notes + similar
 
 
 def _require_training(
-    entries: Sequence[_Entry],
-    classes: Sequence[str],
-    splits: Sequence[str],
-    sides: Mapping[str, Mapping[str, str]],
-    problems: Problems,
+    entries: Sequence[Entry], classes: Sequence[str], splits: Sequence[str], problems: Problems
 ) -> None:
     """Each class needs training videos in each split that has videos of it, and in at least one split."""
     lines: dict[str, dict[str, list[int]]] = {}
     trained = set()
     for entry in entries:
-        for split, side in sides[entry.video_id].items():
-            lines.setdefault(entry.label, {}).setdefault(split, []).append(min(entry.lines))
-            trained |= {(entry.label, split)} if side == "train" else set()
-    first = {entry.label: min(entry.lines) for entry in reversed(entries)}
+        for split, side in entry.sides.items():
+            lines.setdefault(entry.class_name, {}).setdefault(split, []).append(min(entry.lines))
+            trained |= {(entry.class_name, split)} if side == "train" else set()
+    first = {entry.class_name: min(entry.lines) for entry in reversed(entries)}
     for name in classes:
         for split in splits:
             if (name, split) not in trained and (in_split := lines.get(name, {}).get(split)):

@@ -1,11 +1,9 @@
-"""The data sets that prep knows by name, and how each is found, generated or downloaded."""
+"""The data sets that prep knows by name, and what each can do: it is found, and maybe generated or downloaded."""
 
-import inspect
 import pkgutil
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,64 +13,95 @@ from resact.pipeline.datasets.dataset import Dataset
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resact.pipeline.datasets.fetch import Download, Fetch
+    from resact.pipeline.datasets.fetch import Fetch
     from resact.pipeline.executor import Executor
 
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetKind:
-    """The functions and archives of a data set, as `module:name`; modules are imported when needed."""
-
-    load: str
-    """Finds its videos. Takes `root`, `classes`, `allow_partial` and, as keywords, its own options."""
-    make: str | None = None
-    """Generates its videos, if it can. Takes `root`, `classes`, `open_executor` and `console`."""
-    fetch: str | None = None
-    """The `Download` of its archives, if its makers offer them."""
-
-
 DATASETS = {
-    "ucf101": DatasetKind(
-        load="resact.pipeline.datasets.ucf101:load_ucf101", fetch="resact.pipeline.datasets.archives:UCF101"
-    ),
-    "hmdb51": DatasetKind(
-        load="resact.pipeline.datasets.hmdb51:load_hmdb51", fetch="resact.pipeline.datasets.archives:HMDB51"
-    ),
-    "sample": DatasetKind(
-        load="resact.pipeline.datasets.sample:load_sample", make="resact.pipeline.datasets.sample:make_sample"
-    ),
-    "folder": DatasetKind(load="resact.pipeline.datasets.folder:load_folder"),
+    "ucf101": "resact.pipeline.datasets.ucf101:UCF101",
+    "hmdb51": "resact.pipeline.datasets.hmdb51:HMDB51",
+    "sample": "resact.pipeline.datasets.sample:SAMPLE",
+    "folder": "resact.pipeline.datasets.folder:FOLDER",
 }
-"""All data sets of `resact prep`, by name: a new data set is one line here."""
+"""All data sets of `resact prep`: name -> where its `DatasetKind` is, which is imported when needed.
 
-_SHARED_ARGUMENTS = {"root", "classes", "allow_partial"}
+A new one is a file that declares it, as `ucf101` does, and a line here.
+"""
+
+
+class DatasetKind:
+    """A data set, or a kind of data set, of `resact prep NAME`."""
+
+    name: str
+    options: tuple[str, ...] = ()
+    """The options that only it has, which `load` takes as further keyword arguments."""
+
+    def load(self, root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
+        """Find its videos.
+
+        Args:
+            root: folder of the data set; None for its default places.
+            classes: names of the classes to use; None for all.
+            allow_partial: continue even if videos that the lists name are missing.
+
+        Raises:
+            UsageError: no such class, or a wrong option.
+            SourceError: sources are missing, or fewer than in the lists.
+        """
+        raise NotImplementedError
+
+    def make(
+        self,
+        root: Path | None,
+        *,
+        classes: Sequence[str] | None,
+        open_executor: "Callable[[], AbstractContextManager[Executor]]",
+        console: "Console",
+    ) -> None:
+        """Generate its videos, if it can be generated.
+
+        Raises:
+            SourceError: it could not be generated.
+            Interrupted: ctrl-C.
+        """
+
+    def plan_fetch(
+        self,
+        root: Path | None,  # noqa: ARG002 - for those that can be downloaded
+        address: str | None = None,
+    ) -> "Fetch | None":
+        """The download of its missing files; None if nothing is missing, or it cannot be downloaded.
+
+        Args:
+            root: folder that holds it, or will.
+            address: URL of the folder with the archives; None for that of the data set's makers.
+
+        Raises:
+            UsageError: an address, and it cannot be downloaded.
+        """
+        if address is not None:
+            raise UsageError(f"got --download-from, but {self.name} is not downloaded: leave it out")
+        return None
+
+
+def dataset_kind(name: str) -> DatasetKind:
+    """The data set of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in DATASETS:
+        own = f"; your own videos: `resact prep folder --root {shlex.quote(name)}`" if Path(name).is_dir() else ""
+        raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASETS)}{own}")
+    kind: DatasetKind = pkgutil.resolve_name(DATASETS[name])
+    return kind
 
 
 def load_dataset(
-    name: str,
-    *,
-    root: Path | None = None,
-    classes: Sequence[str] | None = None,
-    allow_partial: bool = False,
-    options: Mapping[str, Any] | None = None,
+    name: str, *, root: Path | None = None, options: Mapping[str, Any] | None = None, **shared: Any
 ) -> Dataset:
-    """Find a data set's videos.
-
-    Args:
-        name: one of `DATASETS`.
-        root: folder of the data set; None for its default places.
-        classes: names of the classes to use; None for all.
-        allow_partial: continue even if videos that the lists name are missing.
-        options: options of single data sets, as keyword arguments of their `load` function.
-
-    Raises:
-        UsageError: no such data set or class, or an option that belongs to another data set.
-        SourceError: sources are missing, or fewer than in the lists.
-    """
+    """Find the videos of a data set by its name, with `options` that only this data set has: see `DatasetKind.load`."""
     require_own_options(name, options or {})
-    load = pkgutil.resolve_name(_kind(name).load)
-    found: Dataset = load(root, classes=classes, allow_partial=allow_partial, **(options or {}))
-    return found
+    return dataset_kind(name).load(root, **shared, **(options or {}))
 
 
 def require_own_options(name: str, options: Iterable[str]) -> None:
@@ -81,59 +110,9 @@ def require_own_options(name: str, options: Iterable[str]) -> None:
     Raises:
         UsageError: no such data set, or an option that belongs to another one.
     """
-    if foreign := [option for option in options if option not in _own_options(name)]:
-        takers = [other for other in DATASETS if foreign[0] in _own_options(other)]
+    if foreign := [option for option in options if option not in dataset_kind(name).options]:
+        takers = [other for other in DATASETS if foreign[0] in dataset_kind(other).options]
         raise UsageError(
             f"got --{foreign[0].replace('_', '-')}, which belongs to {' or '.join(takers) or 'no data set'}, "
             f"not to {name}: leave it out"
         )
-
-
-def make_dataset(
-    name: str,
-    *,
-    root: Path | None,
-    classes: Sequence[str] | None,
-    open_executor: "Callable[[], AbstractContextManager[Executor]]",
-    console: "Console",
-) -> None:
-    """Generate the data set's videos, if it can be generated.
-
-    Raises:
-        UsageError: no such data set.
-        SourceError: it could not be generated.
-        Interrupted: ctrl-C.
-    """
-    if make := _kind(name).make:
-        pkgutil.resolve_name(make)(root, classes=classes, open_executor=open_executor, console=console)
-
-
-def plan_fetch(name: str, root: Path | None, address: str | None = None) -> "Fetch | None":
-    """The download of a data set's missing files; None if nothing is missing, or it cannot be downloaded.
-
-    Args:
-        name: one of `DATASETS`.
-        root: folder that holds it, or will.
-        address: URL of the folder with the archives; None for that of the data set's makers.
-
-    Raises:
-        UsageError: no such data set, or an address for a data set that cannot be downloaded.
-    """
-    archives = _kind(name).fetch
-    if archives is None:
-        if address is not None:
-            raise UsageError(f"got --download-from, but {name} is not downloaded: leave it out")
-        return None
-    download: Download = pkgutil.resolve_name(archives)
-    return download.plan(root, address and address.rstrip("/"))
-
-
-def _kind(name: str) -> DatasetKind:
-    if name not in DATASETS:
-        own = f"; your own videos: `resact prep folder --root {shlex.quote(name)}`" if Path(name).is_dir() else ""
-        raise UsageError(f"got data set {name!r}, expected one of {', '.join(DATASETS)}{own}")
-    return DATASETS[name]
-
-
-def _own_options(name: str) -> set[str]:
-    return set(inspect.signature(pkgutil.resolve_name(_kind(name).load)).parameters) - _SHARED_ARGUMENTS

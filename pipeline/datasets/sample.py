@@ -13,9 +13,9 @@ little as the drawn ones.
 import os
 import secrets
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,8 +26,9 @@ import numpy.typing as npt
 from resact.cache.default_paths import data_folder
 from resact.errors import Interrupted, SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset
+from resact.pipeline.datasets.registry import DatasetKind
 from resact.pipeline.datasets.sample_scene import CLASSES, FPS, HEIGHT, WIDTH, SampleVideo, render_frame
-from resact.pipeline.datasets.ucf101 import load_layout
+from resact.pipeline.datasets.ucf101 import UCF101, read_lists
 from resact.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ VIDEOS = tuple(
 
 TEST_GROUPS = {1: range(1, 5), 2: range(5, 9), 3: range(9, 13)}
 """Split -> its test groups; the other groups are for training."""
+
+_AS_UCF101 = replace(
+    UCF101,
+    name="sample",
+    flip_safe=False,
+    read_lists=partial(read_lists, name="sample", videos=len(VIDEOS), classes=len(CLASSES)),
+)
 
 
 def video_path(root: Path, video: SampleVideo) -> Path:
@@ -108,36 +116,44 @@ def _usual_root() -> Path:
     return data_folder() / "sample"
 
 
-def make_sample(
-    root: Path | None,
-    *,
-    classes: Sequence[str] | None = None,
-    open_executor: "Callable[[], AbstractContextManager[Executor]]",
-    console: "Console",
-) -> None:
-    """Write the lists, and the missing videos of these classes; None for all classes.
+class _Sample(DatasetKind):
+    name = "sample"
 
-    Raises:
-        SourceError: ffmpeg failed; with its message.
-        Interrupted: ctrl-C.
-    """
-    root = root or _usual_root()
-    try:
-        write_lists(root)
-        missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
-        if not missing:
-            return
-        with open_executor() as executor, ProgressLine(console, "sample", len(missing), unit="videos") as line:
-            console.print(f"making {len(missing)} videos of the sample in {root}")
-            made = executor.map_unordered(
-                partial(_write_below, root), missing, name=lambda video: video.video_id, tell=console.print
-            )
-            for done, (_, outcome) in enumerate(made, start=1):
-                line.update(done)
-                if outcome is not None:
-                    raise SourceError(str(outcome))
-    except KeyboardInterrupt:
-        raise Interrupted(f"stopped; {root} keeps what was made: the same command continues from here") from None
+    def load(self, root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
+        root = root or _usual_root()
+        if _AS_UCF101.find_home(root)[1]:
+            raise SourceError(f"the sample is not in {root}: `resact prep sample` generates it there")
+        return _AS_UCF101.load(root, classes=classes, allow_partial=allow_partial)
+
+    def make(
+        self,
+        root: Path | None,
+        *,
+        classes: Sequence[str] | None,
+        open_executor: "Callable[[], AbstractContextManager[Executor]]",
+        console: "Console",
+    ) -> None:
+        """Write the lists, and the missing videos of these classes; None for all classes."""
+        root = root or _usual_root()
+        try:
+            write_lists(root)
+            missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]
+            if not missing:
+                return
+            with open_executor() as executor, ProgressLine(console, "sample", len(missing), unit="videos") as line:
+                console.print(f"making {len(missing)} videos of the sample in {root}")
+                made = executor.map_unordered(
+                    partial(_write_below, root), missing, name=lambda video: video.video_id, tell=console.print
+                )
+                for done, (_, outcome) in enumerate(made, start=1):
+                    line.update(done)
+                    if outcome is not None:
+                        raise SourceError(str(outcome))
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {root} keeps what was made: the same command continues from here") from None
+
+
+SAMPLE = _Sample()
 
 
 def _write_below(root: Path, video: SampleVideo) -> str | None:
@@ -147,24 +163,6 @@ def _write_below(root: Path, video: SampleVideo) -> str | None:
     except (SourceError, OSError) as error:
         return str(error)
     return None
-
-
-def load_sample(root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
-    """The sample's videos, once `make_sample` has made them.
-
-    Raises:
-        UsageError: no such class.
-        SourceError: videos are missing.
-    """
-    return load_layout(
-        root or _usual_root(),
-        name="sample",
-        videos=len(VIDEOS),
-        all_classes=len(CLASSES),
-        flip_safe=False,
-        classes=classes,
-        allow_partial=allow_partial,
-    )
 
 
 @contextmanager
@@ -181,32 +179,15 @@ def _whole_file(path: Path) -> Iterator[Path]:
 
 
 def _encode(frames: Iterable[npt.NDArray[np.uint8]], path: Path) -> None:
-    """Encode frames, each (240, 320, 3) uint8, to an AVI file at `path`."""
-    # stderr goes to a file: a pipe that nobody reads could fill up, and ffmpeg would wait for ever.
-    with tempfile.TemporaryFile() as words:
-        process = subprocess.Popen(
-            _encoder_command(path), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=words
+    """Encode frames, each (240, 320, 3) uint8, to an AVI file at `path`. All of them are in memory: about 25 MB."""
+    drawn = b"".join(frame.tobytes() for frame in frames)
+    done = subprocess.run(_encoder_command(path), input=drawn, capture_output=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip()[-2000:] or "it gave no reason"
+        raise SourceError(
+            f"could not write a sample video in {path.parent}: got exit code {done.returncode} from ffmpeg "
+            f"({reason}), expected 0. Fix that (is the disk full?) and run the same command again."
         )
-        assert process.stdin is not None
-        all_drawn = False
-        try:
-            with suppress(BrokenPipeError):  # ffmpeg has stopped; its exit code and message say why
-                for frame in frames:
-                    process.stdin.write(frame.tobytes())
-            all_drawn = True
-        finally:
-            if not all_drawn:
-                process.kill()
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-            code = process.wait()
-        if code != 0:
-            words.seek(0)
-            reason = words.read().decode(errors="replace").strip()[-2000:] or "it gave no reason"
-            raise SourceError(
-                f"could not write a sample video in {path.parent}: got exit code {code} from ffmpeg "
-                f"({reason}), expected 0. Fix that (is the disk full?) and run the same command again."
-            )
 
 
 def _encoder_command(path: Path) -> list[str]:

@@ -1,173 +1,58 @@
-"""UCF101 in its original layout, and any data set with the same layout of folders and lists.
+"""UCF101, with its lists and archives; also the lists of any data set in its layout.
 
 The lists have CRLF line ends, and spell one class in two ways (`HandstandPushups/v_HandStandPushups_g01_c01.avi`). So
 names are compared without regard to case; a video's id is its name in the lists.
 """
 
 import re
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from resact.cache.settings import DatasetSettings
 from resact.errors import SourceError
-from resact.pipeline.datasets.dataset import (
-    Dataset,
-    SourceVideo,
-    choose_classes,
-    find_home,
-    path_as_id,
-    possible_homes,
-)
-from resact.pipeline.datasets.folder_search import is_clutter
+from resact.pipeline.datasets.dataset import path_as_id
+from resact.pipeline.datasets.download import RemoteFile
+from resact.pipeline.datasets.fetch import Part, WholeSize
 from resact.pipeline.datasets.list_file import read_text
+from resact.pipeline.datasets.published import SPLITS, ListedVideo, Lists, PublishedDataset
 
 VIDEOS = 13_320
 CLASSES = 101
-SPLITS = ("split1", "split2", "split3")
-HOMEPAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
 
-_VIDEO_FOLDERS = ("UCF-101/UCF-101", "UCF-101")
-_LIST_FOLDERS = (
-    "ucfTrainTestlist",
-    "ucfTrainTestlist/ucfTrainTestlist",
-    "UCF-101/ucfTrainTestlist",
-    "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
-)
+_HOMEPAGE = "https://www.crcv.ucf.edu/data/UCF101.php"
+_ARCHIVES = "https://www.crcv.ucf.edu/data/UCF101"
 _NAME = re.compile(r"(v_.+_g\d+)_c\d+")
 
 
-def load_ucf101(root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
-    """UCF101 below `root`, or below the data folder or its `ucf101` folder.
-
-    Raises:
-        UsageError: no such class.
-        SourceError: it is missing, or incomplete without `classes` or `allow_partial`.
-    """
-    home, missing = missing_parts(root)
-    if "videos" in missing:
-        homes = possible_homes(root, "ucf101")
-        raise SourceError(
-            f"UCF101 is not in {' or '.join(map(str, homes))}: fetch it with `resact prep ucf101 --download`, "
-            f"or get UCF101.rar and UCF101TrainTestSplits-RecognitionTask.zip from {HOMEPAGE}, and unpack both into "
-            f"{homes[-1]} (it then holds UCF-101/<Class>/v_*.avi and ucfTrainTestlist/*.txt)"
-        )
-    return load_layout(
-        home,
-        name="ucf101",
-        videos=VIDEOS,
-        all_classes=CLASSES,
-        flip_safe=True,
-        classes=classes,
-        allow_partial=allow_partial,
-    )
-
-
-def missing_parts(root: Path | None) -> tuple[Path, list[str]]:
-    """The folder of UCF101, existing or not, and which of `videos` and `lists` are missing."""
-    return find_home(
-        possible_homes(root, "ucf101"),
-        {
-            "videos": lambda home: any((home / folder).is_dir() for folder in _VIDEO_FOLDERS),
-            "lists": lambda home: any((home / folder).is_dir() for folder in _LIST_FOLDERS),
-        },
-    )
-
-
-def load_layout(
-    root: Path,
-    *,
-    name: str,
-    videos: int,
-    all_classes: int,
-    flip_safe: bool,
-    classes: Sequence[str] | None,
-    allow_partial: bool,
-) -> Dataset:
-    """A data set in UCF101's layout: `UCF-101/<Class>/v_<Class>_gNN_cNN.avi` and `ucfTrainTestlist/*.txt`.
+def read_lists(folder: Path, *, name: str, videos: int, classes: int) -> Lists:
+    """Lists in UCF101's form: `classInd.txt`, and for each split `trainlist01.txt` and `testlist01.txt`.
 
     Args:
-        root: the folder that holds both, nested or side by side.
+        folder: the folder that has them.
         name: name of the data set.
         videos: number of videos in the complete lists.
-        all_classes: number of classes in the complete list.
-        flip_safe: whether a mirrored video still shows its class.
-        classes: names of the classes to use; None for all.
-        allow_partial: continue even if listed videos are missing.
+        classes: number of classes in the complete list.
 
     Raises:
-        UsageError: no such class.
-        SourceError: videos or lists are missing or incomplete.
+        SourceError: they are incomplete or contradict themselves.
     """
-    video_folder = next((root / f for f in _VIDEO_FOLDERS if (root / f).is_dir()), None)
-    list_folder = next((root / f for f in _LIST_FOLDERS if (root / f / "classInd.txt").is_file()), None)
-    if video_folder is None or list_folder is None:
-        lacking = "UCF-101/<Class>/v_*.avi" if video_folder is None else "ucfTrainTestlist/classInd.txt"
-        raise SourceError(f"{root} has no {lacking}: get it from {HOMEPAGE}, and unpack it there")
-
-    known = _read_classes(list_folder / "classInd.txt")
-    listed = _read_splits(list_folder)
-    if len(listed) != videos or len(known) != all_classes:
+    known = _read_classes(folder / "classInd.txt")
+    listed = _read_splits(folder)
+    if len(listed) != videos or len(known) != classes:
         raise SourceError(
-            f"the lists in {list_folder} name {len(listed):,} videos and {len(known)} classes, expected {videos:,} and "
-            f"{all_classes} for {name}: fetch the lists again from {HOMEPAGE}"
+            f"the lists in {folder} name {len(listed):,} videos and {len(known)} classes, expected {videos:,} and "
+            f"{classes} for {name}: fetch the lists again from {_HOMEPAGE}"
         )
-    if unsplit := [video_id for video_id, splits in listed.values() if len(splits) != len(SPLITS)]:
+    if unsplit := [video.video_id for video in listed.values() if len(video.splits) != len(SPLITS)]:
         raise SourceError(
-            f"the lists in {list_folder} leave {len(unsplit):,} videos out of a split (such as {unsplit[0]}): "
-            f"fetch the lists again from {HOMEPAGE}"
+            f"the lists in {folder} leave {len(unsplit):,} videos out of a split (such as {unsplit[0]}): "
+            f"fetch the lists again from {_HOMEPAGE}"
         )
-    chosen = choose_classes(known, classes)
-    label_of = {class_name.lower(): label for label, class_name in enumerate(chosen)}
-    wanted = {key: entry for key, entry in listed.items() if key.partition("/")[0] in label_of}
-
-    found: list[SourceVideo] = []
-    notes = []
-    for folder in sorted(path for path in video_folder.iterdir() if path.is_dir()):
-        if folder.name.lower() not in label_of:
-            if folder.name.lower() not in (c.lower() for c in known) and folder != list_folder:
-                notes.append(f"{folder} is not a class of {name}: left out")
-            continue
-        label = label_of[folder.name.lower()]
-        for path in sorted(folder.iterdir()):
-            if is_clutter(path.name):
-                continue
-            entry = wanted.get(f"{folder.name}/{path.name}".lower())
-            stem, splits = entry or (path_as_id(f"{folder.name}/{path.name}"), {})
-            match = _NAME.fullmatch(stem)
-            found.append(
-                SourceVideo(
-                    video_id=stem,
-                    class_name=chosen[label],
-                    label=label,
-                    group=match[1] if match else stem,
-                    splits=splits,
-                    path=path,
-                    name=path.relative_to(root).as_posix(),
-                    problem=None if entry else f"the lists of {name} have no video of this name",
-                )
-            )
-    have = {f"{v.class_name}/{v.path.name}".lower() for v in found}
-    missing = tuple(sorted(video_id for key, (video_id, _) in wanted.items() if key not in have))
-    if missing and not allow_partial:
-        present_classes = len({v.label for v in found if v.problem is None})
-        raise SourceError(
-            f"{video_folder} holds {len(wanted) - len(missing):,} of the {len(wanted):,} videos and {present_classes} "
-            f"of the {len(chosen)} classes that the lists of {name} name (missing: {', '.join(missing[:3])} ...): "
-            "complete it, or take a part with --classes NAME,NAME or what is there with --allow-partial"
-        )
-    return Dataset(
-        settings=DatasetSettings(
-            name=name, videos=videos, all_classes=all_classes, classes=chosen, splits=SPLITS, flip_safe=flip_safe
-        ),
-        videos=tuple(found),
-        missing=missing,
-        notes=tuple(notes),
-    )
+    return Lists(known, listed)
 
 
 def _lines(path: Path) -> list[str]:
     if not path.exists():
-        raise SourceError(f"{path} is missing: fetch the lists again from {HOMEPAGE}")
+        raise SourceError(f"{path} is missing: fetch the lists again from {_HOMEPAGE}")
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
@@ -177,22 +62,61 @@ def _read_classes(path: Path) -> list[str]:
         _, *name = line.split(maxsplit=1)
         if not name:
             raise SourceError(
-                f"{path}: got {line[:80]!a}, expected a number and a class: fetch the lists again from {HOMEPAGE}"
+                f"{path}: got {line[:80]!a}, expected a number and a class: fetch the lists again from {_HOMEPAGE}"
             )
         classes += name
     return classes
 
 
-def _read_splits(folder: Path) -> dict[str, tuple[str, dict[str, str]]]:
-    """Lower-case `class/file name` -> (video id, memberships)."""
-    listed: dict[str, tuple[str, dict[str, str]]] = {}
+def _read_splits(folder: Path) -> dict[str, ListedVideo]:
+    listed: dict[str, ListedVideo] = {}
     for number, split in enumerate(SPLITS, start=1):
         for membership in ("train", "test"):
             for line in _lines(folder / f"{membership}list{number:02}.txt"):
                 name = line.split()[0]
-                splits = listed.setdefault(name.lower(), (Path(name).stem, {}))[1]
-                if splits.setdefault(split, membership) != membership:
+                video_id = Path(name).stem
+                match = _NAME.fullmatch(video_id)
+                video = listed.setdefault(name.lower(), ListedVideo(video_id, match[1] if match else video_id, {}))
+                if video.splits.setdefault(split, membership) != membership:
                     raise SourceError(
                         f"{folder}: {name} is both in train and in test of {split}: fetch the lists again"
                     )
     return listed
+
+
+UCF101 = PublishedDataset(
+    name="ucf101",
+    title="UCF101",
+    homepage=_HOMEPAGE,
+    whole=WholeSize(videos=VIDEOS, classes=CLASSES, frames=1_450_000),
+    flip_safe=True,
+    video_folders=("UCF-101/UCF-101", "UCF-101"),
+    list_folders=(
+        "ucfTrainTestlist",
+        "ucfTrainTestlist/ucfTrainTestlist",
+        "UCF-101/ucfTrainTestlist",
+        "UCF101TrainTestSplits-RecognitionTask/ucfTrainTestlist",
+    ),
+    list_files="*.txt",
+    read_lists=partial(read_lists, name="ucf101", videos=VIDEOS, classes=CLASSES),
+    unlisted=lambda name: (path_as_id(name), path_as_id(name)),
+    fold=str.lower,
+    archives=(  # lists first: they are small, and show at once whether the server is the right one
+        Part(
+            what="lists",
+            file=RemoteFile(
+                url=f"{_ARCHIVES}/UCF101TrainTestSplits-RecognitionTask.zip",
+                bytes=113_943,
+                sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",  # as TensorFlow Datasets has
+            ),
+            folder="ucfTrainTestlist",
+            unpacked_bytes=3_000_000,
+        ),
+        Part(
+            what="videos",  # nobody publishes a checksum; RAR has a CRC-32 of every file, which unpacking checks
+            file=RemoteFile(url=f"{_ARCHIVES}/UCF101.rar", bytes=6_932_971_618),
+            folder="UCF-101",
+            unpacked_bytes=6_970_000_000,
+        ),
+    ),
+)

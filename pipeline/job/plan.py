@@ -8,9 +8,8 @@ from rich.console import Console
 
 from resact.cache.layout import printable
 from resact.cache.settings import DecodeSettings, StoreSettings
-from resact.pipeline.datasets.dataset import Dataset
-from resact.pipeline.datasets.limit import limited
-from resact.pipeline.datasets.registry import load_dataset, make_dataset, require_own_options
+from resact.pipeline.datasets.dataset import Dataset, limited
+from resact.pipeline.datasets.registry import dataset_kind, load_dataset
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.filter_graph import parse_fps
 from resact.pipeline.job.segments import with_parts_inside
@@ -37,9 +36,8 @@ def load_videos(
     """
     root = root and root.absolute()
     given = {option: value for option, value in (options or {}).items() if value is not None}
-    require_own_options(name, given)
     if make:
-        make_dataset(name, root=root, classes=classes, open_executor=executor, console=console)
+        dataset_kind(name).make(root, classes=classes, open_executor=executor, console=console)
     dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
     dataset = limited(dataset, limit)
     if any(video.segment for video in dataset.videos):

@@ -26,8 +26,7 @@ from resact.bench.tables import print_table
 from resact.cache.codecs import FrameCodec, JpegFrames, build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
-from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.datasets.limit import in_turn
+from resact.pipeline.datasets.dataset import SourceVideo, in_turn
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment

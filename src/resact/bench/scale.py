@@ -37,7 +37,7 @@ from resact.cache.store import open_store
 from resact.cache.verify import read_record
 from resact.errors import Interrupted, ToolError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
 from resact.pipeline.file_system import check_mount
@@ -244,7 +244,7 @@ def _step(base: Path, count: int, step: str) -> dict[str, Any]:
         videos = len(open_store(store).index)
         return {"videos": videos, **_spent(begun), "peak_bytes": _peak_bytes()}
     begun = time.perf_counter(), time.process_time()
-    dataset = load_folder(base / "source", name="scale")
+    dataset = FOLDER.load(base / "source", name="scale")
     job = _job(dataset, store)
     search = _spent(begun)["seconds"]
     driver.MOST_VIDEOS = 0  # copies are not looked for

@@ -118,7 +118,7 @@ def prep(
 
     from resact.cache.codecs import build_codec
     from resact.cache.default_paths import default_store
-    from resact.pipeline.datasets.registry import plan_fetch, require_own_options
+    from resact.pipeline.datasets.registry import dataset_kind, require_own_options
     from resact.pipeline.executor import open_executor
     from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
     from resact.pipeline.job.prep import prep as run_prep
@@ -144,16 +144,13 @@ def prep(
             raise UsageError(
                 "got --download, --retry-failed or --scheduler with --dry-run, which changes nothing: leave it out"
             )
-    elif fetch := plan_fetch(dataset, root and root.absolute(), download_from):
+    elif fetch := dataset_kind(dataset).plan_fetch(root and root.absolute(), download_from):
         asks = console.is_terminal and sys.stdin.isatty()
         if download or download_from or (asks and typer.confirm(fetch.question, err=json_output)):
-            from resact.pipeline.datasets.fetch import PlannedStore
+            from resact.pipeline.datasets.fetch import store_bytes
 
-            number = len(asked) if asked else None
-            planned = PlannedStore.of(
-                fetch.whole, store or default_store(dataset), codec, decode, classes=number, limit=limit
-            )
-            fetch.run(store=planned, console=console)
+            size = store_bytes(fetch.whole, codec, decode, classes=len(asked) if asked else None, limit=limit)
+            fetch.run(store=store or default_store(dataset), planned_bytes=size, console=console)
     elif download or download_from:
         console.print(f"note: {dataset} needs no download")
     videos = load_videos(

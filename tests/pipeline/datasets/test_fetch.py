@@ -23,27 +23,19 @@ from tests.pipeline.file_server import Files, serve
 from resact.cache.codecs import CODEC_NAMES, build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DiskFullError, Interrupted, SourceError, UsageError
-from resact.pipeline.datasets import archives as makers
 from resact.pipeline.datasets import fetch as fetching
-from resact.pipeline.datasets.archives import UCF101
+from resact.pipeline.datasets import ucf101
 from resact.pipeline.datasets.download import Patience, RemoteFile
-from resact.pipeline.datasets.fetch import Fetch, Part, PlannedStore
-from resact.pipeline.datasets.registry import DATASETS, load_dataset, plan_fetch
+from resact.pipeline.datasets.fetch import Fetch, Part, store_bytes
+from resact.pipeline.datasets.registry import DATASETS, dataset_kind, load_dataset
+from resact.pipeline.datasets.ucf101 import UCF101
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.decode import VideoDecoder
 from resact.pipeline.job.task import encode_frame, pixels_of
 
 LISTS = {"ucfTrainTestlist/classInd.txt": b"1 A\r\n", "ucfTrainTestlist/trainlist01.txt": b"A/v_A_g01_c01.avi 1\r\n"}
 VIDEOS = {f"UCF-101/A/v_A_g01_c0{number}.avi": bytes([number]) * 50_000 for number in range(1, 5)}
-STORE = PlannedStore(
-    whole=replace(UCF101.whole, frames=1000),
-    path=Path("ucf101.zarr"),
-    codec="jpeg",
-    frames_per_second=15.0,
-    short_side=256,
-    max_seconds=None,
-    videos=13_320,
-)
+STORE: dict[str, Any] = {"store": Path("ucf101.zarr"), "planned_bytes": 1000 * 25_200}
 QUICK = Patience(tries=2, wait_seconds=0.01, stall_seconds=PATIENCE_SECONDS)
 
 
@@ -65,12 +57,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
                 archives.items(), ("lists", "videos"), ("ucfTrainTestlist", "UCF-101"), strict=True
             )
         )
-        monkeypatch.setattr(makers, "UCF101", replace(UCF101, parts=parts))
+        monkeypatch.setattr(ucf101, "UCF101", replace(UCF101, archives=parts))
         yield files
 
 
-def planned(*arguments: Any) -> Fetch:
-    fetch = plan_fetch(*arguments)
+def planned(name: str, *arguments: Any) -> Fetch:
+    fetch = dataset_kind(name).plan_fetch(*arguments)
     assert fetch is not None
     return fetch
 
@@ -84,10 +76,10 @@ def test_both_archives_become_folders_and_go(tmp_path: Path, server: Files, cons
     root = tmp_path / "data"
     server.answers = ["break 10", "well", "break 100000"]
     fetch = planned("ucf101", root)
-    fetch.run(store=STORE, console=console, patience=QUICK)
+    fetch.run(**STORE, console=console, patience=QUICK)
     assert tree(root) == LISTS | VIDEOS
     assert sorted(p.name for p in root.iterdir()) == ["UCF-101", "ucfTrainTestlist"]
-    assert plan_fetch("ucf101", root) is None
+    assert dataset_kind("ucf101").plan_fetch(root) is None
     assert server.ranges == [None, "bytes=10-", None, "bytes=100000-"]
     assert "UCF-101: 4 files, each checked" in console.export_text()
     with pytest.raises(SourceError, match=r"testlist01\.txt is missing"):  # these lists are incomplete
@@ -100,7 +92,7 @@ def test_archives_fetched_by_hand_are_checked_and_unpacked(tmp_path: Path, serve
     for name, data in server.content.items():
         (root / name).write_bytes(data)
     fetch = planned("ucf101", root)
-    fetch.run(store=STORE, console=console)
+    fetch.run(**STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
     assert server.sent == []
 
@@ -109,7 +101,7 @@ def test_only_what_is_missing_is_fetched(tmp_path: Path, server: Files, console:
     (tmp_path / "data" / "UCF-101").mkdir(parents=True)
     fetch = planned("ucf101", tmp_path / "data")
     assert [part.what for part in fetch.parts] == ["lists"]
-    fetch.run(store=STORE, console=console)
+    fetch.run(**STORE, console=console)
     assert tree(tmp_path / "data") == LISTS
     assert len(server.sent) == 1
 
@@ -128,12 +120,12 @@ def test_a_stopped_one_keeps_what_came(
     monkeypatch.setattr(fetching, "unpack", stop)
     fetch = planned("ucf101", root)
     with pytest.raises(Interrupted, match="the same command continues from here"):
-        fetch.run(store=STORE, console=console)
+        fetch.run(**STORE, console=console)
     assert not (root / "UCF-101").exists(), "what is not whole must not look as if it were"
     monkeypatch.setattr(fetching, "unpack", unpack)
     again = planned("ucf101", root)
     assert again.bytes == 0, "the archive is there"
-    again.run(store=STORE, console=console)
+    again.run(**STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
     assert len(server.sent) == 2
 
@@ -143,15 +135,15 @@ def test_room_for_archives_videos_and_store_is_looked_at_before_the_first_byte(
 ) -> None:
     fetch = planned("ucf101", tmp_path / "data")
     usage = namedtuple("usage", "total used free")
-    needed = 2 * sum(part.file.bytes for part in fetch.parts) + 1000 * 25_200
+    needed = 2 * sum(part.file.bytes for part in fetch.parts) + STORE["planned_bytes"]
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.05)))
     with pytest.raises(
         DiskFullError, match=r"needs 0\.0 GB of archives, 0\.0 GB of videos and about 0 GB of store, plus"
     ):
-        fetch.run(store=STORE, console=console)
+        fetch.run(**STORE, console=console)
     assert server.sent == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, int(needed * 1.15)))
-    fetch.run(store=STORE, console=console)
+    fetch.run(**STORE, console=console)
     assert tree(tmp_path / "data") == LISTS | VIDEOS
 
 
@@ -160,9 +152,8 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("one file system only")
     fetch = planned("ucf101", tmp_path)
-    huge = replace(STORE, path=memory / "not" / "there.zarr", codec="lz4", frames_per_second=1e9)
     with pytest.raises(DiskFullError, match=r"^/dev/shm needs about [\d,]+ GB of store, plus or minus 10 %, "):
-        fetch.run(store=huge, console=console)
+        fetch.run(store=memory / "not" / "there.zarr", planned_bytes=10**16, console=console)
     assert f"{tmp_path}: 0.0 GB of archives, 0.0 GB of videos; " in console.export_text()
     assert server.sent == []
 
@@ -170,15 +161,18 @@ def test_a_store_on_another_disk_needs_its_room_there(tmp_path: Path, server: Fi
 @pytest.mark.parametrize(("codec", "gigabytes"), [("jpeg", 36.5), ("zstd", 218.4), ("lz4", 273.2)])
 def test_the_stores_size_is_what_the_codecs_give(codec: str, gigabytes: float) -> None:
     """As measured in docs/performance.md, with stores of six classes."""
-    size = UCF101.whole
-    whole = replace(STORE, whole=size, codec=codec)
-    assert whole.bytes / 1e9 == pytest.approx(gigabytes, abs=0.1)
-    assert replace(whole, short_side=128, frames_per_second=7.5).bytes == pytest.approx(whole.bytes / 8, abs=1)
-    assert replace(whole, videos=size.videos_of(2, None)).bytes == pytest.approx(whole.bytes * 2 / 101, rel=0.01)
-    assert replace(whole, videos=size.videos_of(None, 1332)).bytes == pytest.approx(whole.bytes / 10, abs=1)
-    assert replace(whole, max_seconds=1e9).bytes == whole.bytes
-    second = replace(whole, max_seconds=1.0).bytes
-    assert second == pytest.approx(whole.bytes * 15 * 13_320 / 1_450_000, abs=1)
+    decode = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="7")
+
+    def size(decode: DecodeSettings = decode, *, classes: int | None = None, limit: int | None = None) -> int:
+        return store_bytes(UCF101.whole, codec, decode, classes=classes, limit=limit)
+
+    whole = size()
+    assert whole / 1e9 == pytest.approx(gigabytes, abs=0.1)
+    assert size(replace(decode, short_side=128, fps="15/2")) == pytest.approx(whole / 8, abs=1)
+    assert size(classes=2) == pytest.approx(whole * 2 / 101, rel=0.01)
+    assert size(limit=1332) == pytest.approx(whole / 10, abs=1)
+    assert size(replace(decode, max_seconds=1e9)) == whole
+    assert size(replace(decode, max_seconds=1.0)) == pytest.approx(whole * 15 * 13_320 / 1_450_000, abs=1)
 
 
 def test_genuine_frames_are_as_large_as_is_counted_with(genuine: Path) -> None:
@@ -207,7 +201,7 @@ def test_what_is_counted_with_is_what_was_measured() -> None:
 
 
 def test_the_official_files_and_their_sizes() -> None:
-    lists, videos = UCF101.parts
+    lists, videos = UCF101.archives
     assert lists.file.url == "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip"
     assert videos.file.url == "https://www.crcv.ucf.edu/data/UCF101/UCF101.rar"
     assert (lists.file.bytes, videos.file.bytes) == (113_943, 6_932_971_618)
@@ -216,10 +210,9 @@ def test_the_official_files_and_their_sizes() -> None:
 
 
 def test_other_data_sets_are_not_downloaded(tmp_path: Path) -> None:
-    assert [name for name, kind in DATASETS.items() if kind.fetch] == ["ucf101", "hmdb51"]
-    assert plan_fetch("sample", tmp_path) is None
+    assert [name for name in DATASETS if dataset_kind(name).plan_fetch(tmp_path)] == ["ucf101", "hmdb51"]
     with pytest.raises(UsageError, match="got data set 'kinetics'"):
-        plan_fetch("kinetics", tmp_path)
+        dataset_kind("kinetics")
 
 
 def test_on_a_terminal_prep_asks_and_takes_no_for_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from tests.pipeline.datasets.trees import STRANGE, groups_of, sides_of, touch, t
 
 from resact.cache.layout import array_name, video_id_of
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.datasets.registry import DATASETS, load_dataset
 
 # What is found ----------------------------------------------------------------------------------------------
@@ -20,7 +20,7 @@ from resact.pipeline.datasets.registry import DATASETS, load_dataset
 
 def test_classes_are_the_folders_in_order_and_ids_the_paths_below_the_root(tmp_path: Path) -> None:
     touch(tmp_path / "mine", "Walk/b.mp4", "Walk/a.webm", "Run/day 1/x/c.mov", "jump/d.MKV")
-    dataset = load_folder(tmp_path / "mine")
+    dataset = FOLDER.load(tmp_path / "mine")
     assert dataset.settings.classes == ("Run", "Walk", "jump")
     assert [(v.video_id, v.label, v.class_name, v.path) for v in dataset.videos] == [
         ("Run/day 1/x/c.mov", 0, "Run", tmp_path / "mine" / "Run/day 1/x/c.mov"),
@@ -30,12 +30,12 @@ def test_classes_are_the_folders_in_order_and_ids_the_paths_below_the_root(tmp_p
     ]
     assert all(v.name == v.video_id for v in dataset.videos)
     assert (dataset.settings.name, dataset.settings.splits) == ("mine", ("split1",))
-    assert load_folder(tmp_path / "mine", classes=["jump", "Run"]).settings.classes == ("Run", "jump")
+    assert FOLDER.load(tmp_path / "mine", classes=["jump", "Run"]).settings.classes == ("Run", "jump")
 
 
 def test_strange_names_have_ids_that_a_store_can_have(tmp_path: Path) -> None:
     touch(tmp_path / "v", *(f"Walk/{name}" for name in STRANGE))
-    videos = load_folder(tmp_path / "v").videos
+    videos = FOLDER.load(tmp_path / "v").videos
     assert {v.name for v in videos} == {f"Walk/{name}" for name in STRANGE}
     names = {array_name(v.video_id) for v in videos}
     assert len({name.casefold() for name in names}) == len(STRANGE)
@@ -53,7 +53,7 @@ def test_every_name_that_a_file_can_have_is_found_or_named(
     written = {os.fsdecode(raw + b"x.mp4") for raw in names}
     for name in written:
         (root / "Walk" / name).touch()
-    dataset = load_folder(touch(root, "Walk/known.mp4"))
+    dataset = FOLDER.load(touch(root, "Walk/known.mp4"))
     hidden = {name for name in written if name.startswith(".")}
     assert {v.name for v in dataset.videos} == {f"Walk/{name}" for name in written - hidden} | {"Walk/known.mp4"}
     assert len({array_name(v.video_id) for v in dataset.videos}) == len(dataset.videos)
@@ -67,7 +67,7 @@ def test_what_is_no_video_is_left_out_and_said(tmp_path: Path) -> None:
         "Walk/0.JPG", "Walk/labels.csv", "Walk/sub/half.mp4.part", "README.md", "loose.mp4", "Empty/notes.txt",
         "Walk/old.zarr/zarr.json", "old.zarr/zarr.json", "old.zarr/v/0.0.0.0",
     )  # fmt: skip
-    dataset = load_folder(tmp_path)
+    dataset = FOLDER.load(tmp_path)
     assert [v.name for v in dataset.videos] == [f"{name}/{i}.mp4" for name in ("Run", "Walk") for i in range(4)]
     assert dataset.notes[:4] == (
         "left out: files outside the class folders: 2 (README.md, loose.mp4)",
@@ -88,7 +88,7 @@ def test_links_to_videos_and_folders_are_followed_and_loops_are_not(tmp_path: Pa
     (root / "Walk" / "second").symlink_to("folder")
     (root / "Walk" / "sub").mkdir()
     (root / "Walk" / "sub" / "up").symlink_to("..")
-    dataset = load_folder(root)
+    dataset = FOLDER.load(root)
     assert [v.name for v in dataset.videos if v.class_name == "Walk"] == [
         "Walk/0.mp4", "Walk/1.mp4", "Walk/2.mp4", "Walk/3.mp4", "Walk/folder/e.mp4", "Walk/gone.mp4", "Walk/itself",
         "Walk/link.mp4",
@@ -106,24 +106,24 @@ def test_folders_that_are_no_such_tree_are_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / name).mkdir()
         with pytest.raises(SourceError, match=words):
-            load_folder(touch(tmp_path / name, *files))
+            FOLDER.load(touch(tmp_path / name, *files))
     with pytest.raises(SourceError, match="nowhere' cannot be searched for videos: No such file"):
-        load_folder(tmp_path / "nowhere")
+        FOLDER.load(tmp_path / "nowhere")
     with pytest.raises(UsageError, match="needs --root DIR"):
-        load_folder(None)
+        FOLDER.load(None)
 
 
 def test_names_of_data_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     two_classes(tmp_path / "UCF101")
     with pytest.raises(UsageError, match="a folder named 'UCF101', which is the name of another data set"):
-        load_folder(tmp_path / "UCF101")
-    assert load_folder(tmp_path / "UCF101", name="my ucf").settings.name == "my ucf"
+        FOLDER.load(tmp_path / "UCF101")
+    assert FOLDER.load(tmp_path / "UCF101", name="my ucf").settings.name == "my ucf"
     for name in ("", "a/b", ".hidden", "line\n", "sample", "bad\udcff"):
         with pytest.raises(UsageError, match="got --name"):
-            load_folder(tmp_path / "UCF101", name=name)
+            FOLDER.load(tmp_path / "UCF101", name=name)
     (tmp_path / "link").symlink_to("UCF101")
     monkeypatch.chdir(tmp_path / "UCF101" / "Run")
-    assert load_folder(Path("../../link")).settings.name == "link"
+    assert FOLDER.load(Path("../../link")).settings.name == "link"
 
 
 # Groups and sides -------------------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ def test_groups_are_in_the_name_or_else_the_sub_folder_or_else_the_video(tmp_pat
 def test_a_pattern_names_the_groups(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{c}/p{n:02}_{c}_{i}.mp4" for c in ("Run", "Walk") for n in range(8) for i in range(2)))
     touch(tmp_path, "Run/other.mp4")
-    dataset = load_folder(tmp_path, group_pattern=r"/(p\d+)_")
+    dataset = FOLDER.load(tmp_path, group_pattern=r"/(p\d+)_")
     assert {v.group for v in dataset.videos} == {f"p{n:02}" for n in range(8)} | {"Run/other.mp4"}
     assert "1 videos do not match --group-pattern: each is its own group (Run/other.mp4)" in dataset.notes
     sides: dict[str, set[str]] = {}
@@ -152,7 +152,7 @@ def test_a_pattern_names_the_groups(tmp_path: Path) -> None:
     assert {len(both) for both in sides.values()} == {1}, "nobody is seen in training and in test"
     for pattern, words in (("p(", "not a regular"), ("p.", "one pair"), ("(p)(.)", "one pair"), ("(zz)", "no path")):
         with pytest.raises(UsageError, match=words):
-            load_folder(tmp_path, group_pattern=pattern)
+            FOLDER.load(tmp_path, group_pattern=pattern)
 
 
 def test_the_share_and_the_seed_decide_and_classes_that_are_asked_for_do_not(tmp_path: Path) -> None:
@@ -165,19 +165,19 @@ def test_the_share_and_the_seed_decide_and_classes_that_are_asked_for_do_not(tmp
     assert list(sides_of(tmp_path, test_share=0.5).values()).count("test") == 10
     for share in (0.0, 1.0, -1.0, float("nan")):
         with pytest.raises(UsageError, match="--test-share"):
-            load_folder(tmp_path, test_share=share)
+            FOLDER.load(tmp_path, test_share=share)
 
 
 def test_a_class_of_one_group_is_for_training_and_said(tmp_path: Path) -> None:
     touch(two_classes(tmp_path), "Jump/all/1.mp4", "Jump/all/2.mp4")
-    dataset = load_folder(tmp_path)
+    dataset = FOLDER.load(tmp_path)
     assert {v.splits["split1"] for v in dataset.videos if v.class_name == "Jump"} == {"train"}
     assert any("split1 has no videos on both sides of 1 classes (Jump)" in note for note in dataset.notes)
 
 
 def test_flips_are_safe_unless_said_otherwise(tmp_path: Path) -> None:
     two_classes(tmp_path)
-    assumed, safe, unsafe = (load_folder(tmp_path, flip_safe=flip) for flip in (None, True, False))
+    assumed, safe, unsafe = (FOLDER.load(tmp_path, flip_safe=flip) for flip in (None, True, False))
     assert [d.settings.flip_safe for d in (assumed, safe, unsafe)] == [True, True, False]
     assert [any("--not-flip-safe" in note for note in d.notes) for d in (assumed, safe, unsafe)] == [True, False, False]
 
@@ -186,7 +186,7 @@ def test_a_csv_says_who_is_where(tmp_path: Path) -> None:
     root = two_classes(tmp_path / "v", 3)
     csv = root / "splits.csv"
     csv.write_text("video,membership,split,group\nRun/0.mp4,train,a,x\nRun/1.mp4,test,a,x\nWalk/0.mp4,test,b,\n")
-    dataset = load_folder(root, splits=csv)
+    dataset = FOLDER.load(root, splits=csv)
     assert {v.video_id: (v.splits, v.group) for v in dataset.videos} == {
         "Run/0.mp4": ({"a": "train"}, "x"),
         "Run/1.mp4": ({"a": "test"}, "x"),
@@ -196,7 +196,7 @@ def test_a_csv_says_who_is_where(tmp_path: Path) -> None:
     assert dataset.notes[0].startswith(f"left out: videos that {csv} does not name: 3 (Run/2.mp4, Walk/1.mp4")
     assert "a has videos of 1 groups on more than one side (x)" in dataset.notes
     with pytest.raises(UsageError, match="got --splits with --test-share or --split-seed"):
-        load_folder(root, splits=csv, split_seed=0)
+        FOLDER.load(root, splits=csv, split_seed=0)
 
 
 def test_a_csv_that_names_videos_that_are_not_there(tmp_path: Path) -> None:
@@ -206,22 +206,22 @@ def test_a_csv_that_names_videos_that_are_not_there(tmp_path: Path) -> None:
         r"names 5 videos that are not below .*v \(Walk/g0.mp4, Walk/g1.mp4, Walk/g2.mp4, \.\.\.\).* such as 'Run/0.mp4'"
     )
     with pytest.raises(SourceError, match=words):
-        load_folder(root, splits=csv)
-    assert len(load_folder(root, splits=csv, allow_partial=True).missing) == 5
-    assert [v.video_id for v in load_folder(root, splits=csv, classes=["Run"]).videos] == ["Run/0.mp4"]
+        FOLDER.load(root, splits=csv)
+    assert len(FOLDER.load(root, splits=csv, allow_partial=True).missing) == 5
+    assert [v.video_id for v in FOLDER.load(root, splits=csv, classes=["Run"]).videos] == ["Run/0.mp4"]
     csv.write_text("video,membership\nWalk/gone.mp4,train\n")
     with pytest.raises(SourceError, match="names 1 videos that are not below"):
-        load_folder(root, splits=csv, allow_partial=True)
+        FOLDER.load(root, splits=csv, allow_partial=True)
 
 
 def test_classes_are_those_that_the_csv_has_videos_of(tmp_path: Path) -> None:
     root, csv = touch(two_classes(tmp_path / "v"), "Junk/x.mp4"), tmp_path / "splits.csv"
     csv.write_text("video,membership\nRun/0.mp4,train\nWalk/0.mp4,test\n")
-    dataset = load_folder(root, splits=csv)
+    dataset = FOLDER.load(root, splits=csv)
     assert dataset.settings.classes == ("Run", "Walk")
     assert f"left out: videos that {csv} does not name: 7 (Junk/x.mp4, Run/1.mp4, Run/2.mp4, ...)" in dataset.notes
     with pytest.raises(UsageError, match="got class 'Junk', expected one of the 2 classes"):
-        load_folder(root, splits=csv, classes=["Junk"])
+        FOLDER.load(root, splits=csv, classes=["Junk"])
 
 
 # The registry -----------------------------------------------------------------------------------------------

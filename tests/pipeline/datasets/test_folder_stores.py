@@ -13,7 +13,7 @@ from resact.cache.store import open_store
 from resact.cache.summary import summarise
 from resact.cache.verify import verify_store
 from resact.errors import DamagedError, Interrupted, SettingsError, UsageError
-from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.job.progress import PrepProgress
 
 
@@ -82,7 +82,7 @@ def test_a_limit_takes_both_sides_of_each_class_and_the_store_says_what_it_lacks
     assert (whole.partial, "note: not the whole" in printed) == (None, False)
     sides = stored_sides(whole)
     assert stored_sides(store).items() <= sides.items()
-    assert sides == {v.video_id: 1 + (v.splits["split1"] == "test") for v in load_folder(root).videos}
+    assert sides == {v.video_id: 1 + (v.splits["split1"] == "test") for v in FOLDER.load(root).videos}
     assert make(root, tmp_path / "s.zarr", limit=4)[0].partial is None, "it lacks nothing for being asked for less"
     fill(root, tiny_video, "Run/7.mp4", "Run/8.mp4")
     assert make(root, tmp_path / "s.zarr", limit=4)[0].partial == "not the whole of v: 12 of 14 videos, 2 of 2 classes"
@@ -152,7 +152,7 @@ def test_videos_added_later_change_no_side_and_keep_the_share(tmp_path: Path, ti
         assert len({side for video, side in now.items() if "anna" in video}) == 1
         assert {side for video, side in now.items() if video.startswith("Run")} == {1, 2}
         sides = now
-    alone = {v.video_id: v.splits["split1"] for v in load_folder(root).videos}
+    alone = {v.video_id: v.splits["split1"] for v in FOLDER.load(root).videos}
     assert len(alone) == len(sides)
 
 

@@ -21,12 +21,11 @@ from tests.pipeline.job.test_repair import flip
 from resact.cache.layout import SHARD, array_name
 from resact.cache.store import open_store
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets import archives
 from resact.pipeline.datasets import download as downloading
-from resact.pipeline.datasets.archives import HMDB51
+from resact.pipeline.datasets import hmdb51
 from resact.pipeline.datasets.download import RemoteFile, with_size
-from resact.pipeline.datasets.hmdb51 import load_hmdb51
-from resact.pipeline.datasets.registry import plan_fetch
+from resact.pipeline.datasets.hmdb51 import HMDB51
+from resact.pipeline.datasets.registry import dataset_kind
 from resact.pipeline.datasets.unpack import unpack_nested
 
 CLASSES = ["brush_hair", "shoot_bow", *(f"verb_{number:02}" for number in range(49))]
@@ -62,7 +61,7 @@ def root(tmp_path: Path, tiny_video: bytes) -> Path:
 
 
 def test_lists_of_numbers_become_memberships_and_unused_videos_are_kept(root: Path) -> None:
-    dataset = load_hmdb51(root, classes=["shoot_bow"])
+    dataset = HMDB51.load(root, classes=["shoot_bow"])
     assert [(v.video_id, v.splits) for v in dataset.videos] == [
         (f"shoot_bow/{name.removesuffix('.avi')}", sides)
         for name, sides in sorted(
@@ -90,14 +89,14 @@ def test_lists_of_numbers_become_memberships_and_unused_videos_are_kept(root: Pa
 
 
 def test_part_of_it_is_taken_only_where_asked_for(root: Path) -> None:
-    with pytest.raises(SourceError, match="has 10 of the 255 videos and 2 of the 51 classes in the lists of hmdb51"):
-        load_hmdb51(root)
-    assert len(load_hmdb51(root, allow_partial=True).missing) == 245
+    with pytest.raises(SourceError, match="holds 10 of the 255 videos and 2 of the 51 classes that the lists of h"):
+        HMDB51.load(root)
+    assert len(HMDB51.load(root, allow_partial=True).missing) == 245
     with pytest.raises(UsageError, match="got class 'wave', expected one of the 51"):
-        load_hmdb51(root, classes=["wave"])
+        HMDB51.load(root, classes=["wave"])
     extra = root / "hmdb51_org" / "brush_hair" / "own.avi"
     extra.touch()
-    own = [v for v in load_hmdb51(root, classes=["brush_hair"]).videos if v.problem]
+    own = [v for v in HMDB51.load(root, classes=["brush_hair"]).videos if v.problem]
     assert [(v.path, v.problem) for v in own] == [(extra, "the lists of hmdb51 have no video of this name")]
 
 
@@ -111,15 +110,15 @@ def test_lists_that_are_not_whole_are_named(root: Path) -> None:
     ):
         first.write_text(wrong)
         with pytest.raises(SourceError, match=words):
-            load_hmdb51(root)
+            HMDB51.load(root)
     first.unlink()
     with pytest.raises(SourceError, match=r"of 51 classes, expected 51 .*missing: brush_hair_test_split1\.txt"):
-        load_hmdb51(root)
+        HMDB51.load(root)
     shutil.rmtree(folder)
     with pytest.raises(SourceError, match=r"has no testTrainMulti_7030_splits/\*_test_split1\.txt: get test_train_spl"):
-        load_hmdb51(root)
+        HMDB51.load(root)
     with pytest.raises(SourceError, match=r"HMDB51 is not in .*: fetch it with `resact prep hmdb51 --download`"):
-        load_hmdb51(root / "nowhere")
+        HMDB51.load(root / "nowhere")
 
 
 def test_a_store_of_it_is_made_completed_and_repaired(root: Path, tmp_path: Path) -> None:
@@ -162,10 +161,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
     known = md5(content["test_train_splits.rar"]).hexdigest()
     small = tuple(
         replace(part, file=replace(part.file, md5=part.file.md5 and known), unpacked_bytes=1000)
-        for part in HMDB51.parts
+        for part in HMDB51.archives
     )
     with serve(Files(content)) as files:
-        monkeypatch.setattr(archives, "HMDB51", replace(HMDB51, parts=small))
+        monkeypatch.setattr(hmdb51, "HMDB51", replace(HMDB51, archives=small))
         yield files
 
 
@@ -174,12 +173,12 @@ def test_the_archive_of_archives_becomes_a_folder_a_class(tmp_path: Path, server
     fetch = planned("hmdb51", root, server.address)
     assert fetch.question == f"HMDB51 is not in {root}. Fetch 0.00 GB from {server.address}?"
     server.answers = ["well", "well", "well", "break 1000"]
-    fetch.run(store=STORE, console=console, patience=QUICK)
+    fetch.run(**STORE, console=console, patience=QUICK)
     assert tree(root) == lists() | {f"hmdb51_org/{name}": data for name, data in VIDEOS.items()}
     assert sorted(path.name for path in root.iterdir()) == ["hmdb51_org", "testTrainMulti_7030_splits"]
     assert server.ranges[-1] == "bytes=1000-", "it goes on after a break"
-    assert plan_fetch("hmdb51", root) is None
-    assert len(load_hmdb51(root, classes=CLASSES[:3]).videos) == 15
+    assert HMDB51.plan_fetch(root) is None
+    assert len(HMDB51.load(root, classes=CLASSES[:3]).videos) == 15
 
 
 def test_a_stopped_unpacking_goes_on(tmp_path: Path, server: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +194,11 @@ def test_a_stopped_unpacking_goes_on(tmp_path: Path, server: Files, monkeypatch:
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", stop)
         with pytest.raises(SourceError, match="stopped"):
-            fetch.run(store=STORE, console=console)
+            fetch.run(**STORE, console=console)
     assert not (root / "hmdb51_org").exists()
     sent = len(server.sent)
     again = planned("hmdb51", root, server.address)
-    again.run(store=STORE, console=console)
+    again.run(**STORE, console=console)
     assert len(server.sent) == sent, "the archive is there"
     assert tree(root) == lists() | {f"hmdb51_org/{name}": data for name, data in VIDEOS.items()}
 
@@ -235,15 +234,15 @@ def test_a_file_of_unknown_size_is_the_one_that_the_server_says(
     with pytest.raises(SourceError, match="answers HTTP 404"):
         with_size(replace(file, url=f"{server.address}/gone"), tmp_path, QUICK)
     with pytest.raises(UsageError, match="got --download-from, but folder is not downloaded"):
-        plan_fetch("folder", tmp_path, "http://x")
+        dataset_kind("folder").plan_fetch(tmp_path, "http://x")
 
 
 def test_lists_of_another_checksum_are_refused(tmp_path: Path, server: Files) -> None:
     server.content["test_train_splits.rar"] += b"x"
     fetch = planned("hmdb51", tmp_path / "data", server.address)
     with pytest.raises(SourceError, match=r"has md5 .*, expected"):
-        fetch.run(store=STORE, console=Console(quiet=True), patience=QUICK)
-    assert [part.file.url for part in HMDB51.parts] == [
+        fetch.run(**STORE, console=Console(quiet=True), patience=QUICK)
+    assert [part.file.url for part in HMDB51.archives] == [
         f"https://serre-lab.clps.brown.edu/wp-content/uploads/2013/10/{name}"
         for name in ("test_train_splits.rar", "hmdb51_org.rar")
     ]

@@ -1,6 +1,7 @@
 """The sample data set: its layout, its files, its motion."""
 
 import hashlib
+import os
 import pickle
 import re
 import signal
@@ -82,6 +83,11 @@ def test_missing_videos_are_those_without_a_file(written, tmp_path):
     assert sample.missing_videos(written) == list(VIDEOS[1:])
 
 
+def test_one_that_is_not_there_yet_says_how_to_make_it(tmp_path):
+    with pytest.raises(SourceError, match=r"the sample is not in .*: `resact prep sample` generates it there"):
+        sample.SAMPLE.load(tmp_path)
+
+
 def test_video_names_travel_to_other_processes():
     for thing in (VIDEOS[5], sample.write_video):
         assert pickle.loads(pickle.dumps(thing)) == thing
@@ -133,13 +139,17 @@ def test_encoded_frame_depends_on_no_other_frame(tmp_path):
 
 
 def test_killed_writer_leaves_no_file_under_the_name(tmp_path):
-    path = tmp_path / "video.avi"
-    code = (  # an endless video, so that the kill cannot come too late
+    path, slow = tmp_path / "video.avi", tmp_path / "ffmpeg"
+    real = imageio_ffmpeg.get_ffmpeg_exe()
+    # It ends after its caller, so that the kill cannot come too late.
+    slow.write_text(f'#!/bin/sh\n"{real}" "$@"\nwhile kill -0 $PPID; do sleep 0.05; done\n')
+    slow.chmod(0o755)
+    code = (
         "import sys; from pathlib import Path; from resact.pipeline.datasets import sample\n"
-        "sample.SampleVideo.num_frames = property(lambda self: 10**9)\n"
         "sample.write_video(sample.VIDEOS[0], Path(sys.argv[1]))"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as writer:
+    environment = {**os.environ, "IMAGEIO_FFMPEG_EXE": str(slow)}
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], env=environment) as writer:
         wait_until(lambda: any(part.stat().st_size > 20_000 for part in tmp_path.glob(".*.partial")), writer)
         writer.send_signal(signal.SIGKILL)
     assert list(tmp_path.glob("*.avi")) == []

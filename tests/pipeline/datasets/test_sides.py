@@ -8,12 +8,12 @@ import pytest
 from tests.pipeline.datasets.trees import groups_of, sides_of, touch, two_classes
 
 from resact.errors import SourceError, UsageError
-from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.datasets.sides import sides_named
 
 
 def notes_of(root: Path) -> str:
-    return "\n".join(load_folder(root).notes)
+    return "\n".join(FOLDER.load(root).notes)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_names_of_sides(names: list[str], tmp_path: Path) -> None:
         with pytest.raises(
             SourceError, match=r"holds replacement.*, expected folders of the sides train, val and test"
         ):
-            load_folder(root)
+            FOLDER.load(root)
     else:
-        dataset = load_folder(touch(root, "train/Walk/1.mp4"))
+        dataset = FOLDER.load(touch(root, "train/Walk/1.mp4"))
         kinds = {name: sides_named(names)[name] for name in names}
         assert {v.splits["split1"] for v in dataset.videos} == {"train", *kinds.values()}
         assert all(
@@ -53,7 +53,7 @@ def test_names_of_sides(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(
         SourceError, match=r"named like sides, .*: name each video's side in a CSV for --splits, or ren"
     ):
-        load_folder(root)
+        FOLDER.load(root)
 
 
 @pytest.mark.parametrize(
@@ -69,13 +69,13 @@ def test_names_of_sides(names: list[str], tmp_path: Path) -> None:
 )
 def test_names_that_only_look_like_sides(names: list[str], tmp_path: Path) -> None:
     assert sides_named(names) == {}
-    assert load_folder(touch(tmp_path / "c", *(f"{n}/{i}.mp4" for n in names for i in range(2)))).videos
-    assert load_folder(touch(tmp_path / "g", *(f"Walk/{n}/{i}.mp4" for n in names for i in range(2)))).videos
+    assert FOLDER.load(touch(tmp_path / "c", *(f"{n}/{i}.mp4" for n in names for i in range(2)))).videos
+    assert FOLDER.load(touch(tmp_path / "g", *(f"Walk/{n}/{i}.mp4" for n in names for i in range(2)))).videos
 
 
 def refused(root: Path, *files: str) -> str:
     with pytest.raises(SourceError) as caught:
-        load_folder(touch(root, *files))
+        FOLDER.load(touch(root, *files))
     return str(caught.value)
 
 
@@ -92,7 +92,7 @@ def test_sides_are_found_wherever_they_are(tmp_path: Path) -> None:
 def test_sides_below_classes_are_refused_with_a_pattern_as_well(tmp_path: Path) -> None:
     touch(tmp_path, "Walk/train/p1_a.mp4", "Walk/val/p2_b.mp4")
     with pytest.raises(SourceError, match="named like sides"):
-        load_folder(tmp_path, group_pattern=r"(p\d)_")
+        FOLDER.load(tmp_path, group_pattern=r"(p\d)_")
 
 
 def test_the_way_out_of_sides_below_classes_is_a_csv_and_they_are_no_groups(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_folders_of_sides_above_the_classes_divide_the_videos(tmp_path: Path) ->
         f"{side}/{name}/{file}.mp4" for side in ("train_256", "val_256", "test") for name in WALKS
         for file in ("a", "anna/b c", "v_Run_g07_c01")
     ]  # fmt: skip
-    dataset = load_folder(touch(tmp_path, *names))
+    dataset = FOLDER.load(touch(tmp_path, *names))
     assert {v.video_id: (v.class_name, v.label, v.splits) for v in dataset.videos} == {
         name: (name.split("/")[1], WALKS.index(name.split("/")[1]), {"split1": name.partition("/")[0].split("_")[0]})
         for name in names
@@ -134,7 +134,7 @@ def test_folders_of_sides_above_the_classes_divide_the_videos(tmp_path: Path) ->
         n: "anna" if "anna" in n else "v_Run_g07" if "g07" in n else n for n in names
     }
     assert "split1 has videos of 2 groups on more than one side (anna, v_Run_g07)" in dataset.notes
-    assert load_folder(tmp_path, classes=["Run"]).settings.classes == ("Run",)
+    assert FOLDER.load(tmp_path, classes=["Run"]).settings.classes == ("Run",)
     assert groups_of(tmp_path, group_pattern=r"/([^/]*)\.mp4$")["test/Run/a.mp4"] == "a"
     csv = tmp_path / "s.csv"
     csv.write_text("video,membership\ntest/Run/a.mp4,train\ntrain_256/Run/a.mp4,test\n")
@@ -146,13 +146,13 @@ def test_trees_of_sides_that_do_not_fit_are_named(tmp_path: Path) -> None:
     assert "holds val/1.mp4 outside class folders, expected <side>/<class>/<video>" in flat
     lacking = refused(tmp_path / "lacking", "train/Walk/1.mp4", "val/Walk/2.mp4", "val/Run/3.mp4")
     assert "has no training videos of 1 classes (Run): add some" in lacking
-    assert load_folder(tmp_path / "lacking", classes=["Walk"]).settings.classes == ("Walk",)
+    assert FOLDER.load(tmp_path / "lacking", classes=["Walk"]).settings.classes == ("Walk",)
     alike = refused(tmp_path / "alike", "train/Walk/1.mp4", "val/walk/2.mp4")
     assert "the folders 'Walk' and 'walk', which look alike" in alike
     below = refused(tmp_path / "below", "train/Walk/test/1.mp4", "train/Walk/val/2.mp4", "val/Walk/3.mp4")
     assert "holds Walk/test, Walk/val, which are named like sides" in below
     with pytest.raises(UsageError, match="got --test-share, but the folders train, val say which videos are for test"):
-        load_folder(touch(tmp_path / "drawn", "train/Walk/1.mp4", "val/Walk/2.mp4"), test_share=0.2)
+        FOLDER.load(touch(tmp_path / "drawn", "train/Walk/1.mp4", "val/Walk/2.mp4"), test_share=0.2)
     twins = touch(tmp_path / "twins", "train/Walk/1.mp4", "val/Walk/2.mp4")
     (twins / "val/Walk/3.mp4").hardlink_to(twins / "train/Walk/1.mp4")
     assert "the folders have 'train/Walk/1.mp4' and 'val/Walk/3.mp4' on different sides, and they are" in refused(twins)

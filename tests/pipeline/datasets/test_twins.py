@@ -6,7 +6,7 @@ import pytest
 from tests.pipeline.datasets.trees import fill, make, stored_sides, touch, two_classes
 
 from resact.errors import SourceError
-from resact.pipeline.datasets.folder import load_folder
+from resact.pipeline.datasets.folder import FOLDER
 
 
 def link(path: Path, target: Path, *, hard: bool = False) -> None:
@@ -22,12 +22,12 @@ def test_a_file_with_two_names_in_a_class_is_taken_once(tmp_path: Path, hard: bo
     root = two_classes(tmp_path)
     link(root / "Walk" / "anna" / "again.mp4", root / "Walk" / "0.mp4", hard=hard)
     link(root / "Run" / "9.mp4", root / "Run" / "1.mp4", hard=hard)
-    dataset = load_folder(root)
+    dataset = FOLDER.load(root)
     assert [v.name for v in dataset.videos] == [f"{name}/{i}.mp4" for name in ("Run", "Walk") for i in range(4)]
     words = "left out: other names of files that are already used: 2 (Run/9.mp4, Walk/anna/again.mp4)"
     assert words in dataset.notes
     assert {v.video_id: v.splits for v in dataset.videos} == {
-        v.video_id: v.splits for v in load_folder(two_classes(tmp_path / "plain")).videos
+        v.video_id: v.splits for v in FOLDER.load(two_classes(tmp_path / "plain")).videos
     }, "sides are those of a tree without the links"
 
 
@@ -37,7 +37,7 @@ def test_where_no_link_leads_there_is_the_name_that_counts(tmp_path: Path) -> No
     link(root / "Walk" / "a.mp4", root / "Walk" / "z.mp4")
     link(root / "Walk" / "d.mp4", tmp_path / "elsewhere" / "x.mp4")
     link(root / "Walk" / "c.mp4", tmp_path / "elsewhere" / "x.mp4")
-    assert [v.name for v in load_folder(root).videos] == ["Run/1.mp4", "Walk/c.mp4", "Walk/z.mp4"]
+    assert [v.name for v in FOLDER.load(root).videos] == ["Run/1.mp4", "Walk/c.mp4", "Walk/z.mp4"]
 
 
 @pytest.mark.parametrize("hard", [False, True])
@@ -46,14 +46,14 @@ def test_a_file_in_two_classes_is_refused_with_its_names(tmp_path: Path, hard: b
     link(root / "Walk" / "9.mp4", root / "Run" / "0.mp4", hard=hard)
     words = "has 1 videos in several classes, such as 'Run/0.mp4' and 'Walk/9.mp4', which are one file: remove all but"
     with pytest.raises(SourceError, match=words):
-        load_folder(root)
-    assert len(load_folder(root, classes=["Walk"]).videos) == 5, "of one of the two classes it is no trouble"
+        FOLDER.load(root)
+    assert len(FOLDER.load(root, classes=["Walk"]).videos) == 5, "of one of the two classes it is no trouble"
     csv = root / "splits.csv"
     csv.write_text("video,membership\nRun/0.mp4,train\nRun/1.mp4,test\nWalk/1.mp4,train\nWalk/2.mp4,test\n")
-    assert len(load_folder(root, splits=csv).videos) == 4
+    assert len(FOLDER.load(root, splits=csv).videos) == 4
     csv.write_text(csv.read_text() + "Walk/9.mp4,train\n")
     with pytest.raises(SourceError, match="in several classes"):
-        load_folder(root, splits=csv)
+        FOLDER.load(root, splits=csv)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_a_folder_in_two_classes_is_refused_too_whichever_is_searched_first(
     for name, target in links.items():
         link(root / name, (root / target).resolve())
     with pytest.raises(SourceError, match="in several classes, such as"):
-        load_folder(root)
+        FOLDER.load(root)
 
 
 def test_a_csv_may_not_put_one_file_on_two_sides(tmp_path: Path) -> None:
@@ -83,18 +83,18 @@ def test_a_csv_may_not_put_one_file_on_two_sides(tmp_path: Path) -> None:
     link(root / "Walk" / "9.mp4", root / "Walk" / "0.mp4")
     csv.write_text("video,membership\nWalk/0.mp4,train\nWalk/9.mp4,test\n")
     with pytest.raises(SourceError, match=r"has 'Walk/0.mp4' and 'Walk/9.mp4' on different sides, and they are one fi"):
-        load_folder(root, splits=csv)
+        FOLDER.load(root, splits=csv)
     csv.write_text("video,membership\nWalk/0.mp4,train\nWalk/9.mp4,train\n")
-    assert [v.name for v in load_folder(root, splits=csv).videos] == ["Walk/0.mp4"]
+    assert [v.name for v in FOLDER.load(root, splits=csv).videos] == ["Walk/0.mp4"]
     csv.write_text("video,membership\nWalk/9.mp4,train\n")
-    assert [v.name for v in load_folder(root, splits=csv).videos] == ["Walk/9.mp4"], "the name that the list has"
+    assert [v.name for v in FOLDER.load(root, splits=csv).videos] == ["Walk/9.mp4"], "the name that the list has"
 
 
 def test_copies_and_files_without_a_length_are_no_twins(tmp_path: Path) -> None:
     root = touch(tmp_path, "Run/1.mp4", "Run/2.mp4", "Walk/1.mp4")
     link(root / "Walk" / "gone.mp4", Path("nowhere"))
     link(root / "Run" / "gone.mp4", Path("nowhere"))
-    assert len(load_folder(root).videos) == 5
+    assert len(FOLDER.load(root).videos) == 5
 
 
 def test_a_file_that_the_store_holds_is_not_added_under_another_name(tmp_path: Path, tiny_video: bytes) -> None:

@@ -1,16 +1,20 @@
-"""A list that says all of a data set: its forms, where its videos lie, and what is wrong with it, by line."""
+"""The user's lists, for `--list` and `--splits`: their forms, where videos lie, and what is wrong, by line."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.pipeline.datasets.trees import touch
 
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset
-from resact.pipeline.datasets.folder import load_folder
-from resact.pipeline.datasets.video_list import read_class_names, read_list
+from resact.pipeline.datasets.folder import FOLDER
+from resact.pipeline.datasets.list_file import read_class_names
+from resact.pipeline.datasets.video_list import read_list, read_split_csv
 
 FILES = ("a.mp4", "deep/er/b.webm", "deep/c d.mp4", "e.mp4", "x/f.mp4", "left/out.mp4")
 PLAIN = """video,label,membership
@@ -25,7 +29,7 @@ def load(root: Path, text: str, *, name: str = "list.csv", files: tuple[str, ...
     """The data set of a list in the folder of its videos."""
     touch(root, *files)
     (root / name).write_text(text, encoding="utf-8")
-    return load_folder(root, list=root / name, **options)
+    return FOLDER.load(root, list=root / name, **options)
 
 
 def refused(root: Path, text: str, **options: Any) -> str:
@@ -223,7 +227,7 @@ def test_options_that_contradict_a_list(tmp_path: Path, options: dict[str, Any],
     with pytest.raises(UsageError, match=words):
         load(tmp_path, PLAIN, **options)
     with pytest.raises(UsageError, match="got --classes-file without --list"):
-        load_folder(tmp_path, classes_file=tmp_path / "x")
+        FOLDER.load(tmp_path, classes_file=tmp_path / "x")
 
 
 def test_times_are_exact_and_written_in_one_way(tmp_path: Path) -> None:
@@ -240,3 +244,103 @@ def test_times_are_exact_and_written_in_one_way(tmp_path: Path) -> None:
         path.write_text(f"video,label,start,end\na,x,{time}\n")
         with pytest.raises(SourceError, match=f"list, line 2: {words}"):
             read_list(path)
+
+
+# The CSV for --splits ---------------------------------------------------------------------------------------
+
+NAMES = ("Walk/a.mp4", "Walk/sub/b, c.mp4", "Run/new\nline.mp4", "Run/bad\udcff.mp4")
+
+
+def split(folder: Path, text: str, names: tuple[str, ...] = NAMES) -> dict[str, tuple[dict[str, str], str]]:
+    """Video -> sides and group, of class folders with a CSV."""
+    csv = folder / "splits.csv"
+    root = touch(folder / "v", *names)
+    csv.write_bytes(text.encode("utf-8", "surrogateescape"))
+    videos = FOLDER.load(root, splits=csv).videos
+    return {video.video_id: (video.splits, video.group) for video in videos}
+
+
+def test_two_columns_are_enough(tmp_path: Path) -> None:
+    assert split(tmp_path, "video,membership\nWalk/a.mp4,train\n\nRun/bad\udcff.mp4,TEST\n") == {
+        "Walk/a.mp4": ({"split1": "train"}, "Walk/a.mp4"),
+        "Run/bad\udcff.mp4": ({"split1": "test"}, "Run/bad\udcff.mp4"),
+    }
+
+
+def test_all_columns_in_any_order_with_mark_crlf_quotes_and_spaces(tmp_path: Path) -> None:
+    text = (
+        "\ufeffMembership, group ,VIDEO,split\r\n"
+        'train,anna,"Walk/sub/b, c.mp4",by-person\r\n'
+        'test,,"Walk/sub/b, c.mp4",by-day\r\n'
+        'test, bert ,"Run/new\nline.mp4",by-person\r\n'
+    )
+    assert split(tmp_path, text) == {
+        "Walk/sub/b, c.mp4": ({"by-person": "train", "by-day": "test"}, "anna"),
+        "Run/new\nline.mp4": ({"by-person": "test"}, "bert"),
+    }
+
+
+def test_other_spellings_of_a_name_are_taken_for_the_one_that_they_can_only_mean(tmp_path: Path) -> None:
+    composed, decomposed = "Walk/caf\u00e9.mp4", "Walk/cafe\u0301.mp4"
+    for written in (decomposed, f"./{composed}", composed.replace("/", "\\"), f" {composed}"):
+        text = f"video,membership\n{written},test\n"
+        assert split(tmp_path, text, (composed,)) == {composed: ({"split1": "test"}, composed)}
+    both = (composed, decomposed)
+    text = f"video,membership\n {composed},test\n"
+    assert list(split(tmp_path / "space", text, (*both, f" {composed}"))) == [f" {composed}"]
+    exact = split(tmp_path, f"video,membership\n{decomposed},test\n{composed},train\n", both)
+    assert {name: sides for name, (sides, _) in exact.items()} == {
+        composed: {"split1": "train"},
+        decomposed: {"split1": "test"},
+    }
+    with pytest.raises(SourceError, match=r"line 2: './Walk.* may mean 'Walk/cafe.*' or 'Walk/caf.*': write one"):
+        split(tmp_path, f"video,membership\n./{composed},test\n", both)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "line 1: got '', expected the columns video,membership"),
+        ("video;membership\nWalk/a.mp4;train\n", "got 'video;membership', expected .* separated by commas"),
+        ("Walk/a.mp4,train\n", "got 'Walk/a.mp4,train', expected the columns"),
+        ("video,membership,spilt\nWalk/a.mp4,train,x\n", "got the column 'spilt', expected the columns"),
+        ("video,membership,video\nWalk/a.mp4,train,x\n", "got 'video,membership,video', expected"),
+        ("video,membership\n", "names no video"),
+        ("video,membership\nWalk/a.mp4\n", "line 2: got 1 fields, expected 2"),
+        ("video,membership\nWalk/a.mp4,train,x\n", "line 2: got 3 fields, expected 2"),
+        ("video,membership\nWalk/a.mp4,vel\n", "line 2: got membership 'vel', expected train, val or test"),
+        ("video,membership\nWalk/a.mp4,none\n", "line 2: got membership 'none', expected train, val or test"),
+        ("video,membership,split\nWalk/a.mp4,train,a/b\n", "line 2: got split 'a/b', expected a name"),
+        (
+            "video,membership\nWalk/a.mp4,train\nWalk/a.mp4,test\n",
+            "line 3: 'Walk/a.mp4' is in test of split1, and in tr",
+        ),
+        ("video,membership\nWalk/a.mp4,train\n./Walk/a.mp4,train\n", "line 3: 'Walk/a.mp4' is also in line 2"),
+        (
+            "video,membership,split,group\nWalk/a.mp4,train,x,g\nWalk/a.mp4,test,y,h\n",
+            "line 3: 'Walk/a.mp4' is of group 'h', and of 'g' in line 2",
+        ),
+        ('video,membership\n"Walk/a.mp4,train\n', "line 2: unexpected end of data"),
+    ],
+)
+def test_what_is_wrong_with_a_csv_is_said_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(SourceError, match=words):
+        split(tmp_path, text)
+
+
+def test_files_that_are_no_csv(tmp_path: Path) -> None:
+    path = tmp_path / "splits.csv"
+    with pytest.raises(SourceError, match=r"splits.csv cannot be read: No such file"):
+        read_split_csv(path)
+    path.write_text("video,membership\nWalk/a.mp4,train\n", encoding="utf-16")
+    with pytest.raises(SourceError, match="is in UTF-16: save it in UTF-8"):
+        read_split_csv(path)
+
+
+@settings(max_examples=150)
+@given(st.binary(max_size=80) | st.lists(st.sampled_from([*'\n\r,;"\0 ', "video", "membership", "train"])).map("".join))
+def test_any_bytes_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory, junk: bytes | str) -> None:
+    path = tmp_path_factory.getbasetemp() / "junk.csv"
+    path.write_bytes(junk if isinstance(junk, bytes) else junk.encode())
+    with suppress(SourceError):
+        assert read_split_csv(path)

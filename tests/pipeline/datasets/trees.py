@@ -9,8 +9,8 @@ from rich.console import Console
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.store import ClipStore, open_store
-from resact.pipeline.datasets.folder import load_folder
-from resact.pipeline.datasets.limit import limited
+from resact.pipeline.datasets.dataset import limited
+from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.datasets.registry import load_dataset
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
@@ -48,12 +48,12 @@ def two_classes(root: Path, number: int = 4) -> Path:
 
 def sides_of(root: Path, **options: Any) -> dict[str, str]:
     """Video id -> side."""
-    return {video.video_id: video.splits["split1"] for video in load_folder(root, **options).videos}
+    return {video.video_id: video.splits["split1"] for video in FOLDER.load(root, **options).videos}
 
 
 def groups_of(root: Path, **options: Any) -> dict[str, str]:
     """Video id -> group."""
-    return {video.video_id: video.group for video in load_folder(root, **options).videos}
+    return {video.video_id: video.group for video in FOLDER.load(root, **options).videos}
 
 
 def make(root: Path, store: Path, *, limit: int | None = None, **options: Any) -> tuple[ClipStore, str]:

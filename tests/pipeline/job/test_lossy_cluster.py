@@ -22,7 +22,7 @@ from resact.cache.codecs import build_codec
 from resact.cache.durable import commit_video, create_store, store_lock
 from resact.cache.verify import verify_store
 from resact.pipeline.datasets.dataset import SourceVideo
-from resact.pipeline.datasets.ucf101 import load_ucf101
+from resact.pipeline.datasets.ucf101 import UCF101
 from resact.pipeline.job import task
 from resact.pipeline.job.plan import decode_settings, prep_job
 from resact.pipeline.job.prep import _note_failure
@@ -206,7 +206,7 @@ def test_what_a_host_does_that_comes_back_after_the_end_changes_nothing(
 @pytest.fixture
 def job(tiny: Path, tmp_path: Path) -> Iterator[tuple[PrepJob, SourceVideo]]:
     """A video to store, while a prep holds the store."""
-    dataset = load_ucf101(tiny, classes=["Biking"], allow_partial=True)
+    dataset = UCF101.load(tiny, classes=["Biking"], allow_partial=True)
     library = build_codec("jpeg").library()
     decode = decode_settings("15", 48, None, None)
     job = prep_job(dataset, decode, "jpeg", library=library, store=tmp_path / "s.zarr", ffmpeg=None, timeout=600)

@@ -220,11 +220,11 @@ def test_a_worker_whose_attempt_was_swept_away_commits_nothing(
 ) -> None:
     from resact.cache.durable import ShardWriter, create_store, store_lock
     from resact.cache.settings import DecodeSettings, StoreSettings
-    from resact.pipeline.datasets.ucf101 import load_ucf101
+    from resact.pipeline.datasets.ucf101 import UCF101
     from resact.pipeline.decoding.binary import find_ffmpeg
     from resact.pipeline.job.task import PrepJob, Trouble, prep_video
 
-    dataset = load_ucf101(ucf101, classes=["Biking"])
+    dataset = UCF101.load(ucf101, classes=["Biking"])
     decode = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg=find_ffmpeg()[1])
     library = open_codec_library()
     settings = StoreSettings(dataset=dataset.settings, decode=decode, codec="jpeg", library=library)
