@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import distributions, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,21 +29,11 @@ def check_versions() -> Check:
     """All required packages are installed; shows the important versions."""
     versions = provenance()["versions"]
     required = [re.match(r"[\w.-]+", line) for line in requires("resact") or [] if "extra ==" not in line]
-    missing = [name[0] for name in required if name and not _is_installed(name[0])]
+    missing = [name[0] for name in required if name and not any(distributions(name=name[0]))]
     shown = ", ".join(f"{name} {version}" for name, version in versions.items() if version != "not installed")
     if missing:
         return Check("versions", "bad", f"not installed: {', '.join(missing)}; {shown}", _INSTALL)
     return Check("versions", "ok", shown)
-
-
-def _is_installed(package: str) -> bool:
-    from importlib.metadata import version
-
-    try:
-        version(package)
-    except PackageNotFoundError:
-        return False
-    return True
 
 
 def check_ffmpeg(binary: str | None) -> Check:
