@@ -70,56 +70,6 @@ LimitOption = Annotated[
     int | None,
     typer.Option(metavar="N", help="Use at most N videos, from each class and side (train, test, val) in turn."),
 ]
-NameOption = Annotated[
-    str | None, typer.Option(help="folder: name of the data set and its store. Default: the folder's name.")
-]
-SplitsOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.csv",
-        help="folder: CSV that says which videos are for test; columns video, membership, split, group.",
-        callback=no_url,
-    ),
-]
-ListOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--list",
-        metavar="FILE",
-        help="folder: list of videos as CSV, TSV or JSON lines with label and optionally start, end, membership, "
-        "split and group; or lines `path label`.",
-        callback=no_url,
-    ),
-]
-ClassesFileOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--classes-file",
-        metavar="FILE",
-        help="folder: file of class names, if --list has numbers as labels.",
-        callback=no_url,
-    ),
-]
-TestShareOption = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE", help="folder: share of each class's groups held out for test, without --splits. Default: 0.3."
-    ),
-]
-SplitSeedOption = Annotated[
-    int | None, typer.Option(metavar="N", help="folder: random seed that draws these groups. Default: 0.")
-]
-GroupPatternOption = Annotated[
-    str | None,
-    typer.Option(metavar="REGEX", help="folder: a video's group is what the part in parentheses matches in its path."),
-]
-FlipSafeOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--flip-safe/--not-flip-safe",
-        help="folder: whether a mirrored video still shows its class. Default: --flip-safe.",
-    ),
-]
 FpsOption = Annotated[str, typer.Option(help="Frame rate, such as 15 or 30000/1001; source keeps each video's own.")]
 ShortSideOption = Annotated[
     int, typer.Option(metavar="PIXELS", help="Short side of the stored frames; an even number.")

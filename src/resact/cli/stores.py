@@ -12,23 +12,15 @@ from resact.cli import complete
 from resact.cli.common import (
     DONE_WITH_FAILURES,
     AllowPartialOption,
-    ClassesFileOption,
     ClassesOption,
     DatasetArgument,
     FfmpegOption,
-    FlipSafeOption,
     FpsOption,
-    GroupPatternOption,
     JsonOption,
     LimitOption,
-    ListOption,
-    NameOption,
     RootOption,
     ShortSideOption,
-    SplitSeedOption,
-    SplitsOption,
     StoreArgument,
-    TestShareOption,
     TimeoutOption,
     WorkersOption,
     check_timeout,
@@ -74,14 +66,59 @@ def prep(
     classes: ClassesOption = None,
     allow_partial: AllowPartialOption = False,
     limit: LimitOption = None,
-    name: NameOption = None,
-    list_file: ListOption = None,
-    classes_file: ClassesFileOption = None,
-    splits: SplitsOption = None,
-    test_share: TestShareOption = None,
-    split_seed: SplitSeedOption = None,
-    group_pattern: GroupPatternOption = None,
-    flip_safe: FlipSafeOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="folder: name of the data set and its store. Default: the folder's name.")
+    ] = None,
+    list_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--list",
+            metavar="FILE",
+            help="folder: list of videos as CSV, TSV or JSON lines with label and optionally start, end, membership, "
+            "split and group; or lines `path label`.",
+            callback=no_url,
+        ),
+    ] = None,
+    classes_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--classes-file",
+            metavar="FILE",
+            help="folder: file of class names, if --list has numbers as labels.",
+            callback=no_url,
+        ),
+    ] = None,
+    splits: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="folder: CSV that says which videos are for test; columns video, membership, split, group.",
+            callback=no_url,
+        ),
+    ] = None,
+    test_share: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="folder: share of each class's groups held out for test, without --splits. Default: 0.3.",
+        ),
+    ] = None,
+    split_seed: Annotated[
+        int | None, typer.Option(metavar="N", help="folder: random seed that draws these groups. Default: 0.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX", help="folder: a video's group is what the part in parentheses matches in its path."
+        ),
+    ] = None,
+    flip_safe: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip-safe/--not-flip-safe",
+            help="folder: whether a mirrored video still shows its class. Default: --flip-safe.",
+        ),
+    ] = None,
     download: Annotated[
         bool,
         typer.Option(
