@@ -36,11 +36,8 @@ class RemoteFile:
     url: str
     bytes: int | None
     """Size in bytes; None if none is published: `with_size` asks the server."""
-    sha256: str | None = None
-    """sha256 in hex; None if none is published."""
-
-    md5: str | None = None
-    """MD5 in hex, for a file without a published sha256."""
+    checksum: str | None = None
+    """Such as `sha256:5c0d...` or `md5:15e6...`; None if none is published."""
 
     @property
     def name(self) -> str:
@@ -224,9 +221,8 @@ def _check(file: RemoteFile, path: Path) -> None:
     """
     if _size(path) != file.bytes:
         raise SourceError(f"{path} has {_size(path):,} bytes, expected {file.bytes:,}: remove it and run this again")
-    for kind, expected in (("sha256", file.sha256), ("md5", file.md5)):
-        if expected is None:
-            continue
+    if file.checksum is not None:
+        kind, _, expected = file.checksum.partition(":")
         with path.open("rb") as opened:
             found = file_digest(opened, kind).hexdigest()
         if found != expected:

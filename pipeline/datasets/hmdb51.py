@@ -96,7 +96,7 @@ HMDB51 = PublishedDataset(
             file=RemoteFile(
                 url=f"{_ARCHIVES}/test_train_splits.rar",
                 bytes=None,
-                md5="15e67781e70dcfbdce2d7dbb9b3344b5",  # as torchvision has it
+                checksum="md5:15e67781e70dcfbdce2d7dbb9b3344b5",  # torchvision's
             ),
             folder=_LIST_FOLDER,
             unpacked_bytes=1_000_000,

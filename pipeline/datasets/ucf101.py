@@ -104,10 +104,10 @@ UCF101 = PublishedDataset(
     archives=(  # lists first: they are small, and show at once whether the server is the right one
         Part(
             what="lists",
-            file=RemoteFile(
+            file=RemoteFile(  # the checksum is TensorFlow Datasets'
                 url=f"{_ARCHIVES}/UCF101TrainTestSplits-RecognitionTask.zip",
                 bytes=113_943,
-                sha256="5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",  # as TensorFlow Datasets has
+                checksum="sha256:5c0d1a53b8ed364a2ac830a73f405e51bece7d98ce1254fd19ed4a36b224bd27",
             ),
             folder="ucfTrainTestlist",
             unpacked_bytes=3_000_000,

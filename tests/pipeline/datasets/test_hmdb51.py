@@ -158,9 +158,9 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Files]:
         "test_train_splits.rar": write_rar(tmp_path / "lists.rar", lists()).read_bytes(),
         "hmdb51_org.rar": write_nested(tmp_path / "videos.rar").read_bytes(),
     }
-    known = md5(content["test_train_splits.rar"]).hexdigest()
+    known = f"md5:{md5(content['test_train_splits.rar']).hexdigest()}"
     small = tuple(
-        replace(part, file=replace(part.file, md5=part.file.md5 and known), unpacked_bytes=1000)
+        replace(part, file=replace(part.file, checksum=part.file.checksum and known), unpacked_bytes=1000)
         for part in HMDB51.archives
     )
     with serve(Files(content)) as files:
