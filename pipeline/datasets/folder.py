@@ -17,7 +17,7 @@ from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classes, path_as_id, some
 from resact.pipeline.datasets.division import SPLIT
 from resact.pipeline.datasets.entries import Entry, FolderOptions, entries_of
-from resact.pipeline.datasets.folder_search import SPECIAL, FolderSearch
+from resact.pipeline.datasets.folder_search import NO_VIDEO, SPECIAL, FolderSearch
 from resact.pipeline.datasets.groups import groups_of, parse_pattern
 from resact.pipeline.datasets.list_file import Names
 from resact.pipeline.datasets.listed import load_listed
@@ -139,7 +139,7 @@ def find_sources(root: Path | None, settings: DatasetSettings) -> Dataset:
         raise UsageError(f"{settings.name} is a folder of videos: say where it is with --root DIR")
     found = FolderSearch(root, None)
     names = {name for videos in found.search().values() for name in videos}
-    names.update(found.search_all(), found.not_taken)  # of a list, which may name any file
+    names.update(found.search_all(), found.left_out[NO_VIDEO])  # of a list, which may name any file
     videos = tuple(
         SourceVideo(
             video_id=path_as_id(name),

@@ -24,6 +24,12 @@ _NO_VIDEO = frozenset(_SUFFIXES.split())
 """Suffixes of other files. ffmpeg would decode some of them as videos, such as pictures and partial downloads."""
 _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EBADF, errno.ELOOP}
 
+BESIDE, NO_VIDEO = "files outside the class folders", "files that are not videos"
+_EMPTY = "folders without videos, which are not classes"
+_AGAIN = "folders reached by a second link"  # within a class: the same videos again, or an endless loop
+_STORES = "Zarr stores"
+_REASONS = (BESIDE, NO_VIDEO, _EMPTY, _AGAIN, _STORES)
+
 SPECIAL = "not a regular file"
 """Problem text for a pipe, a socket or a device."""
 
@@ -42,14 +48,8 @@ class FolderSearch:
     """Identities of the videos, except broken links."""
     special: set[str] = field(default_factory=set)
     """Pipes, sockets and devices, which nothing should open."""
-    _beside: list[str] = field(default_factory=list)
-    """Files that are in no class."""
-    _no_videos: list[str] = field(default_factory=list)
-    _empty: list[str] = field(default_factory=list)
-    """Folders of the root without a video."""
-    _again: list[str] = field(default_factory=list)
-    """Folders that a link reaches a second time within a class: the same videos again, or an endless loop."""
-    _stores: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=lambda: {reason: [] for reason in _REASONS})
+    """Reason -> files and folders that are not used."""
 
     def search(self) -> dict[str, list[str]]:
         """Class -> its videos, both sorted; classes without videos are left out.
@@ -65,12 +65,12 @@ class FolderSearch:
             for name in self._entries(""):
                 status = _status(self.root / name)
                 if status is None or not stat.S_ISDIR(status.st_mode):
-                    self._beside.append(name)
+                    self.left_out[BESIDE].append(name)
                 else:
                     seen = {_identity(top)}
                     if self._is_to_search(name, status, seen):
                         by_class[name] = sorted(self._below(name, seen))
-        self._empty = [name for name, videos in by_class.items() if not videos]
+        self.left_out[_EMPTY] += [name for name, videos in by_class.items() if not videos]
         return {name: videos for name, videos in by_class.items() if videos}
 
     def search_all(self) -> list[str]:
@@ -81,11 +81,6 @@ class FolderSearch:
         """
         with self._searching():
             return sorted(n for n in self._below("", {_identity(self.root.stat())}) if not self.is_own(n))
-
-    @property
-    def not_taken(self) -> Sequence[str]:
-        """Files that are not videos, by their suffixes."""
-        return self._no_videos
 
     @contextmanager
     def _searching(self) -> Iterator[None]:
@@ -103,7 +98,7 @@ class FolderSearch:
                 if status is not None and stat.S_ISDIR(status.st_mode):
                     folders += [name] if self._is_to_search(name, status, seen) else []
                 elif PurePosixPath(name).suffix.lower() in _NO_VIDEO:
-                    self._no_videos.append(name)
+                    self.left_out[NO_VIDEO].append(name)
                 else:
                     if status is not None:
                         # Size and time as well: on some file systems inode numbers are not unique.
@@ -117,9 +112,9 @@ class FolderSearch:
 
     def _is_to_search(self, name: str, status: os.stat_result, seen: set[Identity]) -> bool:
         if (self.root / name / DOCUMENT).exists():
-            self._stores.append(name)
+            self.left_out[_STORES].append(name)
         elif _identity(status) in seen:
-            self._again.append(name)
+            self.left_out[_AGAIN].append(name)
         else:
             seen.add(_identity(status))
             return True
@@ -142,16 +137,9 @@ class FolderSearch:
 
     def notes(self) -> list[str]:
         """What was skipped, and why."""
-        beside = [name for name in self._beside if not self.is_own(name)]
-        reasons = {
-            "files outside the class folders": beside,
-            "files that are not videos": [name for name in self._no_videos if not self.is_own(name)],
-            "folders without videos, which are not classes": self._empty,
-            "folders reached by a second link": self._again,
-            "Zarr stores": self._stores,
-        }
-        notes = [f"left out: {what}: {len(names):,} ({some(names)})" for what, names in reasons.items() if names]
-        if self.csv is None and (lists := may_be_lists(beside + self._empty)):
+        left_out = {reason: [n for n in names if not self.is_own(n)] for reason, names in self.left_out.items()}
+        notes = [f"left out: {reason}: {len(names):,} ({some(names)})" for reason, names in left_out.items() if names]
+        if self.csv is None and (lists := may_be_lists(left_out[BESIDE] + left_out[_EMPTY])):
             notes.append(
                 f"not read: {some(lists)}; if that says which videos are for test, give it to --splits as a CSV"
             )

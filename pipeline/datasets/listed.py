@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset, choose_classes, some
 from resact.pipeline.datasets.entries import Entry, FolderOptions, entries_of
-from resact.pipeline.datasets.folder_search import FolderSearch
+from resact.pipeline.datasets.folder_search import NO_VIDEO, FolderSearch
 from resact.pipeline.datasets.groups import groups_of, look_alikes, parse_pattern
 from resact.pipeline.datasets.list_file import Names, read_class_names
 from resact.pipeline.datasets.video_list import NONE, Problems, Row, read_list
@@ -28,7 +28,7 @@ def load_listed(options: FolderOptions, path: Path) -> Dataset:
     problems = Problems(path)
     found = FolderSearch(root, path)
     names = found.search_all()
-    places = _Places(root, names, found.not_taken)
+    places = _Places(root, names, found.left_out[NO_VIDEO])
     name_of = {row.line: places.find(row.video) for row in rows}
     if by_name := [row.video for row in rows if name_of[row.line] and row.video in places.by_file_name]:
         notes.append(f"videos of {path} that are found by their file name alone: {len(by_name):,} ({some(by_name)})")
