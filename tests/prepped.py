@@ -19,8 +19,10 @@ def at_15_fps(short_side: int) -> DecodeSettings:
     return DecodeSettings(fps="15", short_side=short_side, max_seconds=None, ffmpeg=find_ffmpeg()[1])
 
 
-def prepped(videos: Dataset, decode: DecodeSettings, codec: str, store: Path) -> ClipStore:
+def prepped(
+    videos: Dataset, decode: DecodeSettings, codec: str, store: Path, console: Console | None = None
+) -> ClipStore:
     library = build_codec(codec).library()
     job = prep_job(videos, decode, codec, library=library, store=store, ffmpeg=None, timeout=600)
-    prep(videos, job, open_executor=partial(open_executor, workers=0), console=Console(quiet=True))
+    prep(videos, job, open_executor=partial(open_executor, workers=0), console=console or Console(quiet=True))
     return open_store(store)

@@ -98,7 +98,7 @@ def test_links_to_videos_and_folders_are_followed_and_loops_are_not(tmp_path: Pa
 
 def test_folders_that_are_no_such_tree_are_refused(tmp_path: Path) -> None:
     for name, files, words in (
-        ("empty", [], "has no folder with videos in it, expected ROOT/<class>/<video>"),
+        ("empty", [], "has no folder with videos in it, expected DIR/<class>/<video>"),
         ("flat", ["a.mp4"], "has no folder with videos in it"),
         ("twins", ["caf\u00e9/a.mp4", "cafe\u0301/a.mp4"], r"'cafe\\u0301' and 'caf\\xe9', which look alike"),
         ("cases", ["Walk/a.mp4", "walk/b.mp4"], "the folders 'Walk' and 'walk', which look alike"),

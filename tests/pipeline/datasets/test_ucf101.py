@@ -14,6 +14,12 @@ from resact.pipeline.datasets.ucf101 import UCF101
 CLASSES = ["Biking", "Carphone"]
 
 
+@pytest.fixture
+def root(ucf101: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(ucf101, tmp_path / "root"))
+
+
 def test_ids_labels_groups_and_all_three_splits(ucf101: Path) -> None:
     dataset = UCF101.load(ucf101, classes=CLASSES)
     assert len(dataset.videos) == 32
@@ -39,9 +45,7 @@ def test_a_partial_copy_is_refused_with_counts_unless_a_part_is_asked_for(ucf101
     assert (len(dataset.videos), len(dataset.missing), len(dataset.settings.classes)) == (32, 13_288, 101)
 
 
-def test_a_class_with_missing_videos_is_refused_too(ucf101: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    shutil.copytree(ucf101, root)
+def test_a_class_with_missing_videos_is_refused_too(root: Path) -> None:
     (root / "UCF-101" / "Biking" / "v_Biking_g02_c01.avi").unlink()
     with pytest.raises(SourceError, match=r"holds 31 of the 32 videos .*v_Biking_g02_c01"):
         UCF101.load(root, classes=CLASSES)
@@ -80,9 +84,7 @@ def test_found_below_the_data_folder(ucf101: Path, tmp_path: Path, monkeypatch: 
     assert UCF101.plan_fetch(None) is None, "lists above it do not hide a complete folder"
 
 
-def test_files_that_no_list_names_are_kept_with_the_reason(ucf101: Path, tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    shutil.copytree(ucf101, root)
+def test_files_that_no_list_names_are_kept_with_the_reason(root: Path) -> None:
     biking = root / "UCF-101" / "Biking"
     (biking / "holiday.avi").touch()
     (biking / ".hidden").touch()
@@ -94,13 +96,11 @@ def test_files_that_no_list_names_are_kept_with_the_reason(ucf101: Path, tmp_pat
     assert any("Tango is not a class of ucf101" in note for note in dataset.notes)
 
 
-def test_wrong_classes_and_lists(ucf101: Path, tmp_path: Path) -> None:
+def test_wrong_classes_and_lists(ucf101: Path, root: Path) -> None:
     with pytest.raises(UsageError, match="got class 'Bikin', expected one of the 101 classes, such as Biking"):
         UCF101.load(ucf101, classes=["Bikin"])
     with pytest.raises(UsageError, match="empty --classes"):
         UCF101.load(ucf101, classes=[])
-    root = tmp_path / "root"
-    shutil.copytree(ucf101, root)
     lists = root / "ucfTrainTestlist"
     whole = (lists / "testlist01.txt").read_bytes()
     for number in (1, 2, 3):

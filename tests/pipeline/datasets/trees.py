@@ -5,17 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from tests.prepped import at_15_fps, prepped
 
-from resact.cache.codecs import build_codec
-from resact.cache.settings import DecodeSettings, StoreSettings
-from resact.cache.store import ClipStore, open_store
+from resact.cache.store import ClipStore
 from resact.pipeline.datasets.dataset import limited
 from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.datasets.registry import load_dataset
-from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.executor import open_executor
-from resact.pipeline.job.prep import prep
-from resact.pipeline.job.task import PrepJob
 
 STRANGE = [
     "a b.mp4", "-dash.mp4", "q'uo\"te.mp4", "new\nline.mp4", "caf\u00e9.mp4", "cafe\u0301.mp4", "[b]*?.mp4",
@@ -60,13 +55,8 @@ def make(root: Path, store: Path, *, limit: int | None = None, **options: Any) -
     """Prep in this process: the store, and what it prints."""
     shared = {name: options.pop(name) for name in ("classes", "allow_partial") if name in options}
     dataset = limited(load_dataset("folder", root=root, options=options, **shared), limit)
-    decode = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
-    library = build_codec("jpeg").library()
-    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec="jpeg", library=library)
-    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=600)
     console = Console(file=StringIO(), width=300, record=True)
-    prep(dataset, job, open_executor=lambda: open_executor(workers=0, scheduler=None), console=console)
-    return open_store(store), console.export_text()
+    return prepped(dataset, at_15_fps(48), "jpeg", store, console), console.export_text()
 
 
 def stored_sides(store: ClipStore) -> dict[str, int]:
