@@ -185,25 +185,24 @@ def test_a_file_has_what_would_be_printed(
 
 
 @pytest.mark.parametrize(
-    ("name", "start"),
+    ("words", "start"),
     [
         ("report.html", "<!doctype html>"),
         ("REPORT.HTM", "<!doctype html>"),
+        ("page.report --format html", "<!doctype html>"),
         ("report.md", "# Residual frames: the paper's tables, and ours"),
         ("report.csv", "kind,name,table,"),
         ("report.json", '{\n "runs": '),
         ("report.txt", "ucf101, split1"),
     ],
 )
-def test_the_suffix_says_the_format(runs: Path, tmp_path: Path, name: str, start: str) -> None:
-    text_of("--runs", runs, "-o", tmp_path / name)
+def test_the_suffix_says_the_format_and_another_one_needs_it(
+    runs: Path, tmp_path: Path, words: str, start: str
+) -> None:
+    name, *options = words.split()
+    text_of("--runs", runs, "-o", tmp_path / name, *options)
     assert (tmp_path / name).read_text(encoding="utf-8").lstrip().startswith(start)
     assert [entry.name for entry in tmp_path.iterdir()] == [name], "nothing else is left behind"
-
-
-def test_another_suffix_needs_a_format(runs: Path, tmp_path: Path) -> None:
-    text_of("--runs", runs, "-o", tmp_path / "page.report", "--format", "html")
-    assert (tmp_path / "page.report").read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(
@@ -238,7 +237,7 @@ def test_for_a_users_own_data_all_formats_begin_with_the_users_runs(
     write_run(tmp_path, "rgb-0", modality="rgb", correct=0.25, dataset="gestures")
     write_run(tmp_path, "begun", modality="both", epoch=1, dataset="gestures")
     text = text_of("--runs", tmp_path)
-    assert text.startswith("runs side by side; gestures, split1\n72 test videos of 6 classes, in 24 groups\n")
+    assert text.startswith("gestures, split1\n72 test videos of 6 classes, in 24 groups. ")
     words = " ".join(text.split())
     assert "mine P3D residual s=1 75.0 53.5-88.7 75.0" in words
     assert "mine rgb-0 +50.0" in words
@@ -267,7 +266,7 @@ def test_two_runs_are_compared_as_asked(tmp_path: Path) -> None:
     write_run(tmp_path, "elsewhere", modality="rgb", dataset="other", correct=0.5)
     asked = "--runs", tmp_path, "--compare"
     text = " ".join(text_of(*asked, "both-0", "rgb-0").split())
-    assert "requested comparison: two runs on the same test videos" in text
+    assert "Requested comparison Pairs of runs, on the same test videos: the first minus the second" in text
     assert "both-0 is better at: C (+100.0 points), D (+100.0 points), B (+50.0 points), E (+50.0 points)." in text
     comparison = json.loads(text_of(*asked, "both-0,both-1", tmp_path / "rgb-0", "--json"))["comparison"]
     assert (comparison["first"], comparison["second"], comparison["points"]) == ("both-0, both-1", "rgb-0", 37.5)
@@ -361,7 +360,7 @@ def test_with_no_run_each_row_has_the_command_that_fills_it(tmp_path: Path, monk
         assert filled_by(config) == paper.key
         assert (config.val_groups, config.geometry.frames, config.architecture.width) == (0, 32, 1)
         assert (places["runs"], places["name"], places["store"]) == (Path("runs"), None, None)
-    assert "`resact reproduce`" in text
+    assert "  resact reproduce\n" in text
     assert "`resact evaluate`" in text
 
 

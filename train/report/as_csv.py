@@ -10,7 +10,7 @@ from typing import Any
 
 from resact.cache.layout import printable
 from resact.train.report.as_json import plain_report
-from resact.train.report.cells import one_line
+from resact.train.report.grids import one_line
 from resact.train.report.paper import DATASET
 from resact.train.report.report import Report
 

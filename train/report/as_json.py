@@ -1,11 +1,12 @@
 """The report as plain values, for scripts. docs/report.md has the keys."""
 
+import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from resact.train.report.bootstrap import Interval
-from resact.train.report.figures import Figures
+from resact.train.report.figures import Figures, figures_of
 from resact.train.report.group import Group
+from resact.train.report.intervals import Interval
 from resact.train.report.paired import Comparison
 from resact.train.report.report import Difference, GroupTables, Report, Section, Table, TableRow
 from resact.train.report.side_by_side import DataSet, Entry
@@ -24,24 +25,24 @@ def plain_report(report: Report) -> dict[str, Any]:
         "comparison": None if report.comparison is None else _comparison(report.comparison),
         "tables": [_table(group, table) for group in report.groups for table in group.tables],
         "other_runs": [
-            {
-                **_group(other.run.group, other.words, other.run.notes),
-                **other.run.key._asdict(),
-                **_run(other.run),
-                "ours": _figures(other.ours),
-            }
-            for other in report.other_runs
+            {**_group(run.group, run.notes), **run.key._asdict(), **_run(run), "ours": _figures(figures_of([run]))}
+            for run in report.other_runs
         ],
         "broken": [asdict(run) for run in report.broken],
         "notes": list(report.notes),
     }
 
 
+def json_text(report: Report) -> str:
+    """The report as JSON, indented."""
+    return json.dumps(plain_report(report), indent=1) + "\n"
+
+
 def _data_set(section: Section, data_set: DataSet) -> dict[str, Any]:
     return {
-        "dataset": data_set.name,
-        "split": data_set.split,
-        "partial": data_set.partial,
+        "dataset": data_set.group.dataset,
+        "split": data_set.group.split,
+        "partial": data_set.group.partial,
         "settings": data_set.settings,
         "notes": data_set.notes,
         "paper_applies": bool(section.tables),
@@ -85,19 +86,19 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 def _table(tables: GroupTables, table: Table) -> dict[str, Any]:
     return {
         "number": table.number,
-        **_group(tables.group, tables.words, tables.notes),
+        **_group(tables.group, tables.notes),
         "title": f"{table.title}; {tables.group.heading}",
         "rows": [_row(row) for row in table.rows],
         "differences": [_difference(difference) for difference in table.differences],
     }
 
 
-def _group(group: Group, words: str, notes: list[str]) -> dict[str, Any]:
+def _group(group: Group, notes: list[str]) -> dict[str, Any]:
     return {
         "dataset": group.dataset,
         "split": group.split,
         "partial": group.partial,
-        "settings": words,
+        "settings": group.words,
         "notes": notes,
         "store": {"fingerprint": group.fingerprint, "contents": group.contents} if group.store else None,
     }

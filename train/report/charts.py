@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 COLOURS = 8
-WIDE, NARROW = 640, 340
-"""Widths in pixels, for a screen and for a phone."""
-_HEIGHT, _NARROW_HEIGHT = 340, 280
+WIDE = 640
+"""Pixels from which on there is room for more text: on a screen, but not on a phone."""
 _LEFT, _TOP = 52, 14
-_AFTER, _BELOW = 14, 44  # pixels right of a plot and below it
 _STEPS = (1, 2, 2.5, 5, 10)
 _LABEL_HEIGHT = 14
 MOST_NAMED = 25
@@ -58,14 +56,15 @@ class Axis:
         return round(self.start + (value - low) / (high - low) * (self.stop - self.start), 1)
 
 
-def linear_axis(values: Sequence[float], start: float, stop: float) -> Axis:
-    """Round ticks, four to seven of them, around the values."""
+def linear_axis(values: Sequence[float], start: float, stop: float, *, whole: bool = False) -> Axis:
+    """Round ticks, up to seven of them, around the values; `whole` for numbers that have no fractions."""
     low, high = min(values), max(values)
     if low == high:
         low, high = low - 1, high + 1
-    rough = (high - low) / 5
+    rough = max((high - low) / 5, 1.0 if whole else 0.0)
     unit = 10 ** math.floor(math.log10(rough))
-    step = next(unit * factor for factor in _STEPS if unit * factor >= rough)
+    steps = [unit * factor for factor in _STEPS if not whole or unit * factor % 1 == 0]
+    step = next(step for step in steps if step >= rough)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     ticks = tuple(round(number * step, 10) for number in range(first, last + 1))
     return Axis(ticks[0], ticks[-1], ticks, start, stop)
@@ -79,36 +78,20 @@ def logarithmic_axis(values: Sequence[float], start: float, stop: float) -> Axis
     return Axis(ticks[0], ticks[-1], ticks, start, stop, logarithmic=True)
 
 
-@dataclass(frozen=True)
 class Plot:
-    """Positions of a chart's axes, in pixels."""
+    """The size of a chart with axes, in pixels, and where its x axis ends and its y axis starts."""
 
-    width: int
-
-    @property
-    def height(self) -> int:
-        """Height of the picture."""
-        return _HEIGHT if self.width >= WIDE else _NARROW_HEIGHT
-
-    @property
-    def right(self) -> int:
-        """End of the x axis."""
-        return self.width - _AFTER
-
-    @property
-    def bottom(self) -> int:
-        """Start of the y axis."""
-        return self.height - _BELOW
+    def __init__(self, width: int) -> None:
+        self.width, self.height = width, 340 if width >= WIDE else 280
+        self.right, self.bottom = width - 14, self.height - 44
 
 
 def whole_axis(values: Sequence[float], start: float, stop: float) -> Axis:
     """An axis of whole numbers such as epochs, from the first to the last; a single number is in the middle."""
     first, last = min(values), max(values)
     low, high = (first - 1, last + 1) if first == last else (first, last)
-    near, far, *_ = linear_axis(values, start, stop).ticks
-    step = max(1, round(far - near))
-    ticks = tuple(tick for tick in range(0, int(last) + 1, step) if first <= tick) or (first,)
-    return Axis(low, high, (first,) if first == last else ticks, start, stop)
+    ticks = tuple(tick for tick in linear_axis(values, start, stop, whole=True).ticks if first <= tick <= last)
+    return Axis(low, high, ticks or (first,), start, stop)
 
 
 def curves(title: str, x_name: str, y_name: str, series: Sequence[Series], width: int = WIDE) -> Markup:
@@ -227,7 +210,7 @@ def bars(title: str, values: Sequence[tuple[str, float]], unit: str, width: int 
 def histogram(title: str, x_name: str, edges: Sequence[float], counts: Sequence[int], width: int = WIDE) -> Markup:
     """Histogram of videos; the edges of its bins are in rising order."""
     plot = Plot(width)
-    x_axis, y_axis = linear_axis(edges, _LEFT, plot.right), linear_axis([0, *counts], plot.bottom, _TOP)
+    x_axis, y_axis = linear_axis(edges, _LEFT, plot.right), linear_axis([0, *counts], plot.bottom, _TOP, whole=True)
     column = Markup(
         '<g class="mark" tabindex="0"><title>{}</title>'
         '<rect class="f0" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"/></g>'

@@ -3,13 +3,12 @@
 import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import cache
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resact.train.networks.variants import Variant
-from resact.train.report.group import Group
+from resact.train.report.group import Group, default_settings
 
 if TYPE_CHECKING:
     from resact.train.runs.files.record import RunRecord
@@ -74,8 +73,9 @@ class Filling:
         """A name that no run has yet; None if the run's default name is free."""
         if not self.taken:
             return None
-        shown = tuple((name, value) for name, value in asked.items() if name in _IN_THE_NAME)
-        name = _default_name(shown)
+        from resact.train.runs.files.config import RunConfig
+
+        name = RunConfig.of({name: value for name, value in asked.items() if name in _IN_THE_NAME}).default_name
         if name not in self.taken:
             return None
         return next(free for number in count(2) if (free := f"{name}-{number}") not in self.taken)
@@ -98,21 +98,6 @@ def _option_words(setting: str, value: Any) -> list[str]:
         case tuple():
             return [f"--{option}", ",".join(map(str, value))]
     return [f"--{option}", str(value)]
-
-
-@cache
-def _default_name(settings: tuple[tuple[str, Any], ...]) -> str:
-    from resact.train.runs.files.config import RunConfig
-
-    return RunConfig.of(dict(settings)).default_name
-
-
-@cache
-def default_settings() -> dict[str, Any]:
-    """The settings of a run without options."""
-    from resact.train.runs.files.config import RunConfig
-
-    return RunConfig.of({}).settings
 
 
 def filling(group: Group, runs: Path, taken: Collection[str], record: "RunRecord | None") -> Filling:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resact.errors import ResactError
-from resact.train.report.cells import one_line, worst_classes_line
+from resact.train.report.grids import one_line
 from resact.train.report.paper import RowKey
 from resact.train.report.side_by_side import DataSet, Entry
 from resact.train.runs.files.history import read_metrics
@@ -72,6 +72,16 @@ def gain_words(gains: Sequence[tuple[str, float]]) -> Iterator[str]:
         if chosen:
             named = ", ".join(f"{name} ({points:+.1f} points)" for name, points in chosen)
             yield f"{word} most: {named}."
+
+
+def worst_classes_line(entry: Entry) -> str | None:
+    """Its worst classes; None if it is not tested, or all its videos are correct."""
+    known = [(score.top1, place, score) for place, score in enumerate(entry.per_class) if score.top1 is not None]
+    worst = [score for top1, _, score in sorted(known)[:_NAMED] if top1 < 100]
+    if not worst:
+        return None
+    named = ", ".join(f"{one_line(score.class_name)} {score.top1:.1f} % of {score.videos:,}" for score in worst)
+    return f"worst classes: {named}"
 
 
 def confusion_words(scores: Scores) -> Iterator[str]:

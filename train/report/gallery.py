@@ -1,45 +1,37 @@
 """Correctly and wrongly classified test videos, as strips of frames and residuals from the run's store."""
 
-import base64
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import simplejpeg
-
 from resact.cache.layout import printable
 from resact.cache.store import ClipStore, open_store
 from resact.errors import ResactError
-from resact.train.clips.figure import Excerpt, Look, read_excerpt, strip_of, visible_gain
+from resact.train.clips.figure import Excerpt, Look, Picture, read_excerpt, strip_of, visible_gain
 from resact.train.report.details import RESIDUAL, RGB, Detail
 from resact.train.runs.files.record import StoreIdentity
 from resact.train.runs.testing.metrics import ranking
 
 _EACH = 4  # correct videos of a run, and as many wrong ones
 _SHOWN_RUNS = 2
-_QUALITY = 82
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Item:
     """One video."""
 
     video_id: str
     words: str
     right: bool
-    jpeg: str
-    """Base64."""
-    width: int
-    height: int
+    picture: Picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
     """Videos of at most two runs."""
 
-    notes: tuple[str, ...]
-    items: tuple[Item, ...]
+    note: str
+    items: tuple[Item, ...] = ()
 
 
 def gallery(details: Sequence[Detail]) -> Gallery | None:
@@ -56,13 +48,13 @@ def gallery(details: Sequence[Detail]) -> Gallery | None:
     try:
         store = open_store(identity.path)
         if not StoreIdentity.of(store).same_as(identity):
-            return Gallery(notes=(f"No pictures: {identity.path} is no longer the store of these runs.",), items=())
+            return Gallery(note=f"No pictures: {identity.path} is no longer the store of these runs.")
         drawn = [(detail, video, excerpt) for detail in shown for video, excerpt in _excerpts(detail, store)]
     except (ResactError, OSError) as error:
-        return Gallery(notes=(f"No pictures: {printable(str(error))}",), items=())
+        return Gallery(note=f"No pictures: {printable(str(error))}")
     gain = visible_gain((excerpt, _look(detail).steps) for detail, _, excerpt in drawn)
     note = f"RGB above, residuals below, {gain:g} times as bright as they are. Drawn at random, the same each time."
-    return Gallery(notes=(note,), items=tuple(_item(*one, gain) for one in drawn))
+    return Gallery(note=note, items=tuple(_item(*one, gain) for one in drawn))
 
 
 def _look(detail: Detail, gain: float = 1) -> Look:
@@ -89,12 +81,9 @@ def _item(detail: Detail, video: int, excerpt: Excerpt, gain: float) -> Item:
     right = said == predictions.label[video]
     true, score = detail.classes[predictions.label[video]], 100 * scores_C[said]
     verdict = f"({score:.0f} %)" if right else f"classified as {detail.classes[said]} ({score:.0f} %)"
-    picture = np.ascontiguousarray(strip_of(excerpt, _look(detail, gain)))
     return Item(
         video_id=printable(excerpt.video_id),
         words=printable(f"by {detail.run.folder.name}: {excerpt.video_id}, {true} {verdict}"),
         right=right,
-        jpeg=base64.b64encode(simplejpeg.encode_jpeg(picture, _QUALITY, "RGB", "444")).decode(),
-        width=picture.shape[1],
-        height=picture.shape[0],
+        picture=strip_of(excerpt, _look(detail, gain)),
     )

@@ -1,6 +1,7 @@
 """Groups of runs that may share a table. Does not load torch."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 
@@ -44,26 +45,24 @@ class Group:
     @property
     def heading(self) -> str:
         """Data set and split; what it lacks."""
-        return heading_of(self.dataset, self.split, self.partial)
+        return f"{self.dataset}, {self.split}" + (f" ({self.partial})" if self.partial else "")
 
-    def words(self, defaults: dict[str, Any]) -> str:
-        """The settings that are not the default, as text.
-
-        Args:
-            defaults: settings by name.
-        """
+    @property
+    def words(self) -> str:
+        """The settings that are not the default, as text, for the paper's tables."""
         plain = "the paper's sizes, the default recipe"
         if not self.settings:
             return plain
-        words = self.changed_words(defaults) or [plain]
+        words = self.changed_words(val_groups=0) or [plain]  # as in the paper
         return "; ".join([*words, *self.execution_words, f"store {self.store}"])
 
-    def changed_words(self, defaults: dict[str, Any]) -> list[str]:
+    def changed_words(self, **others: Any) -> list[str]:
         """Each setting that is not the default, as text; for a group with runs.
 
         Args:
-            defaults: settings by name.
+            others: settings to take for the default instead, by name.
         """
+        defaults = default_settings() | others
         said = {name: value for name, value in self.settings if name != "amp"}
         words = [] if said.pop("flip") else ["no flip"]
         for name, value in said.items():
@@ -87,6 +86,9 @@ class Group:
         return ["bfloat16" if dict(self.settings)["amp"] else "float32", *devices]
 
 
-def heading_of(dataset: str, split: str, partial: str | None) -> str:
-    """Data set and split; what it lacks."""
-    return f"{dataset}, {split}" + (f" ({partial})" if partial else "")
+@cache
+def default_settings() -> dict[str, Any]:
+    """The settings of a run without options. Loads torch."""
+    from resact.train.runs.files.config import RunConfig
+
+    return RunConfig.of({}).settings

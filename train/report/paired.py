@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.errors import UsageError
-from resact.train.report.bootstrap import Interval, clustered_interval, numbered
+from resact.train.report.intervals import Interval, clustered_interval, numbered
 
 if TYPE_CHECKING:
     from resact.train.report.read_runs import Evaluation, ReadRun

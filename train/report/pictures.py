@@ -1,30 +1,17 @@
-"""The page's pictures of runs: costs, steps, curves, classes, confusions, each for a screen and for a phone."""
+"""The page's pictures of runs: costs, steps, curves, classes, confusions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from markupsafe import Markup
 
-from resact.train.report.cells import one_line
-from resact.train.report.charts import (
-    COLOURS,
-    MOST_NAMED,
-    NARROW,
-    WIDE,
-    Series,
-    bars,
-    confusion_matrix,
-    curves,
-    scatter,
-)
-from resact.train.report.details import confusion_words, epochs_of, mistake_words
+from resact.train.report.charts import COLOURS, MOST_NAMED, Series, bars, confusion_matrix, curves, scatter
+from resact.train.report.details import Detail, confusion_words, epochs_of, mistake_words
+from resact.train.report.grids import one_line
 from resact.train.report.paper import PAPER_ROWS
 from resact.train.report.report import GroupTables, TableRow
 from resact.train.report.side_by_side import DataSet, Entry
-
-if TYPE_CHECKING:
-    from resact.train.report.details import Detail
 
 _SHOWN_GAINS = 8  # classes at either end
 
@@ -33,21 +20,20 @@ _SHOWN_GAINS = 8  # classes at either end
 class Chart:
     """A chart with its caption."""
 
-    wide: Markup
-    narrow: Markup | None
-    """The version for a phone; None if the other has no text, and so fits any width."""
+    draw: Callable[[int], Markup]
+    """Draws it at a width in pixels."""
     caption: str
     legend: Sequence[Series] = ()
     """Lines to name in the legend below it."""
+    has_text: bool = True
+    """If not, one version fits a screen and a phone."""
 
 
 @dataclass(frozen=True)
 class Confusion:
     """The confusion matrix of one run."""
 
-    entry: str
-    label: str
-    top1: str
+    title: str
     words: Sequence[str]
     mistakes: Sequence[str]
     chart: Chart
@@ -70,12 +56,8 @@ def cost_chart(data_set: DataSet, *, with_paper: bool) -> Iterator[Chart]:
             for key, row in published.items()
         ]
         caption += " Circles: ours, of these videos and sizes. Diamonds: the paper's, of its own."
-    yield chart(
-        lambda width: scatter(
-            "Accuracy against cost", "G multiply-adds per clip", "top-1, %", series, width, logarithmic=True
-        ),
-        caption,
-    )
+    title, x_name = "Accuracy against cost", "G multiply-adds per clip"
+    yield Chart(partial(scatter, title, x_name, "top-1, %", series, logarithmic=True), caption)
 
 
 def step_chart(group: GroupTables, *, with_paper: bool) -> Iterator[Chart]:
@@ -99,10 +81,8 @@ def step_chart(group: GroupTables, *, with_paper: bool) -> Iterator[Chart]:
     if with_paper:
         xs, ys = [of(row) for row in rows], [row.paper.top1 for row in rows]
         series.append(Series(label="paper", xs=xs, ys=ys, colour=1, paper=True, dashed=True))
-    yield chart(
-        lambda width: scatter("Accuracy against step", "step, frames", "top-1, %", series, width, joined=True),
-        "Residual step. Bars: standard deviation over seeds, if there are several.",
-    )
+    caption = "Residual step. Bars: standard deviation over seeds, if there are several."
+    yield Chart(partial(scatter, "Accuracy against step", "step, frames", "top-1, %", series, joined=True), caption)
 
 
 def curve_charts(data_set: DataSet) -> Iterator[Chart]:
@@ -130,42 +110,28 @@ def curve_charts(data_set: DataSet) -> Iterator[Chart]:
         ]
         if series:
             held_out = " Dashed: held out." if any(line.dashed for line in series) else ""
-            yield chart(
-                lambda width, title=title, y_name=y_name, series=series: curves(title, "epoch", y_name, series, width),  # type: ignore[misc]
-                f"{title}.{held_out} Point at the chart to read values, or at a name to see its line alone.",
-                series,
-            )
+            caption = f"{title}.{held_out} Point at the chart to read values, or at a name to see its line alone."
+            yield Chart(partial(curves, title, "epoch", y_name, series), caption, series)
 
 
 def gains_chart(title: str, gains: Sequence[tuple[str, float]]) -> Chart:
     """The classes with the largest gains and losses, the largest first."""
     named = [(one_line(name), points) for name, points in gains]
     ends = named if len(named) <= 2 * _SHOWN_GAINS else named[:_SHOWN_GAINS] + named[-_SHOWN_GAINS:]
-    return chart(lambda width: bars(title, ends, "points", width), f"{title}, by class.")
+    return Chart(partial(bars, title, ends, "points"), f"{title}, by class.")
 
 
-def confusion(entry: Entry, detail: "Detail") -> Confusion:
+def confusion(entry: Entry, detail: Detail) -> Confusion:
     """The confusion matrix of an entry's first seed."""
     name, names = one_line(detail.run.folder.name), [one_line(name) for name in detail.classes]
-
-    def drawn(width: int) -> Markup:
-        return confusion_matrix(f"Confusion matrix of {name}", names, detail.scores.confusion, width)
-
     return Confusion(
-        entry=name,
-        label=entry.key.label,
-        top1=f"{100 * detail.scores.video_top1:.1f}",
+        title=f"{name}: {entry.key.label}, {100 * detail.scores.video_top1:.1f} %",
         words=[one_line(words) for words in confusion_words(detail.scores)],
         mistakes=[one_line(words) for words in mistake_words(detail)],
         chart=Chart(
-            drawn(WIDE),
-            drawn(NARROW) if len(names) <= MOST_NAMED else None,
+            partial(confusion_matrix, f"Confusion matrix of {name}", names, detail.scores.confusion),
             "Each row is a true class, each column a predicted class. The stronger a cell's colour, the larger its "
             "share of the row's videos.",
+            has_text=len(names) <= MOST_NAMED,
         ),
     )
-
-
-def chart(draw: Callable[[int], Markup], caption: str, legend: Sequence[Series] = ()) -> Chart:
-    """A chart drawn at both widths; the legend names lines."""
-    return Chart(draw(WIDE), draw(NARROW), caption, legend)

@@ -3,16 +3,17 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from resact.errors import UsageError
-from resact.train.report.bootstrap import FEWEST_GROUPS, Interval, clustered_interval
-from resact.train.report.commands import Filling, default_settings, filling
+from resact.train.report.commands import Filling, filling
 from resact.train.report.figures import Figures, figures_of
 from resact.train.report.group import Group
+from resact.train.report.intervals import FEWEST_GROUPS, Interval, clustered_interval
 from resact.train.report.paired import Comparison
 from resact.train.report.paper import CLAIMS, DATASET, PAPER_ROWS, TABLES, Claim, PaperRow, RowKey
 from resact.train.report.side_by_side import DataSet, asked_comparison, find_data_sets
@@ -31,10 +32,13 @@ class TableRow:
     paper: PaperRow
     runs: tuple["ReadRun", ...]
     """Runs in any state, ordered by seed."""
-    ours: Figures | None
-    """Figures of the finished runs."""
     command: str | None
     """The command that fills it; None if there is a run, or the step does not fit into the group's clips."""
+
+    @cached_property
+    def ours(self) -> Figures | None:
+        """Figures of the finished runs."""
+        return figures_of(self.runs)
 
     @property
     def status(self) -> Status:
@@ -91,8 +95,6 @@ class GroupTables:
     """Tables 2, 3 and 4 for runs that may be compared."""
 
     group: Group
-    words: str
-    """Settings that are not the default."""
     tables: tuple[Table, ...]
     filling: Filling
 
@@ -127,29 +129,19 @@ class Section:
     """Groups of runs on the data set; or the paper's own group, without runs."""
 
     @property
-    def heading(self) -> str:
-        """Data set and split; what it lacks."""
-        return self.data_set.heading if self.data_set is not None else self.groups[0].group.heading
+    def group(self) -> Group:
+        """The group of one of its runs; the paper's own without runs."""
+        return self.data_set.group if self.data_set is not None else self.groups[0].group
 
     @property
     def tables(self) -> tuple[GroupTables, ...]:
         """The paper's tables next to runs on its data set; none for the user's own data sets."""
-        return self.groups if self.data_set is None or self.data_set.name == DATASET else ()
+        return self.groups if self.group.dataset == DATASET else ()
 
     @property
     def begins_with_tables(self) -> bool:
         """Whether it is about the complete data set of the paper; otherwise the runs come first."""
-        return self.data_set is None or (self.data_set.name == DATASET and self.data_set.partial is None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OtherRun:
-    """A run that fills no row of the paper."""
-
-    run: "ReadRun"
-    words: str
-    """Settings that are not the default."""
-    ours: Figures | None
+        return self.group.dataset == DATASET and self.group.partial is None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +151,8 @@ class Report:
     runs: Path
     groups: tuple[GroupTables, ...]
     """At least one group: if no run fills a row, the paper's own group, with all rows not run."""
-    other_runs: tuple[OtherRun, ...]
+    other_runs: tuple["ReadRun", ...]
+    """Runs that fill no row of the paper."""
     sections: tuple[Section, ...]
     """At least one section, for people. `groups` and `other_runs` have the same contents for scripts."""
     comparison: Comparison | None
@@ -185,55 +178,35 @@ def build_report(runs: Path, *, without: Collection[str] = (), compare: Sequence
         UsageError: `runs` is not a folder, a name to leave out is not in it, two runs on the paper's data set fill the
             same row with the same seed, or two runs cannot be compared.
     """
-    if not runs.is_dir():
-        if runs.exists() or without or compare:
-            raise UsageError(f"got --runs {runs}, expected a folder of runs: `resact train` makes one")
-        return _arranged(runs, [], [], taken=(), notes=(f"there is no folder {runs} yet",), compare=())
-    names = {entry.name for entry in runs.iterdir() if entry.is_dir()}
+    there = runs.is_dir()
+    if not there and (runs.exists() or without or compare):
+        raise UsageError(f"got --runs {runs}, expected a folder of runs: `resact train` makes one")
+    names = {entry.name for entry in runs.iterdir() if entry.is_dir()} if there else set()
     if unknown := sorted(set(without) - names):
         raise UsageError(
             f"got --without {unknown[0]}, expected names of folders in {runs}: {', '.join(sorted(names)) or '(none)'}"
         )
-    if not names and not compare:
-        return _arranged(runs, [], [], taken=(), notes=(f"there is no run in {runs} yet",), compare=())
-    from resact.train.report.read_runs import read_runs  # loads torch, which takes seconds
+    found: list[ReadRun] = []
+    broken: list[BrokenRun] = []
+    if names or compare:
+        from resact.train.report.read_runs import read_runs  # loads torch, which takes seconds
 
-    found, broken = read_runs(runs, without=without)
-    return _arranged(runs, found, broken, taken=names, notes=(), compare=compare)
-
-
-def _arranged(
-    runs: Path,
-    found: Sequence["ReadRun"],
-    broken: Sequence["BrokenRun"],
-    *,
-    taken: Collection[str],
-    notes: tuple[str, ...],
-    compare: Sequence[Sequence[str]],
-) -> Report:
-    defaults = default_settings() | {"val_groups": 0} if found else {}  # 0 as in the paper
-    others = [run for run in found if not run.fills_a_row]
+        found, broken = read_runs(runs, without=without)
+    missing = f"there is no run in {runs} yet" if there else f"there is no folder {runs} yet"
     groups = []
     for group, members in _grouped([run for run in found if run.fills_a_row]).items() or [(Group(), [])]:
-        record = members[0].record if members else None
-        fill = filling(group, runs, taken, record)
+        fill = filling(group, runs, names, members[0].record if members else None)
         compared = _on_the_same_videos(members)
-        groups.append(
-            GroupTables(
-                group=group,
-                words=group.words(defaults),
-                tables=tuple(_table(number, compared, fill, strict=group.dataset == DATASET) for number in TABLES),
-                filling=fill,
-            )
-        )
+        tables = tuple(_table(number, compared, fill, strict=group.dataset == DATASET) for number in TABLES)
+        groups.append(GroupTables(group=group, tables=tables, filling=fill))
     return Report(
         runs=runs,
         groups=tuple(groups),
         sections=_sections(found, groups),
         comparison=asked_comparison(found, compare, runs) if compare else None,
-        other_runs=tuple(OtherRun(run=run, words=run.group.words(defaults), ours=figures_of([run])) for run in others),
+        other_runs=tuple(run for run in found if not run.fills_a_row),
         broken=tuple(broken),
-        notes=notes,
+        notes=() if names else (missing,),
     )
 
 
@@ -241,10 +214,10 @@ def _sections(found: Sequence["ReadRun"], groups: Sequence[GroupTables]) -> tupl
     if not found:
         return (Section(data_set=None, groups=tuple(groups)),)
     sections = []
-    for data_set in find_data_sets(found, default_settings()):
+    for data_set in find_data_sets(found):
         paths = {run.path for run in data_set.runs}
         own = [group for group in groups if group.runs and group.runs[0].path in paths]
-        if data_set.name == DATASET and not own:
+        if data_set.group.dataset == DATASET and not own:
             own = [group for group in groups if group.is_empty]  # to show the rows that can be filled
         sections.append(Section(data_set=data_set, groups=tuple(own)))
     return tuple(sections)
@@ -291,7 +264,6 @@ def _table(number: int, members: Sequence["ReadRun"], fill: Filling, *, strict: 
             TableRow(
                 paper=row,
                 runs=tuple(filled[row.key]),
-                ours=figures_of(filled[row.key]),
                 command=None if filled[row.key] else fill.command(row.variant),
             )
             for row in rows

@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.errors import UsageError
-from resact.train.report.accuracy import accuracy_interval
-from resact.train.report.bootstrap import Interval
 from resact.train.report.figures import Figures, figures_of
-from resact.train.report.group import heading_of
+from resact.train.report.group import Group
+from resact.train.report.intervals import Interval, accuracy_interval
 from resact.train.report.paired import Comparison, compare
 from resact.train.report.paper import RowKey
 
@@ -103,21 +102,14 @@ class Entry:
 class DataSet:
     """The runs of one data set and split, with the same test videos."""
 
-    name: str
-    split: str
-    partial: str | None
-    """What its store lacks of the data set, in words."""
+    group: Group
+    """The group of one of its runs: all have its data set and split, and lack the same."""
     entries: tuple[Entry, ...]
     """Entries, the most accurate first and untested ones last."""
     settings: str
     """Settings that all entries share and that are not the default, in words."""
     comparisons: tuple[Comparison, ...]
     """Comparisons of all pairs, the more accurate first, if there are few entries."""
-
-    @property
-    def heading(self) -> str:
-        """Data set and split; what it lacks."""
-        return heading_of(self.name, self.split, self.partial)
 
     @property
     def runs(self) -> list["ReadRun"]:
@@ -140,13 +132,8 @@ class DataSet:
         return f"{len(evaluation.hits1):,} test videos of {classes:,} classes, in {groups:,} groups"
 
 
-def find_data_sets(found: Sequence["ReadRun"], defaults: dict[str, Any]) -> tuple[DataSet, ...]:
-    """Collect runs with the same test videos; an untested run goes with the runs of its store.
-
-    Args:
-        found: runs, in any state.
-        defaults: default settings by name, which are not mentioned.
-    """
+def find_data_sets(found: Sequence["ReadRun"]) -> tuple[DataSet, ...]:
+    """Collect runs with the same test videos; an untested run goes with the runs of its store."""
     store_of: dict[tuple[Any, ...], list[ReadRun]] = {}
     for run in found:
         group = run.group
@@ -159,7 +146,7 @@ def find_data_sets(found: Sequence["ReadRun"], defaults: dict[str, Any]) -> tupl
         other = keys[tested[0].path] if tested else store
         for run in runs:
             together.setdefault(keys.get(run.path, other), []).append(run)
-    data_sets = [_data_set(runs, defaults) for runs in together.values()]
+    data_sets = [_data_set(runs) for runs in together.values()]
     return tuple(sorted(data_sets, key=lambda data_set: not data_set.videos))  # data sets with figures first
 
 
@@ -193,12 +180,12 @@ def _side(found: Sequence["ReadRun"], names: Sequence[str], runs: Path) -> list[
     return side
 
 
-def _data_set(runs: Sequence["ReadRun"], defaults: dict[str, Any]) -> DataSet:
+def _data_set(runs: Sequence["ReadRun"]) -> DataSet:
     alike: dict[tuple[Any, ...], list[ReadRun]] = {}
     for run in sorted(runs, key=lambda run: (run.record.config.seed, run.path)):
         alike.setdefault((run.key, run.group), []).append(run)
     seeds = [entry for same in alike.values() for entry in _by_seed(same)]
-    said = [_words(entry[0], defaults) for entry in seeds]
+    said = [_words(entry[0]) for entry in seeds]
     common = [word for word in said[0] if all(word in other for other in said)]
     entries = [
         Entry(name=name, runs=tuple(entry), apart="; ".join(word for word in words if word not in common))
@@ -207,11 +194,8 @@ def _data_set(runs: Sequence["ReadRun"], defaults: dict[str, Any]) -> DataSet:
     entries.sort(key=lambda entry: (-entry.figures.top1 if entry.figures else 1.0, entry.name))
     done = [entry for entry in entries if entry.done]
     pairs = combinations(done, 2) if len(done) <= MOST_PAIRED else ()
-    group = runs[0].group
     return DataSet(
-        name=group.dataset,
-        split=group.split,
-        partial=group.partial,
+        group=runs[0].group,
         entries=tuple(entries),
         settings="; ".join(common),
         comparisons=tuple(compare(a.done, b.done, names=(a.name, b.name)) for a, b in pairs),
@@ -238,10 +222,10 @@ def _names(entries: Sequence[Sequence["ReadRun"]]) -> list[str]:
     ]
 
 
-def _words(run: "ReadRun", defaults: dict[str, Any]) -> list[str]:
+def _words(run: "ReadRun") -> list[str]:
     """Settings that are not the default, and its store."""
     group = run.group
-    words = group.changed_words(defaults) + group.execution_words
+    words = [*group.changed_words(), *group.execution_words]
     return [*words, f"store {Path(run.record.store.path).name} ({group.store})"]
 
 

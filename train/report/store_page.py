@@ -1,9 +1,7 @@
 """`resact info --html`: a clip store's contents as one offline page."""
 
-import base64
-import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,34 +9,19 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.choice import videos_of_classes
-from resact.cache.index import Index
 from resact.cache.layout import MEMBERSHIPS, fps_value, printable
 from resact.cache.store import ClipStore
 from resact.cache.summary import summary_rows
-from resact.train.clips.figure import Look, contact_sheet, read_excerpt, visible_gain
-from resact.train.report.cells import one_line
+from resact.train.clips.figure import Look, Picture, contact_sheet, read_excerpt, visible_gain
 from resact.train.report.charts import histogram
-from resact.train.report.pictures import Chart, chart
-from resact.train.report.template import cells_of, render
+from resact.train.report.grids import Grid, one_line
+from resact.train.report.pictures import Chart
+from resact.train.report.template import render
 
 _BINS = 20
 _PER_CLASS, _PER_CLASS_OF_MANY, _MANY = 5, 2, 200  # videos per class; fewer if there are more than _MANY classes
 _LOOK = Look(steps=(1,), frames=3, height=72)
-_QUALITY = 85
 _MOST_LINES = 50  # per fact, such as failed videos
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sheet:
-    """The pictures of one class."""
-
-    name: str
-    count: int
-    """Number of videos shown."""
-    jpeg: str
-    """Base64."""
-    width: int
-    height: int
 
 
 def store_page(store: ClipStore, summary: dict[str, Any]) -> str:
@@ -51,19 +34,16 @@ def store_page(store: ClipStore, summary: dict[str, Any]) -> str:
     Raises:
         DamagedError: frames on the page have changed since they were written.
     """
+    per_class = _PER_CLASS if len(store.index.classes) <= _MANY else _PER_CLASS_OF_MANY
     return render(
         "store.html.jinja",
         title=one_line(f"{summary['dataset']}: {summary['videos']:,} videos"),
         store=one_line(str(store.files)),
         facts={name: _lines(value) for name, value in summary_rows(summary).items()},
         charts=list(_charts(store)),
-        class_headings=("class", "videos", *_sides(store.index), "seconds, mean", "frames, fewest"),
-        class_rows=[cells_of(row) for row in _class_rows(store)],
-        sheet_notes=[
-            f"At most {_per_class(store)} videos of each class, evenly spread over it: three frames of each, and below "
-            "them their residuals, brightened by the gain that the heading says."
-        ],
-        sheets=list(_sheets(store)),
+        classes=_classes(store),
+        per_class=per_class,
+        sheets=list(_sheets(store, per_class)),
     )
 
 
@@ -90,7 +70,7 @@ def _charts(store: ClipStore) -> Iterator[Chart]:
             low, middle, high = np.percentile(known, (0, 50, 100))
             counts, edges = np.histogram(known, _BINS, (low, high) if high > low else (0.9 * low, 1.1 * low or 1))
             caption = f"{title}. Smallest {low:.4g}, median {middle:.4g}, largest {high:.4g} {unit}."
-            yield chart(partial(histogram, title, unit, edges.tolist(), counts.tolist()), caption)
+            yield Chart(partial(histogram, title, unit, edges.tolist(), counts.tolist()), caption)
 
 
 def _seconds(store: ClipStore) -> npt.NDArray[np.float64]:
@@ -100,49 +80,30 @@ def _seconds(store: ClipStore) -> npt.NDArray[np.float64]:
     return np.asarray(index.num_frames / rates, np.float64)
 
 
-def _sides(index: Index) -> list[str]:
-    return [
-        one_line(f"{split} {side}")
+def _classes(store: ClipStore) -> Grid:
+    index, seconds = store.index, _seconds(store)
+    there = np.asarray(index.num_frames) > 0
+    sides = {
+        one_line(f"{split} {side}"): codes == code
         for split, codes in index.splits.items()
         for code, side in enumerate(MEMBERSHIPS)
         if code and (codes == code).any()
-    ]
-
-
-def _class_rows(store: ClipStore) -> Iterator[Sequence[str]]:
-    index, seconds = store.index, _seconds(store)
-    there = np.asarray(index.num_frames) > 0
+    }
+    rows = []
     for label, name in enumerate(index.classes):
         mine = there & (index.label == label)
-        counts = [
-            f"{int((mine & (codes == code)).sum()):,}"
-            for codes in index.splits.values()
-            for code in range(1, len(MEMBERSHIPS))
-            if (codes == code).any()
-        ]
+        counts = [f"{int((mine & side).sum()):,}" for side in sides.values()]
         known = [f"{np.nanmean(seconds[mine]):.1f}", f"{index.num_frames[mine].min():,}"] if mine.any() else ["-", "-"]
-        yield [one_line(name), f"{int(mine.sum()):,}", *counts, *known]
+        rows.append([one_line(name), f"{int(mine.sum()):,}", *counts, *known])
+    headings = ["class", "videos", *sides, "seconds, mean", "frames, fewest"]
+    return Grid(caption="Videos with frames of each class", headings=headings, rows=rows)
 
 
-def _per_class(store: ClipStore) -> int:
-    return _PER_CLASS if len(store.index.classes) <= _MANY else _PER_CLASS_OF_MANY
-
-
-def _sheets(store: ClipStore) -> Iterator[Sheet]:
-    from PIL import Image
-
+def _sheets(store: ClipStore, per_class: int) -> Iterator[tuple[str, int, Picture]]:
+    """Each class with frames, the number of its videos shown, and their picture."""
     for label, name in enumerate(store.index.classes):
         if not ((store.index.label == label) & (store.index.num_frames > 0)).any():
             continue
-        excerpts = [read_excerpt(store, row, _LOOK) for row in videos_of_classes(store, [name], _per_class(store))]
+        excerpts = [read_excerpt(store, row, _LOOK) for row in videos_of_classes(store, [name], per_class)]
         gain = visible_gain((excerpt, _LOOK.steps) for excerpt in excerpts)
-        picture = contact_sheet(excerpts, replace(_LOOK, gain=gain))
-        data = io.BytesIO()
-        Image.fromarray(picture).save(data, "JPEG", quality=_QUALITY)
-        yield Sheet(
-            name=one_line(name),
-            count=len(excerpts),
-            jpeg=base64.b64encode(data.getvalue()).decode(),
-            width=picture.shape[1],
-            height=picture.shape[0],
-        )
+        yield one_line(name), len(excerpts), contact_sheet(excerpts, replace(_LOOK, gain=gain))

@@ -17,7 +17,7 @@ from resact.errors import Interrupted, ResactError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resact.train.report.bootstrap import Interval
+    from resact.train.report.intervals import Interval
 
 app = typer.Typer()
 

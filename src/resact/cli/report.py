@@ -118,25 +118,14 @@ def _format(asked: str | None, output: Path | None) -> str:
 
 def _write(built: "Report", format_: str, console: "Console") -> None:
     """Write the report in a format to the console's file."""
+    from resact.train.report.as_csv import comma_separated
+    from resact.train.report.as_html import html
+    from resact.train.report.as_json import json_text
+    from resact.train.report.as_markdown import markdown
+    from resact.train.report.as_terminal import print_report
+
     if format_ == "terminal":
-        from resact.train.report.as_terminal import print_report
-
         print_report(built, console)
-    elif format_ == "markdown":
-        from resact.train.report.as_markdown import markdown
-
-        console.file.write(markdown(built))
-    elif format_ == "html":
-        from resact.train.report.as_html import html
-
-        console.file.write(html(built))
-    elif format_ == "csv":
-        from resact.train.report.as_csv import comma_separated
-
-        console.file.write(comma_separated(built))
     else:
-        import json
-
-        from resact.train.report.as_json import plain_report
-
-        console.file.write(json.dumps(plain_report(built), indent=1) + "\n")
+        write = {"markdown": markdown, "csv": comma_separated, "json": json_text, "html": html}[format_]
+        console.file.write(write(built))

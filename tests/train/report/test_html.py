@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import simplejpeg
 from tests.train.conftest import make_clip_store
 from tests.train.report.written import CLASSES, write_run
 
@@ -39,7 +38,7 @@ def test_with_no_run_every_row_and_its_command_is_there(tmp_path: Path) -> None:
     page = html(build_report(tmp_path / "none"))
     for row in PAPER_ROWS:
         assert f'<th role="rowheader" scope="row">{row.key.label}</th>' in page
-        assert f'data-value="{row.top1}"' in page
+        assert f'<span class="value">{row.top1}</span>' in page
     assert page.count(">not run</span></td>") == len(PAPER_ROWS) + 10
     assert "resact reproduce" in page
     assert page.count("<pre>resact train ") == 9
@@ -87,8 +86,7 @@ def test_classes_that_the_residual_helps_and_harms(tmp_path: Path) -> None:
     assert [detail.run.folder.name for detail in details_of(report)] == ["residual", "rgb"]
     assert "The residual helps most: A (+100.0 points)" in page
     assert "It harms most: B (-100.0 points)" in page
-    assert "<td" in page
-    assert 'data-value="-100.0"><span class="value">-100.0</span></td>' in page
+    assert '<span class="value">-100.0</span></td>' in page
     assert "A is classified as B in 12 of 12 videos." in page
 
 
@@ -101,16 +99,11 @@ def test_gains_and_confusions_in_words() -> None:
     assert list(gain_words([])) == []
 
 
-def test_the_worst_confusions_come_first(tmp_path: Path) -> None:
+def test_the_worst_confusions_and_the_surest_mistakes_come_first(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", correct=0.5)
     [detail] = details_of(build_report(tmp_path))
     words = list(confusion_words(detail.scores))
     assert words == [f"{a} is classified as {b} in 12 of 12 videos." for a, b in ("DE", "EF", "FA")]
-
-
-def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
-    write_run(tmp_path, "a", modality="rgb", correct=0.5)
-    [detail] = details_of(build_report(tmp_path))
     words = mistake_words(detail)
     assert len(words) == 5
     scores = detail.predictions.scores.max(1)[36:]
@@ -119,29 +112,21 @@ def test_the_surest_mistakes_come_first(tmp_path: Path) -> None:
     assert shares == sorted(shares, reverse=True)
 
 
-def test_the_gallery_shows_videos_of_the_run_right_and_wrong(tmp_path: Path) -> None:
+def test_the_gallery_shows_videos_of_the_run_right_and_wrong_with_one_gain(tmp_path: Path) -> None:
     store = make_clip_store(tmp_path / "clips.zarr", [12] * 6)
-    write_run(tmp_path / "runs", "a", modality="residual", correct=0.5, clips=store)
+    write_run(tmp_path / "runs", "a", modality="residual", step=2, correct=0.5, clips=store)
     [detail] = details_of(build_report(tmp_path / "runs"))
     shown = gallery([detail])
     assert shown is not None
     assert [item.right for item in shown.items] == [True] * 4 + [False] * 4
     for item in shown.items:
-        height, width, _ = simplejpeg.decode_jpeg(base64.b64decode(item.jpeg)).shape
-        assert (height, width) == (item.height, item.width)
         assert item.video_id in item.words
         assert ("classified as" in item.words) != item.right
-    assert shown == gallery([detail]), "the same videos each time"
-
-
-def test_the_gallery_has_one_gain_that_makes_residuals_visible(tmp_path: Path) -> None:
-    store = make_clip_store(tmp_path / "clips.zarr", [12] * 6)
-    write_run(tmp_path / "runs", "a", modality="residual", step=2, clips=store)
-    [detail] = details_of(build_report(tmp_path / "runs"))
+    assert [item.words for item in shown.items] == [item.words for item in gallery([detail]).items], "each time"
     look = Look(steps=(2,), frames=6, height=72)
-    shown = {item.video_id for item in gallery([detail]).items}
-    excerpts = [read_excerpt(store, store.index.video_index(video_id), look) for video_id in shown]
-    assert f"{visible_gain((excerpt, (2,)) for excerpt in excerpts):g} times as bright" in gallery([detail]).notes[0]
+    rows = {store.index.video_index(item.video_id) for item in shown.items}
+    gain = visible_gain((read_excerpt(store, row, look), (2,)) for row in rows)
+    assert f"{gain:g} times as bright" in shown.note
 
 
 def test_a_store_that_is_gone_or_another_leaves_a_note(tmp_path: Path) -> None:
@@ -175,7 +160,8 @@ def test_a_data_set_of_the_users_own_has_its_runs_and_none_of_the_papers_rows(tm
     write_run(tmp_path, "other|<b>", modality="rgb", correct=0.5, dataset="gestures", epoch=1)
     page = html(build_report(tmp_path))
     assert "<title>Runs on gestures</title>" in page
-    for foreign in ("ucf101", "UCF101", "arxiv", "not run", "paper's", "80.4"):
+    # In the dark, a stronger colour is a lighter one.
+    for foreign in ("ucf101", "UCF101", "arxiv", "not run", "paper's", "80.4", "darker"):
         assert foreign not in page, foreign
     for shown in (
         "75.0",
@@ -184,6 +170,7 @@ def test_a_data_set_of_the_users_own_has_its_runs_and_none_of_the_papers_rows(tm
         "worst classes: F 0.0 % of 12",
         "stopped",
         "Confusion matrix of",
+        "The stronger a cell&#39;s colour, the larger its share",
     ):
         assert shown in page, shown
     assert page.index("gestures, split1") < page.index(">mine<") < page.index("Costs and curves")
@@ -206,7 +193,7 @@ def test_a_comparison_that_was_asked_for_comes_first(tmp_path: Path) -> None:
     write_run(tmp_path, "a", modality="rgb", correct=0.25, dataset="gestures")
     write_run(tmp_path, "b", modality="residual", correct=0.75, dataset="gestures")
     page = html(build_report(tmp_path, compare=(["b"], ["a"])))
-    assert page.index("b minus a, points of top-1") < page.index("gestures, split1")
+    assert page.index("b minus a, points of top-1") < page.index("<h2>gestures, split1")
     assert "b is better at: C (+100.0 points)" in page
 
 
@@ -227,13 +214,6 @@ def test_epochs_have_whole_ticks(last: int) -> None:
     assert 2 <= len(axis.ticks) <= 8
     assert all(tick == int(tick) and 1 <= tick <= last for tick in axis.ticks)
     assert (axis.at(1), axis.at(last)) == (10, 110)
-
-
-def test_what_the_confusion_matrix_says_of_its_colours_is_true_in_the_dark(tmp_path: Path) -> None:
-    write_run(tmp_path, "a", modality="rgb", dataset="gestures")
-    page = html(build_report(tmp_path))
-    assert "The stronger a cell&#39;s colour, the larger its share" in page
-    assert "darker" not in page
 
 
 def test_charts_leave_out_what_is_no_number_and_escape_words() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.train.report.written import VIDEOS, write_run
 
 from resact.errors import UsageError
-from resact.train.report.bootstrap import clustered_interval
+from resact.train.report.intervals import clustered_interval
 from resact.train.report.paired import compare, sign_flip_p
 from resact.train.report.read_runs import ReadRun, read_runs
 from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions, write_predictions

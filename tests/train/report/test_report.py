@@ -21,7 +21,7 @@ from resact.train.report.as_html import html
 from resact.train.report.as_json import plain_report
 from resact.train.report.as_markdown import markdown
 from resact.train.report.as_terminal import print_report
-from resact.train.report.bootstrap import clustered_interval
+from resact.train.report.intervals import clustered_interval
 from resact.train.report.paper import PAPER_ROWS
 from resact.train.report.report import GroupTables, Report, TableRow, build_report
 from resact.train.runs.files.folder import RunFolder
@@ -105,28 +105,27 @@ def test_what_decides_a_result_sets_runs_apart_and_is_said_in_the_title(tmp_path
     report = build_report(tmp_path)
     names = [[run.folder.name for run in group.runs] for group in report.groups]
     assert names == [[f"{number:02}"] for number in range(len(APART) + 1)]
-    assert len({(group.group.heading, group.words) for group in report.groups}) == len(APART) + 1
+    assert len({(group.group.heading, group.group.words) for group in report.groups}) == len(APART) + 1
     assert "6 of 101 classes" in report.groups[3].group.heading
 
 
-def test_a_run_that_went_on_for_more_epochs_stands_apart_and_no_command_repeats_it(tmp_path: Path) -> None:
-    write_run(tmp_path, "straight", modality="rgb")
-    longer = write_run(tmp_path, "longer", modality="rgb")
-    longer.write_record(replace(longer.read_record(), earlier_epochs=(1,)))
-    apart = {group.runs[0].folder.name: group for group in build_report(tmp_path).groups}
-    assert "extended after epoch 1 (--resume --epochs)" in apart["longer"].words
-    assert "went on" not in apart["straight"].words
-    assert apart["straight"].commands
-    assert not apart["longer"].commands
-
-
-def test_a_run_that_changed_devices_stands_apart_and_no_command_repeats_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"earlier_epochs": (1,)}, "extended after epoch 1 (--resume --epochs)"),
+        ({"earlier_devices": ((4, 70),)}, "1 device (4 up to step 70) (--allow-world-size-change)"),
+    ],
+    ids=["extended", "devices"],
+)
+def test_a_run_that_was_not_trained_in_one_go_stands_apart_and_no_command_repeats_it(
+    tmp_path: Path, change: dict, words: str
+) -> None:
     write_run(tmp_path, "straight", modality="rgb")
     changed = write_run(tmp_path, "changed", modality="rgb")
-    changed.write_record(replace(changed.read_record(), earlier_devices=((4, 70),)))
+    changed.write_record(replace(changed.read_record(), **change))
     apart = {group.runs[0].folder.name: group for group in build_report(tmp_path).groups}
-    assert "1 device (4 up to step 70) (--allow-world-size-change)" in apart["changed"].words
-    assert "device" not in apart["straight"].words
+    assert words in apart["changed"].group.words
+    assert not {"extended", "device"} & set(apart["straight"].group.words.split())
     assert apart["straight"].commands
     assert not apart["changed"].commands
 
@@ -177,12 +176,11 @@ def test_what_fills_no_row_stands_under_other_runs(tmp_path: Path) -> None:
     write_run(tmp_path, "third", modality="residual", step=3, correct=0.75)
     write_run(tmp_path, "plain-rgb", modality="rgb", attention=False, epoch=1)
     report = build_report(tmp_path)
-    assert [(other.run.folder.name, other.run.state) for other in report.other_runs] == [
+    assert [(run.folder.name, run.state) for run in report.other_runs] == [
         ("plain-rgb", "stopped"),
         ("third", "done"),
     ]
-    assert report.other_runs[1].ours is not None
-    assert report.other_runs[1].ours.top1 == 75
+    assert report.other_runs[1].tested.top1 == 75
     assert report.groups[0].is_empty
 
 
@@ -198,8 +196,8 @@ def test_a_fine_tuned_run_fills_no_row_and_its_line_says_so(tmp_path: Path) -> N
     report = build_report(tmp_path)
     said = "fine-tuned from pre/last.safetensors (sha256 01234567)"
     assert [run.folder.name for run in row_of(report, "P3D RGB").runs] == ["scratch"]
-    assert [other.run.folder.name for other in report.other_runs] == ["tuned-0", "tuned-1"]
-    assert all(said in other.words for other in report.other_runs)
+    assert [run.folder.name for run in report.other_runs] == ["tuned-0", "tuned-1"]
+    assert all(said in run.group.words for run in report.other_runs)
     [section] = report.sections
     assert section.data_set is not None
     assert [(entry.name, said in entry.apart) for entry in section.data_set.entries] == [
@@ -213,8 +211,8 @@ def test_parts_that_the_paper_does_not_mention_fill_no_row(tmp_path: Path) -> No
     write_run(tmp_path, "plain", modality="rgb")
     write_run(tmp_path, "balanced", modality="rgb", sampling="balanced")
     report = build_report(tmp_path)
-    assert [other.run.folder.name for other in report.other_runs] == ["balanced"]
-    assert "sampling balanced" in report.other_runs[0].words
+    assert [run.folder.name for run in report.other_runs] == ["balanced"]
+    assert "sampling balanced" in report.other_runs[0].group.words
     assert [run.folder.name for run in report.groups[0].runs] == ["plain"]
     assert len(report.groups) == 1
 
@@ -255,14 +253,7 @@ def test_states_and_what_to_do_next(tmp_path: Path) -> None:
     assert runs["two-devices"].next_command.startswith("torchrun --nproc-per-node 2 -m -- resact train")
     assert runs["trained"].next_command == f"resact evaluate {tmp_path / 'trained'}"
     assert build_report(tmp_path).groups[0].runs[0].state == "stopped"  # let go of
-
-
-def test_looking_at_a_run_does_not_keep_a_training_from_it(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, "a", modality="rgb", epoch=1)
-    with folder.lock():
-        pass
-    build_report(tmp_path)
-    with folder.lock():
+    with held.lock():  # which looking at it does not prevent
         assert row_of(build_report(tmp_path), "P3D RGB").runs[0].state == "training"
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tests.train.report.written import VIDEOS, write_run
 
-from resact.train.report.accuracy import accuracy_interval
+from resact.train.report.intervals import accuracy_interval
 from resact.train.report.report import build_report
 from resact.train.report.side_by_side import MOST_PAIRED, DataSet
 from resact.train.runs.testing.predictions import PREDICTIONS, read_predictions, write_predictions
@@ -101,7 +101,7 @@ def test_of_the_papers_data_set_the_runs_are_beside_its_tables(tmp_path: Path) -
     write_run(tmp_path, "fills", modality="rgb")
     write_run(tmp_path, "third", modality="residual", step=3)
     write_run(tmp_path, "own", modality="rgb", dataset="mine")
-    sections = {section.heading: section for section in build_report(tmp_path).sections}
+    sections = {section.group.heading: section for section in build_report(tmp_path).sections}
     ucf101, own = sections["ucf101, split1"], sections["mine, split1"]
     assert len(ucf101.tables) == 1
     assert ucf101.begins_with_tables

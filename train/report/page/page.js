@@ -12,12 +12,11 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const down = heading.getAttribute("aria-sort") !== "descending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       heading.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const rows = [...body.rows];
-      const textual = !rows.some((row) => row.cells[column].dataset.value !== undefined);
-      const value = (row) => (textual ? row.cells[column].textContent : parseFloat(row.cells[column].dataset.value));
-      rows.sort((a, b) => {
-        const [x, y] = [value(a), value(b)];
-        if (textual) return down ? y.localeCompare(x) : x.localeCompare(y);
+      const words = (row) => row.cells[column].textContent;
+      const number = (row) => parseFloat(words(row).replace(/[,<\s]/g, ""));
+      const rows = [...body.rows].sort((a, b) => {
+        if (heading.className === "text") return down ? words(b).localeCompare(words(a)) : words(a).localeCompare(words(b));
+        const [x, y] = [number(a), number(b)];
         if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
         return down ? y - x : x - y;
       });

@@ -1,7 +1,7 @@
-"""The confidence interval of a difference between two runs: a paired bootstrap over groups of videos.
+"""Confidence intervals of an accuracy, and of a difference between two runs.
 
-Videos of one group show one scene, so their errors are correlated: groups are drawn, never single videos. Shapes: V
-videos, G groups, K kinds of groups, R drawn resamples.
+Videos of one group show one scene, so their errors are correlated: both intervals are by groups, not by single videos.
+Shapes: V videos, G groups, K kinds of groups, R drawn resamples.
 """
 
 from collections.abc import Hashable, Sequence
@@ -12,10 +12,10 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-RESAMPLES = 10_000
 FEWEST_GROUPS = 5
 """With fewer groups there is no interval: resamples would mean little."""
 
+_LEVEL = 0.95
 _CHUNK = 1000  # resamples at a time: 8 MB of counts for a thousand groups
 
 
@@ -36,15 +36,36 @@ def numbered(group_V: Sequence[Hashable]) -> tuple[npt.NDArray[np.intp], int]:
     return np.array([places.setdefault(group, len(places)) for group in group_V], np.intp), len(places)
 
 
+def accuracy_interval(hit_V: npt.NDArray[np.float64], group_V: Sequence[Hashable]) -> Interval:
+    """Accuracy in percent, with Wilson's score interval for the effective number of videos.
+
+    Videos of one group are similar, so V overstates the information. The effective number is the one whose binomial
+    variance equals the variance between groups, at most V, scaled by Student's t for few groups (Korn and Graubard,
+    Survey Methodology 24, 1998). Unlike a bootstrap, this interval has a width even if all videos are correct.
+
+    Args:
+        hit_V: 1 for a correct video, 0 for a wrong one; with several seeds, the share of seeds that are correct.
+        group_V: group of each video; videos of equal value belong together.
+    """
+    group_index_V, groups = numbered(group_V)
+    videos, share = len(hit_V), float(hit_V.mean())
+    if groups < FEWEST_GROUPS:
+        return Interval(mean=100 * share, low=None, high=None, groups=groups)
+    excess_G = np.bincount(group_index_V, hit_V - share, groups)
+    variance = groups / (groups - 1) * float((excess_G**2).sum()) / videos**2
+    worth = min(videos, share * (1 - share) / variance) if variance > 0 else videos
+    z = NormalDist().inv_cdf((1 + _LEVEL) / 2)
+    worth *= (z / _student_quantile(z, groups - 1)) ** 2
+    middle = (share + z * z / (2 * worth)) / (1 + z * z / worth)
+    half = z / (1 + z * z / worth) * sqrt(share * (1 - share) / worth + (z / (2 * worth)) ** 2)
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    return Interval(mean=100 * share, low=100 * low, high=100 * high, groups=groups)
+
+
 def clustered_interval(
-    difference_V: npt.NDArray[np.float64],
-    group_V: Sequence[Hashable],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = 0.95,
+    difference_V: npt.NDArray[np.float64], group_V: Sequence[Hashable], *, seed: int = 0, resamples: int = 10_000
 ) -> Interval:
-    """Mean of the videos' differences, with the percentile interval of resampled groups.
+    """Mean of the videos' differences, with the percentile interval of a paired bootstrap over groups.
 
     The percentiles are moved outwards by Student's t for the number of groups, because plain percentiles are too narrow
     with few groups (Hesterberg, arXiv 1411.5279: the expanded percentile interval).
@@ -54,7 +75,6 @@ def clustered_interval(
         group_V: group of each video; videos of equal value are drawn together.
         seed: seed of the resampling; the same seed gives the same interval.
         resamples: number of resamples.
-        level: confidence level.
     """
     group_index_V, groups = numbered(group_V)
     sums_G = np.bincount(group_index_V, difference_V, groups)
@@ -69,18 +89,18 @@ def clustered_interval(
     for start in range(0, resamples, _CHUNK):
         times_RK = random.multinomial(groups, groups_K / groups, size=min(_CHUNK, resamples - start))
         means.append(times_RK @ kinds_K2[:, 0] / (times_RK @ kinds_K2[:, 1]))
-    tail = _expanded_tail((1 - level) / 2, groups)
+    tail = _expanded_tail((1 - _LEVEL) / 2, groups)
     low, high = np.quantile(np.concatenate(means), [tail, 1 - tail]).tolist()
     return Interval(mean=mean, low=low, high=high, groups=groups)
 
 
 def _expanded_tail(tail: float, groups: int) -> float:
     """The share to cut off at each end; smaller for few groups, by Student's t."""
-    t = student_quantile(-NormalDist().inv_cdf(tail), groups - 1)
+    t = _student_quantile(-NormalDist().inv_cdf(tail), groups - 1)
     return NormalDist().cdf(-t * sqrt(groups / (groups - 1)))
 
 
-def student_quantile(z: float, degrees: int) -> float:
+def _student_quantile(z: float, degrees: int) -> float:
     """Student's quantile from the normal one, by Abramowitz and Stegun 26.7.5."""
     return (
         z
