@@ -1,8 +1,9 @@
 """The cost of a network, counted on the meta device: no memory, no arithmetic, any size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.box import SIMPLE
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from resact.errors import UsageError
 from resact.train.networks.architecture import Architecture
 from resact.train.networks.variants import OTHER_READINGS, PAPER_VARIANTS
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _COLUMNS = ("network", "modality", "conv", "attention", "feature_residual", "stem_channels")
 _SWITCHES = {True: "yes", False: "no", None: "-"}
@@ -35,7 +38,7 @@ def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112, streams: 
 
     The defaults are the paper's view (table 1). Norms, activations, pooling and differences are not counted, as is
     usual. The model may be on any device and does not change; nothing is allocated.
-    `streams` is as in `forward_on_meta`.
+    `streams` is as in `copied_forward`.
 
     Raises:
         UsageError: `frames` or `size` is no whole number above 0, or nothing says the streams.
@@ -46,35 +49,65 @@ def count_cost(model: nn.Module, *, frames: int = 32, size: int = 112, streams: 
     """
     batch = 2  # batch norm cannot train on one value per channel, which a single clip may give
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        forward_on_meta(model, streams=streams, batch=batch, frames=frames, size=size)
+        copied_forward(model, streams, batch=batch, frames=frames, size=size)
     multiply_adds = counter.get_total_flops() // (2 * batch)  # the counter counts each multiply-add as two
     return Cost(multiply_adds, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def forward_on_meta(
+def count_saved_bytes(
     model: nn.Module, *, streams: Sequence[str] | None = None, batch: int = 1, frames: int = 32, size: int = 112
-) -> Tensor:
-    """Logits (batch, num_classes) without values: runs the model's own code with weights that are only shapes.
+) -> int:
+    """Bytes of memory that a training step keeps for its backward pass, weights and clips included.
 
-    `streams` are the model's inputs, `rgb` and `residual`; None for those of our own networks' architecture.
-
-    Raises:
-        UsageError: `batch`, `frames` or `size` is no whole number above 0, or nothing says the streams.
-
+    Tensors that share memory count once. Arguments and errors are those of `copied_forward`.
     """
-    streams = _streams(model) if streams is None else streams
-    logits: Tensor = copied_forward(model, streams, batch=batch, frames=frames, size=size)[0]
-    return logits
+    with saved_storages() as storages:
+        copied_forward(model, streams, batch=batch, frames=frames, size=size)
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+@contextmanager
+def saved_storages() -> Iterator[dict[int, torch.UntypedStorage]]:
+    """The memory that forward passes in this context keep for their backward passes, by address."""
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        storages[storage._cdata] = storage  # held, so that no later storage gets the same address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield storages
+
+
+def module_inputs(
+    model: nn.Module, kind: type[Module], *, streams: Sequence[str] | None = None, batch: int, frames: int, size: int
+) -> list[tuple[str, Module, tuple[int, ...]]]:
+    """Name, module and shape of the input of each module of a kind, in the order in which they run.
+
+    Arguments and errors are those of `copied_forward`.
+    """
+    found = []
+
+    def note(name: str, module: Module) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: found.append((name, module, tuple(inputs[0].shape)))
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in model.named_modules():
+            if isinstance(module, kind):
+                hooks.enter_context(module.register_forward_pre_hook(note(name, module)))
+        copied_forward(model, streams, batch=batch, frames=frames, size=size)
+    return found
 
 
 def copied_forward(
-    model: nn.Module, streams: Sequence[str], *, batch: int, frames: int, size: int, device: str = "meta"
+    model: nn.Module, streams: Sequence[str] | None, *, batch: int, frames: int, size: int, device: str = "meta"
 ) -> tuple[Any, dict[str, Tensor]]:
     """A model's result for clips of zeros; it runs with copies of its weights, and does not change.
 
     Args:
         model: any network that takes clips by the names of its streams.
-        streams: names of its streams.
+        streams: these names, `rgb` and `residual`; None for those of our own networks' architecture.
         batch: number of clips.
         frames: frames per clip.
         size: height and width of a clip.
@@ -84,8 +117,9 @@ def copied_forward(
         The result, and the copies by name.
 
     Raises:
-        UsageError: `batch`, `frames` or `size` is no whole number above 0.
+        UsageError: `batch`, `frames` or `size` is no whole number above 0, or nothing says the streams.
     """
+    streams = _streams(model) if streams is None else streams
     for name, value in {"batch": batch, "frames": frames, "size": size}.items():
         if not isinstance(value, int) or value < 1:
             raise UsageError(f"{name} got {value!r}, expected a whole number above 0; pass another {name}=")

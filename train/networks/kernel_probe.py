@@ -4,15 +4,17 @@ import copy
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resact.errors import ToolError
 from resact.train.networks.architecture import Architecture
-from resact.train.networks.kernels import Kernels, kernel_failures
+from resact.train.networks.cost import module_inputs
+from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.models import ActionNetwork
-from resact.train.networks.modules import Bottleneck
+from resact.train.networks.modules import Bottleneck, Conv1
 
 _PROBED_CLIPS = 2
 _DRAWS = 5
@@ -83,7 +85,7 @@ def probe_kernels(
         ToolError: the kernels fail on this device, or it has too little memory for the check.
     """
     worst = KernelParity(0.0, 0.0, dtype, "nothing")
-    for part in _parts(architecture, (clips, 3, frames, size, size)):
+    for part in _parts(architecture, clips=clips, frames=frames, size=size):
         for draw in range(_DRAWS):
             parity = part.parity(device, dtype, memory_format, seed + draw)
             if parity.right:
@@ -97,19 +99,18 @@ def probe_kernels(
 
 @dataclass(frozen=True)
 class _Part:
-    """Conv1, whose input are clips by their modality, or one module."""
+    """Conv1 or a module, on the meta device."""
 
     name: str
-    module: nn.Module
-    """On the meta device."""
-    inputs: tuple[str, ...]
+    module: Conv1 | Bottleneck
     shape: tuple[int, ...]
-    """Of each input."""
+    """Of its input; for conv1, of each clip."""
 
     def parity(
         self, device: torch.device, dtype: torch.dtype, memory_format: torch.memory_format, seed: int
     ) -> KernelParity:
         """Of its worst tensor."""
+        clips = tuple(self.module) if isinstance(self.module, Conv1) else None
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             module = copy.deepcopy(self.module).to_empty(device="cpu")
@@ -118,25 +119,25 @@ class _Part:
                     norm.reset_running_stats()
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.5)
-            inputs = {name: torch.randn(self.shape).bfloat16() for name in self.inputs}  # exact in all three
+            inputs = {name: torch.randn(self.shape).bfloat16() for name in clips or ("x",)}  # exact in all three
 
-        def step(kernels: Kernels, kind: torch.dtype) -> dict[str, Tensor]:
+        def step(kind: torch.dtype, *, fused: bool = False) -> dict[str, Tensor]:
             weights = torch.float64 if kind == torch.float64 else torch.float32
             own = copy.deepcopy(module).to(device, weights, memory_format=memory_format)  # type: ignore[call-overload]
-            of_input = self.inputs == ("x",)  # clips get no gradient
-            batch = {name: x.to(device, kind, copy=True).requires_grad_(of_input) for name, x in inputs.items()}
-            autocast = torch.autocast(device.type, kind) if kind == torch.bfloat16 else nullcontext()
-            with autocast:
-                out = _run(own, batch, kernels, kind)
+            # Clips get no gradient.
+            batch = {name: x.to(device, kind, copy=True).requires_grad_(not clips) for name, x in inputs.items()}
+            given = batch if clips else batch["x"]
+            with torch.autocast(device.type, kind) if kind == torch.bfloat16 else nullcontext():
+                out = _fused(own, given) if fused else own(given)
             generator = torch.Generator().manual_seed(seed)
-            out.backward(torch.randn(out.shape, generator=generator).bfloat16().to(device, out.dtype))  # type: ignore[no-untyped-call]
+            out.backward(torch.randn(out.shape, generator=generator).bfloat16().to(device, out.dtype))
             tensors = {"output": out.detach()}
             tensors |= {f"gradient of {name}": p.grad for name, p in own.named_parameters() if p.grad is not None}
             tensors |= {f"gradient of {name}": x.grad for name, x in batch.items() if x.grad is not None}
             return {name: tensor.double().cpu() for name, tensor in tensors.items()}
 
         try:
-            right, eager, fused = step("eager", torch.float64), step("eager", dtype), step("fused", dtype)
+            right, eager, fused = step(torch.float64), step(dtype), step(dtype, fused=True)
         except kernel_failures() as error:
             raise ToolError(f"the fused kernels fail: {type(error).__name__}: {error}") from error
         largest = max(tensor.norm().item() for name, tensor in right.items() if name != "output")
@@ -151,38 +152,23 @@ class _Part:
         return max(found, key=lambda parity: float("inf") if math.isnan(parity._excess) else parity._excess)
 
 
-def _parts(architecture: Architecture, shape: tuple[int, ...]) -> list[_Part]:
+def _parts(architecture: Architecture, *, clips: int, frames: int, size: int) -> list[_Part]:
     """Conv1 and a module of each kind, with the shapes of their inputs."""
     with torch.device("meta"):
         network = ActionNetwork(architecture)
-        clips = {name: torch.empty(shape) for name in architecture.streams}
-    parts: dict[tuple[int, ...], _Part] = {(): _Part("conv1", network.conv1, architecture.streams, shape)}
-    names = {module: name for name, module in network.named_modules()}
-
-    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        assert isinstance(module, Bottleneck)
-        shape = tuple(inputs[0].shape)
+    parts: dict[tuple[int, ...], _Part] = {(): _Part("conv1", network.conv1, (clips, 3, frames, size, size))}
+    for name, module, shape in module_inputs(network, Bottleneck, batch=clips, frames=frames, size=size):
         kind = *shape, module.top.conv.out_channels, *module.bottom.conv.stride
-        parts.setdefault(kind, _Part(names[module], module, ("x",), shape))
-
-    hooks = [module.register_forward_pre_hook(note) for module in names if isinstance(module, Bottleneck)]
-    network(**clips)
-    for hook in hooks:  # or copies of a module would have it, too
-        hook.remove()
+        parts.setdefault(kind, _Part(name, module, shape))
     return list(parts.values())
 
 
-def _run(module: nn.Module, inputs: dict[str, Tensor], kernels: Kernels, kind: torch.dtype) -> Tensor:
-    if kernels == "eager":
-        if isinstance(module, Bottleneck):
-            y: Tensor = module(inputs["x"])
-            return y
-        return torch.cat([stem(inputs[name]) for name, stem in module.named_children()], dim=1)
+def _fused(module: nn.Module, x: Any) -> Tensor:
     from resact.train.networks.fused.bottleneck import bottleneck
     from resact.train.networks.fused.conv1 import conv1
 
-    with torch.cuda.device_of(next(iter(inputs.values()))):  # type: ignore[no-untyped-call]
+    with torch.cuda.device_of(next(module.parameters())):  # type: ignore[no-untyped-call]
         if isinstance(module, Bottleneck):
-            return bottleneck(module, inputs["x"])
-        assert isinstance(module, nn.ModuleDict)
-        return conv1(module, inputs, kind)
+            return bottleneck(module, x)
+        assert isinstance(module, Conv1)
+        return conv1(module, x, next(iter(x.values())).dtype)

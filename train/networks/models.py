@@ -12,9 +12,8 @@ from torch.nn import functional
 from resact.errors import UsageError
 from resact.train.networks.activation_checkpointing import checkpointed
 from resact.train.networks.architecture import FC_CHANNELS, Architecture
-from resact.train.networks.initialisation import initialise
 from resact.train.networks.kernels import Kernels, fused_obstacle
-from resact.train.networks.modules import Bottleneck, Dense3D, Pseudo3D, Stem
+from resact.train.networks.modules import Bottleneck, Conv1, Dense3D, Pseudo3D, Stem
 from resact.train.settings import declared
 
 
@@ -64,7 +63,7 @@ class ActionNetwork(nn.Module):
         self.checkpoint_activations = checkpoint_activations
         self._kernels: Kernels = "eager"
         separable = architecture.conv == "separable"
-        self.conv1 = nn.ModuleDict(
+        self.conv1 = Conv1(
             {stream: Stem(architecture.stem_channels, separable=separable) for stream in architecture.streams}
         )
         channels = architecture.stem_channels * len(architecture.streams)
@@ -80,7 +79,7 @@ class ActionNetwork(nn.Module):
         self.res2, self.res3, self.res4, self.res5 = stages
         self.fc1 = nn.Linear(channels, architecture.scaled(FC_CHANNELS))
         self.fc2 = nn.Linear(self.fc1.out_features, architecture.num_classes)
-        initialise(self, zero_init=architecture.zero_init)
+        _initialise(self, zero_init=architecture.zero_init)
 
     def forward(self, *, rgb: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
         """Logits of a batch of normalised clips.
@@ -101,18 +100,9 @@ class ActionNetwork(nn.Module):
         return logits
 
     def features(self, *, rgb: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
-        """The input of fc2, the last layer: fc1's output after its ReLU, before dropout.
+        """The input of fc2, the last layer: fc1's output after its ReLU, before dropout; (B, 2048 * width), 0 or more.
 
-        Args:
-            rgb: as in `forward`.
-            residual: as in `forward`.
-
-        Returns:
-            (B, 2048 * width), 0 or more.
-
-        Raises:
-            UsageError: as in `forward`.
-
+        Arguments and errors are those of `forward`.
         """
         clips = {"rgb": rgb, "residual": residual}
         inputs = self._checked({name: clip for name, clip in clips.items() if clip is not None})
@@ -154,7 +144,8 @@ class ActionNetwork(nn.Module):
 
     def _conv1(self, inputs: dict[str, Tensor]) -> Tensor:
         if not self._fused(next(iter(inputs.values()))):
-            return torch.cat([stem(inputs[name]) for name, stem in self.conv1.items()], dim=1)
+            y_BCTHW: Tensor = self.conv1(inputs)
+            return y_BCTHW
         from resact.train.networks.fused.conv1 import conv1
 
         kind = self.fc2.weight.device.type
@@ -167,9 +158,8 @@ class ActionNetwork(nn.Module):
             return conv1(self.conv1, inputs, dtype)
 
     def _fused(self, x: Tensor) -> bool:
-        return (
-            self._kernels == "fused" and x.device.type != "meta"
-        )  # on the meta device costs are counted, of PyTorch's operations
+        # On the meta device costs are counted, of PyTorch's operations.
+        return self._kernels == "fused" and x.device.type != "meta"
 
     def _run(self, module: nn.Module, x_BCTHW: Tensor) -> Tensor:
         if self._fused(x_BCTHW):
@@ -207,3 +197,29 @@ class ActionNetwork(nn.Module):
                     f"normalise the clip and convert it with .to({weights})"
                 )
         return inputs
+
+
+def _initialise(network: nn.Module, *, zero_init: bool) -> None:
+    """Initialise every weight for training from scratch, in place, from torch's global generator.
+
+    The paper (sec. 3) names no scheme, so this is that of He et al., arXiv 1502.01852. Convolutions and
+    fc1, before its ReLU, are He-normal; other linear layers have variance 1 / fan-in; biases are 0,
+    norms 1 and 0. `zero_init` starts each module's last norm at 0 (arXiv 1706.02677, sec. 5.1). On the
+    meta device, where nothing has a value, this does nothing: PyTorch would load its compiler for it,
+    which takes seconds.
+    """
+    if any(parameter.is_meta for parameter in network.parameters()):
+        return
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv3d):
+            # Fan-in, because torch's fan-out ignores groups: it would shrink separable filters by sqrt(C).
+            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        elif isinstance(module, nn.Linear):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu" if name == "fc1" else "linear")
+            nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm3d):
+            module.reset_parameters()
+    if zero_init:
+        for module in network.modules():
+            if isinstance(module, Bottleneck):
+                nn.init.zeros_(module.top.norm.weight)

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, K concatenated channels (3C or 2C), T frames, H height, W width.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from itertools import product
 from typing import Literal, get_args
 
@@ -55,54 +55,61 @@ class FactorisedConv3d(nn.Conv3d):
     def forward(self, x_BCTHW: Tensor) -> Tensor:
         """(B, in_channels, T, H, W) -> (B, out_channels, T, H/stride, W/stride)."""
         form = self.form or ("folded" if x_BCTHW.device.type == "cpu" else "3d")
-        if form == "shifted" and self.groups == self.in_channels == self.out_channels:
-            return self._shifted(x_BCTHW)
-        frames, rows, columns = self.kernel_size
-        if form == "3d" or (frames > 1 and rows * columns > 1):
-            return super().forward(x_BCTHW)
-        return self._folded(x_BCTHW)
+        assert isinstance(self.padding, tuple)
+        return convolve(x_BCTHW, self.weight, form=form, stride=self.stride, padding=self.padding, groups=self.groups)
 
-    def _folded(self, x_BCTHW: Tensor) -> Tensor:
-        frames, rows, columns = self.kernel_size
-        b, _, t, h, w = x_BCTHW.shape
-        x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1)
-        if frames > 1:
-            x_BCTS = x_BTHWC.reshape(b, t, h * w, -1).permute(0, 3, 1, 2)
-            y_BCTS = functional.conv2d(x_BCTS, self.weight[..., 0], padding=(frames // 2, 0), groups=self.groups)
-            y_BTHWC = y_BCTS.permute(0, 2, 3, 1).reshape(b, t, h, w, -1)
-        elif rows * columns * self.groups == 1:
-            # Not a convolution: oneDNN's backward pass of a strided 1x1, for example 4 channels to 8, writes out of
-            # bounds and corrupts the heap (torch 2.13, one thread).
-            step = self.stride[1]
-            y_BTHWC = functional.linear(x_BTHWC[:, :, ::step, ::step], self.weight[..., 0, 0, 0])
-        else:
-            x_NCHW = x_BTHWC.reshape(b * t, h, w, -1).permute(0, 3, 1, 2)
-            y_NCHW = functional.conv2d(
-                x_NCHW,
-                self.weight[:, :, 0],
-                stride=self.stride[1:],
-                padding=(rows // 2, columns // 2),
-                groups=self.groups,
-            )
-            y_BTHWC = y_NCHW.permute(0, 2, 3, 1).reshape(b, t, *y_NCHW.shape[2:], -1)
-        return y_BTHWC.permute(0, 4, 1, 2, 3)
 
-    def _shifted(self, x_BCTHW: Tensor) -> Tensor:
-        kind, weight = x_BCTHW.device.type, self.weight
-        if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(
-            kind
-        ):  # as autocast does for convolutions
-            x_BCTHW, weight = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (x_BCTHW, weight))
-        margins = [size // 2 for size in reversed(self.kernel_size) for _ in range(2)]
-        padded, (frames, height, width), step = functional.pad(x_BCTHW, margins), x_BCTHW.shape[2:], self.stride[1]
-        y_BCTHW = None
-        for dt, dy, dx in product(*map(range, self.kernel_size)):
-            shifted = padded[:, :, dt : dt + frames, dy : dy + height : step, dx : dx + width : step]
-            filters_C111 = weight[:, :, dt, dy, dx, None, None]
-            # In place: the backward pass does not need the sum itself.
-            y_BCTHW = shifted * filters_C111 if y_BCTHW is None else y_BCTHW.addcmul_(shifted, filters_C111)
-        assert y_BCTHW is not None
-        return y_BCTHW
+def convolve(
+    x_BCTHW: Tensor,
+    weight: Tensor,
+    *,
+    form: ConvolutionForm,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """`functional.conv3d` in one of the forms of `FactorisedConv3d`, for its strides, paddings and groups."""
+    _, in_channels, frames, rows, columns = weight.shape
+    if form == "shifted" and in_channels == 1 and groups == len(weight):
+        return _shifted(x_BCTHW, weight, stride, padding)
+    if form == "3d" or (frames > 1 and rows * columns > 1):
+        return functional.conv3d(x_BCTHW, weight, stride=stride, padding=padding, groups=groups)
+    return _folded(x_BCTHW, weight, stride, padding, groups)
+
+
+def _folded(x_BCTHW: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...], groups: int) -> Tensor:
+    _, _, frames, rows, columns = weight.shape
+    b, _, t, h, w = x_BCTHW.shape
+    x_BTHWC = x_BCTHW.permute(0, 2, 3, 4, 1)
+    if frames > 1:
+        x_BCTS = x_BTHWC.reshape(b, t, h * w, -1).permute(0, 3, 1, 2)
+        y_BCTS = functional.conv2d(x_BCTS, weight[..., 0], padding=(padding[0], 0), groups=groups)
+        y_BTHWC = y_BCTS.permute(0, 2, 3, 1).reshape(b, t, h, w, -1)
+    elif rows * columns * groups == 1:
+        # Not a convolution: oneDNN's backward pass of a strided 1x1, for example 4 channels to 8, writes out of
+        # bounds and corrupts the heap (torch 2.13, one thread).
+        y_BTHWC = functional.linear(x_BTHWC[:, :, :: stride[1], :: stride[1]], weight[..., 0, 0, 0])
+    else:
+        x_NCHW = x_BTHWC.reshape(b * t, h, w, -1).permute(0, 3, 1, 2)
+        y_NCHW = functional.conv2d(x_NCHW, weight[:, :, 0], stride=stride[1:], padding=padding[1:], groups=groups)
+        y_BTHWC = y_NCHW.permute(0, 2, 3, 1).reshape(b, t, *y_NCHW.shape[2:], -1)
+    return y_BTHWC.permute(0, 4, 1, 2, 3)
+
+
+def _shifted(x_BCTHW: Tensor, weight: Tensor, stride: tuple[int, ...], padding: tuple[int, ...]) -> Tensor:
+    kind, step = x_BCTHW.device.type, stride[1]
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):  # as for convolutions
+        x_BCTHW, weight = (tensor.to(torch.get_autocast_dtype(kind)) for tensor in (x_BCTHW, weight))
+    margins = [margin for margin in reversed(padding) for _ in range(2)]
+    padded, (frames, height, width) = functional.pad(x_BCTHW, margins), x_BCTHW.shape[2:]
+    y_BCTHW = None
+    for dt, dy, dx in product(*map(range, weight.shape[2:])):
+        shifted = padded[:, :, dt : dt + frames, dy : dy + height : step, dx : dx + width : step]
+        filters_C111 = weight[:, :, dt, dy, dx, None, None]
+        # In place: the backward pass does not need the sum itself.
+        y_BCTHW = shifted * filters_C111 if y_BCTHW is None else y_BCTHW.addcmul_(shifted, filters_C111)
+    assert y_BCTHW is not None
+    return y_BCTHW
 
 
 def use_form(network: nn.Module, form: ConvolutionForm | None) -> None:
@@ -117,29 +124,6 @@ def use_form(network: nn.Module, form: ConvolutionForm | None) -> None:
     for module in network.modules():
         if isinstance(module, FactorisedConv3d):
             module.form = form
-
-
-def convolve_in_form(form: ConvolutionForm) -> Callable[..., Tensor]:
-    """A function that computes a 3D convolution in one form, with the arguments of `functional.conv3d`."""
-
-    def convolve(
-        x_BCTHW: Tensor, weight: Tensor, *, stride: tuple[int, ...], padding: tuple[int, ...], groups: int
-    ) -> Tensor:
-        with torch.device("meta"):
-            conv = FactorisedConv3d(
-                x_BCTHW.shape[1],
-                len(weight),
-                (weight.shape[2], weight.shape[3], weight.shape[4]),
-                stride=(stride[0], stride[1], stride[2]),
-                padding=(padding[0], padding[1], padding[2]),
-                groups=groups,
-                bias=False,
-            )
-        conv.form = form
-        y_BCTHW: Tensor = torch.func.functional_call(conv, {"weight": weight}, (x_BCTHW,))
-        return y_BCTHW
-
-    return convolve
 
 
 def feature_residual(motion_BCTHW: Tensor) -> Tensor:
@@ -178,6 +162,14 @@ class Stem(nn.Module):
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """(B, 3, T, H, W) -> (B, channels, T, H/2, W/2)."""
         return functional.relu(self.temporal(self.spatial(clip_BCTHW)))
+
+
+class Conv1(nn.ModuleDict):
+    """A stem for each stream, by its name; their features are concatenated (paper, table 1)."""
+
+    def forward(self, clips_BCTHW: Mapping[str, Tensor]) -> Tensor:
+        """Stream -> (B, 3, T, H, W), in; (B, streams * channels, T, H/2, W/2), out."""
+        return torch.cat([stem(clips_BCTHW[stream]) for stream, stem in self.items()], dim=1)
 
 
 class ChannelAttention(nn.Module):

@@ -7,7 +7,7 @@ Shapes: B batch, C channels, T frames, H height, W width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from resact.train.networks.cost import forward_on_meta
+from resact.train.networks.cost import module_inputs
 
 Precision = Literal["bfloat16", "autocast", "float32"]
 Fallback = Literal["none", "without cudnn", "float32", "another device"]
@@ -113,7 +113,7 @@ def probe_parity(
         batch: clips per step; use training's batch size, as the known faults occur at large shapes.
         frames: frames per clip.
         size: height and width of a clip, in pixels.
-        streams: as in `forward_on_meta`.
+        streams: as in `cost.copied_forward`.
         memory_format: memory layout of inputs and weights, such as `torch.channels_last_3d`.
         convolve: function that computes them, with the arguments of `torch.nn.functional.conv3d`.
 
@@ -139,22 +139,9 @@ def network_convolutions(
 ) -> list[Convolution]:
     """The distinct convolutions of a network that takes clips (batch, 3, frames, size, size), in order."""
     found: dict[Convolution, None] = {}
-
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def hook(conv: nn.Module, args: tuple[Tensor, ...]) -> None:
-            assert isinstance(conv, nn.Conv3d)
-            assert isinstance(conv.padding, tuple)
-            weight_shape = tuple(conv.weight.shape)
-            shape = tuple(args[0].shape)
-            found.setdefault(Convolution(name, shape, weight_shape, conv.stride, conv.padding, conv.groups))
-
-        return hook
-
-    with ExitStack() as hooks, torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Conv3d):
-                hooks.enter_context(module.register_forward_pre_hook(note(name)))
-        forward_on_meta(model, streams=streams, batch=batch, frames=frames, size=size)
+    for name, conv, shape in module_inputs(model, nn.Conv3d, streams=streams, batch=batch, frames=frames, size=size):
+        assert isinstance(conv.padding, tuple)
+        found.setdefault(Convolution(name, shape, tuple(conv.weight.shape), conv.stride, conv.padding, conv.groups))
     return list(found)
 
 

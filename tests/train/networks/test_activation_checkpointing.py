@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from resact.train.networks.cost import forward_on_meta
+from resact.train.networks.cost import count_saved_bytes
 from resact.train.networks.models import build_model
 
 SMALL = {"num_classes": 5, "width": 1 / 8, "depths": (2, 1, 1, 1), "dropout": 0.0, "zero_init": False}
@@ -55,27 +55,13 @@ def test_momentum_is_back_after_a_step():
     assert {int(norm.num_batches_tracked) for norm in norms} == {1}
 
 
-def saved_bytes(model):
-    """What a step keeps for its backward pass, weights and clips included; shared storage counts once."""
-    storages = {}
-
-    def keep(tensor):
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that no later storage gets the same address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward_on_meta(model, frames=32, size=112)
-    return sum(storage.nbytes() for storage in storages.values())
-
-
 @pytest.mark.parametrize("options", [{}, {"network": "3d-resnet50"}, {"conv": "dense"}], ids=str)
 def test_checkpointing_keeps_less(options):
     with torch.device("meta"):
         model = build_model(**options)
     weights = sum(tensor.nbytes for tensor in model.parameters())
-    plain = saved_bytes(model) - weights
+    plain = count_saved_bytes(model) - weights
     model.checkpoint_activations = True
-    kept = saved_bytes(model) - weights
+    kept = count_saved_bytes(model) - weights
     # What is kept of res2 to res5 is each module's input; conv1 is not checkpointed.
     assert kept < 0.25 * plain

@@ -5,13 +5,13 @@ network launches.
 """
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from benchmarks.kernel_resources import KERNELS, SHARED_BYTES, Resources, noted_launches, step
 from tests.conftest import GAUNTLET
 
+from resact.train.networks.cost import saved_storages
 from resact.train.networks.fused.bottleneck import bottleneck
 from resact.train.networks.fused.conv1 import conv1
 from resact.train.networks.models import build_model
@@ -47,15 +47,8 @@ def test_what_a_step_keeps():
     with torch.device("meta"):
         network = build_model("p3d-resnet50", modality="both")
         clips = {name: torch.empty(1, 3, 32, 112, 112) for name in ("rgb", "residual")}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage
-        return tensor
-
     weights = {p.untyped_storage()._cdata for p in network.parameters()}
-    with noted_launches(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with noted_launches(), saved_storages() as kept:
         x = conv1(network.conv1, clips, torch.bfloat16)
         for stage in (network.res2, network.res3, network.res4, network.res5):
             for module in stage:

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from resact.errors import UsageError
 from resact.train.networks.fused import norm, residual_add
 from resact.train.networks.fused.launch import INTERPRETED, TYPES, programs, raw_gradient, rounded
-from resact.train.networks.modules import Stem
+from resact.train.networks.modules import Conv1, Stem
 
 _BLOCK_PIXELS, _MOST_CHANNELS = 32, 64
 _TAPS = tl.constexpr(3 * 7 * 7)
@@ -23,7 +23,7 @@ _BLOCK_TAPS = tl.constexpr(128)
 _REST_TAPS = tl.constexpr(32)  # the smallest power of two for those beyond
 
 
-def conv1(stems: nn.ModuleDict, clips_BCTHW: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
+def conv1(stems: Conv1, clips_BCTHW: dict[str, Tensor], dtype: torch.dtype) -> Tensor:
     """The streams' features, concatenated: (B, streams * N, T, h, w) in `dtype`, channels last in memory.
 
     Raises:

@@ -1,17 +1,19 @@
 """Checks before a training: whether a device can compute the network in a form, and computes it correctly."""
 
-from collections.abc import Callable
+import re
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
-from torch.nn import functional
 
 from resact.errors import ToolError, UsageError
+from resact.train.networks.cost import count_saved_bytes
 from resact.train.networks.kernel_probe import probe_kernels
 from resact.train.networks.kernels import fused_obstacle
-from resact.train.networks.modules import convolve_in_form
+from resact.train.networks.modules import convolve, use_form
 from resact.train.networks.parity import ParityReport, probe_parity
 from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import convolution_form, memory_format, outline
@@ -57,13 +59,42 @@ def convolutions_report(config: RunConfig, device: torch.device, *, world_size: 
         frames=config.geometry.frames,
         size=config.geometry.size,
         memory_format=memory_format(config),
-        convolve=_convolve(config),
+        convolve=partial(convolve, form=convolution_form(config) or "3d"),
     )
 
 
-def _convolve(config: RunConfig) -> Callable[..., Tensor]:
-    form = convolution_form(config)
-    return functional.conv3d if form in (None, "3d") else convolve_in_form(form)
+def memory_shortage(config: RunConfig, ranks: Ranks) -> str | None:
+    """What a step on the CPU needs and what is available, where that is less; or None. A GPU says so itself.
+
+    Without it the system may end the process with no word about memory.
+    """
+    if ranks.device.type != "cpu" or config.architecture.is_own:
+        return None
+    network = outline(config, 2)
+    use_form(network, convolution_form(config) or "folded")
+    clips = -(-config.recipe.batch_size // (ranks.world_size * config.recipe.accumulate))
+    kept = count_saved_bytes(network, batch=clips, frames=config.geometry.frames, size=config.geometry.size)
+    needed = kept * (ranks.world_size // ranks.hosts) // (2 if config.amp else 1)  # counted in float32
+    available = available_bytes()
+    if available is None or needed <= available:
+        return None
+    return (
+        f"a step of {clips} clips needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available: "
+        "expected at least as many. Otherwise the system may end the training without a word. Change --batch-size, "
+        "--accumulate, --checkpoint-activations, --frames, --size or --width, or train on a GPU"
+    )
+
+
+def available_bytes() -> int | None:
+    """Memory that this process may still take, also within a container; None where the system does not say."""
+    try:
+        found = re.search(r"^MemAvailable: *(\d+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return None
+    limits = [int(found[1]) * 1024] if found else []
+    with suppress(OSError, ValueError):  # no such control group, or "max"
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits, default=None)
 
 
 def form_obstacle(config: RunConfig, device: torch.device, *, world_size: int = 1) -> str | None:

@@ -33,7 +33,7 @@ from resact.train.runs.files.history import History
 from resact.train.runs.files.record import InitialWeights, RunRecord, StoreIdentity, open_run_store
 from resact.train.runs.files.tensorboard import has_tensorboard
 from resact.train.runs.training.class_weights import class_weights, imbalance
-from resact.train.runs.training.device_checks import rightly_computed
+from resact.train.runs.training.device_checks import memory_shortage, rightly_computed
 from resact.train.runs.training.display import TrainDisplay
 from resact.train.runs.training.fine_tuning import (
     initial_weights,
@@ -209,6 +209,8 @@ def _train(
         if config.architecture.is_own:
             source = try_own(network, config.architecture, frames=config.geometry.frames, size=config.geometry.size)
         initial = ranks.from_first(lambda: initial_weights(config, folder.path.parent, opened.index.classes))
+    if (shortage := memory_shortage(config, ranks)) is not None:
+        console.print(f"warning: {shortage}")
     display.prepare("building the network")
     sizes = [len(step) for step in batches(len(videos.train), config.recipe.batch_size)]
     chosen = with_kernels(

@@ -1,11 +1,11 @@
 """Before a training on a GPU: what the parity probe says is acted upon. The probe itself: networks/test_parity.py."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from rich.console import Console
-from torch.nn import functional
 
 from resact.errors import UsageError
 from resact.train.runs.distributed import Ranks
@@ -51,6 +51,7 @@ def computed(config: RunConfig, *, may_change: bool = True) -> tuple[RunConfig, 
 def test_it_is_asked_about_the_runs_own_shapes(probed) -> None:
     asked = probed("none")
     assert computed(CONFIG)[0] == CONFIG
+    assert asked[0].pop("convolve").keywords == {"form": "3d"}
     assert asked == [
         {
             "device": GPU.device,
@@ -59,7 +60,6 @@ def test_it_is_asked_about_the_runs_own_shapes(probed) -> None:
             "frames": CONFIG.geometry.frames,
             "size": CONFIG.geometry.size,
             "memory_format": torch.channels_last_3d,
-            "convolve": functional.conv3d,
         }
     ]
     assert torch.backends.cudnn.enabled
@@ -104,3 +104,16 @@ def test_of_ones_own_network_what_cannot_be_probed_is_said(own_code, monkeypatch
     assert "its convolutions are not compared with float64" in computed(config)[1]
     with pytest.raises(NotImplementedError):
         computed(CONFIG)
+
+
+@pytest.mark.parametrize(("available", "said"), [(10**6, True), (10**12, False), (None, False)])
+def test_a_step_on_the_cpu_that_needs_more_memory_than_there_is(monkeypatch, available: int | None, said: bool) -> None:
+    monkeypatch.setattr(device_checks, "available_bytes", lambda: available)
+    shortage = device_checks.memory_shortage(CONFIG, replace(GPU, device=torch.device("cpu")))
+    assert (shortage is not None) == said
+    assert not said or re.match(r"a step of 6 clips needs 0\.\d GB of memory, and 0.0 GB are available: ", shortage)
+    assert device_checks.memory_shortage(CONFIG, GPU) is None
+
+
+def test_the_memory_of_this_machine_is_known() -> None:
+    assert 2**24 < device_checks.available_bytes() < 2**50
