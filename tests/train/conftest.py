@@ -3,9 +3,12 @@
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,11 +92,55 @@ def clip_store_frames(number: int, length: int, height: int, width: int) -> np.n
 @pytest.fixture(scope="module")
 def interpreter() -> Iterator[ProcessPoolExecutor]:
     """A process that imports Triton with its interpreter switched on."""
-    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with pytest.MonkeyPatch.context() as patch, ProcessPoolExecutor(1, spawn, _quicken_interpreter) as pool:
         patch.setenv("TRITON_INTERPRET", "1")
         pool.submit(os.getpid).result()  # started, with the variable set
         patch.undo()
         yield pool
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where Triton's kernels run."""
+
+    device: str
+    pool: ProcessPoolExecutor | None
+
+    def __call__(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        if self.pool is None:
+            return function(*arguments, **options)
+        return self.pool.submit(function, *arguments, **options).result()
+
+
+@pytest.fixture(scope="module", params=["interpreter", "cuda"])
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """The interpreter, and a GPU where there is one."""
+    import torch
+
+    if request.param == "interpreter":
+        yield Place("cpu", request.getfixturevalue("interpreter"))
+    elif torch.cuda.is_available():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.backends.cudnn, "allow_tf32", False)  # or eager convolutions would be far from float32
+            yield Place("cuda", None)
+    else:
+        pytest.skip("no GPU here")
+
+
+def _quicken_interpreter() -> None:
+    """Leaves out more than half of its work: overflows, which it looks for and then reports to nobody, and patches of
+    Triton's language at each call of a function within a kernel, which last from the first call on."""
+    from triton.runtime import interpreter
+
+    builder, patch = interpreter.interpreter_builder, cache(interpreter._patch_lang)
+    builder.options = replace(builder.options, sanitize_overflow=False)
+
+    def call(function: Any, *arguments: Any, **options: Any) -> Any:
+        patch(function.fn)
+        return function.rewrite()(*arguments, **options)
+
+    interpreter.InterpretedFunction.__call__ = call
 
 
 @pytest.fixture(scope="session")

@@ -17,22 +17,16 @@ from resact.train.clips.sampling import Clip
 from resact.train.clips.transform import transform_batch
 
 
-@pytest.fixture(scope="module", params=["interpreter", "cuda"])
-def kernel(request):
+@pytest.fixture
+def kernel(place):
     """`transform_batch` by the kernel, as lists of clips on the CPU."""
-    if request.param == "cuda" and not torch.cuda.is_available():
-        pytest.skip("no GPU here")
 
     def run(packed, geometry, normalisation, dtype=torch.float32):
-        if request.param == "cuda":
-            packed = replace(packed, frames=packed.frames.cuda())
-            batch = transform_batch(packed, geometry, normalisation, dtype=dtype)
-        else:
-            pool = request.getfixturevalue("interpreter")
-            batch = pool.submit(transform_batch, packed, geometry, normalisation, dtype=dtype, kernel="triton").result()
+        packed = replace(packed, frames=packed.frames.to(place.device))
+        batch = place(transform_batch, packed, geometry, normalisation, dtype=dtype, kernel="triton")
         return [{stream: x[position].cpu() for stream, x in batch.items()} for position in range(len(packed.clips))]
 
-    run.precision = 2**-8 if request.param == "cuda" else 2**-7  # the interpreter cuts bfloat16 off
+    run.precision = 2**-8 if place.device == "cuda" else 2**-7  # the interpreter cuts bfloat16 off
     return run
 
 
@@ -119,12 +113,15 @@ def test_the_kernel_compiles(architecture, streams, dtype, taps, tmp_path, monke
     assert compiled.asm["ptx"].count("ld.global.b8") == 2 * 3 * (taps or 1)
 
 
+def one_clip():
+    rng, geometry = np.random.default_rng(7), ClipGeometry(modality="both", frames=2, size=4)
+    return geometry, packed_clips(rng, [random_clip(rng, geometry, 4, 9, 9)])
+
+
 def test_importing_triton_is_left_to_the_kernel(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "resact.train.clips.transform_kernel", raising=False)
-    rng = np.random.default_rng(7)
-    geometry = ClipGeometry(modality="both", frames=2, size=4)
-    packed = packed_clips(rng, [random_clip(rng, geometry, 4, 9, 9)])
+    geometry, packed = one_clip()
     assert transform_batch(packed, geometry, USUAL).keys() == {"rgb", "residual"}
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     with pytest.raises(ToolError, match="needs Triton: `pip install triton`, or choose kernel='plain'"):
@@ -133,9 +130,7 @@ def test_importing_triton_is_left_to_the_kernel(monkeypatch):
 
 def test_a_kernel_has_its_place_and_name(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    rng = np.random.default_rng(7)
-    geometry = ClipGeometry(modality="rgb", frames=2, size=4)
-    packed = packed_clips(rng, [random_clip(rng, geometry, 4, 9, 9)])
+    geometry, packed = one_clip()
     with pytest.raises(UsageError, match="got kernel 'triton' and frames on cpu, expected them on CUDA"):
         transform_batch(packed, geometry, USUAL, kernel="triton")
     with pytest.raises(UsageError, match="got kernel 'tritn', expected one of auto, triton, plain"):
@@ -144,8 +139,7 @@ def test_a_kernel_has_its_place_and_name(monkeypatch):
 
 def test_the_kernel_never_sees_a_square_outside_its_frames(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    geometry = ClipGeometry(modality="rgb", frames=2, size=4)
-    clip = Clip(video_index=0, start=0, stop=2, order=np.arange(2), top=3, left=0, side=8, flip=False)
-    packed = packed_clips(np.random.default_rng(0), [(clip, np.zeros((2, 10, 10, 3), dtype=np.uint8))])
+    geometry, packed = one_clip()
+    outside = replace(packed, clips=[replace(packed.clips[0], top=3, left=0, side=8)])
     with pytest.raises(UsageError, match=r"got a crop of 8 at \(3, 0\)"):
-        transform_batch(packed, geometry, USUAL, kernel="triton")
+        transform_batch(outside, geometry, USUAL, kernel="triton")

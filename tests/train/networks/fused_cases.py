@@ -1,7 +1,7 @@
 """Fused kernels beside PyTorch's operations and float64: computed here, perhaps in another process; tests judge."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest.mock import patch
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from resact.train.networks.modules import Bottleneck, Pseudo3D, Stem
+from resact.train.networks.modules import Bottleneck, Conv1, Pseudo3D, Stem
 
 LEAST_SCALE = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
 """Errors are relative to what is right, or to this share of the largest gradient: some are zero by the norms, so that
@@ -18,16 +18,10 @@ only what was rounded off is left of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModuleCase:
-    in_channels: int
+class Case:
     channels: int
     shape_BTHW: tuple[int, int, int, int]
-    stride: int = 1
-    attention: bool = True
-    feature_residual: bool = True
     training: bool = True
-    bias: float = 0
-    """Added to what the spatial and the temporal convolution read: then their outputs lie far from zero."""
     strided: bool = False
     """The input and the gradient that comes back are parts of larger tensors."""
     memory_format: torch.memory_format = torch.contiguous_format
@@ -37,75 +31,68 @@ class ModuleCase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conv1Case:
+class ModuleCase(Case):
+    in_channels: int
+    stride: int = 1
+    attention: bool = True
+    feature_residual: bool = True
+    bias: float = 0
+    """Added to what the spatial and the temporal convolution read: then their outputs lie far from zero."""
+
+    def module(self) -> Bottleneck:
+        body = Pseudo3D(self.channels, separable=True, attention=self.attention, feature_residual=self.feature_residual)
+        return Bottleneck(self.in_channels, self.channels, body, stride=self.stride)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conv1Case(Case):
     streams: tuple[str, ...]
-    channels: int
-    shape_BTHW: tuple[int, int, int, int]
-    training: bool = True
-    strided: bool = False
-    memory_format: torch.memory_format = torch.contiguous_format
-    large_blocks: bool = False
+
+    def module(self) -> Conv1:
+        return Conv1({name: Stem(self.channels, separable=True) for name in self.streams})
 
 
 Errors = dict[str, tuple[float, float]]
 """Of the fused and of the eager, by what they are of."""
 
 
-def module_errors(case: ModuleCase, dtype: torch.dtype, device: str, seed: int) -> Errors:
+def errors(case: ModuleCase | Conv1Case, dtype: torch.dtype, device: str, seed: int) -> Errors:
     """Of outputs, of the gradients of input and weights, and of running statistics, after one step."""
     from resact.train.networks.fused.bottleneck import bottleneck
-
-    torch.manual_seed(seed)
-    body = Pseudo3D(case.channels, separable=True, attention=case.attention, feature_residual=case.feature_residual)
-    module = Bottleneck(case.in_channels, case.channels, body, stride=case.stride)
-    _randomise(module, training=case.training)
-    module.bottom.norm.bias.data += case.bias
-    b, t, h, w = case.shape_BTHW
-    x = _drawn((b, case.in_channels, t, h, w), strided=case.strided)
-
-    def step(of: Callable[[nn.Module, Tensor], Tensor], kind: torch.dtype, device: str) -> dict[str, Tensor]:
-        own = copy.deepcopy(module).to(device, _weights(kind), memory_format=case.memory_format)
-        x_own = x.to(device, kind, copy=True).requires_grad_()
-        if kind == torch.bfloat16 and of is not bottleneck:
-            with torch.autocast(device, kind):
-                out = of(own, x_own)
-        else:
-            out = of(own, x_own)
-        return _result(own, out, case.strided) | {"gradient of the input": x_own.grad}
-
-    with _blocks(large=case.large_blocks and device == "cpu"):
-        return _errors(step, bottleneck, lambda own, x: own(x), dtype, device)
-
-
-def conv1_errors(case: Conv1Case, dtype: torch.dtype, device: str, seed: int) -> Errors:
-    """Likewise."""
     from resact.train.networks.fused.conv1 import conv1
 
     torch.manual_seed(seed)
-    stems = nn.ModuleDict({name: Stem(case.channels, separable=True) for name in case.streams})
-    _randomise(stems, training=case.training)
+    module = case.module()
+    _randomise(module, training=case.training)
     b, t, h, w = case.shape_BTHW
-    clips = {name: _drawn((b, 3, t, h, w), strided=case.strided) for name in case.streams}
+    if isinstance(case, ModuleCase):
+        module.bottom.norm.bias.data += case.bias
+        inputs = {"input": _drawn((b, case.in_channels, t, h, w), strided=case.strided)}
+    else:
+        inputs = {name: _drawn((b, 3, t, h, w), strided=case.strided) for name in case.streams}
 
-    def step(of: Callable[..., Tensor], kind: torch.dtype, device: str) -> dict[str, Tensor]:
-        own = copy.deepcopy(stems).to(device, _weights(kind), memory_format=case.memory_format)
-        autocast = torch.autocast(device, kind) if kind == torch.bfloat16 else nullcontext()
-        with autocast:
-            out = of(own, {name: clip.to(device, kind) for name, clip in clips.items()})
-        return _result(own, out, case.strided)
+    def step(kind: torch.dtype, device: str, *, fused: bool = False) -> dict[str, Tensor]:
+        weights = torch.float64 if kind == torch.float64 else torch.float32
+        own = copy.deepcopy(module).to(device, weights, memory_format=case.memory_format)
+        own_inputs = {name: x.to(device, kind, copy=True) for name, x in inputs.items()}
+        with torch.autocast(device, kind) if kind == torch.bfloat16 else nullcontext():
+            if isinstance(case, Conv1Case):
+                return _result(own, conv1(own, own_inputs, kind) if fused else own(own_inputs), case.strided)
+            x = own_inputs["input"].requires_grad_()
+            result = _result(own, bottleneck(own, x) if fused else own(x), case.strided)
+            return result | {"gradient of the input": x.grad}
 
-    def fused(own: nn.ModuleDict, clips: dict[str, Tensor]) -> Tensor:
-        return conv1(own, clips, dtype)
-
-    def eager(own: nn.ModuleDict, clips: dict[str, Tensor]) -> Tensor:
-        return torch.cat([stem(clips[name]) for name, stem in own.items()], dim=1)
-
+    right = step(torch.float64, "cpu")
     with _blocks(large=case.large_blocks and device == "cpu"):
-        return _errors(step, fused, eager, dtype, device)
+        got = step(dtype, device, fused=True), step(dtype, device)
+    largest = max(value.norm().item() for name, value in right.items() if name.startswith("gradient of"))
 
+    def error(which: dict[str, Tensor], name: str) -> float:
+        least = LEAST_SCALE[dtype] * largest if name.startswith("gradient of") else 1e-12
+        difference = which[name].cpu().double() - right[name]
+        return difference.norm().item() / max(right[name].double().norm().item(), least)
 
-def _weights(kind: torch.dtype) -> torch.dtype:
-    return torch.float64 if kind == torch.float64 else torch.float32
+    return {name: (error(got[0], name), error(got[1], name)) for name in right}
 
 
 @contextmanager
@@ -149,16 +136,3 @@ def _result(module: nn.Module, out: Tensor, strided: bool) -> dict[str, Tensor]:
     out.backward(gradient)
     result = {"output": out.detach()} | dict(module.named_buffers())
     return result | {f"gradient of {name}": p.grad for name, p in module.named_parameters()}
-
-
-def _errors(step, fused, eager, dtype: torch.dtype, device: str) -> Errors:  # type: ignore[no-untyped-def]
-    right = step(eager, torch.float64, "cpu")
-    got = {name: step(of, dtype, device) for name, of in (("fused", fused), ("eager", eager))}
-    largest = max(value.norm().item() for name, value in right.items() if name.startswith("gradient of"))
-
-    def error(which: str, name: str) -> float:
-        least = LEAST_SCALE[dtype] * largest if name.startswith("gradient of") else 1e-12
-        difference = got[which][name].cpu().double() - right[name]
-        return difference.norm().item() / max(right[name].double().norm().item(), least)
-
-    return {name: (error("fused", name), error("eager", name)) for name in right}
