@@ -6,10 +6,11 @@ interruptions do not change it. The random words come from Philox, a counter-bas
 A plan copies the index rows of its own videos, so that it can be pickled to other processes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,25 +79,43 @@ class Clip:
         return replace(self, top=0, left=0)
 
 
-class ClipPlan(Protocol):
+class ClipPlan(ABC):
     """An epoch's clips by position; see `TrainPlan` and `TestPlan`."""
 
-    geometry: ClipGeometry
-    video_indices: npt.NDArray[np.intp]
-    """Indices of the videos in the store."""
+    def __init__(self, index: Index, video_indices: npt.NDArray[np.intp], geometry: ClipGeometry) -> None:
+        if not len(video_indices):
+            raise UsageError("got no videos to draw clips from: `resact info` says what each split holds")
+        self.geometry = geometry
+        self.video_indices = video_indices
+        """Indices of the videos in the store."""
+        columns = index.num_frames, index.height, index.width
+        self._sizes_V3 = np.stack([column[video_indices] for column in columns], axis=1)
+        """Stored frames, height and width of each video."""
 
+    @abstractmethod
     def __len__(self) -> int:
         """Clips in an epoch."""
 
+    @abstractmethod
     def clip(self, epoch: int, position: int) -> Clip:
-        """The clip at a position, 0 <= position < len."""
+        """The clip at a position of an epoch, for `0 <= position < len(plan)`."""
 
     @property
     def padded_share(self) -> float:
-        """Share of an epoch's clips that are longer than their video."""
+        """Share of the clips that are longer than their video, over many epochs."""
+        return float(self._is_padded.mean())
+
+    @property
+    def _is_padded(self) -> npt.NDArray[np.bool_]:
+        """(videos,): whether it is shorter than a clip."""
+        return self._sizes_V3[:, 0] < self.geometry.frames_read
+
+    def _require(self, position: int) -> None:
+        if not 0 <= position < len(self):
+            raise UsageError(f"got position {position}, expected 0 <= position < {len(self)}")
 
 
-class TrainPlan:
+class TrainPlan(ClipPlan):
     """Clips at a random start, a corner or centre crop at a random scale, flip (paper, sec. 3).
 
     An epoch has one clip of each video, or equally many of each class.
@@ -134,8 +153,7 @@ class TrainPlan:
         Raises:
             UsageError: there are no videos, or the seed is out of range.
         """
-        self.geometry = geometry
-        self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)
+        super().__init__(index, video_indices, geometry)
         if not 0 <= seed < 2**63:
             raise UsageError(f"got seed {seed}, expected 0 <= seed < 2^63")
         if sampling not in SAMPLING:
@@ -151,18 +169,16 @@ class TrainPlan:
     def padded_share(self) -> float:
         """Share of the clips that are longer than their video, over many epochs."""
         if self._label_V is None:
-            return _padded_share(self._sizes, self.geometry)
-        classes = [
-            _padded_share(self._sizes[self._label_V == label], self.geometry) for label in np.unique(self._label_V)
-        ]
+            return super().padded_share
+        classes = [float(self._is_padded[self._label_V == label].mean()) for label in np.unique(self._label_V)]
         return sum(classes) / len(classes)
 
     def clip(self, epoch: int, position: int) -> Clip:
         """The clip at a position of an epoch, for `0 <= position < len(plan)`."""
-        _require_position(position, len(self))
+        self._require(position)
         video = int(self._order(epoch)[position])
         start_word, scale_word, corner_word, flip_word = random_words(self._seed, Purpose.CLIP, epoch, position)
-        num_frames, height, width = self._sizes[video].tolist()
+        num_frames, height, width = self._sizes_V3[video].tolist()
         scales = self.geometry.scales
         side = max(1, round(min(height, width) * scales[below(scale_word, len(scales))]))
         corner = below(corner_word, 5)
@@ -197,7 +213,7 @@ class TrainPlan:
         return last[1]
 
 
-class TestPlan:
+class TestPlan(ClipPlan):
     """`views` clips per video, uniform starts, centre crop (paper, sec. 3), video by video; equal in every epoch.
 
     Example:
@@ -221,8 +237,7 @@ class TestPlan:
         Raises:
             UsageError: there are no videos, or no views.
         """
-        self.geometry = geometry
-        self.video_indices, self._sizes = video_indices, _sizes(index, video_indices)
+        super().__init__(index, video_indices, geometry)
         if views < 1:
             raise UsageError(f"got {views} views, expected 1 or more")
         self.views = views
@@ -230,16 +245,11 @@ class TestPlan:
     def __len__(self) -> int:
         return len(self.video_indices) * self.views
 
-    @property
-    def padded_share(self) -> float:
-        """Share of the clips that are longer than their video."""
-        return _padded_share(self._sizes, self.geometry)
-
     def clip(self, epoch: int, position: int) -> Clip:  # noqa: ARG002 - every epoch is the same
         """View `position % views` of video `position // views`: starts are `linspace(0, N - T - s, views)`, rounded."""
-        _require_position(position, len(self))
+        self._require(position)
         video, view = divmod(position, self.views)
-        num_frames, height, width = self._sizes[video].tolist()
+        num_frames, height, width = self._sizes_V3[video].tolist()
         last = max(0, num_frames - self.geometry.frames_read)
         gaps = max(1, self.views - 1)
         start = (2 * view * last + gaps) // (2 * gaps)  # halves are rounded up
@@ -301,22 +311,6 @@ def _clip(
     return Clip(
         video_index=video_index, start=start, stop=stop, order=order - start, top=top, left=left, side=side, flip=flip
     )
-
-
-def _sizes(index: Index, video_indices: npt.NDArray[np.intp]) -> npt.NDArray[np.uint32]:
-    """(videos, 3) stored frames, height and width of each."""
-    if not len(video_indices):
-        raise UsageError("got no videos to draw clips from: `resact info` says what each split holds")
-    return np.stack([column[video_indices] for column in (index.num_frames, index.height, index.width)], axis=1)
-
-
-def _padded_share(sizes: npt.NDArray[np.uint32], geometry: ClipGeometry) -> float:
-    return float((sizes[:, 0] < geometry.frames_read).mean())
-
-
-def _require_position(position: int, length: int) -> None:
-    if not 0 <= position < length:
-        raise UsageError(f"got position {position}, expected 0 <= position < {length}")
 
 
 def random_words(seed: int, purpose: int, epoch: int, position: int) -> tuple[int, int, int, int]:
