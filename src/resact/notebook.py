@@ -18,10 +18,10 @@ from torch import Tensor
 from resact.cache.store import ClipStore, open_store
 from resact.errors import RunNotFoundError, UsageError
 from resact.pipeline.job.single_video import single_video_store
-from resact.train.clips.fit import described
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.normalisation import Normalisation
+from resact.train.clips.plain_transform import described
 from resact.train.clips.sampling import ClipPlan, TestPlan, TrainPlan, centre_clip
 from resact.train.clips.stream import ClipStream
 from resact.train.clips.transform import make_clip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from resact.errors import UsageError
-from resact.train.clips.fit import described
+from resact.train.clips.plain_transform import described
 from resact.train.clips.sampling import Clip
 
 

@@ -18,11 +18,10 @@ from torch import Tensor
 
 from resact.cache import machine_code
 from resact.errors import ToolError, UsageError
-from resact.train.clips.fit import check_fit, fitting_output
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.packed_clips import PackedClips
-from resact.train.clips.plain_transform import transform_clip
+from resact.train.clips.plain_transform import check_fit, fitting_output, transform_clip
 from resact.train.clips.sampling import Clip
 
 TRANSFORM_KERNELS = ("auto", "triton", "plain")
