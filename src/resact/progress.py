@@ -4,7 +4,7 @@ The bar, the rate and the time left are shown at any width. If not all figures f
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -39,7 +39,7 @@ class ProgressLine:
     def __init__(self, console: Console, what: str, total: float | None = None, *, unit: str | None = None) -> None:
         width = console.width
         self._bar_width = max(_LEAST_BAR, min(_MOST_BAR, width // _BAR_SHARE))
-        columns = _What(self), BarColumn(bar_width=self._bar_width), _Figures(self)
+        columns = _Words(self.what_of), BarColumn(bar_width=self._bar_width), _Words(self.line_of)
         self._unit, self._console = unit, console
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._task = self._progress.add_task(what, total=total, figures=())
@@ -117,20 +117,15 @@ class ProgressLine:
         self._progress.stop()
 
 
-class _Line(ProgressColumn):
-    def __init__(self, line: ProgressLine) -> None:
+class _Words(ProgressColumn):
+    """A column of what a function says of the task."""
+
+    def __init__(self, words: Callable[[Task], str]) -> None:
         super().__init__()
-        self._line = line
+        self._words = words
 
-
-class _What(_Line):
     def render(self, task: Task) -> Text:
-        return Text(self._line.what_of(task), no_wrap=True)
-
-
-class _Figures(_Line):
-    def render(self, task: Task) -> Text:
-        return Text(self._line.line_of(task), no_wrap=True)
+        return Text(self._words(task), no_wrap=True)
 
 
 def duration(seconds: float) -> str:
