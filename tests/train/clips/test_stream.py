@@ -101,10 +101,10 @@ def test_bfloat16(clip_store):
 @pytest.mark.parametrize("position", [1, 4, 8, 11])
 def test_an_epoch_resumed_anywhere_gives_the_rest(clip_store, position):
     stream = stream_of(clip_store)
-    with stream.epoch(2) as reader:
-        whole = {p: batch["rgb"][i].clone() for batch in reader for i, p in enumerate(batch["positions"])}
-    with stream.epoch(2, position=position) as reader:
-        rest = {p: batch["rgb"][i].clone() for batch in reader for i, p in enumerate(batch["positions"])}
+    whole, rest = {}, {}
+    for clips, start in ((whole, 0), (rest, position)):
+        with stream.epoch(2, position=start) as reader:
+            clips |= {p: batch["rgb"][i].clone() for batch in reader for i, p in enumerate(batch["positions"])}
     assert list(rest) == list(range(position, 12))
     assert all(torch.equal(rest[p], whole[p]) for p in rest)
 

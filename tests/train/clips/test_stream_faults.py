@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -152,28 +153,19 @@ def test_a_file_system_that_no_longer_answers_is_an_error_and_no_hang(store, mon
     assert set() < set(named.split(", ")) <= missing
 
 
-def test_any_other_error_in_a_thread_names_the_video(clip_store, monkeypatch):
-    def broken(*arguments, **options):
-        raise ZeroDivisionError("oops")
-
-    monkeypatch.setattr(ClipStore, "read_frames", broken)
-    video_id = clip_store.index.video_id[plan_of(clip_store).clip(0, 0).video_index]
+@pytest.mark.parametrize(
+    ("broken", "packed", "at_work_on"),
+    [
+        ("resact.cache.store.ClipStore.read_frames", False, "{video_id}"),
+        ("resact.train.clips.stream.transform_batch", True, "the batch of clips 0 to 3 of epoch 2"),
+    ],
+)
+def test_any_other_error_in_a_thread_names_the_video_or_the_batch(clip_store, monkeypatch, broken, packed, at_work_on):
+    monkeypatch.setattr(broken, Mock(side_effect=ZeroDivisionError("oops")))
+    named = at_work_on.format(video_id=clip_store.index.video_id[plan_of(clip_store).clip(2, 0).video_index])
     with (
-        pytest.raises(StreamError, match=f"{video_id}: ZeroDivisionError: oops") as caught,
-        stream_of(clip_store, threads=1).epoch(0) as reader,
-    ):
-        next(reader)
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
-
-
-def test_an_error_once_all_clips_are_read_names_the_batch_and_no_video(clip_store, monkeypatch):
-    def broken(*arguments, **options):
-        raise ZeroDivisionError("oops")
-
-    monkeypatch.setattr("resact.train.clips.stream.transform_batch", broken)
-    with (
-        pytest.raises(StreamError, match=r"^the batch of clips 0 to 3 of epoch 2: ZeroDivisionError: oops$") as caught,
-        stream_of(clip_store, packed=True).epoch(2) as reader,
+        pytest.raises(StreamError, match=f"^{named}: ZeroDivisionError: oops$") as caught,
+        stream_of(clip_store, packed=packed, threads=1).epoch(2) as reader,
     ):
         next(reader)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
