@@ -46,8 +46,8 @@ class Dataset:
     """Ids of videos left out because of `--limit` or `--classes`."""
     other_classes: int = 0
     """Classes left out because of `--classes`."""
-    aliases: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """Video id -> ids that the other names of the same file would have."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Id that another name of a video's file would have -> the video's id."""
     lines: Mapping[str, str] = field(default_factory=dict)
     """Video id -> the line of a list that names it, in words."""
     notes: tuple[str, ...]
@@ -61,12 +61,11 @@ class Dataset:
         Without a list, videos in the store keep their side. A file that is in the store under another name keeps that
         name.
         """
-        videos = self.videos
-        if self.aliases:
-            held = set(index.video_id)
-            videos = tuple(v for v in videos if v.video_id in held or not held & self.aliases.get(v.video_id, set()))
+        held = set(index.video_id)
+        renamed = {video_id for alias, video_id in self.aliases.items() if alias in held}
+        videos = tuple(v for v in self.videos if v.video_id in held or v.video_id not in renamed)
         if self.division is not None:
-            sides = self.division.memberships_beside(index)
+            sides = self.division.memberships(index)
             videos = tuple(replace(v, splits={SPLIT: sides[v.group]}) for v in videos)
         return replace(self, videos=videos)
 

@@ -31,15 +31,12 @@ class Division:
         """Text for the settings of a store, so that another prep of it draws the same."""
         return f"test share {self.test_share!r}, seed {self.seed}"
 
-    def memberships(self) -> dict[str, str]:
-        """Group -> `train` or `test`, without a store."""
-        return divide(self.groups, test_share=self.test_share, seed=self.seed, kept={})
-
-    def memberships_beside(self, index: Index) -> dict[str, str]:
-        """Group -> `train` or `test`, for a store that has some of the groups: they keep their side."""
+    def memberships(self, index: Index | None = None) -> dict[str, str]:
+        """Group -> `train` or `test`. Groups that are in a store, of which `index` is, keep their side."""
         groups = {group: set(classes) for group, classes in self.groups.items()}
         kept = {}
-        for group, class_name, code in zip(index.group, index.class_name, index.splits[SPLIT], strict=True):
+        held = zip(index.group, index.class_name, index.splits[SPLIT], strict=True) if index else ()
+        for group, class_name, code in held:
             groups.setdefault(group, set()).add(class_name)
             kept[group] = MEMBERSHIPS[code]
         return divide(groups, test_share=self.test_share, seed=self.seed, kept=kept)

@@ -5,7 +5,6 @@ decide which videos are for test. The folder may grow between preps.
 """
 
 import os
-import unicodedata
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
@@ -18,7 +17,7 @@ from resact.pipeline.datasets.dataset import Dataset, SourceVideo, choose_classe
 from resact.pipeline.datasets.division import SPLIT
 from resact.pipeline.datasets.entries import Entry, FolderOptions, entries_of
 from resact.pipeline.datasets.folder_search import NO_VIDEO, SPECIAL, FolderSearch
-from resact.pipeline.datasets.groups import groups_of, parse_pattern
+from resact.pipeline.datasets.groups import groups_of, look_alikes, parse_pattern
 from resact.pipeline.datasets.list_file import Names
 from resact.pipeline.datasets.listed import load_listed
 from resact.pipeline.datasets.registry import DatasetKind
@@ -104,7 +103,7 @@ def _load_class_folders(options: FolderOptions) -> Dataset:
         notes=notes,
         remedy="" if of_sides else _REMEDY,
         advice=f": expected {_LAYOUT}",
-        aliases=_aliases(again),
+        aliases={path_as_id(name): path_as_id(taken) for name, taken in again.items()},
     )
 
 
@@ -185,13 +184,6 @@ def _other_names(
     return again
 
 
-def _aliases(again: Mapping[str, str]) -> dict[str, frozenset[str]]:
-    aliases: dict[str, set[str]] = {}
-    for name, taken in again.items():
-        aliases.setdefault(path_as_id(taken), set()).add(path_as_id(name))
-    return {video_id: frozenset(others) for video_id, others in aliases.items()}
-
-
 def _require_classes(
     root: Path, names: Sequence[str], class_of: Callable[[str], str], sides: Mapping[str, str]
 ) -> list[str]:
@@ -206,16 +198,13 @@ def _require_classes(
             "the classes with --list"
         )
     classes = sorted({class_of(name) for name in names})
-    alike: dict[str, str] = {}
     for name in classes:
         try:
             name.encode()
         except UnicodeEncodeError:
             raise SourceError(f"{root} holds a folder {name!a}, whose name is not UTF-8: rename it") from None
-        folded = unicodedata.normalize("NFC", name).casefold()
-        if folded in alike:
-            raise SourceError(f"{root} holds the folders {alike[folded]!a} and {name!a}, which look alike: rename one")
-        alike[folded] = name
+    for first, second, *_ in look_alikes(classes):
+        raise SourceError(f"{root} holds the folders {first!a} and {second!a}, which look alike: rename one")
     named = list(sides_named(classes))
     return [f"folders named like a side are used as classes: {some(named)}"] if named else []
 

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import SourceVideo, path_as_id, some
@@ -44,21 +44,22 @@ def groups_of(
             raise UsageError(f"got --group-pattern {pattern.pattern!r}, which matches no path, such as {names[0]!a}")
         notes.append(f"{len(own):,} videos do not match --group-pattern: each is its own group ({some(own)})")
     groups = {name: _group(name, pattern, depth, sides) for name in names}
-    return groups, notes + look_alikes(groups.values())
+    return groups, notes + similar_groups(groups.values())
 
 
-def look_alikes(groups: Collection[str]) -> list[str]:
-    """Notes on groups whose names differ only in case or Unicode form."""
+def look_alikes(names: Iterable[str]) -> list[list[str]]:
+    """Names that differ only in case or Unicode form, together; sorted."""
     forms: dict[str, set[str]] = {}
-    for group in groups:
-        forms.setdefault(unicodedata.normalize("NFC", group).casefold(), set()).add(group)
-    alike = [", ".join(map(ascii, sorted(same))) for same in forms.values() if len(same) > 1]
-    if not alike:
-        return []
-    return [
-        f"groups with similar names stay separate, and may be on different sides: {len(alike):,} "
-        f"({'; '.join(alike[:3])})"
-    ]
+    for name in names:
+        forms.setdefault(unicodedata.normalize("NFC", name).casefold(), set()).add(name)
+    return [sorted(same) for same in forms.values() if len(same) > 1]
+
+
+def similar_groups(groups: Iterable[str]) -> list[str]:
+    """Notes on groups whose names look alike."""
+    alike = [", ".join(map(ascii, same)) for same in look_alikes(groups)]
+    words = "groups with similar names stay separate, and may be on different sides"
+    return [f"{words}: {len(alike):,} ({'; '.join(alike[:3])})"] if alike else []
 
 
 def _group(name: str, pattern: re.Pattern[str] | None, depth: int | None, sides: Collection[str]) -> str:

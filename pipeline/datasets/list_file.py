@@ -54,15 +54,15 @@ class Names:
         self._names = set(names)
         self._by_form: dict[str, list[str]] = {}
         for name in sorted(names):
-            self._by_form.setdefault(plain_form(name), []).append(name)
+            self._by_form.setdefault(_plain_form(name), []).append(name)
 
     def meant_by(self, name: str) -> list[str]:
         """The names that a spelling may mean: usually one, several if ambiguous, none if it does not exist."""
-        return [name] if name in self._names else self._by_form.get(plain_form(name), [])
+        return [name] if name in self._names else self._by_form.get(_plain_form(name), [])
 
 
-def plain_form(name: str) -> str:
-    """A form that is the same for all spellings of a name."""
+def _plain_form(name: str) -> str:
+    """The same for all spellings of a name."""
     name = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     while name.startswith("./"):
         name = name[2:]

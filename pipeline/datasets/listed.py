@@ -10,7 +10,7 @@ from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset, choose_classes, some
 from resact.pipeline.datasets.entries import Entry, FolderOptions, entries_of
 from resact.pipeline.datasets.folder_search import NO_VIDEO, FolderSearch
-from resact.pipeline.datasets.groups import groups_of, look_alikes, parse_pattern
+from resact.pipeline.datasets.groups import groups_of, parse_pattern, similar_groups
 from resact.pipeline.datasets.list_file import Names, read_class_names
 from resact.pipeline.datasets.video_list import NONE, Problems, Row, read_list
 
@@ -29,15 +29,15 @@ def load_listed(options: FolderOptions, path: Path) -> Dataset:
     found = FolderSearch(root, path)
     names = found.search_all()
     places = _Places(root, names, found.left_out[NO_VIDEO])
-    name_of = {row.line: places.find(row.video) for row in rows}
+    meant = {row.line: places.meant_by(row.video) for row in rows}
+    name_of = {line: names[0] if len(names) == 1 else None for line, names in meant.items()}
     if by_name := [row.video for row in rows if name_of[row.line] and row.video in places.by_file_name]:
         notes.append(f"videos of {path} that are found by their file name alone: {len(by_name):,} ({some(by_name)})")
     missing_rows = [row for row in rows if not name_of[row.line]]
     for row in missing_rows:
-        several = places.meant_by(row.video)
+        several = " or ".join(map(ascii, meant[row.line][:2]))
         if several or not options.allow_partial:
-            may = " or ".join(map(ascii, several[:2]))
-            problems.add(row.line, f"{row.video!a} " + (f"may mean {may}" if several else f"is not below {root}"))
+            problems.add(row.line, f"{row.video!a} {f'may mean {several}' if several else f'is not below {root}'}")
     problems.require_none("correct the list, or use what exists with --allow-partial")
     if len(missing_rows) == len(rows):
         raise SourceError(
@@ -71,12 +71,12 @@ def load_listed(options: FolderOptions, path: Path) -> Dataset:
     )
 
 
-class _Places:
+class _Places(Names):
     """Where the videos of a list lie."""
 
     def __init__(self, root: Path, names: Sequence[str], others: Sequence[str]) -> None:
+        super().__init__([*names, *others])
         self._root = Path(os.path.abspath(root))  # noqa: PTH100 - a link has a name of its own
-        self._names = Names([*names, *others])
         self._by_file: dict[str, list[str]] = {}
         for name in names:
             file = PurePosixPath(name)
@@ -85,17 +85,12 @@ class _Places:
         self.by_file_name: set[str] = set()
         """Videos of the list that were found by their file name alone, as the list writes them."""
 
-    def find(self, written: str) -> str | None:
-        """The path below the root; None if there is none, or if several are possible."""
-        found = self.meant_by(written)
-        return found[0] if len(found) == 1 else None
-
     def meant_by(self, written: str) -> list[str]:
         """Paths below the root that the list may mean."""
         path = written.strip()
         if path.startswith(f"{self._root}/"):
             path = path[len(f"{self._root}/") :]
-        if exact := self._names.meant_by(path):
+        if exact := super().meant_by(path):
             return exact
         parts = PurePosixPath(path.replace("\\", "/")).parts
         if ".." in parts or not parts or parts[0] == "/":
@@ -156,7 +151,7 @@ def _require_one_name_each(entries: Sequence[Entry], found: FolderSearch, proble
 
 def _group(entries: Sequence[Entry], pattern: re.Pattern[str] | None) -> list[str]:
     """Give groups to entries without one, the same to all parts of a video; returns notes on the groups."""
-    similar = look_alikes({entry.group for entry in entries if entry.group})
+    similar = similar_groups(entry.group for entry in entries if entry.group)
     by_path, notes = groups_of(sorted({e.name for e in entries if not e.group}), pattern, depth=None)
     for entry in entries:
         entry.group = entry.group or by_path[entry.name]
