@@ -24,7 +24,7 @@ DATASETS = {
 }
 """All data sets of `resact prep`: name -> where its `DatasetKind` is, which is imported when needed.
 
-A new one is a file that declares it, as `ucf101` does, and a line here.
+A new one is a file that declares it, as `ucf101` does, a line here, and its name in the help of `resact prep`.
 """
 
 

@@ -112,15 +112,11 @@ def write_video(video: SampleVideo, path: Path) -> None:
         _encode((render_frame(video, t) for t in range(video.num_frames)), unfinished)
 
 
-def _usual_root() -> Path:
-    return data_folder() / "sample"
-
-
 class _Sample(DatasetKind):
     name = "sample"
 
     def load(self, root: Path | None, *, classes: Sequence[str] | None = None, allow_partial: bool = False) -> Dataset:
-        root = root or _usual_root()
+        root = root or data_folder() / "sample"
         if _AS_UCF101.find_home(root)[1]:
             raise SourceError(f"the sample is not in {root}: `resact prep sample` generates it there")
         return _AS_UCF101.load(root, classes=classes, allow_partial=allow_partial)
@@ -134,7 +130,7 @@ class _Sample(DatasetKind):
         console: "Console",
     ) -> None:
         """Write the lists, and the missing videos of these classes; None for all classes."""
-        root = root or _usual_root()
+        root = root or data_folder() / "sample"
         try:
             write_lists(root)
             missing = [video for video in missing_videos(root) if classes is None or video.class_name in classes]

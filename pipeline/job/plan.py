@@ -31,14 +31,13 @@ def load_videos(
 ) -> Dataset:
     """The data set of that name, generated first if it can be; prints what is missing from it.
 
-    `classes` are names of classes. `options` are those of single data sets; None means not given. Without
-    `make` nothing is generated.
+    `classes` are names of classes. `options` are those that only this data set has. Without `make` nothing is
+    generated.
     """
     root = root and root.absolute()
-    given = {option: value for option, value in (options or {}).items() if value is not None}
     if make:
         dataset_kind(name).make(root, classes=classes, open_executor=executor, console=console)
-    dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=given)
+    dataset = load_dataset(name, root=root, classes=classes, allow_partial=allow_partial, options=options)
     dataset = limited(dataset, limit)
     if any(video.segment for video in dataset.videos):
         binary, _ = find_ffmpeg(ffmpeg)

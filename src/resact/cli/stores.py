@@ -164,7 +164,7 @@ def prep(
     check_timeout(timeout)
     decode, library = decode_settings(fps, short_side, max_seconds, ffmpeg), build_codec(codec).library()
     executor = partial(open_executor, workers=worker_count(workers), scheduler=scheduler)
-    own = {
+    folder_options = {
         "name": name,
         "list": list_file,
         "classes_file": classes_file,
@@ -174,7 +174,8 @@ def prep(
         "group_pattern": group_pattern,
         "flip_safe": flip_safe,
     }
-    require_own_options(dataset, [option for option, value in own.items() if value is not None])
+    own = {option: value for option, value in folder_options.items() if value is not None}
+    require_own_options(dataset, own)
     asked = names_in(classes)
     if dry_run:
         if download or download_from or retry_failed or scheduler:

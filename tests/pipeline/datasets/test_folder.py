@@ -11,9 +11,10 @@ from tests.pipeline.conftest import resact
 from tests.pipeline.datasets.trees import STRANGE, groups_of, sides_of, touch, two_classes
 
 from resact.cache.layout import array_name, video_id_of
+from resact.cli.reference import commands
 from resact.errors import SourceError, UsageError
 from resact.pipeline.datasets.folder import FOLDER
-from resact.pipeline.datasets.registry import DATASETS, load_dataset
+from resact.pipeline.datasets.registry import DATASETS, dataset_kind, load_dataset
 
 # What is found ----------------------------------------------------------------------------------------------
 
@@ -225,6 +226,13 @@ def test_classes_are_those_that_the_csv_has_videos_of(tmp_path: Path) -> None:
 
 
 # The registry -----------------------------------------------------------------------------------------------
+
+
+def test_each_data_set_has_its_name_and_is_in_the_help_of_prep() -> None:
+    shown = commands()["prep"].params[0].help  # type: ignore[attr-defined]
+    for name in DATASETS:
+        assert dataset_kind(name).name == name
+        assert name in re.findall(r"\w+", shown)
 
 
 def test_options_of_one_data_set_are_refused_by_the_others() -> None:
