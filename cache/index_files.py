@@ -29,7 +29,9 @@ from resact.cache.layout import (
     seal,
     unseal,
 )
-from resact.errors import DamagedError
+from resact.errors import DamagedError, StoreError
+
+_TRIES = 10  # to read an index that prep replaces meanwhile; prep takes longer to make the next one
 
 
 def index_files(index: Index) -> tuple[str, dict[str, bytes]]:
@@ -113,55 +115,54 @@ def read_index(files: Files, classes: tuple[str, ...], splits: tuple[str, ...]) 
 
     Raises:
         DamagedError: missing, truncated or changed columns or journal lines.
+        StoreError: prep has replaced the generation each time that it was read.
     """
-    where = f"{files}/{INDEX}"
-    journal = read_journal(files)
-    head = _read_pointer(files)
-    try:
-        if "generation" not in head:  # prep has not written an index yet
-            return Index.of(journal, classes, splits)
-        base = f"{INDEX}/{head['generation']}"
+    for _ in range(_TRIES):
+        journal, head = read_journal(files), _read_pointer(files)
+        added = Index.of(journal, classes, splits)
+        try:
+            # Without a generation, prep has not written an index yet.
+            return _read_generation(files, head, classes, splits).merged(added) if "generation" in head else added
+        except FileNotFoundError as error:
+            if _read_pointer(files) == head:
+                raise DamagedError(f"{error.filename} is missing: {REBUILD}") from None
+        except KeyError as error:
+            raise DamagedError(f"{files}/{INDEX}: {error} is missing: {REBUILD}") from None
+    raise StoreError(f"{files}/{INDEX} was replaced {_TRIES} times while it was read: run the command again")
 
-        def column(name: str, dtype: Any, length: int) -> npt.NDArray[Any]:
-            if not length:
-                return np.empty(0, dtype)
-            numbers, data = np.dtype(dtype).newbyteorder("<"), files.read(f"{base}/{name}/0")
-            require_size(f"{base}/{name}/0", len(data), length * numbers.itemsize + CRC_BYTES)
-            if crc32c(memoryview(data)[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
-                raise DamagedError(f"{where}: column {name} does not match its checksum: {REBUILD}")
-            return np.frombuffer(data, numbers, length)
 
-        n = head["videos"]
-        texts: dict[str, Any] = {
-            name: TextColumn(
-                column(f"{name}_utf8", np.uint8, head["text_bytes"][name]), column(f"{name}_ends", np.uint64, n)
-            )
-            for name in _TEXT
-        }
-        numbers: dict[str, Any] = {name: column(name, dtype, n) for name, dtype in _NUMBERS.items()}
-        index = Index(
-            **texts,
-            **numbers,
-            frame_bytes=files.map(f"{base}/frame_bytes/0", np.dtype("<u4"), head["frames"], CRC_BYTES)
-            if head["frames"]
-            else np.empty(0, np.uint32),
-            splits={name: column(f"split_{name}", np.uint8, n) for name in splits},
-            classes=classes,
-        )
-    except FileNotFoundError as error:
-        # A prep may have replaced the generation meanwhile.
-        if _read_pointer(files) != head:
-            return read_index(files, classes, splits)
-        raise DamagedError(f"{error.filename} is missing: {REBUILD}") from None
-    except KeyError as error:
-        raise DamagedError(f"{where}: {error} is missing: {REBUILD}") from None
-    return index.merged(Index.of(journal, classes, splits))
+def _read_generation(files: Files, head: dict[str, Any], classes: tuple[str, ...], splits: tuple[str, ...]) -> Index:
+    base, n = f"{INDEX}/{head['generation']}", head["videos"]
+
+    def column(name: str, dtype: Any, length: int = n) -> npt.NDArray[Any]:
+        if not length:
+            return np.empty(0, dtype)
+        numbers, data = np.dtype(dtype).newbyteorder("<"), files.read(f"{base}/{name}/0")
+        require_size(f"{base}/{name}/0", len(data), length * numbers.itemsize + CRC_BYTES)
+        if crc32c(memoryview(data)[:-CRC_BYTES]) != int.from_bytes(data[-CRC_BYTES:], "little"):
+            raise DamagedError(f"{files}/{INDEX}: column {name} does not match its checksum: {REBUILD}")
+        return np.frombuffer(data, numbers, length)
+
+    texts: dict[str, Any] = {
+        name: TextColumn(column(f"{name}_utf8", np.uint8, head["text_bytes"][name]), column(f"{name}_ends", np.uint64))
+        for name in _TEXT
+    }
+    numbers: dict[str, Any] = {name: column(name, dtype) for name, dtype in _NUMBERS.items()}
+    frames = head["frames"]
+    return Index(
+        **texts,
+        **numbers,
+        frame_bytes=files.map(f"{base}/frame_bytes/0", np.dtype("<u4"), frames, CRC_BYTES)
+        if frames
+        else np.empty(0, np.uint32),
+        splits={name: column(f"split_{name}", np.uint8) for name in splits},
+        classes=classes,
+    )
 
 
 def _read_pointer(files: Files) -> dict[str, Any]:
-    name = POINTER
     try:
-        attributes: dict[str, Any] = unseal(files.read(name), f"{files}/{name}")["attributes"]
+        attributes: dict[str, Any] = unseal(files.read(POINTER), f"{files}/{POINTER}")["attributes"]
     except FileNotFoundError:
-        raise DamagedError(f"{files}/{name} is missing: {REBUILD}") from None
+        raise DamagedError(f"{files}/{POINTER} is missing: {REBUILD}") from None
     return attributes

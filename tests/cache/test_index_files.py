@@ -3,6 +3,7 @@
 import tracemalloc
 from dataclasses import replace
 from hashlib import sha256
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from resact.cache.index_files import index_files, index_generation, read_index, 
 from resact.cache.journal import Journal
 from resact.cache.layout import INDEX, JOURNAL, VideoRecord
 from resact.cache.store import open_store
-from resact.errors import DamagedError
+from resact.errors import DamagedError, StoreError
 
 
 @settings(max_examples=6)
@@ -79,6 +80,20 @@ def test_a_generation_replaced_while_it_is_read_is_read_again(scratch, monkeypat
         index = read_index(LocalFiles(scratch.path), CLASSES, SPLITS)
     assert len(calls) > 4
     assert_same(index, newer)
+
+
+def test_an_index_replaced_each_time_that_it_is_read_is_an_error(scratch, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, turns = LocalFiles.read, cycle([of([scratch.records["wide"]]), of(scratch.records.values())])
+
+    def replaced_first(self, name: str) -> bytes:
+        if name.endswith("/0"):
+            write_index(scratch.path, next(turns))
+        return read(self, name)
+
+    with store_lock(scratch.path):
+        monkeypatch.setattr(LocalFiles, "read", replaced_first)
+        with pytest.raises(StoreError, match=r"scratch.zarr/index was replaced 10 times while it was read: run the"):
+            read_index(LocalFiles(scratch.path), CLASSES, SPLITS)
 
 
 def test_frame_sizes_are_mapped_and_checked_video_by_video(scratch) -> None:
