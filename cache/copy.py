@@ -51,12 +51,12 @@ from resact.cache.layout import (
     shard_index_bytes,
     video_document,
 )
-from resact.cache.leaks import alike_document, read_alike
+from resact.cache.leaks import ALIKE_NOTE
 from resact.cache.remote_files import RemoteFiles
 from resact.cache.settings import StoreSettings, setting_words
 from resact.cache.store import ClipStore, open_store, read_settings
 from resact.cache.verify import ROOT_OF_FAILED, Problem, checked_parts, read_record, require_row, row_values
-from resact.cache.whole import Whole, lacking_words, whole_document
+from resact.cache.whole import WHOLE_NOTE, Whole, lacking_words
 from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 TRANSFERS = 8
@@ -164,7 +164,7 @@ def _part_of(store: ClipStore, classes: Sequence[str] | None, split: str | None,
     if split is not None:
         codes = index.splits[split]
         chosen &= codes == MEMBERSHIPS.index(membership) if membership else codes > 0
-    rows, pairs = np.flatnonzero(chosen), read_alike(store.files)
+    rows, pairs = np.flatnonzero(chosen), ALIKE_NOTE.read(store.files)
     if not len(rows):
         asked = {"--classes": classes and ",".join(classes), "--split": split, "--membership": membership}
         words = " ".join(f"{option} {value}" for option, value in asked.items() if value)
@@ -176,7 +176,7 @@ def _part_of(store: ClipStore, classes: Sequence[str] | None, split: str | None,
         index = index.selected(rows, names)
         held = set(index.video_id)
         pairs = pairs and [pair for pair in pairs if pair.first in held and pair.second in held]
-    alike = None if pairs is None else alike_document(pairs)
+    alike = None if pairs is None else ALIKE_NOTE.document(pairs)
     return _Part(settings=settings, index=index, source_rows=rows, whole=whole, alike=alike)
 
 
@@ -406,7 +406,7 @@ class _Copy:
     def _finish(self) -> None:
         """Everything that is not of a single video; the root document last."""
         target, part = self._target, self._part
-        notes = {WHOLE: None if part.whole is None else whole_document(part.whole), ALIKE: part.alike}
+        notes = {WHOLE: None if part.whole is None else WHOLE_NOTE.document(part.whole), ALIKE: part.alike}
         for name, data in {**self._columns, ROOT_OF_FAILED: seal(group_document({})), **notes}.items():
             if data is not None:
                 self._put(name, data)

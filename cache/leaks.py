@@ -7,16 +7,14 @@ pairs and records them in the store. Older stores have no such record.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
-from resact.cache.durable import sync_folder, write_file
-from resact.cache.files import Files, read_if_there
-from resact.cache.layout import ALIKE, DOCUMENT, MEMBERSHIPS, array_name, fps_value, group_document, seal, unseal
-from resact.errors import DamagedError, UsageError
+from resact.cache.layout import ALIKE, DOCUMENT, MEMBERSHIPS, array_name, fps_value, unseal
+from resact.cache.notes import Note
+from resact.errors import UsageError
 
 if TYPE_CHECKING:
     from resact.cache.store import ClipStore
@@ -34,6 +32,12 @@ class Alike:
     second: str
     same_file: bool
     """Whether the source files are the same, byte for byte."""
+
+
+ALIKE_NOTE = Note[list[Alike]](
+    ALIKE, lambda pairs: {"pairs": [asdict(pair) for pair in pairs]}, lambda known: [Alike(**p) for p in known["pairs"]]
+)
+"""All such pairs of a store. Prep removes it before it adds videos, as it is then incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +103,7 @@ def store_leaks(store: "ClipStore", pairs: Iterable[Alike] | None = None) -> lis
     Raises:
         DamagedError: the note is not what was written.
     """
-    pairs = read_alike(store.files) or [] if pairs is None else pairs
+    pairs = ALIKE_NOTE.read(store.files) or [] if pairs is None else pairs
     index = store.index
 
     def side_in(codes: Any) -> Callable[[str], str | None]:
@@ -151,35 +155,3 @@ def _source(store: "ClipStore", row: int) -> tuple[Any, Any]:
     path = f"{array_name(store.index.video_id[row])}/{DOCUMENT}"
     attributes = unseal(store.files.read(path), f"{store.files}/{path}")["attributes"]
     return attributes["source"]["sha256"], attributes.get("segment")
-
-
-def write_alike(store: Path, pairs: Sequence[Alike]) -> None:
-    """Record the pairs atomically and sync them; call it only while holding `store_lock`."""
-    write_file(store, ALIKE, alike_document(pairs))
-
-
-def alike_document(pairs: Sequence[Alike]) -> bytes:
-    """The record's bytes."""
-    return seal(group_document({"pairs": [asdict(pair) for pair in pairs]}))
-
-
-def remove_alike(store: Path) -> None:
-    """Remove the record before videos are added, as it is then incomplete."""
-    if (store / ALIKE).exists():
-        (store / ALIKE).unlink()
-        sync_folder((store / ALIKE).parent)
-
-
-def read_alike(files: Files) -> list[Alike] | None:
-    """The recorded pairs; None if the store has no record.
-
-    Raises:
-        DamagedError: the note is not what was written.
-    """
-    data = read_if_there(files, ALIKE)
-    if data is None:
-        return None
-    try:
-        return [Alike(**pair) for pair in unseal(data, f"{files}/{ALIKE}")["attributes"]["pairs"]]
-    except (DamagedError, KeyError, TypeError):
-        raise DamagedError(f"{files}/{ALIKE} has changed since it was written: run the same prep again") from None

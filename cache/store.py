@@ -19,7 +19,7 @@ from resact.cache.index_files import read_index
 from resact.cache.layout import CRC_BYTES, DOCUMENT, FAILED, POINTER, SHARD, array_name, first_wrong_chunk, unseal
 from resact.cache.settings import StoreSettings
 from resact.cache.shard_cache import ShardCache, cache_settings
-from resact.cache.whole import Whole, lacking_words, read_whole
+from resact.cache.whole import WHOLE_NOTE, Whole, lacking_words
 from resact.errors import DamagedError, StoreError, StoreNotFoundError, UsageError
 
 
@@ -302,7 +302,7 @@ def open_store(
         copies = None
     try:
         settings = read_settings(files)
-        whole = read_whole(files)  # before the index, so that a prep that ends meanwhile does no harm
+        whole = WHOLE_NOTE.read(files)  # before the index, so that a prep that ends meanwhile does no harm
         index = read_index(files, settings.dataset.classes, settings.dataset.splits)
     except OSError as error:
         raise StoreError(

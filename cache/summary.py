@@ -7,7 +7,7 @@ import numpy as np
 
 from resact.cache.grouping import grouping
 from resact.cache.layout import fps_value, printable
-from resact.cache.leaks import Leak, read_alike, store_leaks
+from resact.cache.leaks import ALIKE_NOTE, Leak, store_leaks
 from resact.cache.repeats import Repeats, repeats
 from resact.cache.store import ClipStore
 
@@ -38,7 +38,7 @@ def summarise(store: ClipStore) -> dict[str, Any]:
     }
     slower = repeats(index, settings.decode.fps)
     groups = grouping(index, settings.dataset, partial=store.partial)
-    alike = read_alike(store.files)
+    alike = ALIKE_NOTE.read(store.files)
     leaks = None if alike is None else store_leaks(store, alike)
     return {
         "dataset": settings.dataset.name,

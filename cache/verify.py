@@ -38,10 +38,10 @@ from resact.cache.layout import (
     video_id_of,
     video_record,
 )
-from resact.cache.leaks import read_alike
+from resact.cache.leaks import ALIKE_NOTE
 from resact.cache.settings import StoreSettings
 from resact.cache.store import read_settings
-from resact.cache.whole import read_whole
+from resact.cache.whole import WHOLE_NOTE
 from resact.errors import DamagedError, ResactError, StoreError
 
 
@@ -334,9 +334,9 @@ def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Proble
     """Compares the index's files with what `write_index` would write, unless a prep is running."""
     if read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
-    for read in (read_whole, read_alike):
+    for note in (WHOLE_NOTE, ALIKE_NOTE):
         try:
-            read(files)
+            note.read(files)
         except DamagedError as error:
             yield Problem(None, str(error))
     if read_if_there(files, JOURNAL) is not None:

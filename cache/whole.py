@@ -5,14 +5,11 @@ when nothing is missing. Stores of a data set with a fixed size, which is in the
 """
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-from resact.cache.durable import sync_folder, write_file
-from resact.cache.files import Files, read_if_there
 from resact.cache.index import Index
-from resact.cache.layout import WHOLE, group_document, seal, unseal
+from resact.cache.layout import WHOLE
+from resact.cache.notes import Note
 from resact.cache.settings import StoreSettings
-from resact.errors import DamagedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,37 +21,8 @@ class Whole:
     classes: int
 
 
-def write_whole(store: Path, whole: Whole) -> None:
-    """Write the note atomically and sync it; call it only while holding `store_lock`."""
-    write_file(store, WHOLE, whole_document(whole))
-
-
-def whole_document(whole: Whole) -> bytes:
-    """The note's bytes."""
-    return seal(group_document(asdict(whole)))
-
-
-def remove_whole(store: Path) -> None:
-    """Remove the note, once the store lacks nothing."""
-    if (store / WHOLE).exists():
-        (store / WHOLE).unlink()
-        sync_folder((store / WHOLE).parent)
-
-
-def read_whole(files: Files) -> Whole | None:
-    """The note; None if the store lacks nothing.
-
-    Raises:
-        DamagedError: the note has changed since it was written.
-    """
-    data = read_if_there(files, WHOLE)
-    if data is None:
-        return None
-    try:
-        attributes = unseal(data, f"{files}/{WHOLE}")["attributes"]
-        return Whole(videos=attributes["videos"], classes=attributes["classes"])
-    except (DamagedError, KeyError):
-        raise DamagedError(f"{files}/{WHOLE} has changed since it was written: run the same prep again") from None
+WHOLE_NOTE = Note(WHOLE, asdict, lambda known: Whole(videos=known["videos"], classes=known["classes"]))
+"""Stores that lack nothing have none."""
 
 
 def lacking_words(settings: StoreSettings, index: Index, whole: Whole | None) -> str | None:

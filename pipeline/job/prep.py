@@ -21,10 +21,10 @@ from resact.cache.index import Index
 from resact.cache.index_files import read_index, write_index
 from resact.cache.journal import Journal
 from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, SIDES, Source, VideoRecord, array_name, video_id_of
-from resact.cache.leaks import Leak, find_alike, leak_words, read_alike, remove_alike, store_leaks, write_alike
+from resact.cache.leaks import ALIKE_NOTE, Leak, find_alike, leak_words, store_leaks
 from resact.cache.repeats import repeats
 from resact.cache.store import open_store, read_settings
-from resact.cache.whole import Whole, lacking_words, remove_whole, write_whole
+from resact.cache.whole import WHOLE_NOTE, Whole, lacking_words
 from resact.errors import DamagedError, DiskFullError, Interrupted, SettingsError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.decoding.binary import find_ffmpeg
@@ -122,9 +122,9 @@ def _prep(
         todo = _missing(store, index, dataset, retry_failed=retry_failed)
         whole, lacks = _whole(dataset, index)
         if whole is not None and (todo or lacks):
-            write_whole(store, whole)
+            WHOLE_NOTE.write(store, whole)
         if todo:
-            remove_alike(store)
+            ALIKE_NOTE.remove(store)
         _announce(job, todo, skipped=len(dataset.videos) - len(todo), console=console)
         journal = Journal(store)
         with PrepProgress(console, len(todo)) as progress:
@@ -138,7 +138,7 @@ def _prep(
                 journal.close()
             write_index(store, index)
             if whole is not None and not lacks:
-                remove_whole(store)
+                WHOLE_NOTE.remove(store)
             leak = leak_words(_leaks(store, progress))
             lacking = lacking_words(settings, index, whole if lacks else None)
             groups = grouping(index, settings.dataset, partial=lacking)
@@ -183,7 +183,7 @@ def _leaks(store: Path, progress: PrepProgress) -> list[Leak]:
     """Of the whole store, looked for where nobody has since it changed."""
     opened = open_store(store)
     try:
-        pairs = read_alike(opened.files)
+        pairs = ALIKE_NOTE.read(opened.files)
     except DamagedError:
         pairs = None
     if pairs is None and len(opened.index) > MOST_VIDEOS:
@@ -196,7 +196,7 @@ def _leaks(store: Path, progress: PrepProgress) -> list[Leak]:
         except DamagedError as error:
             progress.tell(f"note: did not look for copies among the videos: {error}")
             return []
-        write_alike(store, pairs)
+        ALIKE_NOTE.write(store, pairs)
     return store_leaks(opened, pairs)
 
 

@@ -24,7 +24,7 @@ from resact.cache.index import Index
 from resact.cache.index_files import index_generation, write_index
 from resact.cache.journal import Journal
 from resact.cache.layout import DOCUMENT, JOURNAL, POINTER, SHARD, array_name
-from resact.cache.leaks import Alike, read_alike, write_alike
+from resact.cache.leaks import ALIKE_NOTE, Alike
 from resact.cache.store import open_store
 from resact.cache.verify import verify_store
 from resact.cache.whole import Whole
@@ -347,7 +347,7 @@ def test_a_part_of_a_store_that_may_grow_says_so(stores, put_video, tmp_path: Pa
     rebuilt(source, built, put_video, list(built.records), videos=None, all_classes=None)
     pairs = [Alike(first="one frame", second="wide", same_file=True), Alike(first=JUMP, second="wide", same_file=False)]
     with store_lock(source):
-        write_alike(source, pairs)
+        ALIKE_NOTE.write(source, pairs)
     assert copy_store(source, tmp_path / "whole.zarr").partial == open_store(source).partial
     assert open_store(tmp_path / "whole.zarr").whole is None
     of_class = built.records["wide"].class_name
@@ -356,7 +356,7 @@ def test_a_part_of_a_store_that_may_grow_says_so(stores, put_video, tmp_path: Pa
     assert part.whole == Whole(videos=5, classes=2)
     assert "1 of 2 classes" in (part.partial or "")
     held = set(part.index.video_id)
-    assert read_alike(part.files) == [pair for pair in pairs if {pair.first, pair.second} <= held] != pairs
+    assert ALIKE_NOTE.read(part.files) == [pair for pair in pairs if {pair.first, pair.second} <= held] != pairs
     copy_store(tmp_path / "part.zarr", tmp_path / "again.zarr")
     assert open_store(tmp_path / "again.zarr").partial == part.partial
 

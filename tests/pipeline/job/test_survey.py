@@ -12,7 +12,7 @@ from tests.train.runs.untrained import untrained_run
 from typer.testing import CliRunner
 
 from resact.cache.layout import ALIKE
-from resact.cache.leaks import Alike, Leak, leak_words, leaks_of, read_alike, store_leaks
+from resact.cache.leaks import ALIKE_NOTE, Alike, Leak, leak_words, leaks_of, store_leaks
 from resact.cache.store import open_store
 from resact.cache.verify import verify_store
 from resact.cli import app
@@ -201,7 +201,7 @@ def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_p
     place.prep("--limit", 2)
     note = place.store / ALIKE
     kept = note.read_bytes()
-    assert read_alike(open_store(place.store).files) == []
+    assert ALIKE_NOTE.read(open_store(place.store).files) == []
     note.unlink()
     info = last_json(call("info", place.store, "--json"))
     assert (info["copies"], info["leaks"]) == (None, None)
@@ -216,7 +216,7 @@ def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_p
     place.prep("--limit", 2)
     assert note.read_bytes() == kept
     place.prep()
-    assert len(read_alike(open_store(place.store).files) or []) == 3
+    assert len(ALIKE_NOTE.read(open_store(place.store).files) or []) == 3
 
 
 def test_parts_of_videos_are_looked_at_as_videos_of_their_own(tmp_path: Path) -> None:
