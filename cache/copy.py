@@ -201,9 +201,14 @@ class _Copy:
         generation, self._columns = index_files(part.index)
         self._generation, self._pointer = generation, pointer_document(generation, part.index)
         self._codec = part.settings.frame_codec
-        self._stop, self._lock, self._fresh = threading.Event(), threading.Lock(), False
-        self._videos = self._copied = self._there = self._bytes = self._copied_bytes = 0
-        self._total_bytes = int(part.index.shard_bytes.sum())
+        self._stop, self._lock, self._fresh, self._there = threading.Event(), threading.Lock(), False, 0
+        self._so_far = CopyProgress(
+            videos=0,
+            total_videos=len(part.index),
+            bytes=0,
+            total_bytes=int(part.index.shard_bytes.sum()),
+            copied_bytes=0,
+        )
 
     def run(self) -> CopyResult:
         with self._target.working():
@@ -216,10 +221,10 @@ class _Copy:
         part = self._part
         return CopyResult(
             videos=len(self._index),
-            copied=self._copied,
+            copied=int((self._index.num_frames > 0).sum()) - self._there,
             there=self._there,
-            bytes=self._total_bytes,
-            copied_bytes=self._copied_bytes,
+            bytes=self._so_far.total_bytes,
+            copied_bytes=self._so_far.copied_bytes,
             partial=lacking_words(part.settings, part.index, part.whole),
         )
 
@@ -299,18 +304,17 @@ class _Copy:
 
     def _work(self, rows: Iterator[int], done: "SimpleQueue[Problem | BaseException | None]") -> None:
         """One thread: a video after the other, until there is none or the copy stops."""
-        while True:
-            with self._lock:
-                row = next(rows, None)
-            if row is None:
-                return
-            try:
+        try:
+            while True:
+                with self._lock:
+                    row = next(rows, None)
+                if row is None:
+                    return
                 done.put(self._copy_video(row))
-            except _Stopped:
-                return
-            except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
-                done.put(error)
-                return
+        except _Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            done.put(error)
 
     def _copy_video(self, row: int) -> Problem | None:
         try:
@@ -335,15 +339,13 @@ class _Copy:
     def _copy_shard(self, name: str, frame_bytes: npt.NDArray[np.uint32]) -> None:
         size = int(frame_bytes.sum(dtype=np.int64)) + shard_index_bytes(len(frame_bytes))
         if not self._fresh and self._holds(name, frame_bytes, size, lambda: self._md5_of_source(name)):
-            self._count(there=size)
             with self._lock:
                 self._there += 1
+            self._count(there=size)
             return
         sent = self._target.put(name, self._parts(name, frame_bytes), size)
         if not self._holds(name, frame_bytes, size, lambda: sent):
             raise self._gives_other_bytes(name)
-        with self._lock:
-            self._copied += 1
 
     def _parts(self, name: str, frame_bytes: npt.NDArray[np.uint32]) -> Iterator[memoryview]:
         with self._reading():
@@ -464,15 +466,11 @@ class _Copy:
     def _count(self, *, copied: int = 0, there: int = 0, videos: int = 0) -> None:
         self._go_on()
         with self._lock:
-            self._copied_bytes += copied
-            self._bytes += copied + there
-            self._videos += videos
-            self._tell(
-                CopyProgress(
-                    videos=self._videos,
-                    total_videos=len(self._index),
-                    bytes=self._bytes,
-                    total_bytes=self._total_bytes,
-                    copied_bytes=self._copied_bytes,
-                )
+            now = self._so_far
+            self._so_far = replace(
+                now,
+                videos=now.videos + videos,
+                bytes=now.bytes + copied + there,
+                copied_bytes=now.copied_bytes + copied,
             )
+            self._tell(self._so_far)

@@ -3,13 +3,13 @@
 import os
 import re
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from hashlib import md5
-from typing import Protocol
 
 from resact.cache.address import open_files
-from resact.cache.durable import disk_failure_as_error, link, store_lock, sync_folder, write_file, write_parts
+from resact.cache.durable import disk_failure_as_error, link, store_lock, sync_folder, write_file
 from resact.cache.files import Files, LocalFiles
 from resact.cache.http_files import HttpFiles
 from resact.cache.layout import DOCUMENT, FAILED, INDEX, PARTIAL, POINTER
@@ -20,26 +20,36 @@ from resact.errors import StoreError, UsageError
 _MD5 = re.compile("[0-9a-f]{32}")
 
 
-class Target(Protocol):
+class Target(ABC):
     """A place for a store. Names are relative to it."""
 
-    @property
-    def files(self) -> Files:
-        """For reading."""
+    def __init__(self, files: Files) -> None:
+        self.files = files
 
-    def working(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def working(self) -> Iterator[None]:
         """A context in which what a file system or server refuses is one clear error.
 
         Raises:
             StoreError, DiskFullError: in place of each OSError.
         """
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"the copy to {self.files} stopped ({error.strerror or error}): check your rights, and that the file "
+                "system or server answers; the same command continues"
+            ) from error
 
+    @abstractmethod
     def held(self, pointer: bytes) -> AbstractContextManager[None]:
         """A context in which no other process of this machine writes there; an empty place gets this pointer first."""
 
+    @abstractmethod
     def size_and_md5(self, name: str) -> tuple[int, str | None] | None:
         """Bytes of a file and its MD5, if that is known without reading it; None without such a file."""
 
+    @abstractmethod
     def put(self, name: str, parts: Iterable[bytes | memoryview], size: int) -> str | None:
         """Write a file, or replace it. If the parts end in an exception, it is not touched.
 
@@ -52,9 +62,11 @@ class Target(Protocol):
             Its MD5, if all of it was in memory.
         """
 
+    @abstractmethod
     def remove(self, name: str) -> None:
         """Remove a file or folder, if it is there."""
 
+    @abstractmethod
     def settle(self) -> None:
         """Return once all that was put survives a power cut."""
 
@@ -78,20 +90,16 @@ def open_target(path: str | os.PathLike[str]) -> Target:
     return BucketTarget(files)
 
 
-class FolderTarget:
+class FolderTarget(Target):
     """A folder of this machine: each file is synced before it gets its name."""
 
-    def __init__(self, files: LocalFiles) -> None:
-        self.files = files
+    files: LocalFiles
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """As in `Target`."""
-        try:
-            with disk_failure_as_error(self.files.root):
-                yield
-        except OSError as error:
-            raise _failed(self.files, error) from error
+        with super().working(), disk_failure_as_error(self.files.root):
+            yield
 
     @contextmanager
     def held(self, pointer: bytes) -> Iterator[None]:
@@ -101,7 +109,7 @@ class FolderTarget:
             with self.working():
                 (root / PARTIAL).mkdir(parents=True, exist_ok=True)
                 with suppress(FileExistsError):  # another copy was first: which of the two, the caller looks
-                    write_file(root, POINTER, pointer, publish=link)
+                    write_file(root, POINTER, [pointer], publish=link)
                 sync_folder(root.parent)
         with store_lock(root, DOCUMENT if self.files.exists(DOCUMENT) else POINTER):
             yield
@@ -117,7 +125,7 @@ class FolderTarget:
         """As in `Target`; no part is kept in memory."""
         with self.working():
             (self.files.root / name).parent.mkdir(parents=True, exist_ok=True)
-            write_parts(self.files.root, name, parts)
+            write_file(self.files.root, name, parts)
         return None
 
     def remove(self, name: str) -> None:
@@ -137,19 +145,10 @@ class FolderTarget:
                 sync_folder(self.files.root / name)
 
 
-class BucketTarget:
+class BucketTarget(Target):
     """A bucket, or whatever fsspec writes to. Nothing is locked there: two copies of one store write the same bytes."""
 
-    def __init__(self, files: RemoteFiles) -> None:
-        self.files = files
-
-    @contextmanager
-    def working(self) -> Iterator[None]:
-        """As in `Target`."""
-        try:
-            yield
-        except OSError as error:
-            raise _failed(self.files, error) from error
+    files: RemoteFiles
 
     @contextmanager
     def held(self, pointer: bytes) -> Iterator[None]:
@@ -222,10 +221,3 @@ def size_and_md5(files: RemoteFiles, name: str) -> tuple[int, str | None]:
         entry = files.system.info(files.path_of(name))
     etag = str(entry.get("ETag", "")).strip('"')
     return int(entry["size"]), etag if _MD5.fullmatch(etag) else None
-
-
-def _failed(files: Files, error: OSError) -> StoreError:
-    return StoreError(
-        f"the copy to {files} stopped ({error.strerror or error}): check your rights, and that the file system or "
-        "server answers; the same command continues"
-    )

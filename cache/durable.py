@@ -79,47 +79,40 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_synced(path: Path, data: bytes) -> None:
-    """Write and sync a file that nothing refers to yet; the caller syncs its folder."""
+def write_synced(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Write and sync a file that nothing refers to yet, or leave none; the caller syncs its folder."""
     try:
         with path.open("wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except BaseException:
         path.unlink(missing_ok=True)  # on a full disk every byte counts
         raise
 
 
 def write_replacing(path: Path, data: bytes, *, attempt: Path) -> None:
     """Replace a file atomically and sync it, or leave it unchanged; `attempt`, in the same folder, is written first."""
-    write_synced(attempt, data)
+    write_synced(attempt, [data])
     attempt.replace(path)
     sync_folder(path.parent)
 
 
-def write_file(store: Path, name: str, data: bytes, *, publish: Callable[[Path, Path], None] = os.replace) -> None:
-    """Write a file atomically; an existing file is replaced, unless `publish` is `link`."""
-    attempt = _attempt(store, Path(name).name)
-    write_synced(attempt, data)
-    path = store / name
+def write_file(
+    store: Path,
+    name: str,
+    parts: Iterable[bytes | memoryview],
+    *,
+    publish: Callable[[Path, Path], None] = os.replace,
+) -> None:
+    """Write a file atomically; an existing file is replaced, unless `publish` is `link`.
+
+    If the parts end in an exception, nothing is in its place.
+    """
+    attempt, path = _attempt(store, Path(name).name), store / name
+    write_synced(attempt, parts)
     try:
         publish(attempt, path)
-    finally:
-        attempt.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def write_parts(store: Path, name: str, parts: Iterable[bytes | memoryview]) -> None:
-    """Like `write_file`, for a file that comes in parts; if they end in an exception, nothing is in its place."""
-    attempt, path = _attempt(store, Path(name).name), store / name
-    try:
-        with attempt.open("wb") as file:
-            for part in parts:
-                file.write(part)
-            file.flush()
-            os.fsync(file.fileno())
-        attempt.replace(path)
     finally:
         attempt.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -202,7 +195,7 @@ def commit_video(store: Path, record: VideoRecord, settings: StoreSettings, *, s
         attempt.mkdir()
     elif not shard.exists():  # another prep has taken over and swept this attempt away
         raise StoreError(f"{shard} is gone: another prep has taken over {store}")
-    write_synced(attempt / DOCUMENT, seal(video_document(record, settings.frame_codec)))
+    write_synced(attempt / DOCUMENT, [seal(video_document(record, settings.frame_codec))])
     sync_folder(attempt)
     try:
         attempt.rename(node)
@@ -276,7 +269,7 @@ def create_store(store: Path, settings: StoreSettings) -> None:
     for name, data in documents.items():
         # Another process was first, and may have written its index or cleaned up since: keep its files.
         with suppress(FileExistsError, FileNotFoundError):
-            write_file(store, name, data, publish=link)
+            write_file(store, name, [data], publish=link)
     if not (store / DOCUMENT).exists():
         raise StoreError(f"{store} disappeared while it was being made")
     sync_folder(store.parent)

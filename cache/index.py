@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -182,27 +182,9 @@ class Index:
         """The rows of both; for videos in both, the newer row."""
         if not len(newer):
             return self
-        replaced = {newer.video_id.encoded(row) for row in range(len(newer))}
-        kept = np.array([row for row in range(len(self)) if self.video_id.encoded(row) not in replaced], np.intp)
-        ids = [self.video_id.encoded(r) for r in kept] + [newer.video_id.encoded(r) for r in range(len(newer))]
-        order = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.intp)
-
-        def join(name: str) -> Any:
-            old, new = getattr(self, name), getattr(newer, name)
-            if isinstance(old, TextColumn):
-                texts = [old[r] for r in kept] + list(new)
-                return TextColumn.of(texts[i] for i in order)
-            return np.concatenate([old[kept], new])[order]
-
-        columns = {f.name: join(f.name) for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")}
-        parts = [self._part(r) for r in kept] + [newer._part(r) for r in range(len(newer))]
-        columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
-        return Index(
-            **columns,
-            frame_bytes=np.concatenate([np.empty(0, np.uint32), *(parts[i] for i in order)]),
-            splits={s: np.concatenate([self.splits[s][kept], newer.splits[s]])[order] for s in self.splits},
-            classes=self.classes,
-        )
+        ids = (index.video_id.encoded(row) for index in (self, newer) for row in range(len(index)))
+        row_of = {video_id: row for row, video_id in enumerate(ids)}
+        return Index._gathered([self, newer], np.array([row_of[video_id] for video_id in sorted(row_of)], np.intp))
 
     def selected(self, video_indices: npt.NDArray[np.intp], classes: tuple[str, ...]) -> "Index":
         """Some of the videos.
@@ -211,20 +193,29 @@ class Index:
             video_indices: (M,) their indices, ascending.
             classes: the classes of the new index, all those of these videos; labels become positions in them.
         """
-        columns: dict[str, Any] = {}
-        for name in (f.name for f in fields(self) if f.name not in ("frame_bytes", "splits", "classes")):
-            old = getattr(self, name)
-            columns[name] = (
-                TextColumn.of(old[v] for v in video_indices) if isinstance(old, TextColumn) else old[video_indices]
-            )
-        columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
+        part = Index._gathered([self], video_indices)
         label_of = np.array([classes.index(name) if name in classes else -1 for name in self.classes], np.int32)
-        columns["label"] = label_of[columns["label"]]
-        return Index(
+        return replace(part, label=label_of[part.label], classes=classes)
+
+    @classmethod
+    def _gathered(cls, indexes: "Sequence[Index]", rows: npt.NDArray[np.intp]) -> Self:
+        """Rows of some indexes, counted from the first row of the first index to the last row of the last."""
+
+        def column(name: str) -> Any:
+            columns = [getattr(index, name) for index in indexes]
+            if not isinstance(columns[0], TextColumn):
+                return np.concatenate(columns)[rows]
+            texts = [text for column in columns for text in column]
+            return TextColumn.of(texts[row] for row in rows)
+
+        columns = {f.name: column(f.name) for f in fields(cls) if f.name not in ("frame_bytes", "splits", "classes")}
+        columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
+        parts = [index._part(row) for index in indexes for row in range(len(index))]
+        return cls(
             **columns,
-            frame_bytes=np.concatenate([np.empty(0, np.uint32), *(self._part(v) for v in video_indices)]),
-            splits={name: codes[video_indices] for name, codes in self.splits.items()},
-            classes=classes,
+            frame_bytes=np.concatenate([np.empty(0, np.uint32), *(parts[row] for row in rows)]),
+            splits={s: np.concatenate([index.splits[s] for index in indexes])[rows] for s in indexes[0].splits},
+            classes=indexes[0].classes,
         )
 
     def _part(self, video_index: int) -> npt.NDArray[np.uint32]:

@@ -93,13 +93,13 @@ def write_index(store: Path, index: Index) -> None:
     for name, blob in files.items():
         (store / name).parent.mkdir(parents=True, exist_ok=True)
         if in_use:
-            write_file(store, name, blob)
+            write_file(store, name, [blob])
         else:
-            write_synced(store / name, blob)
+            write_synced(store / name, [blob])
     for named in sorted({(store / name).parent for name in files}, reverse=True):
         sync_folder(named)
     sync_folder(folder.parent)
-    write_file(store, POINTER, pointer_document(generation, index))
+    write_file(store, POINTER, [pointer_document(generation, index)])
     (store / JOURNAL).unlink(missing_ok=True)
     for old in (store / INDEX).iterdir():
         if old.is_dir() and len(old.name) == len(generation) and old.name != generation:

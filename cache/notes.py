@@ -29,7 +29,7 @@ class Note(Generic[T]):
 
     def write(self, store: Path, value: T) -> None:
         """Write the note atomically and sync it."""
-        write_file(store, self.name, self.document(value))
+        write_file(store, self.name, [self.document(value)])
 
     def remove(self, store: Path) -> None:
         """Remove the note, if there is one."""

@@ -151,7 +151,8 @@ def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progres
         start = _start(file, response, have)
         if start == 0:
             part.truncate(0)
-            write_synced(_note(path), json.dumps({"url": file.url, "validator": _validator(response)}).encode())
+            note = {"url": file.url, "validator": _validator(response)}
+            write_synced(_note(path), [json.dumps(note).encode()])
         part.seek(start)
         done = start
         while done <= file.bytes:

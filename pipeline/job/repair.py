@@ -173,7 +173,7 @@ def _repair(
             dataset = find_sources(settings.dataset)
         (store / FAILED).mkdir(exist_ok=True)
         if not files.exists(ROOT_OF_FAILED) or files.read(ROOT_OF_FAILED) != seal(group_document({})):
-            write_file(store, ROOT_OF_FAILED, seal(group_document({})))
+            write_file(store, ROOT_OF_FAILED, [seal(group_document({}))])
         if dataset is not None:
             job = PrepJob(store=store.absolute(), settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout_seconds)
             for video_id, outcome in _prep_again(job, dataset, remains, open_executor, console):

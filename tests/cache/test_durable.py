@@ -396,10 +396,10 @@ def test_two_forget_a_failure_at_once(scratch, monkeypatch: pytest.MonkeyPatch) 
 
 def test_write_file_replaces_whole_or_links_once(scratch) -> None:
     with store_lock(scratch.path):
-        write_file(scratch.path, "index/note", b"one")
-        write_file(scratch.path, "index/note", b"two")
+        write_file(scratch.path, "index/note", [b"one"])
+        write_file(scratch.path, "index/note", [b"two"])
         with pytest.raises(FileExistsError):
-            write_file(scratch.path, "index/note", b"three", publish=os.link)
+            write_file(scratch.path, "index/note", [b"three"], publish=os.link)
         assert (scratch.path / "index/note").read_bytes() == b"two"
         assert list((scratch.path / PARTIAL).iterdir()) == []
 
@@ -479,7 +479,7 @@ def test_a_full_disk_leaves_no_part_of_a_file(scratch, monkeypatch: pytest.Monke
     with store_lock(scratch.path):
         monkeypatch.setattr(durable_module.os, "fsync", full)
         with pytest.raises(DiskFullError), disk_failure_as_error(scratch.path):
-            write_file(scratch.path, "zarr.json", b"new")
+            write_file(scratch.path, "zarr.json", [b"new"])
         assert list((scratch.path / PARTIAL).iterdir()) == []
         monkeypatch.undo()
     assert snapshot(scratch.path) == before
