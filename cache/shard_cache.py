@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Self
@@ -40,18 +41,15 @@ def parse_size(size: int | str, name: str = "--cache-size") -> int:
     Raises:
         UsageError: it is something else; the message has `name`.
     """
-    number, factor = _split_unit(size.strip().upper()) if isinstance(size, str) else (size, 1)
+    number, factor = size, 1
+    if isinstance(size, str):  # without a unit it is refused: 50 may be meant as gigabytes
+        number, factor = size.strip()[:-2], _UNITS.get(size.strip()[-2:].upper(), 0)
     try:
         if 1 <= float(number) * factor < 2**63:
             return int(float(number) * factor)
     except ValueError:
         pass
     raise UsageError(f"got {name} {size!r}, expected a size such as 50GB or 800MB")
-
-
-def _split_unit(text: str) -> tuple[str, int]:
-    """The number before a unit, and the unit's bytes; 0 of them without a unit: 50 may be meant as gigabytes."""
-    return next(((text.removesuffix(unit), size) for unit, size in _UNITS.items() if text.endswith(unit)), (text, 0))
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,7 @@ class CacheSettings:
     folder: Path
     max_bytes: int
     required: bool = True
-    """Whether a store in a folder, of which no copies are made, is refused."""
+    """Whether an option asks for it: then a store in a folder, of which no copies are made, is refused."""
 
     @classmethod
     def of_environment(cls) -> Self | None:
@@ -119,7 +117,7 @@ class ShardCache:
     def __init__(
         self, files: Files, settings: StoreSettings, index: Index, cache: CacheSettings, *, opened_ns: int
     ) -> None:
-        """Prepare the cache's folder.
+        """Prepare the cache's folder, if an option names it: what is wrong with it is then said before any work.
 
         Args:
             files: the store's.
@@ -134,16 +132,22 @@ class ShardCache:
         self.settings = cache
         self._files, self._index, self._opened_ns = files, index, opened_ns
         self._store = f"{files}\0".encode() + settings.to_document()
-        self._folder = BoundedFolder(cache.folder / _BELOW, cache.max_bytes)
         self._damaged: set[int] = set()
         self._told: dict[type[Exception], Exception] = {}
+        if cache.required:
+            _ = self._folder
+
+    @cached_property
+    def _folder(self) -> BoundedFolder:
+        """Made for the first clip: most commands read none, and the user's cache is for all of them."""
+        return BoundedFolder(self.settings.folder / _BELOW, self.settings.max_bytes)
 
     def read_range(self, video_index: int, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a video's shard, from a copy; from the store if no copy can be kept.
 
         Raises:
             OSError: as `Files.read_range`.
-            StoreError: the cache's folder cannot be used.
+            StoreError, DiskFullError: the cache's folder cannot be used.
         """
         descriptor = self._copy(video_index, self._name(video_index))
         if descriptor is None:

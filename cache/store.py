@@ -66,7 +66,8 @@ class ClipStore:
         Raises:
             UsageError: no such video, a range outside the video, or an `out` of the wrong shape or dtype.
             DamagedError: bytes are missing or have changed since they were written.
-            StoreError: the file system or server does not answer, or refuses.
+            StoreError: the file system or server does not answer, or refuses; or the cache cannot be written to.
+            DiskFullError: the disk of the cache has no room at all.
         """
         return self.read_frames(self.index.video_index(video_id), start, stop, out=out)
 
@@ -285,8 +286,8 @@ def open_store(
         UsageError: a cache for a store in a folder, or not a size.
         StoreNotFoundError: nothing there.
         DamagedError: its root document or its index has changed since it was written.
-        StoreError: the file system or server does not answer, or refuses; or the cache cannot be written to.
-        DiskFullError: the disk of the cache has no room at all.
+        StoreError: the file system or server does not answer, or refuses; or `cache` cannot be written to.
+        DiskFullError: the disk of `cache` has no room at all.
 
     Example:
         store = resact.open_store("data/sample.zarr")

@@ -400,6 +400,7 @@ def test_settings_by_option_and_environment(
     monkeypatch.setenv("RESACT_CACHE", str(cache / "own"))
     monkeypatch.setenv("RESACT_CACHE_SIZE", "7MB")
     assert settings() == ("own", 7 * 10**6)
+    assert not (cache / "own").exists(), "opening a store reads no clip"
     assert settings(cache=cache) == ("cache", 7 * 10**6)
     with caching(None, "5MB"):
         assert settings() == ("own", 5 * 10**6)
@@ -424,7 +425,15 @@ def test_a_store_in_a_folder_needs_no_cache(scratch: Built, cache: Path, monkeyp
     assert not cache.exists()
 
 
-def test_a_folder_that_cannot_be_written_to(scratch: Built, web: WebServer, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_to(
+    scratch: Built, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An option's is found out at once, the environment's by the first clip."""
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"cannot use the cache in .*file/resact-shards-1 \(Not a directory\)"):
-        open_store(put_up(web, scratch), cache=tmp_path / "file")
+    url, message = put_up(web, scratch), r"cannot use the cache in .*file/resact-shards-1 \(Not a directory\)"
+    with pytest.raises(StoreError, match=message):
+        open_store(url, cache=tmp_path / "file")
+    monkeypatch.setenv("RESACT_CACHE", str(tmp_path / "file"))
+    store = open_store(url)
+    with pytest.raises(StoreError, match=message):
+        store.read("wide", 0, 1)
