@@ -10,7 +10,6 @@ Shapes: N videos, K frames of one, G = 64 means of a frame.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -41,19 +40,14 @@ def means_of(luma_HW: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     return np.asarray(sums / np.outer(down, across), np.float32).ravel()
 
 
-@dataclass(frozen=True)
-class AlikePair:
-    """Two videos by their indices, the smaller first."""
-
-    first: int
-    second: int
-
-
-def alike_pairs(looks: Sequence[Look]) -> list[AlikePair]:
+def alike_pairs(looks: Sequence[Look]) -> list[tuple[int, int]]:
     """All pairs of videos that look the same, sorted. Compares each with each, by matrix products.
 
     Args:
         looks: look of each video; empty if it has none.
+
+    Returns:
+        Places of the two in `looks`, the smaller first.
     """
     counts = np.array([len(look) for look in looks])
     pairs: set[tuple[int, int]] = set()
@@ -62,7 +56,7 @@ def alike_pairs(looks: Sequence[Look]) -> list[AlikePair]:
         longer = _Looks(looks, np.flatnonzero(counts == count + 1), count)  # a copy may end a frame earlier
         pairs.update(mine.pairs_with(mine))
         pairs.update(mine.pairs_with(longer))
-    return [AlikePair(*pair) for pair in sorted(pairs)]
+    return sorted(pairs)
 
 
 class _Looks:

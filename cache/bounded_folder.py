@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from resact.cache.durable import DISK_FULL
@@ -27,13 +26,6 @@ _SLACK = 20
 
 class NoRoomError(Exception):
     """A file does not fit into the bound."""
-
-
-@dataclass(frozen=True)
-class _File:
-    path: Path
-    used_ns: int
-    num_bytes: int
 
 
 class BoundedFolder:
@@ -220,29 +212,28 @@ class BoundedFolder:
 
     def _make_room(self, num_bytes: int) -> int:
         """Remove what killed processes left, and files until so many bytes fit; the sum of all sizes then."""
-        files, parts = [], []
-        for file in self._files():
-            if file.path.suffix != _PART:
-                files.append(file)
-            elif not _removed_if_abandoned(file.path):
-                parts.append(file)
-        being_written, total = (sum(file.num_bytes for file in these) for these in (parts, parts + files))
+        files, being_written = [], 0
+        for path, found in self._files():
+            if path.suffix != _PART:
+                files.append((found.st_atime_ns, found.st_size, path))
+            elif not _removed_if_abandoned(path):
+                being_written += found.st_size
+        total = being_written + sum(size for _, size, _ in files)
         if total + num_bytes > self.max_bytes >= being_written + num_bytes:
-            files.sort(key=lambda file: file.used_ns, reverse=True)
+            files.sort(reverse=True)
             while files and total + num_bytes > self.max_bytes - self.max_bytes // _SLACK:
-                oldest = files.pop()
-                oldest.path.unlink(missing_ok=True)
-                total -= oldest.num_bytes
+                _, size, oldest = files.pop()
+                oldest.unlink(missing_ok=True)
+                total -= size
         return total
 
-    def _files(self) -> Iterator[_File]:
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for folder in os.scandir(self.folder):
             if folder.is_dir():
                 with suppress(FileNotFoundError):  # a user may empty the folder meanwhile
                     for entry in os.scandir(folder):
                         with suppress(FileNotFoundError):
-                            found = entry.stat()
-                            yield _File(Path(entry.path), found.st_atime_ns, found.st_size)
+                            yield Path(entry.path), entry.stat()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -1,10 +1,7 @@
 """The result of checking one requirement of resact on a machine."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    pass
+from typing import Literal
 
 State = Literal["ok", "warning", "bad"]
 

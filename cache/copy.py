@@ -202,12 +202,9 @@ class _Copy:
         self._generation, self._pointer = generation, pointer_document(generation, part.index)
         self._codec = part.settings.frame_codec
         self._stop, self._lock, self._fresh, self._there = threading.Event(), threading.Lock(), False, 0
+        total_bytes = int(part.index.shard_bytes.sum())
         self._so_far = CopyProgress(
-            videos=0,
-            total_videos=len(part.index),
-            bytes=0,
-            total_bytes=int(part.index.shard_bytes.sum()),
-            copied_bytes=0,
+            videos=0, total_videos=len(part.index), bytes=0, total_bytes=total_bytes, copied_bytes=0
         )
 
     def run(self) -> CopyResult:

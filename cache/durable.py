@@ -261,11 +261,7 @@ def create_store(store: Path, settings: StoreSettings) -> None:
     for folder in (store / FAILED, store / PARTIAL):
         folder.mkdir(parents=True, exist_ok=True)
     empty = seal(group_document({}))
-    documents = {
-        f"{FAILED}/{DOCUMENT}": empty,
-        POINTER: empty,
-        DOCUMENT: settings.to_document(),
-    }
+    documents = {f"{FAILED}/{DOCUMENT}": empty, POINTER: empty, DOCUMENT: settings.to_document()}
     for name, data in documents.items():
         # Another process was first, and may have written its index or cleaned up since: keep its files.
         with suppress(FileExistsError, FileNotFoundError):

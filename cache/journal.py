@@ -26,7 +26,8 @@ class Journal:
         """Write and sync records; if that fails (full disk), none of them is kept."""
         if self._descriptor is None:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            _cut_torn_line(self._path)
+            # A kill in the middle of an append leaves a last line without its end; the video is done again.
+            os.truncate(self._path, self._path.read_bytes().rfind(b"\n") + 1)
             sync_folder(self._path.parent)
         before = os.fstat(self._descriptor).st_size
         try:
@@ -53,12 +54,6 @@ def _line(record: VideoRecord) -> bytes:
     }
     text = json.dumps(row, sort_keys=True).encode("ascii")
     return f"{crc32c(text):08x} ".encode() + text + b"\n"
-
-
-def _cut_torn_line(path: Path) -> None:
-    """A kill in the middle of an append leaves a last line without its end; the video is done again."""
-    data = path.read_bytes()
-    os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def read_journal(files: Files) -> Iterator[VideoRecord]:

@@ -47,6 +47,7 @@ ALIKE = f"{INDEX}/alike.json"
 # Chunk keys such as `0.0.0.0`, so that a shard lies beside its document. Not the encoding `default`, whose separator
 # is an option: zarr-python takes one flipped bit in that for another separator, finds no shard, and gives black frames.
 _KEYS = {"name": "v2"}
+_NUMBER_CODECS: list[dict[str, Any]] = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}]
 
 CRC_BYTES = 4
 SLOT_BYTES = 16  # offset and length of one chunk, uint64 each
@@ -274,22 +275,11 @@ def video_document(record: VideoRecord, codec: FrameCodec) -> dict[str, Any]:
     sharding = {
         "chunk_shape": frame,
         "codecs": [*codec.zarr_codecs(), {"name": "crc32c"}],
-        "index_codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "index_codecs": _NUMBER_CODECS,
         "index_location": "end",
     }
-    return {
-        "zarr_format": 3,
-        "node_type": "array",
-        "shape": shape,
-        "data_type": "uint8",
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": shape}},
-        "chunk_key_encoding": _KEYS,
-        "fill_value": 0,
-        "codecs": [{"name": "sharding_indexed", "configuration": sharding}],
-        "dimension_names": ["time", "y", "x", "channel"],
-        "storage_transformers": [],
-        "attributes": attributes,
-    }
+    array = _array_document(shape, "uint8", shape, [{"name": "sharding_indexed", "configuration": sharding}])
+    return {**array, "dimension_names": ["time", "y", "x", "channel"], "attributes": attributes}
 
 
 def video_record(document: dict[str, Any], frame_bytes: npt.NDArray[np.uint32]) -> VideoRecord:
@@ -310,15 +300,21 @@ def video_record(document: dict[str, Any], frame_bytes: npt.NDArray[np.uint32]) 
 
 def column_document(dtype: np.dtype[Any], length: int) -> dict[str, Any]:
     """The document of an index column, a one-chunk array: raw numbers, then their crc32c."""
+    return _array_document([length], dtype.name, [max(length, 1)], _NUMBER_CODECS)
+
+
+def _array_document(
+    shape: list[int], data_type: str, chunk_shape: list[int], codecs: list[dict[str, Any]]
+) -> dict[str, Any]:
     return {
         "zarr_format": 3,
         "node_type": "array",
-        "shape": [length],
-        "data_type": dtype.name,
-        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [max(length, 1)]}},
+        "shape": shape,
+        "data_type": data_type,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": chunk_shape}},
         "chunk_key_encoding": _KEYS,
         "fill_value": 0,
-        "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
+        "codecs": codecs,
         "storage_transformers": [],
         "attributes": {},
     }

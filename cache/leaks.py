@@ -7,11 +7,13 @@ pairs and records them in the store. Older stores have no such record.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from resact.cache.alike import SECONDS, Look, alike_pairs, means_of
+from resact.cache.index import Index
 from resact.cache.layout import ALIKE, DOCUMENT, MEMBERSHIPS, array_name, fps_value, unseal
 from resact.cache.notes import Note
 from resact.errors import UsageError
@@ -68,16 +70,7 @@ def leaks_of(pairs: Iterable[Alike], sides: Mapping[str, Callable[[str], str | N
         for pair in pairs:
             first, second = side_of(pair.first), side_of(pair.second)
             if first is not None and second is not None and first != second:
-                found.append(
-                    Leak(
-                        split=split,
-                        first=pair.first,
-                        first_side=first,
-                        second=pair.second,
-                        second_side=second,
-                        same_file=pair.same_file,
-                    )
-                )
+                found.append(Leak(split=split, first_side=first, second_side=second, **asdict(pair)))
     return found
 
 
@@ -104,19 +97,15 @@ def store_leaks(store: "ClipStore", pairs: Iterable[Alike] | None = None) -> lis
         DamagedError: the note is not what was written.
     """
     pairs = ALIKE_NOTE.read(store.files) or [] if pairs is None else pairs
-    index = store.index
+    return leaks_of(pairs, {split: partial(_side, store.index, split) for split in store.index.splits})
 
-    def side_in(codes: Any) -> Callable[[str], str | None]:
-        def side_of(video_id: str) -> str | None:
-            try:
-                code = codes[index.video_index(video_id)]
-            except UsageError:  # it is no longer there
-                return None
-            return MEMBERSHIPS[code] if code else None
 
-        return side_of
-
-    return leaks_of(pairs, {split: side_in(codes) for split, codes in index.splits.items()})
+def _side(index: Index, split: str, video_id: str) -> str | None:
+    try:
+        code = index.splits[split][index.video_index(video_id)]
+    except UsageError:  # it is no longer there
+        return None
+    return MEMBERSHIPS[code] if code else None
 
 
 def find_alike(store: "ClipStore", *, threads: int) -> list[Alike]:
@@ -133,11 +122,11 @@ def find_alike(store: "ClipStore", *, threads: int) -> list[Alike]:
             pool.shutdown(cancel_futures=True)  # what an interrupt leaves
     return [
         Alike(
-            first=index.video_id[pair.first],
-            second=index.video_id[pair.second],
-            same_file=_source(store, pair.first) == _source(store, pair.second),
+            first=index.video_id[first],
+            second=index.video_id[second],
+            same_file=_source(store, first) == _source(store, second),
         )
-        for pair in alike_pairs(looks)
+        for first, second in alike_pairs(looks)
     ]
 
 

@@ -63,15 +63,7 @@ def _versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """The commit of the source tree in use, with `-dirty` if it has changes; None outside a repository."""
-    command = [
-        "git",
-        "-C",
-        str(Path(__file__).resolve().parent),
-        "describe",
-        "--always",
-        "--abbrev=40",
-        "--dirty",
-    ]
+    command = ["git", "-C", str(Path(__file__).resolve().parent), "describe", "--always", "--abbrev=40", "--dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

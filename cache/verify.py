@@ -114,13 +114,13 @@ def _verify(files: Files, threads: int, progress: Progress, only: Collection[str
     except ResactError as error:
         problems.append(Problem(None, str(error)))
         index, listed = None, {}
+    problems += _check_index_files(files, index)
     if files.can_list:
         nodes, stray = find_nodes(files)
         problems = stray + problems
     else:
         statuses = index.status if index is not None else []
         nodes = {array_name(video_id): statuses[row] == "failed" for video_id, row in listed.items()}
-    problems += _check_index_files(files, settings)
     present = {video_id_of(name) for name in nodes}
     problems += [Problem(v, "in the index, but its array is gone") for v in listed if v not in present]
 
@@ -185,7 +185,11 @@ def sound_record(files: Files, settings: StoreSettings, name: str, *, failed: bo
         DamagedError: the video has changed since it was written.
     """
     record = read_record(files, settings, name, failed=failed)
-    _check_frames(files, settings, record, decode=decode)
+    if not failed:
+        frame = np.empty((record.height, record.width, 3), np.uint8)
+        for data, edges in checked_parts(files, f"{name}/{SHARD}", record.frame_bytes):
+            for low, high in pairwise(edges.tolist()) if decode else ():
+                settings.frame_codec.decode_into(data[low : high - CRC_BYTES], frame)
     return record
 
 
@@ -256,15 +260,6 @@ def find_nodes(files: Files) -> tuple[Nodes, list[Problem]]:
     return nodes, problems
 
 
-def _check_frames(files: Files, settings: StoreSettings, record: VideoRecord, *, decode: bool) -> None:
-    if record.status == "failed":
-        return
-    frame = np.empty((record.height, record.width, 3), np.uint8)
-    for data, edges in checked_parts(files, f"{array_name(record.video_id)}/{SHARD}", record.frame_bytes):
-        for low, high in pairwise(edges.tolist()) if decode else ():
-            settings.frame_codec.decode_into(data[low : high - CRC_BYTES], frame)
-
-
 def checked_parts(
     files: Files, name: str, frame_bytes: npt.NDArray[np.uint32]
 ) -> Iterator[tuple[memoryview, npt.NDArray[np.int64]]]:
@@ -330,7 +325,7 @@ def row_values(index: Index, row: int) -> dict[str, Any]:
     return values | {f"split {name}": int(codes[row]) for name, codes in index.splits.items()}
 
 
-def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Problem]:
+def _check_index_files(files: Files, index: Index | None) -> Iterator[Problem]:
     """Compares the index's files with what `write_index` would write, unless a prep is running."""
     if read_if_there(files, ROOT_OF_FAILED) != seal(group_document({})):
         yield Problem(None, f"{ROOT_OF_FAILED}: missing or changed")
@@ -342,10 +337,8 @@ def _check_index_files(files: Files, settings: StoreSettings) -> Iterator[Proble
     if read_if_there(files, JOURNAL) is not None:
         yield Problem(None, "a prep is under way, or was stopped: run the same prep again to finish it")
         return
-    try:
-        index = read_index(files, settings.dataset.classes, settings.dataset.splits)
-    except ResactError:
-        return  # `_verify` has reported this
+    if index is None:
+        return
     generation, expected = index_files(index)
     expected[POINTER] = pointer_document(generation, index)
     for name, data in expected.items():

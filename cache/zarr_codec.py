@@ -40,10 +40,7 @@ class JpegCodec(ArrayBytesCodec):
 
     def to_dict(self) -> dict[str, Any]:
         """The codec as Zarr metadata."""
-        return {
-            "name": "resact.jpeg",
-            "configuration": {"quality": self.quality, "subsampling": self.subsampling},
-        }
+        return {"name": "resact.jpeg", "configuration": {"quality": self.quality, "subsampling": self.subsampling}}
 
     def validate(self, *, shape: tuple[int, ...], dtype: Any, chunk_grid: Any) -> None:
         """Check that a chunk is one RGB frame.

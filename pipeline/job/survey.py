@@ -343,9 +343,8 @@ def _digest(path: Path) -> bytes:
 def _alike(videos: Sequence[SourceVideo], seen: Sequence[_Seen], same: Sequence[Sequence[str]]) -> list[Alike]:
     """Pairs, those of the same file first."""
     pairs = {pair: True for ids in same for pair in _pairs_of(ids)}
-    for found in alike_pairs([of_one.look for of_one in seen]) if len(videos) <= MOST_VIDEOS else ():
-        one, other = videos[found.first], videos[found.second]
-        first, second = sorted((one.video_id, other.video_id))
+    for one, other in alike_pairs([of_one.look for of_one in seen]) if len(videos) <= MOST_VIDEOS else ():
+        first, second = sorted((videos[one].video_id, videos[other].video_id))
         pairs.setdefault((first, second), False)
     return [Alike(first=first, second=second, same_file=file) for (first, second), file in pairs.items()]
 

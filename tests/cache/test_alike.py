@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from resact.cache.alike import AlikePair, alike_pairs, means_of
+from resact.cache.alike import alike_pairs, means_of
 
 
 def look(seed: int, frames: int = 8, *, motion: float = 20.0) -> np.ndarray:
@@ -13,10 +13,6 @@ def look(seed: int, frames: int = 8, *, motion: float = 20.0) -> np.ndarray:
     random = np.random.default_rng(seed)
     scene = random.uniform(40, 200, 64)
     return (scene + motion * random.standard_normal((frames, 64))).astype(np.float32)
-
-
-def pairs_of(*looks: np.ndarray) -> list[tuple[int, int]]:
-    return [(pair.first, pair.second) for pair in alike_pairs(looks)]
 
 
 @pytest.mark.parametrize("shape", [(32, 42), (32, 32), (240, 320), (9, 8), (8, 17)])
@@ -36,19 +32,19 @@ def test_frames_of_fewer_pixels_than_parts_have_means_too() -> None:
 def test_copies_are_found_brighter_noisier_or_shorter(seed: int) -> None:
     one, other = look(seed), look(seed + 1)
     noise = np.random.default_rng(seed).standard_normal((8, 64)).astype(np.float32)
-    assert pairs_of(one, other, one, 1.3 * one - 20 + 2 * noise, other[:7]) == [(0, 2), (0, 3), (1, 4), (2, 3)]
+    assert alike_pairs([one, other, one, 1.3 * one - 20 + 2 * noise, other[:7]]) == [(0, 2), (0, 3), (1, 4), (2, 3)]
 
 
 def test_two_clips_of_one_still_camera_are_not_alike(seed: int) -> None:
     random = np.random.default_rng(seed)
     scene = random.uniform(40, 200, 64)
     clips = [(scene + 5 * random.standard_normal((8, 64))).astype(np.float32) for _ in range(6)]
-    assert pairs_of(*clips) == []
+    assert alike_pairs(clips) == []
 
 
 def test_nothing_is_said_of_what_does_not_move_is_too_short_or_is_not_there(seed: int) -> None:
     still, short, black = look(seed, motion=0.1), look(seed, 1), np.zeros((8, 64), np.float32)
-    assert pairs_of(still, still, short, short, black, black, np.zeros((0, 0), np.float32)) == []
+    assert alike_pairs([still, still, short, short, black, black, np.zeros((0, 0), np.float32)]) == []
     assert alike_pairs([]) == []
 
 
@@ -59,8 +55,8 @@ def test_all_are_compared_with_all_whatever_the_block(seed: int, monkeypatch: py
         (one, other)
         for other in range(40)
         for one in range(other)
-        if alike_pairs([looks[one], looks[other]]) == [AlikePair(0, 1)]
+        if alike_pairs([looks[one], looks[other]]) == [(0, 1)]
     ]
     assert expected
     monkeypatch.setattr("resact.cache.alike._BLOCK", 3)
-    assert pairs_of(*looks) == sorted(expected)
+    assert alike_pairs(looks) == sorted(expected)
