@@ -10,9 +10,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
 
-import fsspec
 import pytest
-from fsspec.implementations.http import HTTPFileSystem
+from tests.cache.conftest import Place, snapshot
 from tests.cache.web_server import WebServer, serve
 from tests.conftest import wait_until
 from tests.test_remote_stores import call
@@ -35,9 +34,7 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebServer]:
     folder = tmp_path_factory.mktemp("served")
     build_store(folder / "tiny.zarr")
     with serve(folder) as server:
-        server.folder = folder
         yield server
-    HTTPFileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -56,32 +53,21 @@ def holding(web: WebServer) -> Iterator[Callable[[], None]]:
     web.instead = lambda _: False
 
 
+def start(web: WebServer, target: str) -> "subprocess.Popen[str]":
+    """Copy until all videos are there but the one that the server does not give."""
+    words = [sys.executable, "-m", "resact", "copy", f"{web.address}/tiny.zarr", target]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    documents = lambda: sum(name.startswith("v_") and name.endswith(DOCUMENT) for name in Place(target).names())  # noqa: E731
+    wait_until(lambda: documents() == VIDEOS - 1, process)
+    return process
+
+
 @pytest.fixture(params=["folder", "bucket"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "a.zarr")
     request.getfixturevalue("bucket")
     return "s3://bucket/a.zarr"
-
-
-def names_of(target: str) -> list[str]:
-    system, root = fsspec.core.url_to_fs(target)
-    system.invalidate_cache()
-    return [name.removeprefix(f"{root}/") for name in system.find(root)]
-
-
-def files_of(target: str) -> dict[str, bytes]:
-    system, root = fsspec.core.url_to_fs(target)
-    return {name: system.cat_file(f"{root}/{name}") for name in names_of(target)}
-
-
-def start(web: WebServer, target: str) -> "subprocess.Popen[str]":
-    """Copy until all videos are there but the one that the server does not give."""
-    words = [sys.executable, "-m", "resact", "copy", f"{web.address}/tiny.zarr", target]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    documents = lambda: sum(name.startswith("v_") and name.endswith(DOCUMENT) for name in names_of(target))  # noqa: E731
-    wait_until(lambda: documents() == VIDEOS - 1, process)
-    return process
 
 
 @pytest.mark.faults
@@ -92,7 +78,7 @@ def test_killed_midway_it_is_no_store_and_the_same_command_does_the_rest(
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    there = names_of(target)
+    there = Place(target).names()
     assert HELD not in there
     assert DOCUMENT not in there
     with pytest.raises(StoreNotFoundError, match="but the beginning of a copy: run the same `resact copy` again"):
@@ -104,7 +90,7 @@ def test_killed_midway_it_is_no_store_and_the_same_command_does_the_rest(
     told = json.loads(call("copy", f"{web.address}/tiny.zarr", target, "--json").stdout.splitlines()[-1])
     assert (told["copied"], told["there"], told["partial"]) == (1, VIDEOS - 1, None)
     assert [path for path, _ in web.take() if path.endswith(SHARD)] == [f"/tiny.zarr/{HELD}"]
-    assert files_of(target) == files_of(str(web.folder / "tiny.zarr"))
+    assert Place(target).files() == snapshot(web.folder / "tiny.zarr")
 
 
 @pytest.mark.faults
@@ -124,7 +110,7 @@ def test_killed_while_it_updates_an_older_copy_readers_have_that(
     assert after.read(after.index.video_id[0], 0, 1).any()
     holding()
     assert "1 copied" in call("copy", f"{web.address}/tiny.zarr", target).stdout
-    assert files_of(str(target)) == files_of(str(web.folder / "tiny.zarr"))
+    assert Place(str(target)).files() == snapshot(web.folder / "tiny.zarr")
 
 
 @pytest.mark.faults
@@ -143,7 +129,7 @@ def test_ctrl_c_and_sigterm_end_it_though_the_server_does_not_answer(
     assert not LocalFiles(target).exists(DOCUMENT)
     holding()
     assert "1 copied" in call("copy", f"{web.address}/tiny.zarr", target).stdout
-    assert files_of(str(target)) == files_of(str(web.folder / "tiny.zarr"))
+    assert Place(str(target)).files() == snapshot(web.folder / "tiny.zarr")
 
 
 def test_a_part_verifies_trains_and_says_that_it_is_one(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from PIL import Image
-from tests.cache.conftest import VIDEOS, _build
+from tests.cache.conftest import VIDEOS, build
 from tests.commands import call, error_of, last_json
 from tests.conftest import fill
 from tests.train.conftest import make_clip_store
@@ -141,7 +141,7 @@ def test_short_videos_are_noted(here: Path, path: Path) -> None:
 def test_every_video_of_a_class_is_there_whatever_its_name_and_state(here: Path, tmp_path: Path) -> None:
     """An id that is not UTF-8, one frame, a failed video: each has a cell with its name."""
     odd = tmp_path / "odd.zarr"
-    _build(odd, "zstd")
+    build(odd, "zstd")
     result = show(odd, "--classes", "Jump,Walk", "--json")
     listed = {video["video_id"]: video["frames"] for video in last_json(result)["videos"]}
     assert listed == {video_id: [(n - 2) // 2] if n > 1 else [] for video_id, _, n, *_ in VIDEOS}

@@ -11,7 +11,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from tests.cache.conftest import _build
+from tests.cache.conftest import build
 from tests.train.runs.conftest import build_store
 from tests.train.runs.untrained import untrained_run
 
@@ -28,7 +28,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a store of strange names, and a run of another one."""
     folder = tmp_path_factory.mktemp("surroundings")
     (folder / "data").mkdir()
-    _build(folder / "data" / "strange.zarr", "jpeg")
+    build(folder / "data" / "strange.zarr", "jpeg")
     tiny = open_store(build_store(folder / "tiny.zarr"))
     for seed in (0, 1):
         untrained_run(folder / "runs" / f"run-{seed}", tiny, modality="residual", seed=seed)

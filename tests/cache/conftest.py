@@ -1,14 +1,17 @@
 """Small stores made with the store's own primitives, and ways to damage them."""
 
+import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,7 +20,6 @@ from resact.cache.codecs import CODEC_NAMES, build_codec
 from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
 from resact.cache.index import Index
 from resact.cache.index_files import write_index
-from resact.cache.journal import Journal
 from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 
@@ -54,11 +56,10 @@ class Built:
     records: dict[str, VideoRecord]
 
     def copy(self, path: Path) -> "Built":
-        shutil.copytree(self.path, path)
-        return Built(path, self.settings, self.frames, self.pixels, self.records)
+        return replace(self, path=shutil.copytree(self.path, path))
 
 
-def _settings(codec: str = "zstd", **decode: Any) -> StoreSettings:
+def make_settings(codec: str = "zstd", **decode: Any) -> StoreSettings:
     classes = ("Jump", "Walk")
     return StoreSettings(
         dataset=DatasetSettings(
@@ -70,7 +71,7 @@ def _settings(codec: str = "zstd", **decode: Any) -> StoreSettings:
     )
 
 
-def _frames(num_frames: int, height: int, width: int, seed: int) -> Frames:
+def make_frames(num_frames: int, height: int, width: int, seed: int) -> Frames:
     """Gradients that move, and noise: neither flat nor incompressible, no two frames alike."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -79,7 +80,7 @@ def _frames(num_frames: int, height: int, width: int, seed: int) -> Frames:
     return ((ramp + random.integers(0, 24, ramp.shape)) % 256).astype(np.uint8)
 
 
-def _record(video_id: str, status: str = "ok", **changes: Any) -> VideoRecord:
+def make_record(video_id: str, status: str = "ok", **changes: Any) -> VideoRecord:
     failed = status == "failed"
     values: dict[str, Any] = {
         "video_id": video_id,
@@ -105,7 +106,7 @@ def _record(video_id: str, status: str = "ok", **changes: Any) -> VideoRecord:
     return VideoRecord(**{**values, **changes})
 
 
-def _put(store: Path, settings: StoreSettings, record: VideoRecord, frames: Frames) -> VideoRecord:
+def put_video(store: Path, settings: StoreSettings, record: VideoRecord, frames: Frames | None) -> VideoRecord:
     """Encode and commit one video inside a held lock; the record as committed."""
     if record.status == "failed":
         commit_video(store, record, settings, shard=None)
@@ -126,21 +127,25 @@ def _decoded(settings: StoreSettings, frames: Frames) -> Frames:
     return pixels
 
 
-def _build(path: Path, codec: str) -> Built:
-    settings = _settings(codec)
-    frames: dict[str, Frames] = {}
-    records: dict[str, VideoRecord] = {}
+def make_store(
+    path: Path, settings: StoreSettings, videos: Iterable[tuple[VideoRecord, Frames | None]]
+) -> dict[str, VideoRecord]:
+    """A finished store of these videos; their records as committed."""
     create_store(path, settings)
     with store_lock(path):
-        journal = Journal(path)
-        for seed, (video_id, status, *shape) in enumerate(VIDEOS):
-            images = _frames(*shape, seed)
-            records[video_id] = _put(path, settings, _record(video_id, status), images)
-            if status != "failed":
-                frames[video_id] = images
-            journal.append([records[video_id]])
-        journal.close()
-        write_index(path, Index.of(records.values(), settings.dataset.classes, settings.dataset.splits))
+        records = [put_video(path, settings, record, frames) for record, frames in videos]
+        write_index(path, Index.of(records, settings.dataset.classes, settings.dataset.splits))
+    return {record.video_id: record for record in records}
+
+
+def build(path: Path, codec: str, **decode: Any) -> Built:
+    """A finished store of `VIDEOS`."""
+    settings = make_settings(codec, **decode)
+    images = {video_id: make_frames(*shape, seed) for seed, (video_id, _, *shape) in enumerate(VIDEOS)}
+    records = make_store(
+        path, settings, [(make_record(video_id, status), images[video_id]) for video_id, status, *_ in VIDEOS]
+    )
+    frames = {video_id: images[video_id] for video_id, record in records.items() if record.status != "failed"}
     pixels = {video_id: _decoded(settings, images) for video_id, images in frames.items()}
     return Built(path, settings, frames, pixels, records)
 
@@ -148,7 +153,7 @@ def _build(path: Path, codec: str) -> Built:
 @pytest.fixture(scope="session")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Built]:
     """One finished store a codec; never changed: `Built.copy` what is to be damaged."""
-    return {codec: _build(tmp_path_factory.mktemp("stores") / f"{codec}.zarr", codec) for codec in CODEC_NAMES}
+    return {codec: build(tmp_path_factory.mktemp("stores") / f"{codec}.zarr", codec) for codec in CODEC_NAMES}
 
 
 @pytest.fixture(params=CODEC_NAMES)
@@ -163,36 +168,77 @@ def scratch(stores: dict[str, Built], tmp_path: Path) -> Built:
     return stores["zstd"].copy(tmp_path / "scratch.zarr")
 
 
-@pytest.fixture(scope="session")
-def build_store() -> Callable[[Path, str], Built]:
-    return _build
-
-
-@pytest.fixture(scope="session")
-def make_settings() -> Callable[..., StoreSettings]:
-    return _settings
-
-
-@pytest.fixture(scope="session")
-def make_record() -> Callable[..., VideoRecord]:
-    return _record
-
-
-@pytest.fixture(scope="session")
-def make_frames() -> Callable[..., Frames]:
-    return _frames
-
-
-@pytest.fixture(scope="session")
-def put_video() -> Callable[..., VideoRecord]:
-    return _put
-
-
-@pytest.fixture(scope="session")
-def snapshot() -> Callable[[Path], dict[str, bytes]]:
+def snapshot(path: Path) -> dict[str, bytes]:
     """A store's files by path, for comparing two stores byte for byte."""
+    return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
-    def take(path: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(path)): p.read_bytes() for p in sorted(path.rglob("*")) if p.is_file()}
 
-    return take
+class Requests(logging.Handler):
+    """What the server was asked, such as `GET /bucket/a.zarr/wide/0.0.0.0`, as it logs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage().partition('"')[2])
+
+    def take(self) -> list[str]:
+        taken, self.lines = self.lines, []
+        return [" ".join(line.removeprefix("\x1b[35m\x1b[1m").split(" ")[:2]) for line in taken]
+
+
+@pytest.fixture
+def requests() -> Iterator[Requests]:
+    log, handler = logging.getLogger("werkzeug"), Requests()
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder or a bucket, by its URL, and what is in it."""
+
+    url: str
+
+    @property
+    def _system(self) -> tuple[Any, str]:
+        return fsspec.core.url_to_fs(self.url)
+
+    def names(self) -> list[str]:
+        system, root = self._system
+        system.invalidate_cache()
+        return [name.removeprefix(f"{root}/") for name in system.find(root)]
+
+    def files(self) -> dict[str, bytes]:
+        system, root = self._system
+        return {name: system.cat_file(f"{root}/{name}") for name in self.names()}
+
+    def write(self, name: str, data: bytes) -> None:
+        system, root = self._system
+        system.makedirs(f"{root}/{name}".rpartition("/")[0], exist_ok=True)
+        system.pipe_file(f"{root}/{name}", data)
+
+    def remove(self, name: str) -> None:
+        system, root = self._system
+        system.rm_file(f"{root}/{name}")
+
+
+def forked(work: Callable[[], None]) -> int:
+    """The id of a process that does some work. It has imported everything, as a kill during imports proves nothing."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This process .* is multi-threaded, use of fork")  # of Python 3.12
+        child = os.fork()
+    if child == 0:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+def exit_code(child: int) -> int:
+    """Once the process has ended; minus the signal that killed it."""
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

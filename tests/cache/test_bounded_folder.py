@@ -5,10 +5,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from tests.cache.conftest import folder_in_memory
+from tests.cache.conftest import exit_code, folder_in_memory, forked
 from tests.conftest import PATIENCE_SECONDS, fill
 
 from resact.cache.bounded_folder import BoundedFolder, NoRoomError
@@ -224,7 +225,7 @@ def test_a_user_may_empty_the_folder_while_room_is_made(folder: Path, monkeypatc
 
     def removed(self: BoundedFolder) -> Iterator[object]:
         for file in files(self):
-            file.path.unlink()
+            file[0].unlink()
             yield file
 
     (folder / "bb").mkdir()
@@ -292,10 +293,8 @@ def _work_until_killed(folder: Path, at: int) -> None:
 def test_those_that_live_on_take_over_from_a_killed_process(folder: Path) -> None:
     bounded = BoundedFolder(folder, MAX)
     for name in ("aa1", "bb2"):
-        child = os.fork()
-        if child == 0:
-            bounded.add(name, 300, lambda _: os.kill(os.getpid(), signal.SIGKILL))
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        killed = forked(lambda name=name: bounded.add(name, 300, lambda _: os.kill(os.getpid(), signal.SIGKILL)))
+        assert exit_code(killed) == -signal.SIGKILL
     assert names(folder) == {"aa1.part", "bb2.part"}
     assert counted(folder) == taken(folder) == 600
     assert put(bounded, "aa1")
@@ -315,14 +314,7 @@ def test_killed_before_any_system_call(folder: Path) -> None:
         bounded = BoundedFolder(folder, MAX)
         for name in ("aa1", "bb2", "cc3"):
             put(bounded, name)
-        child = os.fork()
-        if child == 0:
-            try:
-                _work_until_killed(folder, at)
-                os._exit(0)
-            finally:
-                os._exit(1)
-        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        code = exit_code(forked(partial(_work_until_killed, folder, at)))
         assert counted(folder) >= taken(folder)
         assert taken(folder) <= MAX
         left += any(path.suffix == ".part" for path in folder.glob("*/*"))

@@ -1,13 +1,14 @@
 """One flipped bit anywhere in a store: `verify` names it, and no read gives wrong pixels."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
+from tests.cache.conftest import snapshot
 
 from resact.cache.codecs import CODEC_NAMES
 from resact.cache.layout import array_name, shard_index_bytes, video_id_of
@@ -126,7 +127,7 @@ def check_flip(built, place: Place) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("codec", CODEC_NAMES)
-def test_every_flipped_bit_is_found(codec: str, stores, tmp_path: Path, snapshot: Callable) -> None:
+def test_every_flipped_bit_is_found(codec: str, stores, tmp_path: Path) -> None:
     built = stores[codec].copy(tmp_path / "flipped.zarr")
     before = snapshot(built.path)
     all_places = list(places(built))

@@ -23,12 +23,6 @@ SLASHED = "Jump/v_Jump_g01_c01"  # as in stores of a folder: `%2F` in its array'
 SIGNATURE = "sig=a%2Fb+c/&expires=9"
 
 
-@pytest.fixture(autouse=True)
-def _no_old_sessions() -> Iterator[None]:
-    yield
-    HTTPFileSystem.clear_instance_cache()
-
-
 @pytest.fixture
 def built(stores) -> Built:
     """Codecs are tested elsewhere."""

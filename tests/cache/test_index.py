@@ -1,12 +1,15 @@
 """The index's columns, for arbitrary records."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.cache.rows import SPLITS, assert_same, many, of, texts
+from tests.cache.conftest import make_record
+from tests.cache.rows import CLASSES, SPLITS, assert_same, many, of, texts
 
-from resact.cache.index import TextColumn
+from resact.cache.index import Index, TextColumn
 from resact.cache.layout import VideoRecord
 from resact.cache.store import open_store
 from resact.errors import UsageError
@@ -57,6 +60,16 @@ def test_merged_equals_the_index_of_all_records(older: list[VideoRecord], newer:
     assert_same(of(older).merged(of(newer)), of(latest.values()))
 
 
+@settings(max_examples=50)
+@given(many)
+def test_selected_videos_are_the_index_of_their_records(records: list[VideoRecord]) -> None:
+    index = of(records)
+    for classes in (CLASSES, CLASSES[:1], CLASSES[1:]):
+        rows = np.flatnonzero([name in classes for name in index.class_name])
+        held = [replace(r, label=classes.index(r.class_name)) for r in records if r.class_name in classes]
+        assert_same(index.selected(rows, classes), Index.of(held, classes, SPLITS))
+
+
 class TouchedFrames:
     """In place of a column: which of its entries were asked for."""
 
@@ -72,7 +85,7 @@ class TouchedFrames:
         raise AssertionError("the whole column was read")
 
 
-def test_drawing_a_clip_touches_one_videos_sizes_and_few_names(make_record, monkeypatch) -> None:
+def test_drawing_a_clip_touches_one_videos_sizes_and_few_names(monkeypatch) -> None:
     count = 5_000
     sizes = np.array([7, 8, 9], np.uint32)
     index = of(make_record(f"v{i:05d}", frame_bytes=sizes) for i in range(count))

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from tests.cache.conftest import folder_in_memory
+from tests.cache.conftest import folder_in_memory, make_settings
 from tests.cache.rows import CLASSES, SPLITS, assert_same, many, of
 
-from resact.cache.address import open_files
 from resact.cache.durable import create_store, store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.index_files import index_files, index_generation, read_index, write_index
@@ -24,7 +23,7 @@ from resact.errors import DamagedError, StoreError
 
 @settings(max_examples=6)
 @given(first=many, second=many)
-def test_write_and_read_round_trip(first: list[VideoRecord], second: list[VideoRecord], make_settings) -> None:
+def test_write_and_read_round_trip(first: list[VideoRecord], second: list[VideoRecord]) -> None:
     with folder_in_memory() as folder:
         store = folder / "s.zarr"
         create_store(store, make_settings())
@@ -111,29 +110,6 @@ def test_frame_sizes_are_mapped_and_checked_video_by_video(scratch) -> None:
     for video_id, pixels in scratch.pixels.items():
         if video_id != "wide":
             assert np.array_equal(store.read(video_id, 0, 1), pixels[:1])
-
-
-def test_remote_columns_are_checked_alike(scratch) -> None:
-    import fsspec
-
-    system = fsspec.filesystem("memory")
-    system.put(f"{scratch.path}/", "/remote.zarr", recursive=True)
-    try:
-        files = open_files("memory://remote.zarr")
-        assert_same(read_index(files, CLASSES, SPLITS), open_store(scratch.path).index)
-        (column,) = (path for path in system.find("/remote.zarr") if path.endswith("/label/0"))
-        data = bytearray(system.cat_file(column))
-        data[0] ^= 1
-        system.pipe_file(column, bytes(data))
-        with pytest.raises(DamagedError, match="column label does not match its checksum"):
-            read_index(files, CLASSES, SPLITS)
-        system.rm(column)
-        with pytest.raises(
-            DamagedError, match=r"^memory://remote\.zarr/index/\w+/label/0 is missing: run `resact verify"
-        ):
-            read_index(files, CLASSES, SPLITS)
-    finally:
-        system.rm("/remote.zarr", recursive=True)
 
 
 def test_writing_the_same_index_again_leaves_the_files_that_readers_have_mapped(scratch) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cache.conftest import make_record
 from tests.cache.rows import CLASSES, SPLITS, assert_same
 
 import resact.cache.journal as journal_module
@@ -33,7 +34,7 @@ def test_a_record_survives_the_journal(built, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def journal_store(scratch, make_record):
+def journal_store(scratch):
     """A finished store with two more rows in a journal, one of them of a video that the index lists."""
     rows = [make_record("new", frame_bytes=np.array([9, 8], np.uint32)), make_record("wide", "failed")]
     journal = Journal(scratch.path)
@@ -78,7 +79,7 @@ def test_the_journal_goes_only_when_the_index_has_its_rows(journal_store, monkey
     assert_same(seen[0], index)
 
 
-def test_a_torn_line_is_no_record_and_the_next_append_cuts_it(journal_store, make_record) -> None:
+def test_a_torn_line_is_no_record_and_the_next_append_cuts_it(journal_store) -> None:
     path = journal_store.path / JOURNAL
     data = path.read_bytes()
     first = data.index(b"\n") + 1
@@ -105,7 +106,7 @@ def test_every_flipped_journal_byte_is_found(journal_store) -> None:
             list(read_journal(LocalFiles(journal_store.path)))
 
 
-def test_a_failed_append_leaves_nothing(journal_store, make_record, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_append_leaves_nothing(journal_store, monkeypatch: pytest.MonkeyPatch) -> None:
     path = journal_store.path / JOURNAL
     data = path.read_bytes()
     journal = Journal(journal_store.path)

@@ -1,7 +1,5 @@
 """Stores behind an S3 API, served on loopback by moto: what a clip costs in requests, and what goes wrong there."""
 
-import logging
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -10,7 +8,7 @@ import fsspec
 import numpy as np
 import pytest
 import s3fs
-from tests.cache.conftest import VIDEOS
+from tests.cache.conftest import VIDEOS, Requests
 from tests.conftest import serve_s3
 
 from resact.cache.layout import array_name
@@ -20,29 +18,6 @@ from resact.errors import DamagedError, StoreError, StoreNotFoundError, ToolErro
 
 SHARD = "0.0.0.0"
 WIDE = f"bucket/a.zarr/wide/{SHARD}"
-
-
-class Requests(logging.Handler):
-    """What the server was asked, such as `GET /bucket/a.zarr/wide/0.0.0.0`, as it logs it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage().partition('"')[2])
-
-    def take(self) -> list[str]:
-        taken, self.lines = self.lines, []
-        return [" ".join(line.removeprefix("\x1b[35m\x1b[1m").split(" ")[:2]) for line in taken]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def requests() -> Iterator[Requests]:
-    log, handler = logging.getLogger("werkzeug"), Requests()
-    log.addHandler(handler)
-    yield handler
-    log.removeHandler(handler)
 
 
 def put(system: s3fs.S3FileSystem, built) -> str:
@@ -66,22 +41,6 @@ def test_a_clip_is_one_range_request_and_equals_the_local_one(built, bucket, req
     with pytest.raises(UsageError, match="no video"):
         store.read("nobody", 0, 1)
     assert requests.take() == []
-
-
-def test_with_a_cache_each_shard_is_one_request(stores, bucket, requests: Requests, tmp_path: Path) -> None:
-    built = stores["jpeg"]
-    store = open_store(put(bucket, built), cache=tmp_path / "cache")
-    requests.take()
-    for _ in range(2):
-        for video_id, pixels in built.pixels.items():
-            assert np.array_equal(store.read(video_id, 0, len(pixels)), pixels)
-    asked = [f"GET {quote(f'/bucket/a.zarr/{array_name(video_id)}/{SHARD}')}" for video_id in built.pixels]
-    assert requests.take() == asked
-    again = open_store("s3://bucket/a.zarr", cache=tmp_path / "cache")
-    requests.take()
-    for video_id, pixels in built.pixels.items():
-        assert np.array_equal(again.read(video_id, 0, len(pixels)), pixels)
-    assert requests.take() == asked  # of four bytes each: whether the shard is still the same
 
 
 def test_threads_share_a_remote_store(stores, bucket, requests: Requests) -> None:

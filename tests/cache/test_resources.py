@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.cache.conftest import make_record
+from tests.cache.rows import of
 from tests.conftest import GAUNTLET
 from tests.held import held, left_behind
 
 from resact.cache.durable import store_lock
-from resact.cache.index import Index, TextColumn
 from resact.cache.index_files import write_index
-from resact.cache.layout import crc32c
 from resact.cache.store import open_store
 
 FRAMES = 4096  # of each synthetic video: 16 KiB of the column, four pages
@@ -25,26 +25,8 @@ def resident_bytes(store: Path, file: str) -> int:
 
 
 def test_opening_reads_none_of_the_frame_table_and_a_clip_little(scratch) -> None:
-    videos = 1000
-    frame_bytes = np.full(videos * FRAMES, 1000, np.uint32)
-    column = lambda dtype, value: np.full(videos, value, dtype)  # noqa: E731
-    index = Index(
-        video_id=TextColumn.of(f"v{row:04d}" for row in range(videos)),
-        group=TextColumn.of("" for _ in range(videos)),
-        problem=TextColumn.of("" for _ in range(videos)),
-        label=column(np.int32, 0),
-        status_code=column(np.uint8, 0),
-        num_frames=column(np.uint32, FRAMES),
-        height=column(np.uint32, 24),
-        width=column(np.uint32, 32),
-        source_fps=column(np.float64, 25.0),
-        source_bytes=column(np.uint64, 1),
-        first_frame=np.arange(videos, dtype=np.uint64) * FRAMES,
-        frames_crc32c=column(np.uint32, crc32c(frame_bytes[:FRAMES].tobytes())),
-        frame_bytes=frame_bytes,
-        splits={name: column(np.uint8, 1) for name in ("1", "2")},
-        classes=("Jump", "Walk"),
-    )
+    sizes = np.full(FRAMES, 1000, np.uint32)
+    index = of(make_record(f"v{row:04d}", frame_bytes=sizes) for row in range(1000))
     with store_lock(scratch.path):
         write_index(scratch.path, index)
     index = open_store(scratch.path).index

@@ -4,18 +4,19 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
+from tests.cache.conftest import make_settings
 
 from resact.cache.layout import READ_ME, unseal
 from resact.cache.settings import FIRST_RULE, RULE, StoreSettings
 from resact.errors import DamagedError, SettingsError, StoreError, UsageError
 
 
-def test_settings_survive_their_document(make_settings) -> None:
+def test_settings_survive_their_document() -> None:
     for settings in (make_settings(), make_settings("jpeg", fps="source", max_seconds=2.5)):
         assert StoreSettings.from_document(unseal(settings.to_document(), "here"), "here") == settings
 
 
-def test_a_division_survives_and_where_there_is_none_the_document_is_as_before_there_were_any(make_settings) -> None:
+def test_a_division_survives_and_where_there_is_none_the_document_is_as_before_there_were_any() -> None:
     settings = make_settings()
     divided = replace(settings, dataset=replace(settings.dataset, videos=None, all_classes=None, division="seed 0"))
     assert StoreSettings.from_document(unseal(divided.to_document(), "here"), "here") == divided
@@ -24,7 +25,7 @@ def test_a_division_survives_and_where_there_is_none_the_document_is_as_before_t
     }  # fmt: skip
 
 
-def test_a_store_that_names_no_rule_is_of_the_first_and_keeps_its_bytes(make_settings) -> None:
+def test_a_store_that_names_no_rule_is_of_the_first_and_keeps_its_bytes() -> None:
     old = make_settings(rule=FIRST_RULE)
     document = unseal(old.to_document(), "here")
     assert set(document["attributes"]["decode"]) == {"fps", "short_side", "max_seconds", "scaler", "ffmpeg"}
@@ -34,7 +35,7 @@ def test_a_store_that_names_no_rule_is_of_the_first_and_keeps_its_bytes(make_set
     assert make_settings().decode.rule == RULE > FIRST_RULE
 
 
-def test_rules_are_not_mixed(make_settings) -> None:
+def test_rules_are_not_mixed() -> None:
     for ours, theirs, age in ((1, 2, "an older"), (2, 1, "a newer")):
         expected = rf"s.zarr was made by rule {ours} .*of {age} resact.* uses rule {theirs} .*need another --store"
         with pytest.raises(SettingsError, match=expected):
@@ -42,12 +43,12 @@ def test_rules_are_not_mixed(make_settings) -> None:
     assert make_settings(rule=1).fingerprint != make_settings(rule=2).fingerprint
 
 
-def test_equal_settings_are_the_same(make_settings) -> None:
+def test_equal_settings_are_the_same() -> None:
     make_settings().require_same(make_settings(), "store.zarr")
     assert make_settings().fingerprint == make_settings().fingerprint
 
 
-def test_other_settings_are_refused_with_both_values(make_settings) -> None:
+def test_other_settings_are_refused_with_both_values() -> None:
     settings = make_settings("zstd")
     wanted = make_settings("lz4", fps="25", max_seconds=3.0)
     with pytest.raises(SettingsError) as caught:
@@ -60,7 +61,7 @@ def test_other_settings_are_refused_with_both_values(make_settings) -> None:
     assert "short_side" not in message
 
 
-def test_every_setting_counts(make_settings) -> None:
+def test_every_setting_counts() -> None:
     settings = make_settings()
     others = [
         replace(settings, library="numcodecs 0"),
@@ -79,19 +80,19 @@ def test_every_setting_counts(make_settings) -> None:
 
 
 @pytest.mark.parametrize("short_side", [0, 1, 3, 255, -2])
-def test_an_odd_or_empty_short_side_is_refused(short_side: int, make_settings) -> None:
+def test_an_odd_or_empty_short_side_is_refused(short_side: int) -> None:
     with pytest.raises(UsageError, match=f"got a short side of {short_side} pixels, expected an even number"):
         make_settings(short_side=short_side)
 
 
 @pytest.mark.parametrize("seconds", [0, -1.0, float("nan")])
-def test_no_seconds_are_refused(seconds: float, make_settings) -> None:
+def test_no_seconds_are_refused(seconds: float) -> None:
     with pytest.raises(UsageError, match="expected more than 0"):
         make_settings(max_seconds=seconds)
 
 
 @pytest.mark.parametrize("version", [None, 0, 2])
-def test_another_format_is_refused(version: int | None, make_settings) -> None:
+def test_another_format_is_refused(version: int | None) -> None:
     document = unseal(make_settings().to_document(), "here")
     document["attributes"]["format"] = version
     with pytest.raises(StoreError, match=f"here: store format {version}, this resact reads format 1"):
@@ -99,7 +100,7 @@ def test_another_format_is_refused(version: int | None, make_settings) -> None:
 
 
 @pytest.mark.parametrize("key", ["dataset", "decode", "codec", "library"])
-def test_incomplete_settings_are_damage(key: str, make_settings) -> None:
+def test_incomplete_settings_are_damage(key: str) -> None:
     document = unseal(make_settings().to_document(), "here")
     del document["attributes"][key]
     with pytest.raises(DamagedError, match="here: settings incomplete"):

@@ -1,10 +1,12 @@
 """The figures of `info`, counted again by hand."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from tests.cache.conftest import build, make_settings
 
 from resact.cache.durable import create_store
 from resact.cache.store import open_store
@@ -36,16 +38,14 @@ def test_figures_are_those_of_the_store(built) -> None:
     assert summary["fingerprint"] == built.settings.fingerprint
 
 
-def test_hours_follow_each_videos_own_rate(build_store, tmp_path, monkeypatch, make_settings) -> None:
-    settings = make_settings("zstd", fps="source")
-    monkeypatch.setitem(build_store.__globals__, "_settings", lambda codec: settings)
-    summary = summarise(open_store(build_store(tmp_path / "s.zarr", "zstd").path))
+def test_hours_follow_each_videos_own_rate(tmp_path: Path) -> None:
+    summary = summarise(open_store(build(tmp_path / "s.zarr", "zstd", fps="source").path))
     assert summary["hours"] == pytest.approx(21 * 1001 / 30_000 / 3600)
     assert summary["fps"] == "source"
 
 
 @pytest.mark.parametrize(("fps", "expected"), [("15", 15), ("30000/1001", 30_000 / 1001)])
-def test_an_empty_store_has_a_summary_and_a_table(fps: str, expected: float, tmp_path, make_settings) -> None:
+def test_an_empty_store_has_a_summary_and_a_table(fps: str, expected: float, tmp_path: Path) -> None:
     create_store(tmp_path / "s.zarr", make_settings("jpeg", fps=fps))
     summary = summarise(open_store(tmp_path / "s.zarr"))
     assert (summary["videos"], summary["frames"], summary["hours"], summary["bytes"]) == (0, 0, 0, 0)

@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import zarr
 from tests.conftest import PATIENCE_SECONDS
 
-from resact.cache.layout import READ_ME, array_name, unseal
+from resact.cache.layout import READ_ME, array_name
 
 STORE_PAGE = Path(__file__).parents[2] / "docs" / "store.md"
 # In front of a program: as if resact were not there, its entry point for zarr included.
@@ -95,28 +94,8 @@ def test_what_zarr_says_without_resact_is_in_the_readme_which_comes_first(stores
     assert (path / "zarr.json").read_bytes().startswith(b'{"attributes": {"README": "')
 
 
-@pytest.mark.parametrize("codec", ["zstd", "lz4"])
-def test_a_lossless_store_needs_no_resact(stores, codec: str) -> None:
-    built = stores[codec]
-    said = run(
-        "import json, zarr",
-        f"group = zarr.open_group({str(built.path)!r}, mode='r')",
-        "print(json.dumps([group.attrs['README'], group['wide'][0].tolist()]))",
-    )
-    words, frame = json.loads(said)
-    assert "Any Zarr v3 reader reads them" in words
-    np.testing.assert_array_equal(frame, built.pixels["wide"][0])
-
-
 def test_arrays_name_their_dimensions_for_xarray(stores) -> None:
     built = stores["jpeg"]
     array = zarr.open_array(built.path / "wide", mode="r")
     assert array.metadata.dimension_names == ("time", "y", "x", "channel")
     assert "dims=array.metadata.dimension_names" in STORE_PAGE.read_text()
-
-
-def test_the_readme_is_no_setting(stores) -> None:
-    built = stores["jpeg"]
-    document = unseal((built.path / "zarr.json").read_bytes(), "here")
-    document["attributes"][READ_ME] = "other words, of another version"
-    assert type(built.settings).from_document(document, "here") == built.settings

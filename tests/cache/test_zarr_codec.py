@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from tests.cache.conftest import make_frames
 from zarr.registry import get_codec_class
 
 from resact.cache.codecs import JpegFrames
@@ -17,16 +18,10 @@ def test_the_entry_point_names_this_class() -> None:
     assert get_codec_class("resact.jpeg") is JpegCodec
 
 
-def test_zarr_itself_writes_and_reads_with_it(tmp_path: Path, make_frames) -> None:
+def test_zarr_itself_writes_and_reads_with_it(tmp_path: Path) -> None:
     frames = make_frames(3, 16, 24, 0)
-    array = zarr.create_array(
-        tmp_path / "a.zarr",
-        shape=frames.shape,
-        chunks=(1, 16, 24, 3),
-        dtype="uint8",
-        serializer=JpegCodec(quality=90),
-        compressors=None,
-    )
+    form = {"shape": frames.shape, "chunks": (1, 16, 24, 3), "dtype": "uint8"}
+    array = zarr.create_array(tmp_path / "a.zarr", **form, serializer=JpegCodec(quality=90), compressors=None)
     array[:] = frames
     expected = np.empty_like(frames)
     for frame, out in zip(frames, expected, strict=True):

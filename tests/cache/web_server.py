@@ -10,6 +10,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from fsspec.implementations.http import HTTPFileSystem
+
 Answer = Callable[[SimpleHTTPRequestHandler], bool]
 """Whether it has answered itself."""
 
@@ -18,6 +20,7 @@ Answer = Callable[[SimpleHTTPRequestHandler], bool]
 class WebServer:
     """What it does, and what it was asked."""
 
+    folder: Path
     ranges: bool = True
     """Whether it knows any; `python -m http.server` does not."""
     instead: Answer = lambda _: False
@@ -71,7 +74,7 @@ class _Handler(SimpleHTTPRequestHandler):
 @contextmanager
 def serve(folder: Path, **settings: Any) -> Iterator[WebServer]:
     """Until the block ends."""
-    web = WebServer(**settings)
+    web = WebServer(folder, **settings)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, web, directory=str(folder)))
     server.daemon_threads = True
     web.address = f"http://127.0.0.1:{server.server_port}"
@@ -84,3 +87,4 @@ def serve(folder: Path, **settings: Any) -> Iterator[WebServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+        HTTPFileSystem.clear_instance_cache()  # whose sessions are with this server
