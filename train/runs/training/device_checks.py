@@ -19,6 +19,10 @@ from resact.train.runs.distributed import Ranks
 from resact.train.runs.execution import convolution_form, memory_format, outline
 from resact.train.runs.files.config import RunConfig
 
+_MOST_KEPT = 2000
+"""More than the bytes that a step keeps for each byte of its clips: about 530 for one input of the paper's network. If
+that fits, nothing is counted, since counting loads PyTorch's compiler, which takes seconds."""
+
 
 def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_change: bool) -> RunConfig:
     """The config, with bfloat16 only if every GPU computes its convolutions correctly in it, if need be without cuDNN.
@@ -68,15 +72,19 @@ def memory_shortage(config: RunConfig, ranks: Ranks) -> str | None:
 
     Without it the system may end the process with no word about memory.
     """
-    if ranks.device.type != "cpu" or config.architecture.is_own:
+    available = available_bytes()
+    if ranks.device.type != "cpu" or config.architecture.is_own or available is None:
+        return None
+    geometry, local_ranks = config.geometry, ranks.world_size // ranks.hosts
+    clips = -(-config.recipe.batch_size // (ranks.world_size * config.recipe.accumulate))
+    clips_bytes = local_ranks * clips * len(geometry.streams) * 3 * geometry.frames * geometry.size**2 * 4
+    if clips_bytes * _MOST_KEPT * max(1, config.architecture.width) <= available:
         return None
     network = outline(config, 2)
     use_form(network, convolution_form(config) or "folded")
-    clips = -(-config.recipe.batch_size // (ranks.world_size * config.recipe.accumulate))
-    kept = count_saved_bytes(network, batch=clips, frames=config.geometry.frames, size=config.geometry.size)
-    needed = kept * (ranks.world_size // ranks.hosts) // (2 if config.amp else 1)  # counted in float32
-    available = available_bytes()
-    if available is None or needed <= available:
+    kept = count_saved_bytes(network, batch=clips, frames=geometry.frames, size=geometry.size)
+    needed = kept * local_ranks // (2 if config.amp else 1)  # counted in float32
+    if needed <= available:
         return None
     return (
         f"a step of {clips} clips needs {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are available: "

@@ -106,7 +106,7 @@ def test_of_ones_own_network_what_cannot_be_probed_is_said(own_code, monkeypatch
         computed(CONFIG)
 
 
-@pytest.mark.parametrize(("available", "said"), [(10**6, True), (10**12, False), (None, False)])
+@pytest.mark.parametrize(("available", "said"), [(10**6, True), (10**10, False), (10**12, False), (None, False)])
 def test_a_step_on_the_cpu_that_needs_more_memory_than_there_is(monkeypatch, available: int | None, said: bool) -> None:
     monkeypatch.setattr(device_checks, "available_bytes", lambda: available)
     shortage = device_checks.memory_shortage(CONFIG, replace(GPU, device=torch.device("cpu")))
