@@ -51,9 +51,7 @@ def cut_treatment(
         DecodeError: the part lies outside the video.
     """
     cut = Cut.whole(segment, settings)
-    status = source.stat()
-    identity = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-    known = _look(source, identity, settings, binary, timeout_seconds) if midway else None
+    known = _look(source, file_identity(source), settings, binary, timeout_seconds) if midway else None
     if known is None or known.properties.fps is None:
         return Treatment(cut=cut)
     declared = Fraction(known.properties.fps)
@@ -64,6 +62,12 @@ def cut_treatment(
     if cut.start is None:
         return Treatment(cut=cut)
     return replace(known.treatment, cut=cut, sampling=sampling)
+
+
+def file_identity(path: Path) -> tuple[int, ...]:
+    """Numbers that change with the file."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @lru_cache(maxsize=_SOURCES)

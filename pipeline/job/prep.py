@@ -27,9 +27,8 @@ from resact.cache.store import open_store, read_settings
 from resact.cache.whole import WHOLE_NOTE, Whole, lacking_words
 from resact.errors import DamagedError, DiskFullError, Interrupted, SettingsError, UsageError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import Executor, WorkerLostError
-from resact.pipeline.job.estimate import estimate_bytes
+from resact.pipeline.job.estimate import estimate
 from resact.pipeline.job.progress import PrepProgress
 from resact.pipeline.job.task import PrepJob, Trouble, commit_failure, failed_record, prep_video
 
@@ -94,24 +93,15 @@ def prep(
         Interrupted: ctrl-C or SIGTERM; the same call continues.
     """
     _require_distinct(dataset)
-    with interruptible(f"stopped; {job.store} is intact: the same command continues from here"):
-        return _prep(dataset, job, open_executor, console, retry_failed=retry_failed, work=work)
-
-
-def _prep(
-    dataset: Dataset,
-    job: PrepJob,
-    open_executor: Callable[[], AbstractContextManager[Executor]],
-    console: Console,
-    *,
-    retry_failed: bool,
-    work: Work,
-) -> PrepResult:
     store, settings = job.store, job.settings
     with disk_failure_as_error(store.parent):
         create_store(store, settings)
     read_settings(LocalFiles(store)).require_same(settings, str(store))
-    with disk_failure_as_error(store), store_lock(store):
+    with (
+        interruptible(f"stopped; {store} is intact: the same command continues from here"),
+        disk_failure_as_error(store),
+        store_lock(store),
+    ):
         index = read_index(LocalFiles(store), settings.dataset.classes, settings.dataset.splits)
         dataset = dataset.beside(index)
         _require_agreement(dataset, index, store)
@@ -244,23 +234,22 @@ def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: C
     Raises:
         DiskFullError: it cannot fit.
     """
-    binary, _ = find_ffmpeg(job.ffmpeg)
     there = f", {skipped:,} are already stored" if skipped else ""
     if not todo:
         console.print(f"{job.store}: nothing to do{there}")
         return
-    free = shutil.disk_usage(job.store).free
-    estimate = estimate_bytes(job, todo, binary=binary)
-    size = "of unknown size" if estimate is None else f"about {estimate / 1e9:.2f} GB"
+    free, told = shutil.disk_usage(job.store).free, estimate(job, todo)
+    needed = 0 if told is None else told.bytes
+    size = "of unknown size" if told is None else f"about {needed / 1e9:.2f} GB"
     console.print(
         f"{job.store}: {len(todo):,} videos to do{there}; {size} as {job.settings.codec}, {free / 1e9:.1f} GB free"
     )
-    if estimate is not None and estimate > free * _ESTIMATE_MARGIN:
+    if needed > free * _ESTIMATE_MARGIN:
         raise DiskFullError(
-            f"{job.store} needs about {estimate:,} bytes and {free:,} are free: make room, choose another --store, "
+            f"{job.store} needs about {needed:,} bytes and {free:,} are free: make room, choose another --store, "
             "or a smaller --codec, --short-side or --fps"
         )
-    if estimate is not None and estimate > free:
+    if needed > free:
         console.print("warning: it may not fit; if it does not, make room and run the same command again")
 
 
@@ -324,25 +313,16 @@ def _in_words(sides: dict[str, str]) -> str:
 @contextmanager
 def interruptible(words: str) -> Iterator[None]:
     """A context in which ctrl-C and SIGTERM raise `Interrupted` with this message."""
-    try:
-        with _sigterm_as_interrupt():
-            yield
-    except KeyboardInterrupt:
-        raise Interrupted(words) from None
-
-
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends work as ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    is_main = threading.current_thread() is threading.main_thread()  # no other one may set what a signal does
+    before = signal.signal(signal.SIGTERM, interrupt) if is_main else None
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(words) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if is_main:
+            signal.signal(signal.SIGTERM, before)

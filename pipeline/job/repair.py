@@ -130,20 +130,6 @@ def repair(
         DiskFullError: the disk became full; repairs made so far are kept.
         Interrupted: ctrl-C or SIGTERM; the same call continues.
     """
-    with interruptible(f"stopped; what was repaired so far in {store} stays repaired: the same command does the rest"):
-        return _repair(store, bad, find_sources, ffmpeg, timeout_seconds, threads, open_executor, console)
-
-
-def _repair(
-    store: Path,
-    bad: Sequence[Problem],
-    find_sources: Callable[[DatasetSettings], Dataset],
-    ffmpeg: str | None,
-    timeout_seconds: float,
-    threads: int,
-    open_executor: Callable[[], AbstractContextManager[Executor]],
-    console: Console,
-) -> RepairResult:
     files = LocalFiles(store)
     try:
         settings = read_settings(files)
@@ -152,7 +138,8 @@ def _repair(
     ids = list(dict.fromkeys(problem.video_id for problem in bad if problem.video_id is not None))
     how: dict[str | None, str] = {}
     refused: dict[str | None, str] = {}
-    with disk_failure_as_error(store), store_lock(store):
+    words = f"stopped; what was repaired so far in {store} stays repaired: the same command does the rest"
+    with interruptible(words), disk_failure_as_error(store), store_lock(store):
         try:
             index = listed = read_index(files, settings.dataset.classes, settings.dataset.splits)
         except DamagedError:

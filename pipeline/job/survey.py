@@ -2,13 +2,13 @@
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import dataclass, replace
 from hashlib import file_digest
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -21,14 +21,13 @@ from resact.cache.layout import DOCUMENT, MEMBERSHIPS, Segment, printable
 from resact.cache.leaks import Alike, Leak, leaks_of
 from resact.cache.settings import DecodeSettings
 from resact.cache.store import read_settings
+from resact.cache.verify import Problem
 from resact.errors import DecodeError, SourceError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
-from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment
-from resact.pipeline.decoding.timeline import cut_treatment
-from resact.pipeline.job.estimate import estimate, length_seconds
-from resact.pipeline.job.task import PrepJob, complaint_words
+from resact.pipeline.decoding.decode import VideoDecoder
+from resact.pipeline.decoding.ffmpeg_log import SourceProperties
+from resact.pipeline.job.estimate import estimate, file_bytes, length_seconds
+from resact.pipeline.job.task import NO_VIDEO, PrepJob, complaint_words, decode_video, require_content
 from resact.progress import PlainLines, ProgressLine, duration
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
 _PLAIN_LINE_SECONDS = 5.0
 _LOOK_SIDE = 32  # pixels of the short side that 8x8 means are made of
-_MOST_RUNS = 6  # of ffmpeg over one video: sampled otherwise, cut otherwise, or killed
+_NO_LOOK: Look = np.empty((0, 0), np.float32)
 _FEW = 5  # names in a line
 _LISTED = 20  # of each kind of finding; --json has all
 
@@ -49,14 +48,6 @@ class ClassCount:
     videos: int
     sides: dict[str, dict[str, int]]
     """Split -> side -> number of videos."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unreadable:
-    """A video that prep would list as failed."""
-
-    video_id: str
-    problem: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +74,8 @@ class Survey:
     """Other pairs of videos that look the same (`cache/alike.py`)."""
     leaks: list[Leak]
     """Pairs of either kind on two sides of a split."""
-    unreadable: list[Unreadable]
+    unreadable: list[Problem]
+    """Videos that prep would list as failed."""
     hours: float
     """Hours of video, according to the files."""
     source_bytes: int
@@ -93,10 +85,6 @@ class Survey:
     seconds: float | None
     """Estimated duration of their prep with this number of workers, in seconds; None if unknown."""
     workers: int
-
-    def to_plain(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,19 +111,17 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
     """
     index = _index(job)
     dataset = dataset.beside(index)
-    binary, _ = find_ffmpeg(job.ffmpeg)
     held = set(index.video_id)
     todo = [video for video in dataset.videos if video.video_id not in held]
-    seen = _look_at_all(dataset.videos, job, binary, workers, console)
-    sizes = {video.video_id: _size(video.path) for video in dataset.videos}
+    seen = _look_at_all(dataset.videos, job, workers, console)
+    sizes = {video.video_id: file_bytes(video.path) for video in dataset.videos}
     same = _same_files(dataset.videos, sizes)
-    told = estimate(job, todo, binary=binary)
+    told = estimate(job, todo)
     pairs = _alike(dataset.videos, seen, same)
     sides = {
         split: {video.video_id: video.splits.get(split) for video in dataset.videos}.get
         for split in dataset.settings.splits
     }
-    length = partial(_length, most=job.settings.decode.max_seconds)
     classes = _classes(dataset)
     train = _training_videos(dataset, classes)
     trained = [count for count in train.values() if count]
@@ -153,11 +139,15 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
         alike=[[pair.first, pair.second] for pair in pairs if not pair.same_file],
         leaks=leaks_of(pairs, sides),
         unreadable=[
-            Unreadable(video_id=video.video_id, problem=of_one.problem)
+            Problem(video.video_id, of_one.problem)
             for video, of_one in zip(dataset.videos, seen, strict=True)
             if of_one.problem is not None
         ],
-        hours=sum(map(length, dataset.videos, seen)) / 3600,
+        hours=sum(
+            length_seconds(video, of_one.properties, job.settings.decode)
+            for video, of_one in zip(dataset.videos, seen, strict=True)
+        )
+        / 3600,
         source_bytes=sum({video.path: sizes[video.video_id] for video in dataset.videos}.values()),
         store_bytes=None if told is None else told.bytes,
         free_bytes=shutil.disk_usage(_nearest_folder(job.store)).free,
@@ -237,21 +227,16 @@ def _index(job: PrepJob) -> Index:
     return read_index(files, classes, splits)
 
 
-def _look_at_all(
-    videos: Sequence[SourceVideo], job: PrepJob, binary: str, workers: int, console: Console
-) -> list[_Seen]:
-    decode = DecodeSettings(
-        fps="2", short_side=_LOOK_SIDE, max_seconds=len(SECONDS) / 2, ffmpeg=job.settings.decode.ffmpeg
-    )
+def _look_at_all(videos: Sequence[SourceVideo], job: PrepJob, workers: int, console: Console) -> list[_Seen]:
     seen, plain, compared = [], PlainLines(_PLAIN_LINE_SECONDS), len(videos) <= MOST_VIDEOS
     with (
         ProgressLine(console, "looking", len(videos), unit="videos") as line,
         ThreadPoolExecutor(max(1, workers)) as pool,
     ):
         try:
-            for of_one in pool.map(lambda video: _look_at(video, decode, binary, job.timeout_seconds), videos):
+            for of_one in pool.map(lambda video: _look_at(video, job), videos):
                 # Looks take 2 KB each, and so many are not compared.
-                seen.append(of_one if compared else replace(of_one, look=np.empty((0, 0), np.float32)))
+                seen.append(of_one if compared else replace(of_one, look=_NO_LOOK))
                 line.update(len(seen))
                 if not line.live and plain.due():
                     console.print(f"looked at {len(seen):,} of {len(videos):,} videos")
@@ -260,62 +245,25 @@ def _look_at_all(
     return seen
 
 
-def _look_at(video: SourceVideo, decode: DecodeSettings, binary: str, timeout: float) -> _Seen:
-    problem = video.problem or _file_problem(video.path)
+def _look_at(video: SourceVideo, job: PrepJob) -> _Seen:
+    decode = DecodeSettings(
+        fps="2", short_side=_LOOK_SIDE, max_seconds=len(SECONDS) / 2, ffmpeg=job.settings.decode.ffmpeg
+    )
+    problem = video.problem
     if problem is None:
         try:
-            return _decoded(video, decode, binary, timeout)
+            require_content(video.path)
+            return decode_video(job, video, _look, midway=True, decode=decode, pixels="yuvj420p")
         except DecodeError as error:
             problem = str(error)
-    return _Seen(properties=None, look=np.empty((0, 0), np.float32), problem=problem)
+    return _Seen(properties=None, look=_NO_LOOK, problem=problem)
 
 
-def _decoded(video: SourceVideo, decode: DecodeSettings, binary: str, timeout: float) -> _Seen:
-    treatment: Treatment | None = None
-    if video.segment is not None:
-        treatment = cut_treatment(
-            video.path, video.segment, decode, binary=binary, timeout_seconds=timeout, midway=True
-        )
-    gave_up = "its frames are other ones each time"
-    for _ in range(_MOST_RUNS):
-        try:
-            with VideoDecoder(
-                video.path,
-                decode,
-                "yuvj420p",
-                strict=False,
-                binary=binary,
-                timeout_seconds=timeout,
-                treatment=treatment,
-            ) as decoder:
-                means = [
-                    means_of(planes[: decoder.height * decoder.width].reshape(decoder.height, decoder.width))
-                    for planes in decoder
-                ]
-                properties, complaints = decoder.finish()
-        except OtherSamplingError as other:
-            treatment = other.treatment
-        except FfmpegKilledError as error:
-            gave_up = f"ffmpeg was killed by {error}"
-        else:
-            problem = None if means else complaint_words(complaints) or "ffmpeg finds no video in it"
-            return _Seen(properties=properties, look=np.array(means, np.float32), problem=problem)
-    raise DecodeError(gave_up)
-
-
-def _file_problem(path: Path) -> str | None:
-    try:
-        with path.open("rb") as file:
-            return None if file.read(1) else "the file is empty"
-    except OSError as error:
-        return f"the file cannot be read: {error.strerror}"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
+def _look(decoder: VideoDecoder) -> _Seen:
+    means = [means_of(planes[: decoder.height * decoder.width].reshape(decoder.height, -1)) for planes in decoder]
+    properties, complaints = decoder.finish()
+    problem = None if means else complaint_words(complaints) or NO_VIDEO
+    return _Seen(properties=properties, look=np.array(means, np.float32), problem=problem)
 
 
 def _same_files(videos: Sequence[SourceVideo], sizes: dict[str, int]) -> list[list[str]]:
@@ -342,15 +290,11 @@ def _digest(path: Path) -> bytes:
 
 def _alike(videos: Sequence[SourceVideo], seen: Sequence[_Seen], same: Sequence[Sequence[str]]) -> list[Alike]:
     """Pairs, those of the same file first."""
-    pairs = {pair: True for ids in same for pair in _pairs_of(ids)}
+    pairs = {pair: True for ids in same for pair in combinations(ids, 2)}
     for one, other in alike_pairs([of_one.look for of_one in seen]) if len(videos) <= MOST_VIDEOS else ():
         first, second = sorted((videos[one].video_id, videos[other].video_id))
         pairs.setdefault((first, second), False)
     return [Alike(first=first, second=second, same_file=file) for (first, second), file in pairs.items()]
-
-
-def _pairs_of(ids: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return ((one, other) for place, one in enumerate(ids) for other in ids[place + 1 :])
 
 
 def _classes(dataset: Dataset) -> list[ClassCount]:
@@ -373,12 +317,6 @@ def _training_videos(dataset: Dataset, classes: Sequence[ClassCount]) -> dict[st
     """Of each class, in the first split."""
     first = dataset.settings.splits[:1]
     return {one.class_name: one.sides.get(split, {}).get("train", 0) for split in first for one in classes}
-
-
-def _length(video: SourceVideo, seen: _Seen, most: float | None) -> float:
-    of_file = 0.0 if seen.properties is None else seen.properties.duration_seconds or 0.0
-    known = length_seconds(video, of_file)
-    return min(known, most or known)
 
 
 def _nearest_folder(path: Path) -> Path:

@@ -1,16 +1,16 @@
 """A worker's task for one video: decode, encode, commit. It returns a small record and never raises."""
 
-import os
 import re
 import stat
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import file_digest
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -18,17 +18,20 @@ from resact.cache.codecs import Frame, FrameCodec, JpegFrames
 from resact.cache.durable import DISK_FULL, ShardWriter, commit_video, disk_failure_as_error, forget_failure
 from resact.cache.files import LocalFiles
 from resact.cache.layout import DOCUMENT, Source, VideoRecord, array_name
-from resact.cache.settings import StoreSettings
+from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.verify import sound_record
 from resact.errors import DamagedError, DecodeError, DiskFullError, ResactError, SourceError, ToolError
 from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
-from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
-from resact.pipeline.decoding.timeline import cut_treatment
+from resact.pipeline.decoding.timeline import cut_treatment, file_identity
+
+Result = TypeVar("Result")
 
 _MAX_COMPLAINTS = 3
+NO_VIDEO = "ffmpeg finds no video in it"
+_MOST_SAMPLINGS = 5  # of one video; ffmpeg may give other frames each time
 _NUMBERS = re.compile(r"\d+")
 
 
@@ -81,18 +84,24 @@ def prep_video(job: PrepJob, video: SourceVideo, approve: Approve = lambda _: No
 
 
 def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoRecord:
-    binary, version = find_ffmpeg(job.ffmpeg)
-    codec = job.settings.frame_codec
-    for ours, here in ((job.settings.decode.ffmpeg, f"{version}"), (job.settings.library, codec.library())):
+    settings = job.settings
+    for ours, here in (
+        (settings.decode.ffmpeg, find_ffmpeg(job.ffmpeg)[1]),
+        (settings.library, settings.frame_codec.library()),
+    ):
         if ours != here:
             raise ToolError(
                 f"a worker has {here}, but the store is made with {ours}: install the same versions on all hosts"
             )
     source, problem = look_at(video)
-    failed = failed_record(video, source, problem)
+    failed = failed_record(video, source, problem or "ffmpeg gives no frames")
     if problem is None:
         try:
-            return _decode_and_commit(job, video, failed, codec, binary, approve)
+            for strict in (True, False):
+                store = partial(_store, job, video, failed, approve, strict)
+                stored = decode_video(job, video, store, strict=strict, midway=strict)
+                if stored is not None:
+                    return stored
         except DecodeError as error:
             failed = replace(failed, problem=str(error))
     approve(failed)
@@ -137,142 +146,163 @@ def failed_record(video: SourceVideo, source: Source, problem: str | None) -> Vi
     )
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BufferedReader]:
+    """A video's file, opened for reading.
+
+    Raises:
+        DecodeError: it cannot be read, and why.
+    """
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for without end
+            raise DecodeError("not a regular file")
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        link = path.is_symlink()
+        raise DecodeError("a link to a file that is not there" if link else "the file is gone") from None
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise DecodeError(f"the file cannot be read: {error.strerror}") from None
+
+
+def require_content(path: Path) -> None:
+    """Refuse a file that ffmpeg need not see.
+
+    Raises:
+        DecodeError: it cannot be read, or is empty.
+    """
+    with opened(path) as file:
+        if not file.read(1):
+            raise DecodeError("the file is empty")
+
+
 def look_at(video: SourceVideo) -> tuple[Source, str | None]:
     """Size and checksum of the file, and what rules it out before ffmpeg sees it."""
     unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
     try:
-        mode = video.path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for without end
-            return unread, "not a regular file"
-        with video.path.open("rb") as file:
-            if video.segment is None:
-                digest, size = _digest(file)
-            else:
-                digest, size = _digest_of_many(video.path, _identity(os.fstat(file.fileno())))
-            file.seek(0)
-            head = file.read(12)
-    except FileNotFoundError:
-        link = video.path.is_symlink()
-        return unread, "a link to a file that is not there" if link else "the file is gone"
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        return unread, f"the file cannot be read: {error.strerror}"
-    source = replace(unread, bytes=size, sha256=digest)
-    if video.problem or not head:
-        return source, video.problem or "the file is empty"
-    return source, None
-
-
-def _digest(file: BufferedReader) -> tuple[str, int]:
-    return file_digest(file, "sha256").hexdigest(), file.tell()
+        with opened(video.path):
+            digest, size = _digest(video.path, file_identity(video.path))
+    except DecodeError as error:
+        return unread, str(error)
+    return replace(unread, bytes=size, sha256=digest), video.problem or (None if size else "the file is empty")
 
 
 @lru_cache(maxsize=4)
-def _digest_of_many(path: Path, _: tuple[int, ...]) -> tuple[str, int]:
-    """Of a video with several parts, which come one after the other: it is read once for all of them."""
+def _digest(path: Path, _: tuple[int, ...]) -> tuple[str, int]:
+    """A file's sha256 and size: the parts of a video come one after the other, and it is read once for all of them."""
     with path.open("rb") as file:
-        return _digest(file)
+        return file_digest(file, "sha256").hexdigest(), file.tell()
 
 
-def _identity(status: os.stat_result) -> tuple[int, ...]:
-    """Changes with the file."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def announced_bytes(path: Path) -> tuple[int, int]:
-    """An AVI's size according to its header, and its actual size: ffmpeg does not notice a cut between two frames."""
+def missing_end(path: Path) -> str | None:
+    """What an AVI lacks according to its header, in words: ffmpeg does not notice a cut between two frames."""
     with path.open("rb") as file:
         head = file.read(12)
         actual = file.seek(0, 2)
-    is_avi = head[:4] == b"RIFF" and head[8:] == b"AVI "
-    return (int.from_bytes(head[4:8], "little") + 8 if is_avi else 0), actual
+    announced = int.from_bytes(head[4:8], "little") + 8 if head[:4] == b"RIFF" and head[8:] == b"AVI " else 0
+    if actual >= announced:
+        return None
+    return f"the file ends after {actual:,} of the {announced:,} bytes that its header announces"
 
 
-def _decode_and_commit(
-    job: PrepJob, video: SourceVideo, record: VideoRecord, codec: FrameCodec, binary: str, approve: Approve
-) -> VideoRecord:
-    for strict in (True, False):
-        treatment, tries = None, 0
-        if video.segment is not None:
-            treatment = cut_treatment(
-                video.path,
-                video.segment,
-                job.settings.decode,
-                binary=binary,
-                timeout_seconds=job.timeout_seconds,
-                midway=strict,
-            )
-        while True:
-            try:
-                with ShardWriter(job.store, video.video_id) as shard:
-                    finished = _decode_into(
-                        shard, job, video, record, codec, binary, strict=strict, treatment=treatment
-                    )
-                    if finished is not None:
-                        approve(finished)
-                        commit_video(job.store, finished, job.settings, shard=shard.path)
-                        return finished
-                break
-            except OtherSamplingError as other:  # at most once, and a few times for a part of a video
-                treatment = other.treatment
-            except FfmpegKilledError as killed:
-                tries += 1
-                if tries == TRIES_WHEN_KILLED:
-                    raise DecodeError(f"ffmpeg was killed by {killed} each of {tries} times") from None
-    raise DecodeError("ffmpeg gives no frames")
-
-
-def _decode_into(
-    shard: ShardWriter,
+def decode_video(
     job: PrepJob,
     video: SourceVideo,
-    record: VideoRecord,
-    codec: FrameCodec,
-    binary: str,
+    read: Callable[[VideoDecoder], Result],
     *,
-    strict: bool,
-    treatment: Treatment | None,
+    strict: bool = False,
+    midway: bool = False,
+    decode: DecodeSettings | None = None,
+    pixels: Pixels | None = None,
+) -> Result:
+    """What `read` returns for a decoder of the video.
+
+    It reads all frames and calls `finish`. It is called again if the frames were sampled wrongly, or if ffmpeg was
+    killed from outside.
+
+    Args:
+        job: store and settings.
+        video: the video.
+        read: reads the frames.
+        strict: as in `decode_arguments`.
+        midway: as in `cut_treatment`.
+        decode: default: the store's settings.
+        pixels: default: as the store's codec takes them.
+
+    Raises:
+        DecodeError: the video cannot be decoded, or ffmpeg was killed each time.
+    """
+    decode, binary, treatment = decode or job.settings.decode, find_ffmpeg(job.ffmpeg)[0], None
+    pixels = pixels or pixels_of(job.settings.frame_codec)
+    if video.segment is not None:
+        treatment = cut_treatment(
+            video.path, video.segment, decode, binary=binary, timeout_seconds=job.timeout_seconds, midway=midway
+        )
+    samplings = killed = 0
+    while True:
+        try:
+            with VideoDecoder(
+                video.path,
+                decode,
+                pixels,
+                strict=strict,
+                binary=binary,
+                timeout_seconds=job.timeout_seconds,
+                treatment=treatment,
+            ) as decoder:
+                return read(decoder)
+        except OtherSamplingError as other:  # at most once, and a few times for a part of a video
+            treatment, samplings = other.treatment, samplings + 1
+            if samplings == _MOST_SAMPLINGS:
+                raise DecodeError("its frames are other ones each time") from None
+        except FfmpegKilledError as error:
+            killed += 1
+            if killed == TRIES_WHEN_KILLED:
+                raise DecodeError(f"ffmpeg was killed by {error} each of {killed} times") from None
+
+
+def _store(
+    job: PrepJob, video: SourceVideo, record: VideoRecord, approve: Approve, strict: bool, decoder: VideoDecoder
 ) -> VideoRecord | None:
-    """One run of ffmpeg; None where a strict one has to be followed by a forgiving one."""
-    pixels = pixels_of(codec)
-    decode = job.settings.decode
-    with VideoDecoder(
-        video.path,
-        decode,
-        pixels,
-        strict=strict,
-        binary=binary,
-        timeout_seconds=job.timeout_seconds,
-        treatment=treatment,
-    ) as decoder:
-        num_frames = 0
+    """One run of ffmpeg into the store; None if a strict one has to be followed by a forgiving one."""
+    settings, num_frames = job.settings, 0
+    codec = settings.frame_codec
+    with ShardWriter(job.store, video.video_id) as shard:
         for frame in decoder:
             shard.append(encode_frame(codec, frame, decoder))
             num_frames += 1
         properties, complaints = decoder.finish()
-        height, width, treatment = decoder.height, decoder.width, decoder.treatment
-    if strict and (complaints or not num_frames):
-        return None
-    announced, actual = announced_bytes(video.path)
-    if actual < announced:
-        complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
-    if video.segment is not None and properties is not None and not num_frames and not complaints:
-        raise DecodeError(f"there is no frame in its part {str(video.segment)[1:]} s of the video")
-    if not num_frames or properties is None:
-        raise DecodeError(complaint_words(complaints) or "ffmpeg finds no video in it")
-    problem = complaint_words(complaints) or (None if strict else "strict decoding fails, plain decoding says nothing")
-    return replace(
-        record,
-        status="damaged" if problem else "ok",
-        problem=problem,
-        note=properties.note,
-        source=replace(record.source, fps=properties.fps, height=properties.height, width=properties.width),
-        arguments=decode_arguments(video.name, decode, pixels, strict=strict, treatment=treatment),
-        height=height,
-        width=width,
-        frame_bytes=shard.finish(),
-    )
+        if strict and (complaints or not num_frames):
+            return None
+        if lacking := missing_end(video.path):
+            complaints.append(lacking)
+        if video.segment is not None and properties is not None and not num_frames and not complaints:
+            raise DecodeError(f"there is no frame in its part {str(video.segment)[1:]} s of the video")
+        if not num_frames or properties is None:
+            raise DecodeError(complaint_words(complaints) or NO_VIDEO)
+        problem = complaint_words(complaints) or (
+            None if strict else "strict decoding fails, plain decoding says nothing"
+        )
+        arguments = decode_arguments(
+            video.name, settings.decode, pixels_of(codec), strict=strict, treatment=decoder.treatment
+        )
+        stored = replace(
+            record,
+            status="damaged" if problem else "ok",
+            problem=problem,
+            note=properties.note,
+            source=replace(record.source, fps=properties.fps, height=properties.height, width=properties.width),
+            arguments=arguments,
+            height=decoder.height,
+            width=decoder.width,
+            frame_bytes=shard.finish(),
+        )
+        approve(stored)
+        commit_video(job.store, stored, settings, shard=shard.path)
+        return stored
 
 
 def pixels_of(codec: FrameCodec) -> Pixels:

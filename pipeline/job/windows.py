@@ -23,7 +23,7 @@ from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment
 from resact.pipeline.decoding.frame_times import Sampling
-from resact.pipeline.job.task import announced_bytes, complaint_words, encode_frame, pixels_of
+from resact.pipeline.job.task import NO_VIDEO, complaint_words, encode_frame, missing_end, pixels_of, require_content
 
 _MOST_RATES = 4  # that are tried for one video; then each frame counts from its own time stamp on
 _MISSING_SHARE, _MISSING_SECONDS = 0.02, 1.0  # of its length: what ends so early has broken off
@@ -114,7 +114,9 @@ class VideoWindows:
         DecodeError: there is nothing to decode, or the video breaks off; earlier windows were given.
 
         """
-        self._require_file()
+        if not self._video.exists():
+            raise DecodeError("no such file")
+        require_content(self._video)
         treatment: Treatment | None = None
         rates = killed = 0
         while True:
@@ -158,17 +160,15 @@ class VideoWindows:
                     yield self._window(start, recent)
             properties, complaints = decoder.finish(keep_sampling=self._given > 0)
         if not count or properties is None:
-            raise DecodeError(complaint_words(complaints) or "ffmpeg finds no video in it")
+            raise DecodeError(complaint_words(complaints) or NO_VIDEO)
         start = max(0, count - self._frames)
         if not self._given or (self._start(self._given) < count and start > self._start(self._given - 1)):
             yield self._window(start, recent)
         self.note = self._notes(properties)
-        announced, actual = announced_bytes(self._video)
-        cut = actual < announced
-        if cut:
-            complaints.append(f"the file ends after {actual:,} of the {announced:,} bytes that its header announces")
+        if lacking := missing_end(self._video):
+            complaints.append(lacking)
         self.problem = complaint_words(complaints) or None
-        if self.problem and (cut or self._breaks_off()):
+        if self.problem and (lacking or self._breaks_off()):
             raise DecodeError(f"it breaks off at {self.seconds:.1f} s: {self.problem}")
 
     def _as_stored(self, frame: Frame, decoder: VideoDecoder) -> Frame:
@@ -209,14 +209,6 @@ class VideoWindows:
             raise UsageError(
                 f"got --every {float(self._every):g}s, expected at least a frame, which is {float(1 / rate):.4g} s here"
             )
-
-    def _require_file(self) -> None:
-        if not self._video.exists():
-            raise DecodeError("no such file")
-        if not self._video.is_file():
-            raise DecodeError("not a regular file")
-        if not self._video.stat().st_size:
-            raise DecodeError("the file is empty")
 
     def _breaks_off(self) -> bool:
         length = self.duration_seconds

@@ -202,7 +202,7 @@ def prep(
         found = survey(videos, job, workers=worker_count(workers), console=console)
         print_survey(found, console)
         if json_output:
-            print_json(found.to_plain())
+            print_json(asdict(found))
         return
     result = run_prep(videos, job, open_executor=executor, console=console, retry_failed=retry_failed)
     console.print(

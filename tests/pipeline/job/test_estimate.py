@@ -25,11 +25,11 @@ def test_there_is_nothing_to_sample() -> None:
 
 def test_videos_at_the_end_of_the_list_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """23 of a kilobyte, of which the last eleven take three times as much in the store as the first twelve."""
-    monkeypatch.setattr(estimate, "_size", lambda _: 1000)
-    monkeypatch.setattr(estimate, "_measure", lambda _job, number, _binary: (1000 if number < 12 else 3000, 1000, 2.0))
+    monkeypatch.setattr(estimate, "file_bytes", lambda _: 1000)
+    monkeypatch.setattr(estimate, "_measure", lambda _job, number: (1000 if number < 12 else 3000, 1000, 2.0))
     videos = [SimpleNamespace(path=number, segment=None) for number in range(23)]
     monkeypatch.setattr(estimate, "_evenly", lambda videos, count: [v.path for v in _evenly(videos, count)])
-    told = estimate.estimate_bytes(None, videos, binary="")  # type: ignore[arg-type]
-    assert told == pytest.approx(12 * 1000 + 11 * 3000, rel=0.1)
-    both = estimate.estimate(None, videos, binary="")  # type: ignore[arg-type]
-    assert both == estimate.Estimate(bytes=told, seconds=pytest.approx(23 * 2.0))
+    told = estimate.estimate(None, videos)  # type: ignore[arg-type]
+    assert told is not None
+    assert told.bytes == pytest.approx(12 * 1000 + 11 * 3000, rel=0.1)
+    assert told.seconds == pytest.approx(23 * 2.0)
