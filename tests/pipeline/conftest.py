@@ -89,16 +89,23 @@ def prep_arguments(root: Path, store: Path, *more: object) -> list[object]:
     return ["prep", "ucf101", *which, "--json", *more]
 
 
+def fake_ffmpeg(path: Path, *lines: str) -> Path:
+    """A shell script in place of ffmpeg."""
+    path.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    path.chmod(0o755)
+    return path
+
+
 class StoppingFfmpeg:
     """An ffmpeg that waits, once so many videos are in the store: a prep cannot end before it is let on."""
 
     def __init__(self, path: Path, store: Path, *, videos: int) -> None:
-        self.path, self._go = path, path.with_name("go")
-        path.write_text(
-            f'#!/bin/sh\nwhile [ ! -e "{self._go}" ] && [ $(set -- "{store}"/v_*/zarr.json; echo $#) -ge {videos} ]\n'
-            f'do sleep 0.05; done\nexec "{FFMPEG}" "$@"\n'
+        self._go = path.with_name("go")
+        self.path = fake_ffmpeg(
+            path,
+            f'while [ ! -e "{self._go}" ] && [ $(set -- "{store}"/v_*/zarr.json; echo $#) -ge {videos} ]',
+            f'do sleep 0.05; done\nexec "{FFMPEG}" "$@"',
         )
-        path.chmod(0o755)
 
     def let_on(self) -> None:
         """From now on, nothing waits."""

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,30 +14,28 @@ import psutil
 import pytest
 from rich.console import Console
 from tests.cache.conftest import folder_in_memory
+from tests.commands import call, error_of, last_json
 from tests.conftest import PATIENCE_SECONDS, wait_until
-from tests.pipeline.conftest import FFMPEG, last_json, resact, tree_of, write_ucf101_lists
+from tests.pipeline.conftest import FFMPEG, fake_ffmpeg, tree_of, write_ucf101_lists
+from tests.prepped import at_15_fps, prepped
 
 from resact.cache import durable
 from resact.cache.codecs import build_codec
 from resact.cache.durable import store_lock
 from resact.cache.files import LocalFiles
 from resact.cache.index import Index
-from resact.cache.index_files import read_index, write_index
+from resact.cache.index_files import write_index
 from resact.cache.journal import Journal
 from resact.cache.layout import SHARD, VideoRecord, array_name, crc32c, seal, shard_index, unseal, video_document
-from resact.cache.settings import DecodeSettings, StoreSettings
+from resact.cache.settings import StoreSettings
 from resact.cache.store import read_settings
 from resact.cache.verify import Problem, sound_record, verify_store
-from resact.errors import Interrupted, SourceError, StoreLockedError, ToolError
+from resact.errors import Interrupted, SourceError, StoreLockedError, ToolError, UsageError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.datasets.registry import load_dataset
-from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.executor import open_executor
-from resact.pipeline.job.prep import prep
-from resact.pipeline.job.repair import Repaired, RepairResult, repair
-from resact.pipeline.job.task import PrepJob
+from resact.pipeline.job.repair import RepairResult, repair
 
-QUIET = Console(quiet=True)
 IDS = [f"v_Biking_g{n // 4 + 1:02}_c{n % 4 + 1:02}" for n in range(6)]
 A, B, C, D, DAMAGED, FAILED = IDS
 
@@ -49,8 +48,7 @@ class Prepped:
     store: Path
 
     def copy(self, folder: Path) -> "Prepped":
-        for part in ("root", "store.zarr"):
-            shutil.copytree(self.store.parent / part, folder / part)
+        shutil.copytree(self.store.parent, folder, dirs_exist_ok=True)
         return Prepped(folder / "root", folder / "store.zarr")
 
     def source(self, video_id: str) -> Path:
@@ -69,7 +67,7 @@ class Prepped:
             "timeout_seconds": PATIENCE_SECONDS,
             "threads": 1,
             "open_executor": lambda: open_executor(workers=0),
-            "console": QUIET,
+            "console": Console(quiet=True),
         }
         return repair(self.store, self.bad(), **(arguments | options))  # type: ignore[arg-type]
 
@@ -84,7 +82,7 @@ def draw(path: Path, number: int) -> None:
     )  # fmt: skip
 
 
-def make(folder: Path, codec_name: str) -> Prepped:
+def make(folder: Path, codec: str) -> Prepped:
     """Six tiny videos, one cut short and one of noise."""
     made = Prepped(folder / "root", folder / "store.zarr")
     write_ucf101_lists(made.root, {"Biking": 16})
@@ -93,12 +91,8 @@ def make(folder: Path, codec_name: str) -> Prepped:
     half = made.source(DAMAGED).read_bytes()
     made.source(DAMAGED).write_bytes(half[: len(half) // 2])
     made.source(FAILED).write_bytes(np.random.default_rng(1).bytes(2_000))
-    dataset, codec = made.sources(), build_codec(codec_name)
-    decode = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
-    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec=codec_name, library=codec.library())
-    job = PrepJob(store=made.store, settings=settings, ffmpeg=None, timeout_seconds=600)
-    result = prep(dataset, job, open_executor=lambda: open_executor(workers=0), console=QUIET)
-    assert (result.videos, result.damaged, result.failed) == (6, 1, 1)
+    store = prepped(made.sources(), at_15_fps(48), codec, made.store)
+    assert Counter(store.index.status) == {"ok": 4, "damaged": 1, "failed": 1}
     assert made.bad() == []
     return made
 
@@ -158,9 +152,8 @@ def write_no_frames_with_right_checksums(store: Path) -> None:
 
 
 def seal_another_codec(store: Path) -> None:
-    other = build_codec("lz4")
     record = next(r for r in records_of(store) if r.video_id == A)
-    (store / A / "zarr.json").write_bytes(seal(video_document(record, other)))
+    (store / A / "zarr.json").write_bytes(seal(video_document(record, build_codec("lz4"))))
 
 
 def seal_another_shape(store: Path) -> None:
@@ -259,30 +252,44 @@ def test_a_changed_source_is_named_and_its_video_stays_as_it_was(scratch: Preppe
     flip(scratch.store / A / SHARD)
     flip(scratch.store / B / SHARD)
     draw(scratch.source(A), 9)
-    before = tree_of(scratch.store)
+    before = tree_of(scratch.store / A)
     result = scratch.repair()
     (left,) = result.not_repaired
     assert left.video_id == A
     assert "UCF-101/Biking/v_Biking_g01_c01.avi has changed: sha256 " in left.problem
     assert [r.video_id for r in result.repaired] == [B]
-    assert {k: v for k, v in tree_of(scratch.store).items() if k.startswith(A)} == {
-        k: v for k, v in before.items() if k.startswith(A)
-    }
+    assert tree_of(scratch.store / A) == before
     assert [p.video_id for p in scratch.bad()] == [A]
 
 
-def test_without_its_document_a_changed_source_is_told_by_the_index(scratch: Prepped) -> None:
-    flip(scratch.store / A / "zarr.json")
-    before = tree_of(scratch.store)
-    size = scratch.source(A).stat().st_size
-    draw(scratch.source(A), 0)  # the same, made anew
-    with scratch.source(A).open("r+b") as file:
+def change(source: Path) -> None:
+    """Without changing its size."""
+    size = source.stat().st_size
+    with source.open("r+b") as file:
         file.seek(size // 2)
-        file.write(bytes(200))  # and changed, its size kept
-    assert scratch.source(A).stat().st_size == size
-    (left,) = scratch.repair().not_repaired
-    assert left.video_id == A
-    assert "now gives something else: " in left.problem
+        file.write(bytes(200))
+    assert source.stat().st_size == size
+
+
+@pytest.mark.parametrize(
+    ("damaged", "spoil", "words"),
+    [
+        (SHARD, Path.unlink, "its source is missing"),
+        ("zarr.json", Path.unlink, "its source is missing"),
+        ("zarr.json", change, "now gives something else: "),  # which the index tells
+        # Names are part of the store's bytes, and UCF101's are compared without regard to case.
+        (SHARD, lambda old: old.rename(old.with_suffix(".AVI")), "and is UCF-101/Biking/v_Biking_g01_c01.AVI now"),
+    ],
+)
+def test_a_source_that_is_not_what_it_was_is_named_and_nothing_is_changed(
+    damaged: str, spoil: Callable[[Path], object], words: str, scratch: Prepped
+) -> None:
+    flip(scratch.store / A / damaged)
+    before = tree_of(scratch.store)
+    spoil(scratch.source(A))
+    (problem,) = scratch.repair().not_repaired
+    assert problem.video_id == A
+    assert words in problem.problem
     assert tree_of(scratch.store) == before
 
 
@@ -298,17 +305,6 @@ def test_without_document_and_index_there_is_nothing_to_compare_and_that_is_said
     assert tree_of(scratch.store) == tree_of(undisturbed.store)
 
 
-@pytest.mark.parametrize("left", ["document", "row"])
-def test_a_missing_source_is_named(left: str, scratch: Prepped) -> None:
-    flip(scratch.store / A / (SHARD if left == "document" else "zarr.json"))
-    before = tree_of(scratch.store)
-    scratch.source(A).unlink()
-    (problem,) = scratch.repair().not_repaired
-    assert problem.video_id == A
-    assert "its source is missing" in problem.problem
-    assert tree_of(scratch.store) == before
-
-
 def test_a_source_that_is_gone_by_the_time_it_is_read_is_named(scratch: Prepped) -> None:
     flip(scratch.store / A / SHARD)
     found = scratch.sources()
@@ -317,19 +313,11 @@ def test_a_source_that_is_gone_by_the_time_it_is_read_is_named(scratch: Prepped)
     assert problem == Problem(A, "prep fails now: the file is gone")
 
 
-def test_a_source_of_another_name_is_named(scratch: Prepped) -> None:
-    """Names are part of the store's bytes, and UCF101's are compared without regard to case."""
-    flip(scratch.store / A / SHARD)
-    scratch.source(A).rename(scratch.source(A).with_suffix(".AVI"))
-    (problem,) = scratch.repair().not_repaired
-    assert "v_Biking_g01_c01.avi, and is UCF-101/Biking/v_Biking_g01_c01.AVI now" in problem.problem
-
-
 def test_a_video_that_fails_this_time_does_not_replace_one_that_did_not(scratch: Prepped, tmp_path: Path) -> None:
     flip(scratch.store / A / SHARD)
     before = tree_of(scratch.store)
     endless = fake_ffmpeg(tmp_path / "ffmpeg", f'case "$*" in *{A}*) exec sleep 7200;; esac\nexec "{FFMPEG}" "$@"')
-    (problem,) = scratch.repair(timeout_seconds=0.1, ffmpeg=endless).not_repaired
+    (problem,) = scratch.repair(timeout_seconds=0.1, ffmpeg=str(endless)).not_repaired
     assert "prep fails now: not decoded within" in problem.problem
     assert tree_of(scratch.store) == before
 
@@ -362,52 +350,24 @@ def test_a_store_without_settings_is_left_as_it_is(scratch: Prepped) -> None:
     assert tree_of(scratch.store) == before
 
 
-def fake_ffmpeg(path: Path, script: str) -> str:
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return str(path)
-
-
-def test_another_ffmpeg_is_refused_before_any_work(scratch: Prepped, tmp_path: Path) -> None:
-    flip(scratch.store / A / SHARD)
-    before = tree_of(scratch.store)
-    other = fake_ffmpeg(tmp_path / "ffmpeg", "echo ffmpeg version 9.9")
-    with pytest.raises(ToolError, match=r"was made with ffmpeg \S+, and this is 9\.9"):
-        scratch.repair(ffmpeg=other)
-    assert tree_of(scratch.store) == before
-
-
-def test_another_library_is_refused_before_any_work(scratch: Prepped, monkeypatch: pytest.MonkeyPatch) -> None:
-    flip(scratch.store / A / SHARD)
-    codec = type(settings_of(scratch.store).frame_codec)
-    monkeypatch.setattr(codec, "library", lambda _: "another 1.0")
-    with pytest.raises(ToolError, match=r"and this is another 1\.0"):
-        scratch.repair()
-
-
-def test_without_the_data_set_nothing_is_changed(scratch: Prepped) -> None:
+def test_what_it_cannot_do_is_refused_before_any_work(
+    scratch: Prepped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another ffmpeg, another library, a store that is written to, no data set."""
     flip(scratch.store / A / SHARD)
     flip(scratch.store / "failed" / "zarr.json")
     before = tree_of(scratch.store)
+    with pytest.raises(ToolError, match=r"was made with ffmpeg \S+, and this is 9\.9"):
+        scratch.repair(ffmpeg=str(fake_ffmpeg(tmp_path / "ffmpeg", "echo ffmpeg version 9.9")))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(settings_of(scratch.store).frame_codec), "library", lambda _: "another 1.0")
+        with pytest.raises(ToolError, match=r"and this is another 1\.0"):
+            scratch.repair()
+    with store_lock(scratch.store), pytest.raises(StoreLockedError):
+        scratch.repair()
     shutil.rmtree(scratch.root)
     with pytest.raises(SourceError, match="UCF101 is not in"):
         scratch.repair()
-    assert tree_of(scratch.store) == before
-
-
-def test_one_at_a_time(scratch: Prepped) -> None:
-    flip(scratch.store / A / SHARD)
-    before = tree_of(scratch.store)
-    code = (
-        "import sys; from pathlib import Path; from resact.cache.durable import store_lock\n"
-        "with store_lock(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
-    )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code, scratch.store], **pipes) as holder:  # type: ignore[call-overload]
-        holder.stdout.readline()
-        with pytest.raises(StoreLockedError):
-            scratch.repair()
-        holder.communicate(b"")
     assert tree_of(scratch.store) == before
 
 
@@ -444,10 +404,8 @@ def test_killed_midway_the_same_command_does_the_rest(scratch: Prepped, undistur
     expected, reached = tree_of(undisturbed.store), tmp_path / "reached"
     for name in (A, B, C):
         flip(scratch.store / name / SHARD)
-    stopping = fake_ffmpeg(
-        tmp_path / "ffmpeg",
-        f'case "$*" in *{B}*) touch "{reached}"; exec sleep 7200;; esac\nexec "{FFMPEG}" "$@"',
-    )
+    stop = f'case "$*" in *{B}*) touch "{reached}"; exec sleep 7200;; esac'
+    stopping = fake_ffmpeg(tmp_path / "ffmpeg", stop, f'exec "{FFMPEG}" "$@"')
     command = ["verify", scratch.store, "--repair", "--root", scratch.root, "--workers", 0, "--json"]
     arguments = [sys.executable, "-m", "resact", *map(str, [*command, "--ffmpeg", stopping])]
     with psutil.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -460,8 +418,7 @@ def test_killed_midway_the_same_command_does_the_rest(scratch: Prepped, undistur
     done = {name for name in (A, B, C) if tree_of(scratch.store / name)[SHARD] == expected[f"{name}/{SHARD}"]}
     assert done == {A}, "the kill did not come midway"
     assert {p.video_id for p in scratch.bad()} == {B, C}
-    run = resact(*command)
-    assert run.returncode == 0, run.stderr
+    assert call(*command).exit_code == 0
     assert tree_of(scratch.store) == expected
 
 
@@ -470,94 +427,74 @@ def test_the_command_says_what_it_repaired_and_what_not(scratch: Prepped) -> Non
     flip(scratch.store / B / SHARD)
     flip(scratch.store / "failed" / "zarr.json")
     draw(scratch.source(B), 9)
-    command = ["verify", scratch.store, "--repair", "--root", scratch.root, "--json"]
-    run = resact(*command)
-    assert run.returncode == 1
+    command = ["verify", scratch.store, "--repair", "--root", scratch.root, "--json", "--workers"]
+    run = call(*command, 2)
+    assert run.exit_code == 1
     told = last_json(run)
     assert told["videos"] == 6
     assert {problem["video_id"] for problem in told["bad"]} == {A, B, None}
-    assert [(done["video_id"], done["how"]) for done in told["repaired"]] == [
-        (None, "written again"),
-        (A, "prepped again"),
-    ]
+    how = [(done["video_id"], done["how"]) for done in told["repaired"]]
+    assert how == [(None, "written again"), (A, "prepped again")]
     (left,) = told["not_repaired"]
     assert left["video_id"] == B
     assert "has changed" in left["problem"]
     assert f"not repaired: {B}: its source" in run.stderr
     shutil.copy(scratch.source(A), scratch.source(B))  # another change is no better
-    assert resact(*command).returncode == 1
+    assert call(*command, 0).exit_code == 1
     draw(scratch.source(B), 1)  # the source as it was
-    assert resact(*command).returncode == 0
-    assert resact("verify", scratch.store).returncode == 0
+    assert call(*command, 0).exit_code == 0
+    assert scratch.bad() == []
 
 
-def test_a_folder_of_ones_own_is_found_by_its_root(scratch: Prepped, tmp_path: Path) -> None:
+def test_a_folder_of_ones_own_is_found_by_its_root(tmp_path: Path) -> None:
     mine, store = tmp_path / "mine", tmp_path / "mine.zarr"
     for number, name in enumerate(("wave/anna 1.mp4", "wave/bert.mp4", "clap/[dora].mp4")):
         draw(mine / name, number)
     arguments = ["--root", mine, "--workers", 0]
-    made = resact("prep", "folder", *arguments, "--store", store, "--not-flip-safe", "--split-seed", 3)
-    assert made.returncode == 0, made.stderr
+    assert call("prep", "folder", *arguments, "--store", store, "--not-flip-safe", "--split-seed", 3).exit_code == 0
     expected = tree_of(store)
     flip(store / "wave%2Fanna 1.mp4" / SHARD)
     flip(store / "clap%2F[dora].mp4" / "zarr.json")
-    run = resact("verify", store, "--repair", *arguments)
-    assert run.returncode == 0, run.stderr
+    assert call("verify", store, "--repair", *arguments).exit_code == 0
     assert tree_of(store) == expected
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
+def test_contradictory_options_are_refused() -> None:
+    for options, words in (
         (("--repair", "--rebuild-index"), "expected one"),
         (("--root", "."), "which only --repair uses"),
         (("--workers", "1"), "which only --repair uses"),
-    ],
-)
-def test_contradictory_options_are_refused(options: tuple[str, ...], words: str) -> None:
-    run = resact("verify", "nowhere.zarr", *options)
-    assert run.returncode == 2
-    assert words in run.stderr
+    ):
+        error = error_of("verify", "nowhere.zarr", *options)
+        assert isinstance(error, UsageError)
+        assert words in str(error)
 
 
-def test_a_journal_is_put_into_the_index(scratch: Prepped) -> None:
-    leave_a_journal(scratch.store)
-    assert scratch.repair().repaired[0] == Repaired(None, scratch_problem(), "written again")
-    assert len(read_index(LocalFiles(scratch.store), ("Biking",), ("split1", "split2", "split3"))) == 6
-
-
-def scratch_problem() -> str:
-    return "a prep is under way, or was stopped: run the same prep again to finish it"
-
-
-def test_a_folder_is_mended_whatever_prep_would_say_of_it_today(scratch: Prepped, tmp_path: Path) -> None:
+def test_a_folder_is_mended_whatever_prep_would_say_of_it_today(tmp_path: Path) -> None:
     """With a CSV, sub-folders may be named as sides; names of one file may have come since."""
     mine, store = tmp_path / "mine", tmp_path / "mine.zarr"
     names = ("wave, hi/train/1.mp4", "wave, hi/val/2.mp4", "clap/train/3.mp4")
     for number, name in enumerate(names):
         draw(mine / name, number)
     csv = tmp_path / "splits.csv"
-    csv.write_text(
-        "video,membership\n" + "".join(f'"{name}",{"test" if "val" in name else "train"}\n' for name in names)
-    )
+    rows = [f'"{name}",{"test" if "val" in name else "train"}\n' for name in names]
+    csv.write_text("".join(["video,membership\n", *rows]))
     arguments = ["--root", mine, "--workers", 0]
     classes = ["--classes", "clap", "--classes", '"wave, hi"']
-    made = resact("prep", "folder", *arguments, "--store", store, "--splits", csv, *classes)
-    assert made.returncode == 0, made.stderr
+    assert call("prep", "folder", *arguments, "--store", store, "--splits", csv, *classes).exit_code == 0
     expected = tree_of(store)
     (mine / "clap" / "more.mp4").symlink_to(mine / names[0])
     flip(store / array_name(names[0]) / SHARD)
     flip(store / array_name(names[1]) / "zarr.json")
-    run = resact("verify", store, "--repair", *arguments)
-    assert run.returncode == 0, run.stderr
+    assert call("verify", store, "--repair", *arguments).exit_code == 0
     assert tree_of(store) == expected
     flip(store / array_name(names[1]) / "zarr.json")  # and the index, so that nothing says which side it was on
     shutil.rmtree(store / "index")
     (store / "index").mkdir()
-    assert resact("verify", store, "--rebuild-index").returncode == 1
-    run = resact("verify", store, "--repair", *arguments)
-    assert run.returncode == 1
+    assert call("verify", store, "--rebuild-index").exit_code == 1
+    run = call("verify", store, "--repair", *arguments)
+    assert run.exit_code == 1
     assert "its group and side are lost: run the prep that made the store again" in run.stdout
-    again = resact("prep", "folder", *arguments, "--store", store, "--splits", csv, "--classes", 'clap,"wave, hi"')
-    assert again.returncode == 0, again.stderr
+    classes = ["--classes", 'clap,"wave, hi"']
+    assert call("prep", "folder", *arguments, "--store", store, "--splits", csv, *classes).exit_code == 0
     assert tree_of(store) == expected
