@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from resact.errors import ToolError
 
@@ -42,34 +42,6 @@ def _do(function: Callable[[Item], Result], item: Item) -> _Done[Result]:
     return _Done(function(item))
 
 
-class Executor(Protocol):
-    """Runs a picklable function over items."""
-
-    @property
-    def dashboard(self) -> str | None:
-        """Where the dashboard is, or what it lacks, in words; None if there are no workers to watch."""
-
-    def map_unordered(
-        self,
-        function: Callable[[Item], Result],
-        items: Iterable[Item],
-        *,
-        name: Callable[[Item], str] = str,
-        tell: Callable[[str], None] = lambda _: None,
-    ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """Each item with its result, in the order in which they finish.
-
-        Args:
-            function: picklable.
-            items: picklable.
-            name: name of an item, for messages.
-            tell: called with a message when nothing has finished for a long time.
-        """
-
-    def peak_bytes(self) -> int:
-        """Largest resident memory of any worker so far."""
-
-
 def _peak_bytes() -> int:
     import resource
 
@@ -90,6 +62,7 @@ class SerialExecutor:
     """Runs one task after another in this process: the simple counterpart of `DaskExecutor`."""
 
     dashboard: str | None = None
+    """Where the dashboard is, or what it lacks, in words; None if there are no workers to watch."""
 
     def map_unordered(
         self,
@@ -99,12 +72,19 @@ class SerialExecutor:
         name: Callable[[Item], str] = str,  # noqa: ARG002 - nothing is waited for here
         tell: Callable[[str], None] = lambda _: None,  # noqa: ARG002
     ) -> Iterator[tuple[Item, Result | WorkerLostError]]:
-        """Each item with its result, in order."""
+        """Each item with its result, in the order in which they finish.
+
+        Args:
+            function: picklable.
+            items: picklable.
+            name: name of an item, for messages.
+            tell: called with a message when nothing has finished for a long time.
+        """
         for item in items:
             yield item, function(item)
 
     def peak_bytes(self) -> int:
-        """Peak resident memory of this process."""
+        """Largest resident memory of any worker so far, or of this process."""
         return _peak_bytes()
 
 
@@ -228,6 +208,9 @@ def _has_news(finished: Any, seconds: float) -> bool:
     """Whether a result is there, or comes in that time."""
     with finished.thread_condition:  # held by who brings a result, to give notice
         return bool(finished.has_ready() or finished.thread_condition.wait(seconds))
+
+
+Executor = SerialExecutor | DaskExecutor
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from resact.cache.grouping import grouping
 from resact.cache.index import Index
 from resact.cache.index_files import read_index, write_index
 from resact.cache.journal import Journal
-from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, SIDES, Source, VideoRecord, array_name, video_id_of
+from resact.cache.layout import DOCUMENT, FAILED, MEMBERSHIPS, SIDES, VideoRecord, array_name, video_id_of
 from resact.cache.leaks import ALIKE_NOTE, Leak, find_alike, leak_words, store_leaks
 from resact.cache.repeats import repeats
 from resact.cache.store import open_store, read_settings
@@ -206,7 +206,7 @@ def _run(
         partial(work, job), todo, name=lambda video: video.video_id, tell=progress.tell
     ):
         if isinstance(outcome, WorkerLostError):
-            outcome = _note_failure(job, video, str(outcome))
+            outcome = commit_failure(job, failed_record(video, None, str(outcome)))
         if isinstance(outcome, Trouble):
             raise outcome.as_error()
         if outcome.status != "failed":
@@ -220,12 +220,6 @@ def _run(
             write_index(job.store, index)
             fresh.clear()
     return index.merged(Index.of(fresh, dataset.classes, dataset.splits))
-
-
-def _note_failure(job: PrepJob, video: SourceVideo, problem: str) -> VideoRecord:
-    """For a video that took its workers with it."""
-    unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
-    return commit_failure(job, failed_record(video, unread, problem))
 
 
 def _announce(job: PrepJob, todo: list[SourceVideo], *, skipped: int, console: Console) -> None:

@@ -47,7 +47,8 @@ class PrepProgress:
             self._notes += 1
             if self._notes <= _NOTES_SHOWN:
                 self._console.print(printable(f"note: {record.video_id}: {record.note}"))
-        rate, size, failed = self._rates()
+        rate = f"{self.frames / max(self.seconds, 1e-9):,.0f} frames/s"
+        size, failed = f"{self.bytes / 1e9:.2f} GB", f"{self.failed} failed"
         left = (self._total - self.videos) * self.seconds / self.videos
         if self._line.live:
             figures = [
@@ -69,10 +70,6 @@ class PrepProgress:
     def tell(self, line: str) -> None:
         """Print a line without disturbing the display."""
         self._console.print(printable(line))
-
-    def _rates(self) -> tuple[str, str, str]:
-        rate = self.frames / max(self.seconds, 1e-9)
-        return f"{rate:,.0f} frames/s", f"{self.bytes / 1e9:.2f} GB", f"{self.failed} failed"
 
     def __enter__(self) -> Self:
         self._line.__enter__()

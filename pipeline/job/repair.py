@@ -59,12 +59,9 @@ _PART = re.compile(r"(?P<name>.+)@(?P<start>\d+(?:\.\d+)?)-(?P<end>\d+(?:\.\d+)?
 
 
 @dataclass(frozen=True)
-class Repaired:
-    """Something bad that was repaired."""
+class Repaired(Problem):
+    """A problem that was repaired."""
 
-    video_id: str | None
-    """The video; None for a problem of the store as a whole."""
-    problem: str
     how: str
 
 
@@ -274,7 +271,7 @@ def _prep_again(
                     forget_failure(job.store, video.video_id)
                 progress.add(outcome)
                 yield video.video_id, outcome
-            elif isinstance(outcome, Trouble) and outcome.kind != "source":
+            elif isinstance(outcome, Trouble) and outcome.kind is not SourceError:
                 raise outcome.as_error()
             else:
                 yield video.video_id, outcome.as_error() if isinstance(outcome, Trouble) else outcome

@@ -123,7 +123,9 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
         for split in dataset.settings.splits
     }
     classes = _classes(dataset)
-    train = _training_videos(dataset, classes)
+    there = next(folder for folder in (job.store, *job.store.parents) if folder.is_dir())
+    first = dataset.settings.splits[:1]
+    train = {one.class_name: one.sides.get(split, {}).get("train", 0) for split in first for one in classes}
     trained = [count for count in train.values() if count]
     return Survey(
         dataset=dataset.settings.name,
@@ -150,7 +152,7 @@ def survey(dataset: Dataset, job: PrepJob, *, workers: int, console: Console) ->
         / 3600,
         source_bytes=sum({video.path: sizes[video.video_id] for video in dataset.videos}.values()),
         store_bytes=None if told is None else told.bytes,
-        free_bytes=shutil.disk_usage(_nearest_folder(job.store)).free,
+        free_bytes=shutil.disk_usage(there).free,
         seconds=None if told is None else told.seconds / max(1, workers),
         workers=workers,
     )
@@ -311,14 +313,3 @@ def _classes(dataset: Dataset) -> list[ClassCount]:
         )
         for name in dataset.settings.classes
     ]
-
-
-def _training_videos(dataset: Dataset, classes: Sequence[ClassCount]) -> dict[str, int]:
-    """Of each class, in the first split."""
-    first = dataset.settings.splits[:1]
-    return {one.class_name: one.sides.get(split, {}).get("train", 0) for split in first for one in classes}
-
-
-def _nearest_folder(path: Path) -> Path:
-    """The folder that is there, on the way to one that may not be."""
-    return next(folder for folder in (path, *path.parents) if folder.is_dir())

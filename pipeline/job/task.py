@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 from hashlib import file_digest
 from io import BufferedReader
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from resact.cache.files import LocalFiles
 from resact.cache.layout import DOCUMENT, Source, VideoRecord, array_name
 from resact.cache.settings import DecodeSettings, StoreSettings
 from resact.cache.verify import sound_record
-from resact.errors import DamagedError, DecodeError, DiskFullError, ResactError, SourceError, ToolError
+from resact.errors import DamagedError, DecodeError, ResactError, ToolError
 from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.decoding.binary import TRIES_WHEN_KILLED, find_ffmpeg
 from resact.pipeline.decoding.decode import FfmpegKilledError, OtherSamplingError, VideoDecoder
@@ -49,15 +49,14 @@ class PrepJob:
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a task committed nothing, as text, because not every exception can be pickled."""
+    """Why a task committed nothing: the class and the words of an error, because not every error can be pickled."""
 
-    kind: Literal["source", "disk full", "tool", "bug"]
+    kind: type[Exception]
     message: str
 
     def as_error(self) -> Exception:
         """The error to raise in the driver."""
-        kinds: dict[str, type[Exception]] = {"source": SourceError, "disk full": DiskFullError, "tool": ToolError}
-        return kinds.get(self.kind, RuntimeError)(self.message)
+        return self.kind(self.message)
 
 
 Approve = Callable[[VideoRecord], None]
@@ -73,14 +72,10 @@ def prep_video(job: PrepJob, video: SourceVideo, approve: Approve = lambda _: No
     try:
         with disk_failure_as_error(job.store):
             return _prep_video(job, video, approve)
-    except SourceError as error:
-        return Trouble("source", str(error))
-    except DiskFullError as error:
-        return Trouble("disk full", str(error))
     except ResactError as error:
-        return Trouble("tool", str(error))
+        return Trouble(type(error), str(error))
     except Exception:  # noqa: BLE001 - a bug of ours: the driver raises it again, with the trace
-        return Trouble("bug", f"{video.video_id}: {traceback.format_exc()}")
+        return Trouble(RuntimeError, f"{video.video_id}: {traceback.format_exc()}")
 
 
 def _prep_video(job: PrepJob, video: SourceVideo, approve: Approve) -> VideoRecord:
@@ -127,8 +122,8 @@ def commit_failure(job: PrepJob, failed: VideoRecord) -> VideoRecord:
     return stored
 
 
-def failed_record(video: SourceVideo, source: Source, problem: str | None) -> VideoRecord:
-    """The record of a video without frames; decoding fills it in if there are any."""
+def failed_record(video: SourceVideo, source: Source | None, problem: str | None) -> VideoRecord:
+    """The record of a video without frames, whose file may be unread; decoding fills it in if there are any."""
     return VideoRecord(
         video_id=video.video_id,
         class_name=video.class_name,
@@ -138,7 +133,7 @@ def failed_record(video: SourceVideo, source: Source, problem: str | None) -> Vi
         segment=video.segment,
         status="failed",
         problem=problem,
-        source=source,
+        source=source or _unread(video),
         arguments=[],
         height=0,
         width=0,
@@ -179,15 +174,19 @@ def require_content(path: Path) -> None:
             raise DecodeError("the file is empty")
 
 
+def _unread(video: SourceVideo) -> Source:
+    return Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
+
+
 def look_at(video: SourceVideo) -> tuple[Source, str | None]:
     """Size and checksum of the file, and what rules it out before ffmpeg sees it."""
-    unread = Source(name=video.name, bytes=0, sha256=None, fps=None, height=0, width=0)
     try:
         with opened(video.path):
             digest, size = _digest(video.path, file_identity(video.path))
     except DecodeError as error:
-        return unread, str(error)
-    return replace(unread, bytes=size, sha256=digest), video.problem or (None if size else "the file is empty")
+        return _unread(video), str(error)
+    source = replace(_unread(video), bytes=size, sha256=digest)
+    return source, video.problem or (None if size else "the file is empty")
 
 
 @lru_cache(maxsize=4)

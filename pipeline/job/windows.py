@@ -98,11 +98,11 @@ class VideoWindows:
         self._codec: FrameCodec = build_codec(codec)
         self._frames, self._every = frames, every
         self._ffmpeg, self._timeout_seconds = ffmpeg, timeout_seconds
-        self._rate: Fraction | None = None if decode.fps == "source" else Fraction(decode.fps)
+        self._rate = Fraction(0 if decode.fps == "source" else decode.fps)  # 0 until it is known
         self._given = 0
         self._sampled_otherwise: list[str] = []
-        if self._rate is not None:
-            self._require_every(self._rate)
+        if self._rate:
+            self._require_every()
 
     @property
     def seconds(self) -> float:
@@ -128,7 +128,7 @@ class VideoWindows:
                 if rates >= _MOST_RATES or treatment.sampling is None:
                     treatment = replace(treatment, sampling=Sampling(rate="1", by_stamps=True))
                 if self._given:
-                    self._sampled_otherwise.append(f"{float(self._start(self._given) / self._known_rate):.1f} s")
+                    self._sampled_otherwise.append(f"{float(self._start(self._given) / self._rate):.1f} s")
             except FfmpegKilledError as error:
                 killed += 1
                 if killed == TRIES_WHEN_KILLED:
@@ -180,35 +180,28 @@ class VideoWindows:
 
     def _window(self, start: int, recent: "deque[Frame]") -> Window:
         self._given += 1
-        rate = self._known_rate
         return Window(
-            start_seconds=float(start / rate),
-            stop_seconds=float((start + len(recent)) / rate),
+            start_seconds=float(start / self._rate),
+            stop_seconds=float((start + len(recent)) / self._rate),
             frames=np.stack(recent),
         )
 
     def _start(self, number: int) -> int:
         """The frame that a window begins with; halves are rounded up."""
-        return math.floor(number * self._every * self._known_rate + Fraction(1, 2))
-
-    @property
-    def _known_rate(self) -> Fraction:
-        assert self._rate is not None
-        return self._rate
+        return math.floor(number * self._every * self._rate + Fraction(1, 2))
 
     def _look_at(self, properties: SourceProperties | None) -> None:
         self.duration_seconds = None if properties is None else properties.duration_seconds
-        if self._rate is None:
+        if not self._rate:
             if properties is None or properties.fps is None:
                 raise DecodeError("its frame rate is unknown, so windows have no times: re-encode it")
             self._rate = Fraction(properties.fps)
-            self._require_every(self._rate)
+            self._require_every()
 
-    def _require_every(self, rate: Fraction) -> None:
-        if self._every * rate < 1:
-            raise UsageError(
-                f"got --every {float(self._every):g}s, expected at least a frame, which is {float(1 / rate):.4g} s here"
-            )
+    def _require_every(self) -> None:
+        if self._every * self._rate < 1:
+            frame = f"{float(1 / self._rate):.4g} s"
+            raise UsageError(f"got --every {float(self._every):g}s, expected at least a frame, which is {frame} here")
 
     def _breaks_off(self) -> bool:
         length = self.duration_seconds

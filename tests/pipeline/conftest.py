@@ -6,9 +6,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import pytest
+from click.testing import Result
+from tests.commands import call
 from tests.conftest import PATIENCE_SECONDS
 
 from resact.pipeline.datasets.ucf101 import CLASSES, VIDEOS
@@ -116,7 +119,7 @@ class StoppingFfmpeg:
         self._go.unlink(missing_ok=True)
 
 
-def last_json(run: subprocess.CompletedProcess[str]) -> dict[str, object]:
+def last_json(run: subprocess.CompletedProcess[str] | Result) -> dict[str, Any]:
     """The object that `--json` puts last."""
     return dict(json.loads(run.stdout.splitlines()[-1]))
 
@@ -128,9 +131,14 @@ def tree_of(store: Path) -> Tree:
 
 
 @pytest.fixture(scope="session")
-def undisturbed(ucf101: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """The store that a prep gives which nothing befalls, in this one process."""
+def undisturbed_store(ucf101: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store that a prep gives which nothing befalls, in this one process; to be copied before it is changed."""
     store = tmp_path_factory.mktemp("undisturbed") / "ucf101.zarr"
-    run = resact(*prep_arguments(ucf101, store, "--workers", 0))
-    assert run.returncode == 0, run.stderr
-    return tree_of(store)
+    assert call(*prep_arguments(ucf101, store, "--workers", 0)).exit_code == 0
+    return store
+
+
+@pytest.fixture(scope="session")
+def undisturbed(undisturbed_store: Path) -> Tree:
+    """The bytes of that store."""
+    return tree_of(undisturbed_store)

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,16 @@ from rich.console import Console
 from tests.pipeline.conftest import FFMPEG
 
 from resact.cache.codecs import build_codec
-from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
+from resact.cache.settings import DatasetSettings, DecodeSettings
 from resact.cache.store import ClipStore, open_store
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.decoding.binary import find_ffmpeg
 from resact.pipeline.decoding.decode import OtherSamplingError, VideoDecoder
+from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import Pixels
 from resact.pipeline.executor import open_executor
+from resact.pipeline.job.plan import prep_job
 from resact.pipeline.job.prep import PrepResult, prep
-from resact.pipeline.job.task import PrepJob
 
 H264 = ("-c:v", "libx264", "-crf", "5", "-threads", "1")
 DECODE = DecodeSettings(fps="15", short_side=48, max_seconds=None, ffmpeg=find_ffmpeg()[1])
@@ -35,6 +37,7 @@ EACH_FFMPEG = [
 ]
 """The wheel's, which alone need be there; the one on PATH; those that `$RESACT_TEST_FFMPEG` names."""
 FIELD = Path(__file__).parents[3] / "shared" / "field"
+BITS = 10
 QUADRANTS = np.array([[[200, 30, 30], [30, 200, 30]], [[30, 30, 200], [200, 200, 200]]], np.uint8)
 """Red, green; blue, white."""
 
@@ -55,6 +58,19 @@ def colours(frame_HWC: np.ndarray) -> np.ndarray:
     return np.array(rows)
 
 
+def numbered(num_frames: int) -> np.ndarray:
+    """(T, 48, 80, 3): each frame's number, one bar per bit."""
+    bits = (np.arange(num_frames)[:, None] >> np.arange(BITS)) & 1
+    bars = (bits * 200 + 25).astype(np.uint8).repeat(8, axis=1)
+    return np.broadcast_to(bars[:, None, :, None], (num_frames, 48, 8 * BITS, 3)).copy()
+
+
+def numbers_in(frames_THWC: np.ndarray) -> list[int]:
+    """The number of each frame."""
+    bars = frames_THWC[:, 16:32].mean((1, 3)).reshape(len(frames_THWC), BITS, 8)[:, :, 2:6].mean(2)
+    return [int(number) for number in ((bars > 125) << np.arange(BITS)).sum(1)]
+
+
 def ffmpeg(*arguments: object, data: bytes | None = None) -> None:
     """Run it; it must succeed."""
     subprocess.run([FFMPEG, "-v", "error", "-y", *map(str, arguments)], input=data, check=True)
@@ -68,11 +84,16 @@ def write_video(target: Path, frames_THWC: np.ndarray, *arguments: object, fps: 
     return target
 
 
-def decoded(
-    video: Path, decode: DecodeSettings = DECODE, *, pixels: Pixels = "rgb24", strict: bool = True, binary: str = FFMPEG
-) -> np.ndarray:
-    """(T, ...), as prep would have the frames, without a store, which takes most of the time."""
-    treatment = None
+def decoded_by(
+    treatment: Treatment | None,
+    video: Path,
+    decode: DecodeSettings = DECODE,
+    *,
+    pixels: Pixels = "rgb24",
+    strict: bool = True,
+    binary: str = FFMPEG,
+) -> tuple[np.ndarray, Treatment | None]:
+    """(T, ...) frames as prep would have them, without a store, which takes most of the time; and what they needed."""
     while True:
         try:
             with VideoDecoder(
@@ -80,10 +101,15 @@ def decoded(
             ) as decoder:
                 frames = [frame.copy() for frame in decoder]
                 assert decoder.finish()[1] == []
-                return np.stack(frames)
+                return np.stack(frames), treatment
         except OtherSamplingError as other:
-            assert treatment is None, "once is enough"
+            assert treatment is None or treatment.cut is not None, "once is enough"
             treatment = other.treatment
+
+
+def decoded(video: Path, *settings: DecodeSettings, **options: Any) -> np.ndarray:
+    """(T, ...): the frames of a whole video."""
+    return decoded_by(None, video, *settings, **options)[0]
 
 
 @dataclass(frozen=True)
@@ -113,10 +139,9 @@ def prep_files(
     codec: str = "jpeg",
     ffmpeg: str | None = None,
     timeout_seconds: float = 600,
-    workers: int = 0,
 ) -> Prepped:
     """A real prep, from the driver on, into `folder`."""
-    dataset = DatasetSettings(
+    settings = DatasetSettings(
         name="files", videos=len(videos), all_classes=1, classes=("a",), splits=("1",), flip_safe=True
     )
     sources = tuple(
@@ -131,14 +156,10 @@ def prep_files(
         )
         for number, video in enumerate(videos)
     )
-    settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
-    path = folder / "files.zarr"
+    dataset, path = Dataset(settings=settings, videos=sources, missing=(), notes=()), folder / "files.zarr"
+    library = build_codec(codec).library()
+    job = prep_job(dataset, decode, codec, library=library, store=path, ffmpeg=ffmpeg, timeout=timeout_seconds)
     with (folder / "said").open("w") as said:
         console = Console(quiet=False, record=True, width=500, file=said)
-        result = prep(
-            Dataset(settings=dataset, videos=sources, missing=(), notes=()),
-            PrepJob(store=path, settings=settings, ffmpeg=ffmpeg, timeout_seconds=timeout_seconds),
-            open_executor=lambda: open_executor(workers=workers),
-            console=console,
-        )
+        result = prep(dataset, job, open_executor=partial(open_executor, workers=0), console=console)
     return Prepped(result, open_store(path), path, console.export_text())

@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.pipeline.conftest import FFMPEG
-from tests.pipeline.videos import DECODE, EACH_FFMPEG, H264, decoded, ffmpeg, write_video
+from tests.pipeline.videos import DECODE, EACH_FFMPEG, H264, decoded, decoded_by, ffmpeg, write_video
 
 from resact.cache.layout import Segment
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError
-from resact.pipeline.decoding.decode import OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import decode_arguments
 from resact.pipeline.decoding.limits import ENVIRONMENT
@@ -29,8 +28,8 @@ GOP = 12
 Make = Callable[[Path], Path]
 
 
-def numbered() -> np.ndarray:
-    """(T, H, W, 3): no two frames alike."""
+def moving() -> np.ndarray:
+    """(T, H, W, 3): no two frames alike, and none small."""
     frames = np.zeros((NUM_FRAMES, 48, 64, 3), np.uint8)
     for number, frame in enumerate(frames):
         frame[:] = number % 256, number * 7 % 256, number * 31 % 256
@@ -39,7 +38,7 @@ def numbered() -> np.ndarray:
 
 
 def video(name: str, *arguments: object, fps: object = 25) -> Make:
-    return lambda folder: write_video(folder / name, numbered(), *arguments, "-g", GOP, fps=fps)
+    return lambda folder: write_video(folder / name, moving(), *arguments, "-g", GOP, fps=fps)
 
 
 def timed(name: str, milliseconds: str) -> Make:
@@ -83,16 +82,9 @@ OTHERS = {
 def part_of(path: Path, segment: Segment, decode: DecodeSettings, binary: str = FFMPEG) -> tuple[np.ndarray, Treatment]:
     """Frames of a part, and the treatment that gave them."""
     treatment = cut_treatment(path, segment, decode, binary=binary, timeout_seconds=600, midway=True)
-    while True:
-        try:
-            with VideoDecoder(
-                path, decode, "rgb24", strict=True, binary=binary, timeout_seconds=600, treatment=treatment
-            ) as decoder:
-                frames = [frame.copy() for frame in decoder]
-                assert decoder.finish()[1] == []
-                return np.stack(frames), treatment
-        except OtherSamplingError as other:
-            treatment = other.treatment
+    frames, last = decoded_by(treatment, path, decode, binary=binary)
+    assert last is not None
+    return frames, last
 
 
 def frames_decoded(path: Path, decode: DecodeSettings, treatment: Treatment) -> int:

@@ -1,10 +1,11 @@
 """Twelve tiny videos for preps on clusters, and the store that one process makes of them."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
-from tests.pipeline.conftest import FFMPEG, Tree, prep_arguments, resact, tree_of, write_ucf101_lists
+from tests.commands import call
+from tests.pipeline.conftest import Tree, prep_arguments, tree_of, write_ucf101_lists
+from tests.pipeline.videos import ffmpeg
 
 TINY_VIDEOS = 12
 
@@ -17,11 +18,8 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(TINY_VIDEOS):
         path = root / "UCF-101" / "Biking" / f"v_Biking_g{number // 4 + 1:02}_c{number % 4 + 1:02}.avi"
         path.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(
-            [FFMPEG, "-nostdin", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s=64x48:r=25:d=0.{4 + number % 5}",
-             "-vf", f"hue=h={number * 25}", "-c:v", "mpeg4", "-threads", "1", path],
-            check=True,
-        )  # fmt: skip
+        frames = f"testsrc2=s=64x48:r=25:d=0.{4 + number % 5}"
+        ffmpeg("-f", "lavfi", "-i", frames, "-vf", f"hue=h={number * 25}", "-c:v", "mpeg4", "-threads", 1, path)
     return root
 
 
@@ -34,6 +32,5 @@ def tiny_arguments(root: Path, store: Path, *more: object) -> list[object]:
 def tiny_tree(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Tree:
     """What one process on this machine makes of the tiny videos."""
     store = tmp_path_factory.mktemp("local") / "ucf101.zarr"
-    run = resact(*tiny_arguments(tiny, store, "--workers", 0))
-    assert run.returncode == 0, run.stderr
+    assert call(*tiny_arguments(tiny, store, "--workers", 0)).exit_code == 0
     return tree_of(store)

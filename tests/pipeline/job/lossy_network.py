@@ -9,41 +9,16 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Protocol
 from uuid import uuid4
 
 _PORT = 8786
 
 
-class Network(Protocol):
-    """Hosts `a` and `b`, the latter of which can be cut off, and a head node."""
-
-    scheduler: str
-    """Its address, as the head node knows it."""
-
-    def on(self, host: str) -> list[str]:
-        """What runs a command on a host: `head`, `a` or `b`."""
-
-    def scheduler_options(self) -> list[object]:
-        """Of Dask's scheduler."""
-
-    def worker_options(self, host: str) -> list[object]:
-        """Of a host's worker, the scheduler's address first."""
-
-    def address_of(self, host: str) -> str:
-        """A host's worker, as the scheduler knows it."""
-
-    def cut(self) -> None:
-        """Nothing reaches host b from now on, and nothing comes from it."""
-
-    def mend(self) -> None:
-        """It is back."""
-
-
 class Namespaces:
-    """Network namespaces, joined by pairs of virtual cards."""
+    """Network namespaces, joined by pairs of virtual cards: hosts `a` and `b`, which can be cut off, and `head`."""
 
     scheduler = f"tcp://10.0.1.1:{_PORT}"
+    """Its address, as the head node knows it."""
 
     def __init__(self) -> None:
         self._own = f"resact-{uuid4().hex[:8]}"
@@ -79,22 +54,28 @@ class Namespaces:
         return f"{self._own}-{host}"
 
     def on(self, host: str) -> list[str]:
+        """What runs a command on a host."""
         return ["ip", "netns", "exec", self._name(host)]
 
     def scheduler_options(self) -> list[object]:
+        """Of Dask's scheduler."""
         return ["--host", "0.0.0.0", "--port", _PORT]
 
     def worker_options(self, host: str) -> list[object]:
+        """Of a host's worker, the scheduler's address first."""
         subnet = 1 + "ab".index(host)
         return [f"tcp://10.0.{subnet}.1:{_PORT}", "--host", f"10.0.{subnet}.2"]
 
     def address_of(self, host: str) -> str:
+        """A host's worker, as the scheduler knows it."""
         return f"tcp://10.0.{1 + 'ab'.index(host)}.2:"
 
     def cut(self) -> None:
+        """Nothing reaches host b from now on, and nothing comes from it."""
         _ip("-n", self._name("head"), "link", "set", "to-b", "down")
 
     def mend(self) -> None:
+        """It is back."""
         _ip("-n", self._name("head"), "link", "set", "to-b", "up")
 
 
@@ -188,6 +169,9 @@ class _Proxy:
         self._server.close()
         for one in self._open:
             one.close()
+
+
+Network = Namespaces | Proxies
 
 
 def _free_port() -> int:

@@ -1,29 +1,20 @@
 """One video in a store of its own, beside the same video in a prepped store."""
 
 import os
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
-from tests.pipeline.conftest import FFMPEG, encode, footage
+from tests.pipeline.conftest import encode, footage
+from tests.pipeline.videos import DECODE, ffmpeg, prep_files
 
-from resact.cache.codecs import build_codec
-from resact.cache.settings import FIRST_RULE, RULE, DatasetSettings, DecodeSettings, StoreSettings
-from resact.cache.store import open_store
+from resact.cache.settings import FIRST_RULE, RULE
 from resact.errors import DecodeError, DiskFullError, ToolError
-from resact.pipeline.datasets.dataset import Dataset, SourceVideo
-from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.executor import open_executor
 from resact.pipeline.job import single_video as module
-from resact.pipeline.job.prep import prep
 from resact.pipeline.job.single_video import single_video_store
-from resact.pipeline.job.task import PrepJob, Trouble
-
-DECODE = DecodeSettings(fps="15", short_side=64, max_seconds=None, ffmpeg=find_ffmpeg()[1])
+from resact.pipeline.job.task import Trouble
 
 
 @pytest.fixture(scope="module")
@@ -42,36 +33,22 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("codec", ["zstd", "lz4", "jpeg"])
-@pytest.mark.parametrize("rule", [FIRST_RULE, RULE])
+@pytest.mark.parametrize(("codec", "rule"), [("zstd", RULE), ("lz4", FIRST_RULE), ("jpeg", FIRST_RULE), ("jpeg", RULE)])
 def test_frames_are_those_of_a_store_of_that_codec_and_rule(
     video: Path, tmp_path: Path, temporary: Path, codec: str, rule: int
 ) -> None:
     """So that a network is asked about the pixels that it was trained on."""
     tagged = tmp_path / "tagged.mkv"  # of another matrix than JPEG's
-    command = [FFMPEG, "-v", "error", "-i", video, "-vf", "scale=out_color_matrix=bt709,format=yuv420p"]
-    subprocess.run([*command, "-c:v", "ffv1", "-colorspace", "bt709", tagged], check=True)
-    video, decode = tagged, replace(DECODE, rule=rule)
-    dataset = DatasetSettings(name="one", videos=1, all_classes=1, classes=("a",), splits=("1",), flip_safe=True)
-    settings = StoreSettings(dataset=dataset, decode=decode, codec=codec, library=build_codec(codec).library())
-    source = SourceVideo(
-        video_id="v", class_name="a", label=0, group="g", splits={"1": "test"}, path=video, name=video.name
-    )
-    prep(
-        Dataset(settings=dataset, videos=(source,), missing=(), notes=()),
-        PrepJob(store=tmp_path / "one.zarr", settings=settings, ffmpeg=None, timeout_seconds=600),
-        open_executor=lambda: open_executor(workers=0),
-        console=Console(quiet=True),
-    )
-    prepped = open_store(tmp_path / "one.zarr")
+    converted = "scale=out_color_matrix=bt709,format=yuv420p"
+    ffmpeg("-i", video, "-vf", converted, "-c:v", "ffv1", "-colorspace", "bt709", tagged)
+    decode = replace(DECODE, rule=rule)
+    prepped = prep_files(tmp_path, [tagged], decode=decode, codec=codec).store
     num_frames = int(prepped.index.num_frames[0])
-    with single_video_store(video, decode, codec=codec) as store:
+    with single_video_store(tagged, decode, codec=codec) as store:
         assert len(list(temporary.iterdir())) == 1
         assert store.index.num_frames.tolist() == [num_frames] == [15]
         assert store.index.status == ["ok"]
-        np.testing.assert_array_equal(
-            store.read(store.index.video_id[0], 0, num_frames), prepped.read("v", 0, num_frames)
-        )
+        np.testing.assert_array_equal(store.read("video", 0, num_frames), prepped.read("v000", 0, num_frames))
     assert not list(temporary.iterdir())
 
 
@@ -114,11 +91,11 @@ def test_what_is_no_video_is_told_and_leaves_nothing(tmp_path: Path, temporary: 
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.parametrize(("kind", "error"), [("disk full", DiskFullError), ("tool", ToolError), ("bug", RuntimeError)])
+@pytest.mark.parametrize("error", [DiskFullError, ToolError, RuntimeError])
 def test_what_stops_a_prep_is_raised(
-    video: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, kind: str, error: type[Exception]
+    video: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    monkeypatch.setattr(module, "prep_video", lambda job, source: Trouble(kind, "as told"))
+    monkeypatch.setattr(module, "prep_video", lambda job, source: Trouble(error, "as told"))
     with pytest.raises(error, match="as told"), single_video_store(video, DECODE):
         pass
     assert not list(temporary.iterdir())
