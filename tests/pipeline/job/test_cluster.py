@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import PATIENCE_SECONDS, wait_until
-from tests.pipeline.conftest import FFMPEG, Tree, resact, tree_of
+from tests.pipeline.conftest import FFMPEG, Tree, fake_ffmpeg, resact, tree_of
 from tests.pipeline.job.conftest import TINY_VIDEOS, tiny_arguments
 from tests.pipeline.job.test_prep_kills import done, journal_lines, kill_frozen
 
@@ -87,10 +87,8 @@ class HoldingFfmpeg:
 
 @pytest.fixture
 def holding(tmp_path: Path) -> HoldingFfmpeg:
-    path = tmp_path / "ffmpeg"
     held = f'cd "{tmp_path}" && mkdir held 2>/dev/null && echo $$ > part && mv part held/process && exec sleep 7200'
-    path.write_text(f'#!/bin/sh\ncase "$HOLDS $*" in 1*{HELD}*) {held};; esac\nexec "{FFMPEG}" "$@"\n')
-    path.chmod(0o755)
+    path = fake_ffmpeg(tmp_path / "ffmpeg", f'case "$HOLDS $*" in 1*{HELD}*) {held};; esac', f'exec "{FFMPEG}" "$@"')
     return HoldingFfmpeg(path)
 
 

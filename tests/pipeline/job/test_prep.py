@@ -1,6 +1,8 @@
 """What prep does besides surviving: it refuses, estimates, resumes, and gives the same bytes however it is run."""
 
 import fcntl
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -8,11 +10,18 @@ from pathlib import Path
 
 import pytest
 import zarr
+from tests.commands import call, error_of
 from tests.conftest import PATIENCE_SECONDS, wait_until
 from tests.pipeline.conftest import StoppingFfmpeg, Tree, last_json, prep_arguments, resact, tree_of
+from tests.prepped import at_15_fps, prepped
 
+from resact.cache.codecs import build_codec
 from resact.cache.store import open_store
 from resact.cache.verify import verify_store
+from resact.errors import SettingsError, StoreLockedError, UsageError
+from resact.pipeline.datasets.ucf101 import UCF101
+from resact.pipeline.job.estimate import estimate
+from resact.pipeline.job.plan import prep_job
 
 
 def test_two_workers_give_the_bytes_of_one_process(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
@@ -38,31 +47,35 @@ def test_an_existing_dask_cluster_gives_the_same_bytes(ucf101: Path, tmp_path: P
 
     store = tmp_path / "s.zarr"
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as cluster:
-        run = resact(*prep_arguments(ucf101, store, "--scheduler", cluster.scheduler_address))
-    assert run.returncode == 0, run.stderr
+        assert call(*prep_arguments(ucf101, store, "--scheduler", cluster.scheduler_address)).exit_code == 0
     assert tree_of(store) == undisturbed
 
 
 def test_a_limit_can_be_raised_until_the_store_is_whole(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
     store = tmp_path / "s.zarr"
-    first = resact(*prep_arguments(ucf101, store, "--limit", 5, "--workers", 0))
-    assert last_json(first)["written"] == 5
-    assert "5 of 13,320 videos" in resact("info", store).stdout
-    second = resact(*prep_arguments(ucf101, store, "--workers", 0))
-    assert (last_json(second)["written"], last_json(second)["skipped"]) == (27, 5)
+    first = last_json(call(*prep_arguments(ucf101, store, "--limit", 5, "--workers", 0)))
+    assert first["written"] == 5
+    assert "5 of 13,320 videos" in call("info", store).stdout
+    second = last_json(call(*prep_arguments(ucf101, store, "--workers", 0)))
+    assert (second["written"], second["skipped"]) == (27, 5)
     assert tree_of(store) == undisturbed
-    third = resact(*prep_arguments(ucf101, store))
+    third = call(*prep_arguments(ucf101, store))
     assert (last_json(third)["written"], last_json(third)["skipped"]) == (0, 32)
     assert "nothing to do" in third.stderr
     assert tree_of(store) == undisturbed
 
 
-def test_a_video_whose_array_is_gone_is_done_again(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
-    store = tmp_path / "s.zarr"
-    assert resact(*prep_arguments(ucf101, store, "--workers", 0)).returncode == 0
+@pytest.fixture
+def store(undisturbed_store: Path, tmp_path: Path) -> Path:
+    """A copy of the undisturbed one."""
+    shutil.copytree(undisturbed_store, tmp_path / "s.zarr")
+    return tmp_path / "s.zarr"
+
+
+def test_a_video_whose_array_is_gone_is_done_again(ucf101: Path, store: Path, undisturbed: Tree) -> None:
     shutil.rmtree(store / "v_Biking_g02_c02")
-    assert "its array is gone" in resact("verify", store).stdout
-    assert last_json(resact(*prep_arguments(ucf101, store, "--workers", 0)))["written"] == 1
+    assert "its array is gone" in call("verify", store).stdout
+    assert last_json(call(*prep_arguments(ucf101, store, "--workers", 0)))["written"] == 1
     assert tree_of(store) == undisturbed
 
 
@@ -76,29 +89,24 @@ def test_a_video_whose_array_is_gone_is_done_again(ucf101: Path, tmp_path: Path,
     ],
 )
 def test_other_settings_are_refused_side_by_side(
-    ucf101: Path, tmp_path: Path, option: str, value: str, words: str
+    ucf101: Path, store: Path, undisturbed: Tree, option: str, value: str, words: str
 ) -> None:
-    store = tmp_path / "s.zarr"
-    assert resact(*prep_arguments(ucf101, store, "--limit", 1, "--workers", 0)).returncode == 0
-    before = tree_of(store)
     others = prep_arguments(ucf101, store)
     if option == "--classes":  # which adds up where it is repeated
         del others[others.index(option) : others.index(option) + 2]
-    run = resact(*others, option, value)
-    assert run.returncode == 1
-    assert words in run.stderr
-    assert tree_of(store) == before
+    error = error_of(*others, option, value)
+    assert isinstance(error, SettingsError)
+    assert words in str(error)
+    assert tree_of(store) == undisturbed
 
 
-def test_a_store_that_another_process_writes_to_is_refused(ucf101: Path, tmp_path: Path) -> None:
-    store = tmp_path / "s.zarr"
-    assert resact(*prep_arguments(ucf101, store, "--limit", 1, "--workers", 0)).returncode == 0
+def test_a_store_that_something_else_writes_to_is_refused(ucf101: Path, store: Path) -> None:
     with (store / "zarr.json").open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        run = resact(*prep_arguments(ucf101, store, "--limit", 2, "--workers", 0))
-    assert run.returncode == 1
-    assert "another prep, repair or copy is writing to" in run.stderr
-    assert resact(*prep_arguments(ucf101, store, "--limit", 2, "--workers", 0)).returncode == 0
+        error = error_of(*prep_arguments(ucf101, store))
+    assert isinstance(error, StoreLockedError)
+    assert "another prep, repair or copy is writing to" in str(error)
+    assert call(*prep_arguments(ucf101, store)).exit_code == 0
 
 
 def test_two_preps_that_start_at_once_make_one_whole_store(ucf101: Path, tmp_path: Path, undisturbed: Tree) -> None:
@@ -114,18 +122,20 @@ def test_two_preps_that_start_at_once_make_one_whole_store(ucf101: Path, tmp_pat
 
 def test_a_folder_that_is_no_store_is_left_alone(ucf101: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
-    run = resact(*prep_arguments(ucf101, tmp_path))
-    assert run.returncode == 2
-    assert "is not a clip store (it holds thesis.tex" in run.stderr
+    error = error_of(*prep_arguments(ucf101, tmp_path))
+    assert isinstance(error, UsageError)
+    assert "is not a clip store (it holds thesis.tex" in str(error)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_the_estimate_is_near_the_size(ucf101: Path, tmp_path: Path) -> None:
+    dataset, decode = UCF101.load(ucf101, classes=["Biking"]), at_15_fps(128)
     for codec in ("jpeg", "lz4"):
-        store = tmp_path / f"{codec}.zarr"
-        run = resact(*prep_arguments(ucf101, store, "--codec", codec, "--workers", 0))
-        estimate = float(run.stderr.split("about ")[1].split(" GB")[0]) * 1e9
-        assert 0.7 < estimate / float(str(last_json(run)["bytes"])) < 1.4
+        path, library = tmp_path / f"{codec}.zarr", build_codec(codec).library()
+        job = prep_job(dataset, decode, codec, library=library, store=path, ffmpeg=None, timeout=600)
+        told = estimate(job, dataset.videos)
+        assert told is not None
+        assert 0.7 < told.bytes / int(prepped(dataset, decode, codec, path).index.shard_bytes.sum()) < 1.4
 
 
 def test_a_growing_store_can_be_read_and_verified(ucf101: Path, tmp_path: Path) -> None:
@@ -152,29 +162,22 @@ def test_a_growing_store_can_be_read_and_verified(ucf101: Path, tmp_path: Path) 
 
 
 def test_plain_lines_without_a_terminal_and_a_bar_with_one(ucf101: Path, tmp_path: Path) -> None:
-    import os
-    import pty
-
-    plain = resact(*prep_arguments(ucf101, tmp_path / "a.zarr", "--workers", 0))
+    few = ("--limit", 3, "--workers", 0)
+    plain = resact(*prep_arguments(ucf101, tmp_path / "a.zarr", *few))
     assert "\x1b[" not in plain.stderr
     leader, follower = pty.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "resact",
-        *map(str, prep_arguments(ucf101, tmp_path / "b.zarr", "--workers", 0)),
-    ]
+    command = [sys.executable, "-m", "resact", *map(str, prep_arguments(ucf101, tmp_path / "b.zarr", *few))]
     with subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=follower, env={**os.environ, "TERM": "xterm"}
     ) as process:
         os.close(follower)
         shown = b""
-        while process.poll() is None or b"32/32" not in shown:
+        while process.poll() is None or b"3/3" not in shown:
             try:
                 shown += os.read(leader, 1 << 16)
             except OSError:
                 break
     os.close(leader)
     assert process.returncode == 0
-    assert b"32/32" in shown
+    assert b"3/3" in shown
     assert b"frames/s" in shown

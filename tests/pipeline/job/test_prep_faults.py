@@ -12,13 +12,30 @@ from pathlib import Path
 import psutil
 import pytest
 import zarr
+from tests.commands import call
 from tests.conftest import PATIENCE_SECONDS, fill, wait_until
-from tests.pipeline.conftest import FFMPEG, StoppingFfmpeg, Tree, last_json, prep_arguments, resact, tree_of
+from tests.pipeline.conftest import (
+    FFMPEG,
+    StoppingFfmpeg,
+    Tree,
+    fake_ffmpeg,
+    last_json,
+    prep_arguments,
+    resact,
+    tree_of,
+)
+from tests.pipeline.job.test_repair import flip
 from tests.pipeline.videos import H264, prep_files, quadrants, write_video
+from tests.prepped import at_15_fps
 
-from resact.cache.codecs import JpegFrames
+from resact.cache.codecs import JpegFrames, build_codec
+from resact.cache.durable import ShardWriter, create_store, store_lock
+from resact.cache.layout import SHARD
 from resact.cache.store import open_store
 from resact.errors import ToolError
+from resact.pipeline.datasets.ucf101 import UCF101
+from resact.pipeline.job.plan import prep_job
+from resact.pipeline.job.task import Trouble, prep_video
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +60,7 @@ def test_a_disk_that_fills_up_stops_prep_with_one_error_and_resume_works(
     for name, _ in zarr.open_group(str(store), mode="r").arrays():
         assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
     filler.unlink()
-    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert call(*prep_arguments(ucf101, store, "--workers", 0)).exit_code == 0
     assert tree_of(store) == undisturbed
 
 
@@ -154,9 +171,8 @@ def test_every_kind_of_broken_video_is_listed_and_the_others_are_unharmed(
     for name in unharmed:
         assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
 
-    verified = resact("verify", store, "--json")
-    assert last_json(verified) == {"videos": 34, "bad": [], "repaired": [], "not_repaired": []}
-    info = last_json(resact("info", store, "--json"))
+    assert last_json(call("verify", store, "--json")) == {"videos": 34, "bad": [], "repaired": [], "not_repaired": []}
+    info = last_json(call("info", store, "--json"))
     assert len(info["failed"]) == 9
     assert len(info["damaged"]) == 3
 
@@ -173,24 +189,24 @@ def test_retry_failed_does_a_mended_video_and_gives_the_undisturbed_bytes(
     video = root / "UCF-101" / "Carphone" / "v_Carphone_g02_c02.avi"
     whole = video.read_bytes()
     video.write_bytes(b"")
-    assert resact(*prep_arguments(root, store, "--workers", 0)).returncode == 3
+    prep = prep_arguments(root, store, "--workers", 0)
+    assert call(*prep).exit_code == 3
     video.write_bytes(whole)
-    skipped = resact(*prep_arguments(root, store, "--workers", 0))
-    assert skipped.returncode == 3
+    skipped = call(*prep)
+    assert skipped.exit_code == 3
     assert last_json(skipped)["written"] == 0
-    assert resact(*prep_arguments(root, store, "--workers", 0, "--retry-failed")).returncode == 0
+    assert call(*prep, "--retry-failed").exit_code == 0
     assert tree_of(store) == undisturbed
 
 
 def test_a_video_that_takes_too_long_is_failed_and_ffmpeg_is_gone(ucf101: Path, tmp_path: Path) -> None:
-    endless = tmp_path / "ffmpeg"
     log = tmp_path / "processes"
-    endless.write_text(
-        f'#!/bin/sh\ncase "$*" in *Biking_g01_c01*) echo $$ >> {log}; exec sleep 7200;; *) exec {FFMPEG} "$@";; esac\n'
+    endless = fake_ffmpeg(
+        tmp_path / "ffmpeg",
+        f'case "$*" in *Biking_g01_c01*) echo $$ >> {log}; exec sleep 7200;; *) exec {FFMPEG} "$@";; esac',
     )
-    endless.chmod(0o755)
-    run = resact(*prep_arguments(ucf101, tmp_path / "s.zarr", "--workers", 0, "--timeout", "1", "--ffmpeg", endless))
-    assert run.returncode == 3
+    run = call(*prep_arguments(ucf101, tmp_path / "s.zarr", "--workers", 0, "--timeout", "1", "--ffmpeg", endless))
+    assert run.exit_code == 3
     assert "v_Biking_g01_c01" in run.stderr
     assert "not decoded within 1 s" in run.stderr
     left = [int(pid) for pid in log.read_text().split() if psutil.pid_exists(int(pid))]
@@ -200,36 +216,26 @@ def test_a_video_that_takes_too_long_is_failed_and_ffmpeg_is_gone(ucf101: Path, 
 def test_a_video_whose_ffmpeg_is_killed_each_time_is_failed_and_can_be_retried(
     ucf101: Path, tmp_path: Path, undisturbed: Tree
 ) -> None:
-    deadly = tmp_path / "ffmpeg"
-    log = tmp_path / "runs"
-    deadly.write_text(
-        f'#!/bin/sh\ncase "$*" in *Biking_g01_c01*) echo x >> {log}; kill -9 $$;; *) exec {FFMPEG} "$@";; esac\n'
+    log, store = tmp_path / "runs", tmp_path / "s.zarr"
+    deadly = fake_ffmpeg(
+        tmp_path / "ffmpeg",
+        f'case "$*" in *Biking_g01_c01*) echo x >> {log}; kill -9 $$;; *) exec {FFMPEG} "$@";; esac',
     )
-    deadly.chmod(0o755)
-    store = tmp_path / "s.zarr"
-    run = resact(*prep_arguments(ucf101, store, "--workers", 0, "--ffmpeg", deadly))
-    assert run.returncode == 3
+    run = call(*prep_arguments(ucf101, store, "--workers", 0, "--ffmpeg", deadly))
+    assert run.exit_code == 3
     assert "v_Biking_g01_c01: ffmpeg was killed by SIGKILL each of 5 times" in run.stderr
     assert log.read_text().count("x") >= 5
-    assert resact(*prep_arguments(ucf101, store, "--workers", 0, "--retry-failed")).returncode == 0
+    assert call(*prep_arguments(ucf101, store, "--workers", 0, "--retry-failed")).exit_code == 0
     assert tree_of(store) == undisturbed
 
 
 def test_a_worker_whose_attempt_was_swept_away_commits_nothing(
     ucf101: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resact.cache.durable import ShardWriter, create_store, store_lock
-    from resact.cache.settings import DecodeSettings, StoreSettings
-    from resact.pipeline.datasets.ucf101 import UCF101
-    from resact.pipeline.decoding.binary import find_ffmpeg
-    from resact.pipeline.job.task import PrepJob, Trouble, prep_video
-
-    dataset = UCF101.load(ucf101, classes=["Biking"])
-    decode = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg=find_ffmpeg()[1])
-    library = open_codec_library()
-    settings = StoreSettings(dataset=dataset.settings, decode=decode, codec="jpeg", library=library)
+    dataset, library = UCF101.load(ucf101, classes=["Biking"]), build_codec("jpeg").library()
     store = tmp_path / "s.zarr"
-    create_store(store, settings)
+    job = prep_job(dataset, at_15_fps(256), "jpeg", library=library, store=store, ffmpeg=None, timeout=600)
+    create_store(store, job.settings)
     finish = ShardWriter.finish
 
     def finish_late(writer: ShardWriter) -> object:
@@ -238,17 +244,10 @@ def test_a_worker_whose_attempt_was_swept_away_commits_nothing(
         return finish(writer)
 
     monkeypatch.setattr(ShardWriter, "finish", finish_late)
-    job = PrepJob(store=store, settings=settings, ffmpeg=None, timeout_seconds=600)
     outcome = prep_video(job, dataset.videos[0])
     assert isinstance(outcome, Trouble)
     assert "another prep has taken over" in outcome.message
     assert not (store / dataset.videos[0].video_id).exists()
-
-
-def open_codec_library() -> str:
-    from resact.cache.codecs import build_codec
-
-    return build_codec("jpeg").library()
 
 
 def test_odd_names_and_pipes_are_listed_and_the_others_are_unharmed(
@@ -261,28 +260,23 @@ def test_odd_names_and_pipes_are_listed_and_the_others_are_unharmed(
         Path(os.fsdecode(folder + b"/" + name)).write_bytes(b"no video")
     (root / "UCF-101" / "Carphone" / "v_Carphone_g01_c01.avi").unlink()
     os.mkfifo(root / "UCF-101" / "Carphone" / "v_Carphone_g01_c01.avi")
-    run = resact(*prep_arguments(root, store, "--workers", 0))
-    assert run.returncode == 3, run.stderr
+    run = call(*prep_arguments(root, store, "--workers", 0))
+    assert run.exit_code == 3
     assert "not a regular file" in run.stderr
     assert last_json(run)["failed"] == 4
-    info = resact("info", store, "--json")
-    assert info.returncode == 0
-    assert "31 of 13,320 videos" in str(last_json(info)["partial"])
+    assert "31 of 13,320 videos" in str(last_json(call("info", store, "--json"))["partial"])
     for name in ("v_Biking_g01_c01", "v_Carphone_g04_c04"):
         assert tree_of(store / name)["0.0.0.0"] == undisturbed[f"{name}/0.0.0.0"]
 
 
 def test_a_damaged_frame_is_mended_by_rebuilding_the_index_and_prepping(
-    ucf101: Path, tmp_path: Path, undisturbed: Tree
+    ucf101: Path, undisturbed_store: Path, tmp_path: Path, undisturbed: Tree
 ) -> None:
     store = tmp_path / "s.zarr"
-    assert resact(*prep_arguments(ucf101, store, "--workers", 0)).returncode == 0
-    shard = store / "v_Biking_g01_c03" / "0.0.0.0"
-    data = bytearray(shard.read_bytes())
-    data[len(data) // 2] ^= 4
-    shard.write_bytes(data)
-    assert resact("verify", store).returncode == 1
-    assert "left out: v_Biking_g01_c03" in resact("verify", store, "--rebuild-index").stdout
-    assert last_json(resact(*prep_arguments(ucf101, store, "--workers", 0)))["written"] == 1
+    shutil.copytree(undisturbed_store, store)
+    flip(store / "v_Biking_g01_c03" / SHARD)
+    assert call("verify", store).exit_code == 1
+    assert "left out: v_Biking_g01_c03" in call("verify", store, "--rebuild-index").stdout
+    assert last_json(call(*prep_arguments(ucf101, store, "--workers", 0)))["written"] == 1
     assert tree_of(store) == undisturbed
-    assert resact("verify", store).returncode == 0
+    assert call("verify", store).exit_code == 0

@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 import zarr
+from tests.commands import call
 from tests.conftest import GAUNTLET, PATIENCE_SECONDS, wait_until
-from tests.pipeline.conftest import StoppingFfmpeg, Tree, prep_arguments, resact, tree_of
+from tests.pipeline.conftest import StoppingFfmpeg, Tree, prep_arguments, tree_of
 
 from resact.cache.store import open_store
 
@@ -23,6 +24,8 @@ KILLS = 200 if GAUNTLET else 12
 VIDEOS = 32
 NEARLY_ALL = VIDEOS - 3
 """There, a prep waits: a strike, whenever it comes, cannot come too late."""
+
+Send = Callable[[int, int], None]
 
 pytestmark = pytest.mark.faults
 
@@ -120,7 +123,7 @@ def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
         what = min(struck, key=lambda kind: struck[kind])
         already = done(store)
         if already > NEARLY_ALL - 6:
-            assert resact(*prep_arguments(ucf101, store)).returncode == 0
+            assert call(*prep_arguments(ucf101, store, "--workers", 0)).exit_code == 0
             assert tree_of(store) == undisturbed
             subprocess.run(["rm", "-r", store], check=True)
             already = 0
@@ -141,7 +144,7 @@ def test_kills_leave_a_whole_store_and_resume_gives_the_same_bytes(
                 assert process.returncode == 0, errors
                 assert tree_of(store) == undisturbed
         assert_only_whole_videos(store, undisturbed)
-    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert call(*prep_arguments(ucf101, store, "--workers", 0)).exit_code == 0
     assert tree_of(store) == undisturbed
 
 
@@ -173,35 +176,22 @@ def test_a_worker_left_behind_by_a_killed_driver_does_no_harm(
     assert tree_of(store) == undisturbed
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("number", "send"), [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)])
 def test_an_interrupt_leaves_a_resumable_store_and_no_process(
-    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg, number: signal.Signals
+    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg, number: signal.Signals, send: Send
 ) -> None:
+    """A terminal sends ctrl-C to the whole process group."""
     store = tmp_path / "ucf101.zarr"
-    with running_prep(ucf101, store, ffmpeg) as process:
+    with running_prep(ucf101, store, ffmpeg, process_group=0) as process:
         wait_until_at_work(process, store, 0, random.Random(1))
         children = process.children(recursive=True)
-        process.send_signal(number)
+        send(process.pid, number)
         _, errors = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
     assert b"the same command continues from here" in errors
+    assert b"Traceback" not in errors
     assert 0 < done(store) < VIDEOS
     _, alive = psutil.wait_procs(children, timeout=PATIENCE_SECONDS)
     assert not alive
-    assert resact(*prep_arguments(ucf101, store)).returncode == 0
-    assert tree_of(store) == undisturbed
-
-
-def test_ctrl_c_in_a_terminal_reaches_the_whole_group_and_still_ends_cleanly(
-    ucf101: Path, tmp_path: Path, undisturbed: Tree, ffmpeg: StoppingFfmpeg
-) -> None:
-    store = tmp_path / "ucf101.zarr"
-    with running_prep(ucf101, store, ffmpeg, process_group=0) as process:
-        wait_until_at_work(process, store, 0, random.Random(2))
-        os.killpg(process.pid, signal.SIGINT)
-        _, errors = process.communicate(timeout=PATIENCE_SECONDS)
-    assert process.returncode == 130
-    assert b"Traceback" not in errors
-    assert 0 < done(store) < VIDEOS
-    assert resact(*prep_arguments(ucf101, store)).returncode == 0
+    assert call(*prep_arguments(ucf101, store, "--workers", 0)).exit_code == 0
     assert tree_of(store) == undisturbed

@@ -1,6 +1,7 @@
 """What a data set looks like before and after prep: counts, copies, leaks, and videos that cannot be opened."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class Place:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.root, self.store = folder, folder / "videos", folder / "videos.zarr"
+        self.list = folder / "sides.csv"
+
+    def make(self) -> "Place":
         for name, clip in (("bike", "bikes"), ("phone", "carphone_pristine")):
             for number, file in enumerate(("one.avi", "two.avi")):
                 encode(footage(clip), self.root / name / file, start=2.5 * number, seconds=2)
@@ -44,8 +48,12 @@ class Place:
         for source, target in (("bike/two.avi", "bike/small two.mp4"), ("phone/one.avi", "phone/small one.mp4")):
             small = ("-vf", "scale=120:90", "-r", 30, "-c:v", "libx264", "-crf", 30, "-threads", 1)
             ffmpeg("-i", self.root / source, *small, self.root / target)
-        self.list = folder / "sides.csv"
         self.list.write_text("video,membership\n" + "".join(f"{name},{side}\n" for name, side in SIDES.items()))
+        return self
+
+    def copy(self, folder: Path) -> "Place":
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Place(folder)
 
     def prep(self, *more: object) -> Result:
         options = ("--root", self.root, "--splits", self.list, "--store", self.store, "--short-side", 64, "--json")
@@ -57,12 +65,20 @@ class Place:
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place(tmp_path_factory.mktemp("before"))
+    return Place(tmp_path_factory.mktemp("before")).make()
 
 
 @pytest.fixture(scope="module")
-def after(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, Any]]:
-    place = Place(tmp_path_factory.mktemp("after"))
+def dry_run(before: Place) -> Result:
+    files = before.files()
+    result = before.prep("--dry-run")
+    assert before.files() == files
+    return result
+
+
+@pytest.fixture(scope="module")
+def after(before: Place, tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, dict[str, Any]]:
+    place = before.copy(tmp_path_factory.mktemp("after"))
     return place, last_json(place.prep())
 
 
@@ -77,12 +93,9 @@ def plain_leaks(leaks: list[dict[str, Any]]) -> list[tuple[Any, ...]]:
     return [tuple(leak[key] for key in keys) for leak in leaks]
 
 
-def test_a_dry_run_finds_all_there_is_to_know_and_writes_nothing(before: Place) -> None:
-    files = before.files()
-    result = before.prep("--dry-run")
-    assert result.exit_code == 0
-    found = last_json(result)
-    assert before.files() == files
+def test_a_dry_run_finds_all_there_is_to_know_and_writes_nothing(before: Place, dry_run: Result) -> None:
+    assert dry_run.exit_code == 0
+    found = last_json(dry_run)
     assert found["classes"] == [
         {"class_name": "bike", "videos": 4, "sides": {"split1": {"train": 3, "test": 1}}},
         {"class_name": "phone", "videos": 4, "sides": {"split1": {"train": 2, "test": 2}}},
@@ -97,7 +110,7 @@ def test_a_dry_run_finds_all_there_is_to_know_and_writes_nothing(before: Place) 
     assert found["hours"] * 3600 == pytest.approx(14, abs=1)
     assert found["source_bytes"] == sum(path.stat().st_size for path in before.root.rglob("*.*"))
     assert found["seconds"] > 0
-    words = " ".join(result.stderr.split())
+    words = " ".join(dry_run.stderr.split())
     for part in (
         "split1 split1 class videos train test bike 4 3 1 phone 4 2 2",
         "videos: 8 videos in 2 classes",
@@ -112,8 +125,10 @@ def test_a_dry_run_finds_all_there_is_to_know_and_writes_nothing(before: Place) 
         assert part in words
 
 
-def test_the_estimate_is_of_the_store_that_prep_then_makes(before: Place, after: tuple[Place, dict[str, Any]]) -> None:
-    assert last_json(before.prep("--dry-run"))["store_bytes"] == pytest.approx(after[1]["bytes"], rel=0.5)
+def test_the_estimate_is_of_the_store_that_prep_then_makes(
+    dry_run: Result, after: tuple[Place, dict[str, Any]]
+) -> None:
+    assert last_json(dry_run)["store_bytes"] == pytest.approx(after[1]["bytes"], rel=0.5)
 
 
 def test_prep_notes_leaks_in_the_store_and_info_names_them(after: tuple[Place, dict[str, Any]]) -> None:
@@ -168,7 +183,7 @@ def test_of_too_many_videos_only_files_are_compared(
     found = last_json(result)
     assert (found["compared"], found["alike"], plain_leaks(found["leaks"])) == (False, [], LEAKS[:1])
     assert "pairs that look the same: not looked for among more than 7 videos" in result.stderr
-    place = Place(tmp_path)
+    place = before.copy(tmp_path)
     assert "note: did not look for copies among more than 7 videos" in place.prep().stderr
     assert not (place.store / ALIKE).exists()
 
@@ -184,8 +199,8 @@ def test_training_begins_with_the_leaks(
     assert f"note: {leak_words(store_leaks(open_store(after[0].store)))}" in result.stdout
 
 
-def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_of_a_store_without_the_note_nothing_is_said_until_prep_has_looked(before: Place, tmp_path: Path) -> None:
+    place = before.copy(tmp_path)
     place.prep("--limit", 2)
     note = place.store / ALIKE
     kept = note.read_bytes()
