@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tests.pipeline.conftest import fake_ffmpeg
 
 from resact.errors import ToolError
 from resact.pipeline.decoding.binary import find_ffmpeg
@@ -18,14 +19,10 @@ def test_ffmpeg_that_is_missing_or_something_else() -> None:
 
 def test_ffmpeg_that_is_killed_from_outside_is_asked_again(tmp_path: Path) -> None:
     counted = tmp_path / "count"
-    script = tmp_path / "ffmpeg"
-    script.write_text(
-        f'#!/bin/sh\necho >> {counted}\n[ $(wc -l < {counted}) -ge 3 ] || kill -9 $$\necho "ffmpeg version 7"\n'
+    script = fake_ffmpeg(
+        tmp_path / "ffmpeg",
+        f'echo >> {counted}\n[ $(wc -l < {counted}) -ge 3 ] || kill -9 $$\necho "ffmpeg version 7"',
     )
-    script.chmod(0o755)
     assert find_ffmpeg(str(script)) == (str(script), "7")
-    always = tmp_path / "killed"
-    always.write_text("#!/bin/sh\nkill -9 $$\n")
-    always.chmod(0o755)
     with pytest.raises(ToolError, match=r"ffmpeg does not run .*SIGKILL"):
-        find_ffmpeg(str(always))
+        find_ffmpeg(str(fake_ffmpeg(tmp_path / "killed", "kill -9 $$")))

@@ -119,54 +119,36 @@ TAGGED = [
 ]
 
 
-@pytest.mark.parametrize("binary", EACH_FFMPEG)
-@pytest.mark.parametrize(("name", "matrix", "pixel_range", "encoder"), TAGGED, ids=[case[0] for case in TAGGED])
-def test_each_matrix_and_range(
-    tmp_path: Path, binary: str, name: str, matrix: str, pixel_range: str, encoder: tuple[str, ...]
-) -> None:
-    frame = yuv444(matrix, pixel_range)
-    from_truth, apart = agreement(
-        write_planes(tmp_path / name, frame, *encoder, *tag(encoder, matrix, pixel_range)), binary
-    )
-    assert from_truth <= 4
-    assert apart <= 4  # as for BT.601
-
-
-UNTAGGED = [
-    ("v.avi", "smpte170m", "tv", ("-c:v", "mpeg4", "-q:v", "1", "-pix_fmt", "yuv420p")),
-    ("v.mp4", "smpte170m", "tv", (*H264, "-pix_fmt", "yuv420p")),
-    ("10 bit.mp4", "smpte170m", "tv", (*H264, "-pix_fmt", "yuv420p10le")),
-    ("444.mkv", "smpte170m", "tv", (*FFV1, "-pix_fmt", "yuv444p")),
+UNTAGGED = [  # which is BT.601
+    ("v.avi", ("-c:v", "mpeg4", "-q:v", "1", "-pix_fmt", "yuv420p")),
+    ("v.mp4", (*H264, "-pix_fmt", "yuv420p")),
+    ("10 bit.mp4", (*H264, "-pix_fmt", "yuv420p10le")),
+    ("444.mkv", (*FFV1, "-pix_fmt", "yuv444p")),
+]
+RGB = [
+    ("gbr.mp4", ("-c:v", "libx264rgb", "-qp", "0")),
+    ("gbr.webm", (*VP9, "-pix_fmt", "gbrp")),
+    ("gbr 10 bit.mkv", (*FFV1, "-pix_fmt", "gbrp10le")),
+    ("bgr.mkv", (*FFV1, "-pix_fmt", "bgr0")),
+    ("rgb.avi", ("-c:v", "rawvideo", "-pix_fmt", "bgr24")),
+    ("rle.mov", ("-c:v", "qtrle")),
+    ("v.gif", ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none")),
+]
+CASES = [
+    *((name, yuv444(m, r), "yuv444p", (*encoder, *tag(encoder, m, r)), 4) for name, m, r, encoder in TAGGED),
+    *((name, yuv444("smpte170m", "tv"), "yuv444p", encoder, 4) for name, encoder in UNTAGGED),
+    *((name, patches(COLOURS), "rgb24", encoder, 1) for name, encoder in RGB),
 ]
 
 
 @pytest.mark.parametrize("binary", EACH_FFMPEG)
-@pytest.mark.parametrize(("name", "matrix", "pixel_range", "encoder"), UNTAGGED, ids=[case[0] for case in UNTAGGED])
-def test_what_says_no_matrix_is_bt601(
-    tmp_path: Path, binary: str, name: str, matrix: str, pixel_range: str, encoder: tuple[str, ...]
+@pytest.mark.parametrize(("name", "frame", "pixels", "encoder", "error"), CASES, ids=[case[0] for case in CASES])
+def test_each_matrix_and_range(
+    tmp_path: Path, binary: str, name: str, frame: bytes, pixels: str, encoder: tuple[object, ...], error: int
 ) -> None:
-    from_truth, apart = agreement(write_planes(tmp_path / name, yuv444(matrix, pixel_range), *encoder), binary)
-    assert from_truth <= 4
-    assert apart <= 4
-
-
-@pytest.mark.parametrize("binary", EACH_FFMPEG)
-@pytest.mark.parametrize(
-    ("name", "encoder"),
-    [
-        ("gbr.mp4", ("-c:v", "libx264rgb", "-qp", "0")),
-        ("gbr.webm", (*VP9, "-pix_fmt", "gbrp")),
-        ("gbr 10 bit.mkv", (*FFV1, "-pix_fmt", "gbrp10le")),
-        ("bgr.mkv", (*FFV1, "-pix_fmt", "bgr0")),
-        ("rgb.avi", ("-c:v", "rawvideo", "-pix_fmt", "bgr24")),
-        ("rle.mov", ("-c:v", "qtrle")),
-        ("v.gif", ("-vf", "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=none")),
-    ],
-)
-def test_sources_in_rgb(tmp_path: Path, binary: str, name: str, encoder: tuple[str, ...]) -> None:
-    from_truth, apart = agreement(write_planes(tmp_path / name, patches(COLOURS), *encoder, pixels="rgb24"), binary)
-    assert from_truth <= 1
-    assert apart <= 4
+    from_truth, apart = agreement(write_planes(tmp_path / name, frame, *encoder, pixels=pixels), binary)
+    assert from_truth <= error
+    assert apart <= 4  # as for BT.601
 
 
 @pytest.mark.parametrize("binary", EACH_FFMPEG)

@@ -14,16 +14,6 @@ from resact.pipeline.decoding.filter_graph import decode_arguments, parse_fps
 SETTINGS = DecodeSettings(fps="15", short_side=256, max_seconds=None, ffmpeg="any")
 
 
-def test_the_graph_is_as_documented() -> None:
-    arguments = decode_arguments("v.avi", SETTINGS, "rgb24", strict=True)
-    assert "-xerror" in arguments
-    assert arguments[arguments.index("-err_detect") + 1] == "explode"
-    assert arguments[arguments.index("-protocol_whitelist") + 1] == "file,pipe"
-    graph = arguments[arguments.index("-filter_complex") + 1]
-    assert graph.index("fps=fps=15") < graph.index("scale=")
-    assert "flags=bicubic" in graph
-
-
 def test_a_rule_of_a_newer_resact_is_refused() -> None:
     with pytest.raises(ToolError, match="made by rule 3, and this resact knows rules 1 to 2: install a newer resact"):
         decode_arguments("v.avi", replace(SETTINGS, rule=3), "rgb24", strict=True)

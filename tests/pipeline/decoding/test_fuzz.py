@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.conftest import GAUNTLET
 from tests.pipeline.conftest import FFMPEG, footage, tree_of
-from tests.pipeline.videos import DECODE, H264, ffmpeg, prep_files
+from tests.pipeline.videos import DECODE, H264, decoded, ffmpeg, prep_files
 
 from resact.cache.settings import DecodeSettings
 from resact.cache.verify import verify_store
@@ -214,14 +214,11 @@ def test_any_size_and_pixel_aspect_come_out_square(
     video = tmp_path_factory.mktemp("square") / "v.y4m"
     header = f"YUV4MPEG2 W{w} H{h} F25:1 Ip A{numerator}:{denominator} C444\nFRAME\n"
     video.write_bytes(header.encode() + bytes(3 * w * h))
-    decode = replace(DECODE, short_side=side)
-    with VideoDecoder(video, decode, "rgb24", strict=True, binary=FFMPEG, timeout_seconds=600) as decoder:
-        frames = [frame.shape for frame in decoder]
-        decoder.finish()
+    frames = decoded(video, replace(DECODE, short_side=side))
     shown = Fraction(w * numerator, h * denominator)
     expected = side * max(shown, 1 / shown)
     assert len(frames) == 1
-    height, width = frames[0][:2]
+    height, width = frames.shape[1:3]
     assert min(width, height) == side
     assert width % 2 == height % 2 == 0
     assert (width >= height) == (shown > 1) or width == height
