@@ -7,8 +7,9 @@ declarations. Nothing here loads torch, so that `--help` stays quick.
 import json
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from typing import Any, Literal, NoReturn
 
 from resact.cache.names import names_in
@@ -20,6 +21,24 @@ Panel = Literal["Clips", "Network", "Recipe", "Augmentation", "Fine-tuning", "Ex
 
 MOST_WHOLE = 2**63 - 1
 _KEY = "resact.setting"
+_KINDS: dict[Any, Kind] = {
+    int: "whole",
+    float: "number",
+    bool: "flag",
+    str: "text",
+    tuple[int, ...]: "counts",
+    tuple[str, ...]: "names",
+    Mapping[str, Any]: "table",
+}
+"""Type of a dataclass field -> kind of its setting, unless it has `choices`."""
+_KINDS |= {of | None: kind for of, kind in _KINDS.items()}
+
+_RANGES = {
+    "table": "a table of text, numbers, flags, lists and tables",
+    "flag": "true or false",
+    "text": "a name",
+    "names": "names",
+}
 
 
 class Table(dict[str, Any]):
@@ -41,8 +60,8 @@ class Table(dict[str, Any]):
 class Setting:
     """Everything about a setting except its name, which is that of its dataclass field."""
 
-    panel: Panel
     kind: Kind
+    panel: Panel
     help: str
     """One sentence or two, without the default."""
     default: Any
@@ -81,16 +100,10 @@ class Setting:
         if self.kind == "choice":
             choices = [*self.choices, *filter(None, [self.pattern_words])]
             return " or ".join((", ".join(choices[:-1]), choices[-1])) if choices else ""
-        if self.kind == "table":
-            return "a table of text, numbers, flags, lists and tables"
-        if self.kind == "flag":
-            return "true or false"
         if self.kind == "counts":
             return f"{len(self.default)} whole numbers above 0"
-        if self.kind == "text":
-            return "a name"
-        if self.kind == "names":
-            return "names"
+        if self.kind in _RANGES:
+            return _RANGES[self.kind]
         noun = "a whole number" if self.kind == "whole" else "a number"
         low = f"{self.least:,}" if self.least is not None else None
         if low is not None and self.most is not None and self.most != MOST_WHOLE:
@@ -162,15 +175,24 @@ def _is_whole(value: Any) -> bool:
 
 
 def setting(default: Any, **said: Any) -> Any:
-    """A dataclass field that is a setting; the arguments are fields of `Setting`. A whole number is below 2^63."""
-    if said["kind"] == "whole":
-        said.setdefault("most", MOST_WHOLE)
-    return field(default=default, metadata={_KEY: Setting(default=default, **said)})
+    """A dataclass field that is a setting of its type's kind; the other arguments are fields of `Setting`.
+
+    Unless said, a whole number is below 2^63, and N in the help.
+    """
+    return field(default=default, metadata={_KEY: said})
 
 
-def declared(*kinds: type) -> dict[str, Setting]:
+def declared(*parts: type) -> dict[str, Setting]:
     """Name -> setting, for the fields of dataclasses, in their order."""
-    return {f.name: f.metadata[_KEY] for kind in kinds for f in fields(kind) if _KEY in f.metadata}
+    return {each.name: _of_field(each) for part in parts for each in fields(part) if _KEY in each.metadata}
+
+
+@cache
+def _of_field(declaration: Field[Any]) -> Setting:
+    said = declaration.metadata[_KEY]
+    kind = "choice" if "choices" in said else _KINDS[declaration.type]
+    usual = {"most": MOST_WHOLE, "metavar": "N"} if kind == "whole" else {}
+    return Setting(kind=kind, default=declaration.default, **usual | said)
 
 
 def check(instance: Any) -> None:

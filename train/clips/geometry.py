@@ -1,7 +1,8 @@
 """The sizes of a clip: number of frames, height and width, residual step."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
 from resact.train.settings import check, refuse, setting
 
@@ -17,10 +18,7 @@ SCALES = tuple(2 ** (-quarter / 4) for quarter in range(5))
 """A training crop's side, relative to the frame's short side: 1, 2^-1/4, 2^-1/2, 2^-3/4, 1/2."""
 
 _MOST = 2**16
-
-
-def _option(default: Any, **said: Any) -> Any:
-    return setting(default, panel="Clips", **said)
+_setting = partial(setting, panel="Clips")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,44 +33,32 @@ class ClipGeometry:
         print(geometry.streams, geometry.frames_read)  # ('rgb', 'residual') 34: T + s frames for T residuals
     """
 
-    modality: Literal["rgb", "residual", "both"] = _option(
+    modality: Literal["rgb", "residual", "both"] = _setting(
         "residual",
-        kind="choice",
         choices=MODALITIES,
         help="What the network sees: RGB frames, residual frames, or both.",
         source="ours",
     )
-    step: int = _option(
+    step: int = _setting(
         1,
-        kind="whole",
         least=1,
         most=_MOST,
         metavar="S",
         help="Residual step, in frames: abs(x(t+S) - x(t)).",
         source="paper, table 3: the best",
     )
-    frames: int = _option(
-        32, kind="whole", least=1, most=_MOST, metavar="T", help="Frames per clip.", source="paper, table 1"
+    frames: int = _setting(32, least=1, most=_MOST, metavar="T", help="Frames per clip.", source="paper, table 1")
+    size: int = _setting(
+        112, least=1, most=_MOST, metavar="D", help="Height and width of a clip, in pixels.", source="paper, table 1"
     )
-    size: int = _option(
-        112,
-        kind="whole",
-        least=1,
-        most=_MOST,
-        metavar="D",
-        help="Height and width of a clip, in pixels.",
-        source="paper, table 1",
-    )
-    short_clips: Literal["mirror", "loop", "hold"] = _option(
+    short_clips: Literal["mirror", "loop", "hold"] = _setting(
         "mirror",
-        kind="choice",
         choices=SHORT_CLIPS,
         help="How to extend a video shorter than a clip: play it backwards, start again, or repeat its last frame.",
         source="ours",
     )
-    min_scale: float = _option(
+    min_scale: float = _setting(
         SCALES[-1],
-        kind="number",
         least=SCALES[-1],
         most=1,
         metavar="X",

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from resact.errors import UsageError
@@ -26,10 +27,7 @@ OWN_NETWORK = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 CONVS = ("separable", "dense")
 
 _MAX_COUNT, _MAX_WIDTH = 2**20, 100  # far more than any memory holds; torch's own errors beyond that are unclear
-
-
-def _option(default: Any, **said: Any) -> Any:
-    return setting(default, panel="Network", **said)
+_setting = partial(setting, panel="Network")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,9 +47,8 @@ class Architecture:
     num_classes: int | None = None
     """Width of the logits; None if no store has set it yet. Such an architecture cannot be built."""
 
-    network: str = _option(
+    network: str = _setting(
         "p3d-resnet50",
-        kind="choice",
         choices=NETWORKS,
         pattern=OWN_NETWORK,
         pattern_words="PACKAGE.MODULE:FACTORY",
@@ -59,74 +56,54 @@ class Architecture:
         source="paper, table 1",
         aliases=("arch",),
     )
-    network_settings: Mapping[str, Any] = _option(
+    network_settings: Mapping[str, Any] = _setting(
         Table(),
-        kind="table",
         default_words="none",
         help="Arguments for your own network's factory, in addition to modality, num_classes, frames and size.",
         source="ours",
     )
-    conv: str = _option(
+    conv: str = _setting(
         None,
-        kind="choice",
         choices=CONVS,
         default_words="separable; dense for 3d-resnet50",
         help="Channel-separable convolutions (conv1 included), or dense ones.",
         source="paper, table 2: the reading whose cost matches",
     )
-    attention: bool = _option(
+    attention: bool = _setting(
         None,
-        kind="flag",
         default_words="on; off for 3d-resnet50",
         help="Channel attention in each module: f * M + f instead of f.",
         source="paper, sec. 2.2",
     )
-    feature_residual: bool = _option(
+    feature_residual: bool = _setting(
         None,
-        kind="flag",
         default_words="on; off for 3d-resnet50",
         help="Feature residual as the third feature of each module.",
         source="paper, sec. 2.2",
     )
-    stem_channels: int = _option(
+    stem_channels: int = _setting(
         None,
-        kind="whole",
         least=1,
         most=_MAX_COUNT,
-        metavar="N",
         default_words="64 for two streams, 128 for one, times width",
         help="Channels of each conv1 stream.",
         source="paper, table 1 and sec. 3",
     )
-    width: float = _option(
-        1.0,
-        kind="number",
-        above=0,
-        most=_MAX_WIDTH,
-        metavar="W",
-        help="Factor for all channel counts.",
-        source="paper, table 1",
+    width: float = _setting(
+        1.0, above=0, most=_MAX_WIDTH, metavar="W", help="Factor for all channel counts.", source="paper, table 1"
     )
-    depths: tuple[int, ...] = _option(
+    depths: tuple[int, ...] = _setting(
         (3, 4, 6, 3),
-        kind="counts",
         most=_MAX_COUNT,
         metavar="A,B,C,D",
         help="Modules per stage, res2 to res5.",
         source="paper, table 1",
     )
-    dropout: float = _option(
-        0.5,
-        kind="number",
-        least=0,
-        below=1,
-        metavar="P",
-        help="Dropout before the last layer.",
-        source="arXiv 1412.0767, 1812.03982",
+    dropout: float = _setting(
+        0.5, least=0, below=1, metavar="P", help="Dropout before the last layer.", source="arXiv 1412.0767, 1812.03982"
     )
-    zero_init: bool = _option(
+    zero_init: bool = _setting(
         True,
-        kind="flag",
         help="Start each module's last norm at zero, so that the module starts as its shortcut.",
         source="arXiv 1706.02677, sec. 5.1",
     )

@@ -8,13 +8,14 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from resact.errors import UsageError
 from resact.train.clips.geometry import SAMPLING, ClipGeometry
 from resact.train.networks.architecture import Architecture
-from resact.train.settings import Setting, check, declared, option, setting
+from resact.train.settings import check, declared, option, setting
 
 EAGER_FORMS = ("ncdhw", "channels-last", "folded", "shifted")
 """Forms of a step by PyTorch's operations, the simplest first."""
@@ -33,21 +34,10 @@ EXTRAS = (
 _OF_OPTIMISER = {"sgd": {"lr": 0.05, "weight_decay": 1e-4}, "adamw": {"lr": 1e-3, "weight_decay": 0.05}}
 """Optimiser -> its defaults of other settings."""
 
-
-def _augmentation(default: Any, **said: Any) -> Any:
-    return setting(default, panel="Augmentation", kind="number", default_words="off", **said)
-
-
-def _recipe(default: Any, **said: Any) -> Any:
-    return setting(default, panel="Recipe", **said)
-
-
-def _tuning(default: Any, **said: Any) -> Any:
-    return setting(default, panel="Fine-tuning", **said)
-
-
-def _execution(default: Any, **said: Any) -> Any:
-    return setting(default, panel="Execution", **said)
+_recipe = partial(setting, panel="Recipe")
+_augmentation = partial(setting, panel="Augmentation", default_words="off")
+_tuning = partial(setting, panel="Fine-tuning")
+_execution = partial(setting, panel="Execution")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,25 +49,19 @@ class Recipe:
 
     epochs: int = _recipe(
         200,
-        kind="whole",
         least=1,
-        metavar="N",
         help="Epochs; each takes one clip per training video.",
         source="ours; arXiv 1812.03982 trains for 196 and 256 on a larger data set",
     )
-    batch_size: int = _recipe(
-        32, kind="whole", least=1, metavar="N", help="Clips per step, on all devices together.", source="ours"
-    )
+    batch_size: int = _recipe(32, least=1, help="Clips per step, on all devices together.", source="ours")
     optimiser: str = _recipe(
         "sgd",
-        kind="choice",
         choices=tuple(_OF_OPTIMISER),
         help="SGD with Nesterov momentum, or AdamW (arXiv 1711.05101).",
         source="arXiv 1706.02677",
     )
     lr: float = _recipe(
         None,
-        kind="number",
         above=0,
         metavar="LR",
         default_words="0.05; 0.001 with adamw",
@@ -86,7 +70,6 @@ class Recipe:
     )
     momentum: float = _recipe(
         0.9,
-        kind="number",
         least=0,
         below=1,
         metavar="M",
@@ -95,7 +78,6 @@ class Recipe:
     )
     weight_decay: float = _recipe(
         None,
-        kind="number",
         least=0,
         metavar="WD",
         default_words="0.0001; 0.05 with adamw",
@@ -104,7 +86,6 @@ class Recipe:
     )
     warmup_epochs: float = _recipe(
         5.0,
-        kind="number",
         least=0,
         metavar="N",
         help="Epochs of linear warm-up, before the cosine decay to 0 (arXiv 1608.03983).",
@@ -112,7 +93,6 @@ class Recipe:
     )
     label_smoothing: float = _recipe(
         0.1,
-        kind="number",
         least=0,
         below=1,
         metavar="E",
@@ -120,17 +100,10 @@ class Recipe:
         source="arXiv 1512.00567, sec. 7",
     )
     clip_norm: float | None = _recipe(
-        None,
-        kind="number",
-        above=0,
-        metavar="G",
-        default_words="off",
-        help="Clip the gradient's norm to this.",
-        source="ours",
+        None, above=0, metavar="G", default_words="off", help="Clip the gradient's norm to this.", source="ours"
     )
     class_weights: str | None = _recipe(
         None,
-        kind="text",
         metavar="balanced|FILE",
         default_words="off",
         help="Weight of each clip's loss by its class: balanced (the inverse of the class's number of training videos),"
@@ -139,7 +112,6 @@ class Recipe:
     )
     sampling: str = _recipe(
         "uniform",
-        kind="choice",
         choices=SAMPLING,
         help="uniform: each training video once per epoch; balanced: each class equally often, in epochs of the same "
         "length.",
@@ -148,21 +120,17 @@ class Recipe:
 
     accumulate: int = _recipe(
         1,
-        kind="whole",
         least=1,
-        metavar="N",
         help="Compute each batch in N parts and step once, to save memory. Norms use the statistics of each part.",
         source="ours",
     )
     sync_batch_norm: bool = _recipe(
         False,
-        kind="flag",
         help="On several devices: batch norm uses the statistics of the whole batch, not of each device's part.",
         source="ours",
     )
     ema: float | None = _recipe(
         None,
-        kind="number",
         above=0,
         below=1,
         metavar="DECAY",
@@ -220,7 +188,6 @@ class FineTuning:
 
     init_from: str | None = _tuning(
         None,
-        kind="text",
         metavar="RUN|FILE",
         default_words="none: from scratch",
         help="Begin with the weights of a run, or of a .safetensors file.",
@@ -228,7 +195,6 @@ class FineTuning:
     )
     freeze: tuple[str, ...] = _tuning(
         (),
-        kind="names",
         metavar="PATTERN,...",
         default_words="nothing",
         help="Do not train the modules and parameters with these names, such as conv1 or 'res[23]'; can be repeated. "
@@ -236,12 +202,7 @@ class FineTuning:
         source="ours",
     )
     head_lr_factor: float = _tuning(
-        1.0,
-        kind="number",
-        above=0,
-        metavar="X",
-        help="Multiplies the learning rate of the last layer.",
-        source="ours",
+        1.0, above=0, metavar="X", help="Multiplies the learning rate of the last layer.", source="ours"
     )
 
     def __post_init__(self) -> None:
@@ -260,7 +221,6 @@ class RunConfig:
     split: str | None = setting(
         None,
         panel="Clips",
-        kind="text",
         metavar="NAME",
         default_words="the store's first",
         help="Split of the store.",
@@ -269,23 +229,19 @@ class RunConfig:
     flip: bool | None = setting(
         None,
         panel="Clips",
-        kind="flag",
         default_words="on if the data set is flip-safe",
         help="Mirror half of the training clips, at random.",
         source="ours",
     )
     val_groups: int = _recipe(
         1,
-        kind="whole",
         least=0,
-        metavar="N",
         help="Training groups per class held out for validation, unless the store has val videos; 0: no validation, "
         "no best weights.",
         source="ours",
     )
     val_share: float | None = _recipe(
         None,
-        kind="number",
         above=0,
         below=1,
         metavar="SHARE",
@@ -293,34 +249,18 @@ class RunConfig:
         help="Minimum share of each class's training videos held out, in whole groups.",
         source="ours",
     )
-    seed: int = _recipe(
-        0,
-        kind="whole",
-        least=0,
-        metavar="N",
-        help="Seed of initial weights, clips, dropout and held-out groups.",
-        source="ours",
-    )
+    seed: int = _recipe(0, least=0, help="Seed of initial weights, clips, dropout and held-out groups.", source="ours")
     amp: bool | None = _execution(
-        None, kind="flag", default_words="on with a GPU", help="Train with bfloat16 autocast.", source="ours"
+        None, default_words="on with a GPU", help="Train with bfloat16 autocast.", source="ours"
     )
     compile: bool | None = _execution(
-        None,
-        kind="flag",
-        default_words="as --kernels says",
-        help="Compile the network with torch.compile.",
-        source="ours",
+        None, default_words="as --kernels says", help="Compile the network with torch.compile.", source="ours"
     )
     channels_last: bool | None = _execution(
-        None,
-        kind="flag",
-        default_words="as --kernels says",
-        help="Use the channels-last memory layout.",
-        source="ours",
+        None, default_words="as --kernels says", help="Use the channels-last memory layout.", source="ours"
     )
     kernels: str = _execution(
         "auto",
-        kind="choice",
         choices=KERNELS,
         pattern=_DERIVED,
         pattern_words="FORM+compiled or FORM+graph (FORM: ncdhw to shifted; with graph also fused)",
@@ -328,9 +268,8 @@ class RunConfig:
         source="ours",
     )
     checkpoint_activations: bool = _execution(
-        False, kind="flag", help="Keep one activation per module and recompute the rest: less memory, more time.",
-        source="ours",
-    )  # fmt: skip
+        False, help="Keep one activation per module and recompute the rest: less memory, more time.", source="ours"
+    )
 
     def __post_init__(self) -> None:
         check(self)
@@ -457,7 +396,7 @@ class RunConfig:
         return "-".join([*words, str(self.seed)]).replace("_", "-")
 
 
-SETTINGS: dict[str, Setting] = declared(ClipGeometry, Architecture, Recipe, FineTuning, RunConfig)
+SETTINGS = declared(ClipGeometry, Architecture, Recipe, FineTuning, RunConfig)
 """All settings by name; no two parts share one."""
 
 FINE_TUNING = tuple(declared(FineTuning))
