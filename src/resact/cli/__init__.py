@@ -24,7 +24,7 @@ from resact.cli import (
 )
 from resact.cli.compute_threads import wait_passively
 from resact.cli.streams import say, steady_output
-from resact.errors import ResactError
+from resact.errors import ResactError, UsageError
 
 app = typer.Typer(
     name="resact",
@@ -60,7 +60,9 @@ def main() -> None:
         try:
             app()
         except ResactError as error:
-            say(str(error))
+            # The processes that torchrun starts on a machine all have the same arguments: the first one says it.
+            if not isinstance(error, UsageError) or os.environ.get("LOCAL_RANK", "0") == "0":
+                say(str(error))
             raise SystemExit(error.exit_code) from None
         except (OSError, ImportError, UnicodeEncodeError) as error:
             say(_in_words(error))

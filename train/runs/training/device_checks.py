@@ -42,11 +42,15 @@ def rightly_computed(config: RunConfig, ranks: Ranks, console: Console, *, may_c
         console.print("note: the network's code needs values, so its convolutions are not compared with float64")
         return config
     console.print(str(report))
-    if ranks.any(report.fallback == "another device"):
-        raise UsageError(f"{report}: train on another device, or with another version of torch")
-    if ranks.any(report.fallback == "float32"):
-        if not may_change:
+
+    def check_here() -> None:
+        if report.fallback == "another device":
+            raise UsageError(f"{report}: train on another device, or with another version of torch")
+        if report.fallback == "float32" and not may_change:
             raise UsageError(f"{report}: train again with --no-amp, or with another version of torch")
+
+    ranks.on_each(check_here)
+    if ranks.any(report.fallback == "float32"):
         return replace(config, amp=False)
     if ranks.any(report.fallback == "without cudnn"):
         torch.backends.cudnn.enabled = False

@@ -108,11 +108,15 @@ def _eager(config: RunConfig) -> RunConfig:
 def _named(config: RunConfig, ranks: Ranks, console: Console, begun_on: str | None) -> RunConfig:
     if config.kernels == "eager":
         return _eager(config)
-    wrong = form_obstacle(config, ranks.device, world_size=ranks.world_size)
-    if wrong is None and config.fused:
-        wrong = parity_obstacle(for_trial(config, world_size=ranks.world_size), ranks.device, console)
-    if ranks.any(wrong is not None):
-        raise _refusal(config.kernels, wrong or "another device cannot use them", begun_on)
+
+    def check_here() -> None:
+        wrong = form_obstacle(config, ranks.device, world_size=ranks.world_size)
+        if wrong is None and config.fused:
+            wrong = parity_obstacle(for_trial(config, world_size=ranks.world_size), ranks.device, console)
+        if wrong is not None:
+            raise _refusal(config.kernels, wrong, begun_on)
+
+    ranks.on_each(check_here)
     return config
 
 

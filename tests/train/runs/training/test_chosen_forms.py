@@ -19,8 +19,7 @@ from resact.errors import UsageError
 from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 from resact.train.runs.files.folder import RunFolder
-from resact.train.runs.training import kernel_choice, trials
-from resact.train.runs.training import train as training
+from resact.train.runs.training import kernel_choice, preparation, trials
 from resact.train.runs.training.kernel_choice import with_kernels
 from resact.train.runs.training.step import TrainStep
 from resact.train.runs.training.trials import Trial
@@ -165,7 +164,7 @@ def test_steps_to_come_and_their_sizes(train_tiny, monkeypatch):
         asked.append((options["steps"], options["sizes"], options["begun_on"]))
         return with_kernels(config, *arguments, **options)
 
-    monkeypatch.setattr(training, "with_kernels", noting)
+    monkeypatch.setattr(preparation, "with_kernels", noting)
     train_tiny("a", epochs=2, batch_size=4, val_groups=0)  # 18 clips: steps of 3 and 4
     train_tiny("a", resume=True)
     train_tiny("b", epochs=1, batch_size=6, val_groups=0)

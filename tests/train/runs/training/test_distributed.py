@@ -297,4 +297,5 @@ def test_batches_must_go_round(tiny_store: Path, tmp_path: Path) -> None:
     processes = start_ranks(arguments(tiny_store, tmp_path, "a", **SETTINGS | {"batch_size": 5}), tmp_path)
     finish(processes, 2)
     assert "got --batch-size 5 for 2 devices, expected a multiple" in (tmp_path / "0.txt").read_text()
+    assert (tmp_path / "1.txt").read_text() == "", "once is enough"
     assert not (tmp_path / "a").exists()

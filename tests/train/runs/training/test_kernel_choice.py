@@ -286,7 +286,7 @@ def test_a_name_is_taken_at_its_word(script, monkeypatch, name, layout):
 
 def test_what_is_asked_for_and_cannot_be_had_is_an_error(script, monkeypatch):
     monkeypatch.setattr(device_checks, "probe_kernels", lambda *_, **__: WRONG)
-    monkeypatch.setattr(Ranks, "any", lambda _self, here: here)
+    monkeypatch.setattr(Ranks, "on_each", lambda _self, make: make())
     for ranks, settings, why in (
         (GPU, {"kernels": "fused"}, "fused kernels wrong in bfloat16: conv1's output 9.0e-01 from float64"),
         (GPU, {"kernels": "fused", "conv": "dense"}, "the network's are dense"),
