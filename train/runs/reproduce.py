@@ -19,14 +19,14 @@ from resact.train.runs.execution import chosen_device
 from resact.train.runs.files.config import EXTRAS, FINE_TUNING, RunConfig
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
-from resact.train.runs.testing.metrics import measure
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, read_predictions, write_predictions
 from resact.train.runs.testing.trained import is_current, load_trained
 from resact.train.runs.training.kernel_choice import with_kernels
+from resact.train.runs.training.preparation import resolved
 from resact.train.runs.training.resumption import require_same_settings
 from resact.train.runs.training.train import train
 from resact.train.runs.training.trials import step_seconds
-from resact.train.runs.training.videos import choose_videos, usual_share
+from resact.train.runs.training.videos import choose_videos
 
 TABLES = (2, 3, 4)
 
@@ -159,14 +159,14 @@ def _planned(asked: dict[str, Any], store: ClipStore, runs: Path, tables: tuple[
                 "run another name, or choose another --runs"
             )
         require_same_settings(record, asked, folder)
-    split = store.settings.dataset.splits[0] if config.split is None else config.split
-    share = config.val_share
-    if share is None:
-        share = usual_share(store.index, split, val_groups=config.val_groups, seed=config.seed)
-    videos = choose_videos(store.index, split, val_groups=config.val_groups, val_share=share, seed=config.seed)
-    tests = store.index.video_indices(split, "test")
+    config = resolved(config, store, chosen_device())
+    assert config.split is not None
+    videos = choose_videos(
+        store.index, config.split, val_groups=config.val_groups, val_share=config.val_share, seed=config.seed
+    )
+    tests = store.index.video_indices(config.split, "test")
     if not len(tests):
-        raise UsageError(f"{store.files} has no test video of {split}: `resact info` says what it holds")
+        raise UsageError(f"{store.files} has no test video of {config.split}: `resact info` says what it holds")
     epochs_left = config.recipe.epochs - _epochs_trained(folder)
     evaluated = epochs_left == 0 and _evaluation(folder) is not None
     status: Status = "begun" if folder.exists else "to do"
@@ -202,7 +202,7 @@ def _evaluation(folder: RunFolder) -> Predictions | None:
 def _evaluate(folder: RunFolder, store: ClipStore, threads: int | None, console: Console) -> None:
     predictions = evaluate_run(load_trained(folder), store, threads=threads)
     write_predictions(folder.path / PREDICTIONS, predictions)
-    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
+    scores = predictions.accuracy
     top5 = "" if scores.video_top5 is None else f", top-5 {scores.video_top5:.1%}"
     console.print(f"{folder}: video top-1 {scores.video_top1:.1%}{top5} of {scores.videos:,} test videos")
 
@@ -213,7 +213,7 @@ def _row(run: PlannedRun, runs: Path) -> dict[str, Any]:
     predictions = _evaluation(folder)
     if predictions is None:
         return row | {"status": run.status, "video_top1": None, "video_top5": None}
-    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
+    scores = predictions.accuracy
     return row | {"status": "done", "video_top1": scores.video_top1, "video_top5": scores.video_top5}
 
 

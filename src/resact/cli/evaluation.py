@@ -97,7 +97,6 @@ def evaluate(
     set_compute_threads(compute_threads, console)
     from resact.train.runs.distributed import open_ranks
     from resact.train.runs.testing.evaluate import VIEWS, evaluate_run
-    from resact.train.runs.testing.metrics import measure
     from resact.train.runs.testing.notes import notes_on
     from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
     from resact.train.runs.testing.score_tables import classes_table, figures_table
@@ -139,8 +138,7 @@ def evaluate(
                 progress=progress,
             )
         ranks.from_first(lambda: write_predictions(target, predictions))
-    scores = measure(predictions.logits, predictions.label, predictions.classes.tolist())
-    made = predictions.provenance
+    scores, made = predictions.accuracy, predictions.provenance
     console.print(
         f"{scores.videos:,} {made.membership} videos of {made.dataset} ({made.split}), {scores.views} views, from "
         f"{opened.files} ({made.codec}); {made.padded_share:.1%} of the clips are longer than their video"

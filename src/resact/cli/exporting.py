@@ -1,5 +1,6 @@
 """Commands that export networks and features."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -130,4 +131,4 @@ def export(
         "root mean square"
     )
     if json_output:
-        print_json(exported.plain() | {"output": str(output)})
+        print_json(asdict(exported) | {"output": str(output)})

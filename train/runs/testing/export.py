@@ -83,10 +83,6 @@ class Exported:
         """The batch sizes that were tried, in words."""
         return " and ".join(map(str, _BATCHES))
 
-    def plain(self) -> dict[str, Any]:
-        """Plain values for scripts."""
-        return asdict(self)
-
 
 def require_export_file(path: Path) -> None:
     """Refuse a file that cannot be exported, before any work.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from resact.errors import UsageError
 from resact.train.runs.files.folder import RunFolder
-from resact.train.runs.testing.metrics import Scores, measure, measure_videos
+from resact.train.runs.testing.metrics import Scores, measure_videos
 from resact.train.runs.testing.notes import notes_on
 from resact.train.runs.testing.predictions import PREDICTIONS, Predictions, Provenance, read_predictions
 from resact.train.runs.testing.trained import is_current
@@ -56,13 +56,13 @@ def fuse_runs(first: RunFolder, second: RunFolder, *, weight: float) -> Fusion:
         UsageError: as in `fuse`.
     """
     ours, theirs = (read_predictions(folder.path / PREDICTIONS) for folder in (first, second))
-    classes, label = ours.classes.tolist(), ours.label
+    classes = ours.classes.tolist()
     fused_VC = fuse(ours, theirs, weight)
 
     def alone(folder: RunFolder, predictions: Predictions) -> FusedRun:
         return FusedRun(
             provenance=predictions.provenance,
-            scores=measure(predictions.logits, label, classes),
+            scores=predictions.accuracy,
             notes=tuple(notes_on(predictions, folder.read_record().store.settings.dataset)),
             is_current=is_current(folder, predictions.provenance),
         )
@@ -71,7 +71,7 @@ def fuse_runs(first: RunFolder, second: RunFolder, *, weight: float) -> Fusion:
         runs=(alone(first, ours), alone(second, theirs)),
         weight=weight,
         classes=tuple(classes),
-        scores=measure_videos(fused_VC, label, classes),
+        scores=measure_videos(fused_VC, ours.label, classes),
     )
 
 

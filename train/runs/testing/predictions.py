@@ -87,18 +87,11 @@ class Predictions:
     provenance: Provenance
 
     def __post_init__(self) -> None:
-        videos, views, classes = self.logits.shape if self.logits.ndim == 3 else (0, 0, 0)
-        shapes = {
-            "logits": (videos, views, classes),
-            "starts": (videos, views),
-            "label": (videos,),
-            "video_id": (videos,),
-            "group": (videos,),
-            "classes": (classes,),
-        }
-        for name, shape in shapes.items():
+        sizes = dict(zip("VKC", self.logits.shape if self.logits.ndim == 3 else (0, 0, 0), strict=True))
+        classes = sizes["C"]
+        for name, (axes, kind) in _ARRAYS.items():
             array: npt.NDArray[Any] = getattr(self, name)
-            kind = _KINDS[name]
+            shape = tuple(sizes[axis] for axis in axes)
             fits = np.issubdtype(array.dtype, kind) if kind is np.str_ else array.dtype == kind
             if array.shape != shape or 0 in shape or not fits:
                 raise RunError(
@@ -133,15 +126,15 @@ def require_finite(logits_VKC: npt.NDArray[np.float32], video_id: Sequence[str])
         )
 
 
-_KINDS: dict[str, Any] = {
-    "logits": np.float32,
-    "starts": np.int64,
-    "label": np.int64,
-    "video_id": np.str_,
-    "group": np.str_,
-    "classes": np.str_,
+_ARRAYS: dict[str, tuple[str, Any]] = {
+    "logits": ("VKC", np.float32),
+    "starts": ("VK", np.int64),
+    "label": ("V", np.int64),
+    "video_id": ("V", np.str_),
+    "group": ("V", np.str_),
+    "classes": ("C", np.str_),
 }
-
+"""Array -> its axes and dtype."""
 
 _DAMAGE = zipfile.BadZipFile, zlib.error, MemoryError  # the last where an array says that it is huge
 
@@ -154,7 +147,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     """
     buffer = io.BytesIO()
     provenance = json.dumps(asdict(predictions.provenance), sort_keys=True)
-    np.savez(buffer, **{name: getattr(predictions, name) for name in _KINDS}, provenance=np.array(provenance))
+    np.savez(buffer, **{name: getattr(predictions, name) for name in _ARRAYS}, provenance=np.array(provenance))
     attempt = path.with_name(f".{path.name}.{uuid4().hex}")  # evaluations may run side by side
     elsewhere = "or write it elsewhere with `resact evaluate ... --output FILE`"
     write_whole(path, buffer.getvalue(), attempt=attempt, what_next=elsewhere)
@@ -184,7 +177,7 @@ def _arrays(path: Path) -> dict[str, Any]:
         loaded = np.load(file, allow_pickle=False)
         if not isinstance(loaded, np.lib.npyio.NpzFile):
             raise ValueError("one array, expected an archive of them")  # noqa: TRY004 - of the file, not of an argument
-        expected = {*_KINDS, "provenance"}
+        expected = {*_ARRAYS, "provenance"}
         if set(loaded.files) != expected:
             raise ValueError(f"it holds {', '.join(sorted(loaded.files))}; expected {', '.join(sorted(expected))}")
         arrays = {name: loaded[name] for name in loaded.files}

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from resact.cache.default_paths import find_store
 from resact.cache.grouping import grouping
 from resact.cache.leaks import leak_words, store_leaks
@@ -67,21 +69,9 @@ def prepare(
     allow_world_size_change: bool,
     compute_threads: int | None,
 ) -> Preparation:
-    """Check everything that can be checked, and print notes; arguments as in `train`. Each rank must call this.
+    """Check everything that can be checked, and print notes. Each rank must call this.
 
-    Args:
-        settings: as in `train`.
-        asked: the config of these settings.
-        folder: folder of the run.
-        store: as in `train`.
-        ranks: the processes that train together.
-        display: progress display.
-        resume: as in `train`.
-        allow_world_size_change: as in `train`.
-        compute_threads: as in `train`.
-
-    Raises:
-        UsageError: as in `train`.
+    Arguments and errors are those of `train`; `asked` is the config of the settings, `folder` the run's.
     """
     console = display.console
     display.prepare("opening the store")
@@ -100,7 +90,7 @@ def prepare(
     if record is not None:
         require_same(record, settings, opened, ranks, folder, allow_world_size_change=allow_world_size_change)
     set_compute_threads(compute_threads, saved, ranks, folder, console)
-    config = _resolved(asked, opened, ranks) if record is None else as_begun(record.config)
+    config = resolved(asked, opened, ranks.device) if record is None else as_begun(record.config)
     split = config.split
     assert split is not None  # of a resolved config
     if saved is None:
@@ -163,8 +153,8 @@ def _open_store(store: str | os.PathLike[str] | None, saved: RunRecord | None, f
     return open_store(find_store()) if saved is None else open_run_store(saved, str(folder))
 
 
-def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
-    """With nothing left to choose."""
+def resolved(asked: RunConfig, store: ClipStore, device: torch.device) -> RunConfig:
+    """The config of a new run, with nothing left to choose except the form of its step."""
     dataset = store.settings.dataset
     split = dataset.splits[0] if asked.split is None else asked.split
     share = asked.val_share
@@ -175,7 +165,7 @@ def _resolved(asked: RunConfig, store: ClipStore, ranks: Ranks) -> RunConfig:
         split=split,
         val_share=share,
         flip=dataset.flip_safe if asked.flip is None else asked.flip,
-        amp=ranks.device.type == "cuda" if asked.amp is None else asked.amp,
+        amp=device.type == "cuda" if asked.amp is None else asked.amp,
     )
 
 
