@@ -48,34 +48,34 @@ def make_clip_store(
 
     Videos 0, 1, 2 are of classes 0, 1, 2 and group 1; then groups 2, 3, 4. Group 4 is split 1's test list.
     """
-    settings = settings or clip_store_settings(codec)
-    records = []
+    videos = []
+    for number, length in enumerate(lengths):
+        label, group = number % 3, number // 3 % 4 + 1
+        splits = {"split1": "test" if group == 4 else "train", "split2": "train" if group == 4 else "test"}
+        name, where = f"v_{CLASSES[label]}_g{group:02d}_n{number:03d}", f"{CLASSES[label]}/g{group:02d}"
+        frames = clip_store_frames(number, length, *sizes[number % len(sizes)])
+        videos.append(({"video_id": name, "label": label, "group": where, "splits": splits}, frames))
+    return write_store(path, settings or clip_store_settings(codec), videos)
+
+
+def write_store(
+    path: Path, settings: StoreSettings, videos: Sequence[tuple[dict[str, Any], np.ndarray]], source_fps: str = "25"
+) -> ClipStore:
+    """A finished store of videos: of each its id, label, group and splits, and its frames (T, H, W, 3)."""
+    records, classes = [], settings.dataset.classes
     create_store(path, settings)
     with store_lock(path):
-        for number, length in enumerate(lengths):
-            label, group = number % 3, number // 3 % 4 + 1
-            height, width = sizes[number % len(sizes)]
-            video_id = f"v_{CLASSES[label]}_g{group:02d}_n{number:03d}"
-            with ShardWriter(path, video_id) as writer:
-                for frame in clip_store_frames(number, length, height, width):
+        for known, frames in videos:
+            size = {"height": frames.shape[1], "width": frames.shape[2]}
+            source = Source(name="tiny.avi", bytes=1, sha256="ab" * 32, fps=source_fps, **size)
+            with ShardWriter(path, known["video_id"]) as writer:
+                for frame in frames:
                     writer.append(settings.frame_codec.encode(frame))
-                record = VideoRecord(
-                    video_id=video_id,
-                    class_name=CLASSES[label],
-                    label=label,
-                    group=f"{CLASSES[label]}/g{group:02d}",
-                    splits={"split1": "test" if group == 4 else "train", "split2": "train" if group == 4 else "test"},
-                    status="ok",
-                    problem=None,
-                    source=Source(name="tiny.avi", bytes=1, sha256="ab" * 32, fps="25", height=height, width=width),
-                    arguments=[],
-                    height=height,
-                    width=width,
-                    frame_bytes=writer.finish(),
-                )
+                made = {"status": "ok", "problem": None, "arguments": [], "frame_bytes": writer.finish()}
+                record = VideoRecord(class_name=classes[known["label"]], source=source, **known, **size, **made)
                 commit_video(path, record, settings, shard=writer.path)
             records.append(record)
-        write_index(path, Index.of(records, settings.dataset.classes, settings.dataset.splits))
+        write_index(path, Index.of(records, classes, settings.dataset.splits))
     return open_store(path)
 
 

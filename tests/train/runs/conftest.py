@@ -1,13 +1,15 @@
 """A tiny store, and trainings of a tiny network on it that take seconds."""
 
-import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import StringIO
+from itertools import count, product
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,15 @@ import pytest
 import torch
 from rich.console import Console
 from tests.conftest import PATIENCE_SECONDS
+from tests.train.conftest import write_store
 
 from resact.cache.codecs import build_codec
-from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
-from resact.cache.index import Index
-from resact.cache.index_files import write_index
-from resact.cache.layout import Source, VideoRecord
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cli import main
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.folder import RunFolder
+from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.tensors import read_tensors
 from resact.train.runs.training import train as training
 from resact.train.runs.training.step import TrainStep
@@ -49,37 +49,20 @@ def build_store(
     sides: tuple[str, ...] = ("test",),
 ) -> Path:  # fmt: skip
     """Random frames of 32x40 pixels, lossless; 9 to 16 a video. `sides` are of a class's first groups."""
-    random = np.random.default_rng(seed)
     dataset = DatasetSettings(
         name="tiny", videos=len(classes) * groups * CLIPS, all_classes=len(classes), classes=classes,
         splits=("split1", "split2"), flip_safe=True,
     )  # fmt: skip
     decode = DecodeSettings(fps="15", short_side=32, max_seconds=None, ffmpeg="7.0.2")
     settings = StoreSettings(dataset=dataset, decode=decode, codec="lz4", library=build_codec("lz4").library())
-    create_store(path, settings)
-    records = []
-    with store_lock(path):
-        for label, name in enumerate(classes):
-            for group in range(1, groups + 1):
-                for clip in range(1, CLIPS + 1):
-                    frames = random.integers(0, 256, (int(random.integers(9, 17)), 32, 40, 3), dtype=np.uint8)
-                    frames[..., label % 3] //= 4  # what tells the classes apart
-                    split = {"split1": (*sides, "train")[min(group - 1, len(sides))], "split2": "train"}
-                    video_id = f"v_{name}_g{group:02}_c{clip:02}"
-                    source = Source(
-                        name=f"{video_id}.avi", bytes=1, sha256="ab" * 32, fps=source_fps, height=32, width=40
-                    )  # fmt: skip
-                    with ShardWriter(path, video_id) as writer:
-                        for frame in frames:
-                            writer.append(settings.frame_codec.encode(frame))
-                        record = VideoRecord(
-                            video_id=video_id, class_name=name, label=label, group=f"g{group:02}", splits=split,
-                            status="ok", problem=None, source=source, arguments=[], height=32, width=40,
-                            frame_bytes=writer.finish(),
-                        )  # fmt: skip
-                        commit_video(path, record, settings, shard=writer.path)
-                    records.append(record)
-        write_index(path, Index.of(records, classes, dataset.splits))
+    random, videos = np.random.default_rng(seed), []
+    for (label, name), group, clip in product(enumerate(classes), range(1, groups + 1), range(1, CLIPS + 1)):
+        frames = random.integers(0, 256, (int(random.integers(9, 17)), 32, 40, 3), dtype=np.uint8)
+        frames[..., label % 3] //= 4  # what tells the classes apart
+        splits = {"split1": (*sides, "train")[min(group - 1, len(sides))], "split2": "train"}
+        video_id = f"v_{name}_g{group:02}_c{clip:02}"
+        videos.append(({"video_id": video_id, "label": label, "group": f"g{group:02}", "splits": splits}, frames))
+    write_store(path, settings, videos, source_fps)
     return path
 
 
@@ -108,53 +91,84 @@ def on_the_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 TrainTiny = Callable[..., TrainResult]
 
 
-@pytest.fixture
-def few_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def few_measured() -> Iterator[None]:
     """Trainings in this process measure mean and spread on few clips, to be quick."""
-    monkeypatch.setattr(training, "measure_normalisation", partial(measure_normalisation, clips=12))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training, "measure_normalisation", partial(measure_normalisation, clips=12))
+        yield
+
+
+def _train(store: Path, runs: Path, /, name: str = "a", **settings: Any) -> TrainResult:
+    """Arguments of `train` may be among the settings."""
+    own = ("store", "runs", "resume", "console", "checkpoint_seconds", "compute_threads", "allow_world_size_change")
+    options = {"store": store, "runs": runs, "console": Console(quiet=True), "threads": 1}
+    options |= {name: settings.pop(name) for name in own if name in settings}
+    result = train(settings if options.get("resume") else SMALL | settings, name=name, **options)
+    assert result is not None
+    return result
 
 
 @pytest.fixture
-def train_tiny(tiny_store: Path, tmp_path: Path, few_measured: None) -> TrainTiny:
+def train_tiny(tiny_store: Path, tmp_path: Path) -> TrainTiny:
     """`train` of the tiny network in this process, in `tmp_path / "runs"` unless told otherwise."""
+    return partial(_train, tiny_store, tmp_path / "runs")
 
-    def run(name: str = "a", *, resume: bool = False, console: Console | None = None, **settings: Any) -> TrainResult:
-        own = ("store", "runs", "checkpoint_seconds", "compute_threads", "allow_world_size_change")
-        options = {name: settings.pop(name) for name in own if name in settings}
-        result = train(
-            SMALL | settings if not resume else settings,
-            **{"runs": tmp_path / "runs", "store": tiny_store, **options},
-            name=name,
-            resume=resume,
-            threads=1,
-            console=console or Console(quiet=True),
-        )
-        assert result is not None
-        return result
 
-    return run
+@pytest.fixture(scope="module")
+def train_once(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainTiny]:
+    """Like `train_tiny`, for runs that several tests of a module look at, or copy to change them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.cuda, "is_available", lambda: False)
+        yield partial(_train, tiny_store, tmp_path_factory.mktemp("once"), compute_threads=1)
+
+
+@pytest.fixture(scope="module")
+def done(train_once: TrainTiny) -> tuple[TrainResult, str]:
+    """A training that has ended, and what it has printed."""
+    results: list[TrainResult] = []
+    said = said_by(lambda **console: results.append(train_once(**console)))
+    return results[0], said
+
+
+@pytest.fixture
+def run(done: tuple[TrainResult, str], tmp_path: Path) -> RunFolder:
+    """The test's own copy of its folder."""
+    return RunFolder(shutil.copytree(done[0].run, tmp_path / "runs" / "a"))
+
+
+def said_by(train: Callable[..., Any], *arguments: Any, **settings: Any) -> str:
+    """What a training prints where there is no terminal."""
+    text = StringIO()
+    train(*arguments, console=Console(file=text, soft_wrap=True), **settings)
+    return text.getvalue()
 
 
 class PowerCutError(Exception):
     """None that the training knows."""
 
 
+def cut_power(train: TrainTiny, *, after_epoch: int = 1, after_step: int | None = None, **settings: Any) -> None:
+    """In a training: the power goes after the first epoch, another one, or a step."""
+    save = Checkpoints.save
+
+    def cut(self: Checkpoints, progress: Progress, *state: Any) -> None:
+        save(self, progress, *state)
+        if progress.epoch == after_epoch if after_step is None else progress.step == after_step:
+            raise PowerCutError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Checkpoints, "save", cut)
+        with pytest.raises(PowerCutError):
+            train(checkpoint_seconds=300.0 if after_step is None else 0.0, **settings)
+
+
 @pytest.fixture
-def train_cut(train_tiny: TrainTiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., RunFolder]:
-    """Like `train_tiny`, but the power goes after the first epoch, another one, or a step."""
+def train_cut(train_tiny: TrainTiny, tmp_path: Path) -> Callable[..., RunFolder]:
+    """Like `train_tiny`, but with a power cut; arguments as in `cut_power`."""
 
-    def run(name: str = "a", *, after_epoch: int = 1, after_step: int | None = None, **settings: Any) -> RunFolder:
-        save = Checkpoints.save
-
-        def cut(self: Checkpoints, progress: Progress, *state: Any) -> None:
-            save(self, progress, *state)
-            if progress.epoch == after_epoch if after_step is None else progress.step == after_step:
-                raise PowerCutError
-
-        with monkeypatch.context() as patched:
-            patched.setattr(Checkpoints, "save", cut)
-            with pytest.raises(PowerCutError):
-                train_tiny(name, checkpoint_seconds=300.0 if after_step is None else 0.0, **settings)
+    def run(name: str = "a", **settings: Any) -> RunFolder:
+        cut_power(train_tiny, name=name, **settings)
         return RunFolder(tmp_path / "runs" / name)
 
     return run
@@ -176,9 +190,9 @@ def start(words: list[str], output: Path, environment: dict[str, str] | None = N
     environment, it notes the positions of each step's clips there; where `HOLD` is, `N:FILE`, it waits before its
     step N + 1 until that file is there, so that whatever is to strike it cannot come too late.
     """
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["resact.train.runs.training.train", "resact.cli", "torch._dynamo"])
-    process = forks.Process(target=run_resact, args=(words, output, environment or {}))
+    process = multiprocessing.get_context("forkserver").Process(
+        target=run_resact, args=(words, output, environment or {})
+    )
     process.start()
     return process
 
@@ -244,7 +258,7 @@ def _spy_on_steps(path: Path) -> None:
 
 
 def _hold_steps(taken: int, go: Path) -> None:
-    take_step, steps = TrainStep.__call__, itertools.count()
+    take_step, steps = TrainStep.__call__, count()
 
     def held(self: TrainStep, batch: dict[str, Any], **arguments: Any) -> torch.Tensor:
         step = next(steps)
@@ -253,6 +267,20 @@ def _hold_steps(taken: int, go: Path) -> None:
         return take_step(self, batch, **arguments)
 
     TrainStep.__call__ = held  # type: ignore[method-assign]
+
+
+def finish_on_two_ranks(work: Callable[..., None], *arguments: Any) -> None:
+    """`work(rank, *arguments)` in two processes, which have to end well."""
+    forks = multiprocessing.get_context("forkserver")
+    processes = [forks.Process(target=work, args=(rank, *arguments)) for rank in (0, 1)]
+    for process in processes:
+        process.start()
+    finish(processes, 0)
+
+
+def noted(folder: Path, name: str = "step") -> list[Any]:
+    """A figure of each step, as `metrics.jsonl` has it."""
+    return [line[name] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
 
 
 def weights_of(folder: Path, which: str = "last") -> dict[str, torch.Tensor]:

@@ -70,7 +70,7 @@ def test_a_fine_tuned_run_of_a_rows_name_is_none_of_the_papers(tiny_store, tmp_p
         plan_runs({}, store, tmp_path, tables=[2], seeds=[0])
 
 
-def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, few_measured, monkeypatch):
+def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, monkeypatch):
     store, quiet = open_store(tiny_store), Console(quiet=True)
     runs, trained = tmp_path / "runs", []
     evaluate = module._evaluate
@@ -109,7 +109,7 @@ def test_the_tables_from_nothing_stopped_half_way(tiny_store, tmp_path, few_meas
 
 
 @pytest.mark.faults
-def test_a_run_whose_files_are_damaged_is_done_again(tiny_store, tmp_path, few_measured):
+def test_a_run_whose_files_are_damaged_is_done_again(tiny_store, tmp_path):
     store, quiet = open_store(tiny_store), Console(quiet=True)
     done = reproduce(TINY, store, tmp_path, tables=[3], threads=1, console=quiet)["runs"]
     folders = [RunFolder(row["run"]) for row in done]

@@ -6,6 +6,7 @@ import pickle
 import random
 import re
 import resource
+import shutil
 import struct
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,8 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from rich.console import Console
 from tests.conftest import GAUNTLET, fill
-from tests.train.runs.conftest import assert_same_weights
+from tests.train.runs.conftest import assert_same_weights, cut_power, noted, said_by
 from tests.train.runs.untrained import untrained_run
 
 from resact.cache.store import open_store
@@ -25,40 +25,31 @@ from resact.train.runs.files.checkpoint import Checkpoints, EpochSums, Progress
 from resact.train.runs.files.folder import RunFolder
 from resact.train.runs.files.history import History, read_metrics
 from resact.train.runs.files.tensors import read_header, read_tensors, write_tensors
+from resact.train.runs.testing.trained import load_trained
 from resact.train.runs.training.step import TrainStep
 
 FLIPS = 2000 if GAUNTLET else 60
 
 
+@pytest.fixture(scope="module")
+def whole(done) -> Path:
+    """A run that nothing befalls."""
+    return Path(done[0].run)
+
+
+@pytest.fixture(scope="module")
+def cut(train_once, whole) -> Path:
+    """The same run as a power cut leaves it, with `last.ckpt` of step 5 and `previous.ckpt` of step 4."""
+    cut_power(train_once, name="cut", after_step=5)
+    folder = whole.parent / "cut"
+    assert [read_header(folder / f"{name}.ckpt")["step"] for name in ("last", "previous")] == [5, 4]
+    return folder
+
+
 @pytest.fixture
-def halted(train_tiny, tmp_path, monkeypatch):
-    """A run as a power cut leaves it, with `last.ckpt` of step 5 and `previous.ckpt` of step 4; and the same run as it
-    ends when nothing befalls it."""
-    whole = Path(train_tiny("whole", runs=tmp_path / "undisturbed").run)
-
-    class PowerCutError(Exception):
-        pass
-
-    save = Checkpoints.save
-
-    def cut(self, progress, *state):
-        save(self, progress, *state)
-        if progress.step == 5:
-            raise PowerCutError
-
-    monkeypatch.setattr(Checkpoints, "save", cut)
-    with pytest.raises(PowerCutError):
-        train_tiny("a", checkpoint_seconds=0.0)
-    monkeypatch.setattr(Checkpoints, "save", save)
-    folder = RunFolder(tmp_path / "runs" / "a")
-    assert [read_header(folder.path / f"{name}.ckpt")["step"] for name in ("last", "previous")] == [5, 4]
-    return folder, whole
-
-
-def go_on(train_tiny, tmp_path) -> str:
-    with (tmp_path / "out.txt").open("w") as file:
-        train_tiny("a", resume=True, console=Console(file=file, soft_wrap=True))
-    return (tmp_path / "out.txt").read_text()
+def halted(cut, tmp_path) -> RunFolder:
+    """The test's own copy of it."""
+    return RunFolder(shutil.copytree(cut, tmp_path / "runs" / "a"))
 
 
 def cut_short(path: Path) -> None:
@@ -90,54 +81,49 @@ def craft_with_torch(path: Path) -> None:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("damage", [cut_short, flip_a_bit, empty, craft, craft_with_torch, Path.unlink])
-def test_the_previous_checkpoint_is_used_and_said_so(halted, train_tiny, tmp_path, monkeypatch, damage):
+def test_the_previous_checkpoint_is_used_and_said_so(halted, whole, train_tiny, tmp_path, monkeypatch, damage):
     monkeypatch.chdir(tmp_path)
-    folder, whole = halted
-    damage(folder.path / "last.ckpt")
-    text = go_on(train_tiny, tmp_path)
-    assert f"continuing from {folder.path / 'previous.ckpt'}, step 4" in text
+    damage(halted.path / "last.ckpt")
+    text = said_by(train_tiny, resume=True)
+    assert f"continuing from {halted.path / 'previous.ckpt'}, step 4" in text
     assert damage is Path.unlink or "last.ckpt" in text
     assert not (tmp_path / "pwned").exists(), "a file of tensors ran code"
-    assert_same_weights(folder.path, whole)
-    steps = [line["step"] for line in read_metrics(folder.metrics) if line["kind"] == "step"]
-    assert steps == list(range(1, 10))
+    assert_same_weights(halted.path, whole)
+    assert noted(halted.path) == list(range(1, 10))
 
 
 @pytest.mark.faults
-def test_where_none_is_whole_it_says_so_and_touches_nothing(halted, train_tiny, tmp_path):
-    folder, _ = halted
-    cut_short(folder.path / "last.ckpt")
-    flip_a_bit(folder.path / "previous.ckpt")
-    before = {path: path.read_bytes() for path in folder.path.iterdir()}
+def test_where_none_is_whole_it_says_so_and_touches_nothing(halted, train_tiny):
+    cut_short(halted.path / "last.ckpt")
+    flip_a_bit(halted.path / "previous.ckpt")
+    before = {path: path.read_bytes() for path in halted.path.iterdir()}
     with pytest.raises(CheckpointError, match=r"last.ckpt is damaged .*previous.ckpt does not match its checksum.*"):
         train_tiny("a", resume=True)
-    assert {path: path.read_bytes() for path in folder.path.iterdir()} == before
+    assert {path: path.read_bytes() for path in halted.path.iterdir()} == before
 
 
 @pytest.mark.faults
-def test_a_checkpoint_of_another_network_is_refused(halted, train_tiny, tmp_path):
-    folder, _ = halted
+def test_a_checkpoint_of_another_network_is_refused(halted, train_tiny):
     other = Path(train_tiny("other", modality="both", epochs=1).run)
     for name in ("last.ckpt", "previous.ckpt"):
-        (folder.path / name).write_bytes((other / "last.ckpt").read_bytes())
+        (halted.path / name).write_bytes((other / "last.ckpt").read_bytes())
     with pytest.raises(CheckpointError, match="is not of this run"):
         train_tiny("a", resume=True)
 
 
 @pytest.mark.faults
-def test_crafted_weights_are_refused_without_running_them(train_tiny, tmp_path, monkeypatch):
+def test_crafted_weights_are_refused_without_running_them(run, train_tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    folder = RunFolder(train_tiny(epochs=1).run)
     for attack in (craft, craft_with_torch):
-        attack(folder.weights("last"))
+        attack(run.weights("last"))
         with pytest.raises(CheckpointError, match=r"not written by resact.*no code in it was run"):
-            folder.read_network()
+            load_trained(run)
         assert not (tmp_path / "pwned").exists()
-    folder.weights("last").unlink()
+    run.weights("last").unlink()
     with pytest.raises(CheckpointError, match="is missing"):
-        folder.read_network()
+        run.read_network()
     train_tiny(resume=True)
-    assert folder.read_network()[1].epoch == 1, "going on with a run that is done brings its weights back"
+    assert run.read_network()[1].epoch == 3, "going on with a run that is done brings its weights back"
 
 
 def rewrite(path: Path, edit) -> None:
@@ -336,11 +322,9 @@ def test_a_full_disk_leaves_what_was_there(small_disk):
 
 @pytest.mark.faults
 def test_a_disk_that_fills_up_stops_training_with_one_error_and_resume_works(
-    halted, train_tiny, small_disk, monkeypatch
+    whole, train_tiny, small_disk, monkeypatch
 ):
-    _, whole = halted
-    take_step = TrainStep.__call__
-    steps = []
+    take_step, steps = TrainStep.__call__, []
 
     def filling(self, *arguments, **named):
         steps.append(None)

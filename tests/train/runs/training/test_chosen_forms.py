@@ -1,7 +1,6 @@
 """Trainings in a form that was chosen, named or taken over. Trials are genuine; only their times are not."""
 
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import pytest
 import torch
 from rich.console import Console
 from tests.conftest import PATIENCE_SECONDS
-from tests.train.runs.conftest import SMALL, assert_same_weights, finish
+from tests.train.runs.conftest import SMALL, assert_same_weights, finish_on_two_ranks, noted, said_by
 from torch import distributed as dist
 
 from resact.errors import UsageError
@@ -48,13 +47,6 @@ def timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     return tried
 
 
-def said_of(train_tiny, *arguments, **settings) -> str:
-    console = Console(width=500)
-    with console.capture() as said:
-        train_tiny(*arguments, console=console, **settings)
-    return said.get()
-
-
 def config_of(runs: Path, name: str) -> dict:
     return json.loads((runs / name / "config.json").read_text())
 
@@ -63,11 +55,11 @@ def test_chosen_by_timing_or_from_before_or_named_the_weights_are_equal_to_the_b
     runs, settings = tmp_path / "runs", {"epochs": 1, "modality": "both", "batch_size": 5}
     before = torch.get_rng_state()
     line = "kernels: shifted, 100.0 ms a step of 5 clips, 2.00 times as fast as eager (timed now; config.json says why "
-    assert line + "not fused, shifted+graph)\n" in said_of(train_tiny, "timed", **settings)
+    assert line + "not fused, shifted+graph)\n" in said_by(train_tiny, "timed", **settings)
     assert timed == [*EAGER_FORMS], "the others are not for a CPU"
-    assert "(as timed before, " in said_of(train_tiny, "kept", **settings)
+    assert "(as timed before, " in said_by(train_tiny, "kept", **settings)
     assert timed == [*EAGER_FORMS]
-    assert "kernels:" not in said_of(train_tiny, "named", kernels="shifted", **settings)
+    assert "kernels:" not in said_by(train_tiny, "named", kernels="shifted", **settings)
     train_tiny("plain", kernels="ncdhw", **settings)
     for name in ("kept", "named"):
         assert_same_weights(runs / "timed", runs / name)
@@ -98,7 +90,7 @@ def test_a_form_that_fails_in_its_trial_is_left_out_of_the_run(timed, train_tiny
 
     monkeypatch.setattr(TrainStep, "__call__", failing)
     settings = {"epochs": 1}
-    said = said_of(train_tiny, "a", **settings)
+    said = said_by(train_tiny, "a", **settings)
     assert len(taken) == 2, "it failed after its first step"
     assert "kernels: ncdhw, 200.0 ms a step of 4 clips (timed now; config.json says why not shifted, " in said
     record = config_of(tmp_path / "runs", "a")
@@ -199,11 +191,7 @@ def choose_as_rank(rank: int, folder: Path) -> None:
 
 
 def test_the_first_rank_chooses_for_all(tmp_path):
-    forks = multiprocessing.get_context("forkserver")
-    processes = [forks.Process(target=choose_as_rank, args=(rank, tmp_path)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    finish(processes, 0)
+    finish_on_two_ranks(choose_as_rank, tmp_path)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first["outcome"] == second["outcome"]
     assert first["outcome"][0] == "folded"
@@ -229,7 +217,6 @@ def test_a_training_by_the_fused_kernels(tiny_store, tmp_path):
         assert ("fused kernels right in float32" in done.stdout) == (kernels == "fused")
         run = tmp_path / kernels
         assert json.loads((run / "config.json").read_text())["config"]["kernels"] == kernels
-        lines = [json.loads(line) for line in Path(run / "metrics.jsonl").read_text().splitlines()]
-        losses[kernels] = [line["loss"] for line in lines if "loss" in line]
+        losses[kernels] = noted(run, "loss")
     assert len(losses["fused"]) == len(losses["eager"]) > 1
     assert losses["fused"] == pytest.approx(losses["eager"], rel=1e-4)

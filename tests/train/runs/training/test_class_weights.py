@@ -92,11 +92,3 @@ def test_a_run_keeps_its_weights_and_needs_the_file_no_more(train_tiny, train_cu
     assert_same_weights(cut.path, tmp_path / "runs" / "whole")
     with pytest.raises(AssertionError):
         assert_same_weights(cut.path, tmp_path / "runs" / "plain")
-
-
-def test_balanced_sampling_trains_and_goes_on(train_tiny, train_cut, tmp_path):
-    settings = {"epochs": 2, "sampling": "balanced"}
-    train_tiny("whole", **settings)
-    cut = train_cut("cut", after_step=4, **settings)
-    train_tiny("cut", resume=True)
-    assert_same_weights(cut.path, tmp_path / "runs" / "whole")

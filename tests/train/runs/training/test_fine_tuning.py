@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from rich.console import Console
-from tests.train.runs.conftest import SMALL, assert_same_weights, build_store, weights_of
+from tests.train.runs.conftest import SMALL, assert_same_weights, build_store, said_by, weights_of
 from tests.train.runs.untrained import untrained_run
 from torch import nn
 from typer.testing import CliRunner
@@ -264,13 +263,11 @@ def test_what_is_wrong_is_said_before_any_work(source, train_tiny, tmp_path):
         assert not (tmp_path / "runs" / "a").exists()
 
 
-def test_another_split_of_the_same_data_set_is_warned_of(source, train_tiny, tmp_path):
+def test_another_split_of_the_same_data_set_is_warned_of(source, train_tiny):
     for split, warned in (("split1", False), ("split2", True)):
-        with (tmp_path / "out.txt").open("w") as file:
-            console = Console(file=file, soft_wrap=True)
-            train_tiny(split, init_from=str(source.path), modality="rgb", epochs=1, split=split, console=console)
+        said = said_by(train_tiny, split, init_from=str(source.path), modality="rgb", epochs=1, split=split)
         words = "trained on split1 of tiny, whose training videos may be among the test videos of split2"
-        assert (words in (tmp_path / "out.txt").read_text()) == warned
+        assert (words in said) == warned
 
 
 def test_the_last_layers_learning_rate_is_larger_by_its_factor(tiny_store):
@@ -299,7 +296,7 @@ def test_a_network_without_a_last_layer_has_no_factor():
         optimiser_for(build_model(modality="residual", num_classes=3, width=1 / 16, depths=(1, 1, 1, 1)), config)
 
 
-def test_from_the_command_line_to_the_record(source, tiny_store, tmp_path, few_measured):
+def test_from_the_command_line_to_the_record(source, tmp_path):
     """Four classes, of which the run knows none; patterns with commas and repeated."""
     store = build_store(tmp_path / "four.zarr", classes=("A", "B", "C", "D"))
     recipe = tmp_path / "recipe.toml"
@@ -323,8 +320,7 @@ def test_older_records_say_nothing_of_it(source):
     assert RunRecord.from_text(json.dumps(text), "") == source.read_record()
 
 
-def test_a_folder_with_checkpoints_and_no_record_is_no_new_run(train_tiny, tmp_path):
-    train_tiny(epochs=1)
-    (tmp_path / "runs" / "a" / "config.json").unlink()
+def test_a_folder_with_checkpoints_and_no_record_is_no_new_run(run, train_tiny):
+    run.config.unlink()
     with pytest.raises(UsageError, match=r"a has checkpoints, but no config.json: restore it, or choose another --run"):
         train_tiny(epochs=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import GAUNTLET, wait_until
-from tests.train.runs.conftest import arguments, assert_same_weights, start
+from tests.train.runs.conftest import arguments, assert_same_weights, noted, start
 
 from resact.train.runs.files.history import read_metrics
 from resact.train.runs.files.tensors import read_header
@@ -25,10 +25,6 @@ STEPS = EPOCHS * EPOCH_STEPS
 pytestmark = pytest.mark.faults
 
 
-def steps_of(folder: Path) -> list[int]:
-    return [line["step"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
-
-
 def saved_step(folder: Path) -> int:
     last = folder / "last.ckpt"
     return int(read_header(last)["step"]) if last.exists() else 0
@@ -40,7 +36,7 @@ def held_after(folder: Path, step: int, go: Path) -> dict[str, str]:
 
 
 def wait_for_step(process: ForkServerProcess, folder: Path, step: int) -> None:
-    wait_until(lambda: max(steps_of(folder), default=0) >= step, process)
+    wait_until(lambda: max(noted(folder), default=0) >= step, process)
 
 
 def wait_for_end(process: ForkServerProcess, code: int) -> None:
@@ -59,7 +55,7 @@ def kill_in_the_middle_of_an_epoch(process: ForkServerProcess, folder: Path) -> 
         frozen.suspend()
         wait_until(lambda: frozen.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
         assert frozen.status() == psutil.STATUS_STOPPED, "it had ended already"
-        step = steps_of(folder)[-1]
+        step = noted(folder)[-1]
         if step % EPOCH_STEPS:
             saved = saved_step(folder)
             process.kill()
@@ -80,7 +76,7 @@ def undisturbed(tiny_store: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def assert_equal_runs(folder: Path, undisturbed: Path) -> None:
     assert_same_weights(folder, undisturbed)
     assert_same_weights(folder, undisturbed, "best")
-    assert steps_of(folder) == list(range(1, STEPS + 1))
+    assert noted(folder) == list(range(1, STEPS + 1))
     clocks = {"seconds", "wait_seconds"}
     ours, theirs = (
         [{name: line[name] for name in line.keys() - clocks} for line in read_metrics(run / "metrics.jsonl")]
@@ -124,7 +120,7 @@ def test_ctrl_c_and_sigterm_save_first(tiny_store: Path, tmp_path: Path, undistu
         os.kill(process.pid, sign)
         go.touch()
         wait_for_end(process, 130)
-        last = steps_of(folder)[-1]
+        last = noted(folder)[-1]
         assert last < STEPS
         assert read_header(folder / "last.ckpt")["step"] == last, "a step was lost"
         said = output.read_text()

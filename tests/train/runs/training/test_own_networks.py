@@ -6,8 +6,7 @@ import sys
 
 import pytest
 import torch
-from rich.console import Console
-from tests.train.runs.conftest import arguments, assert_same_weights, finish, start_ranks, weights_of
+from tests.train.runs.conftest import arguments, assert_same_weights, finish, said_by, start_ranks, weights_of
 from typer.testing import CliRunner
 
 from resact.cache.store import open_store
@@ -55,12 +54,9 @@ def test_it_goes_on_exactly_and_names_what_has_changed(train_own, train_cut, own
     train_cut("cut", **OWN)
     with (own_code / "blocks.py").open("a") as file:
         file.write("\n# a word\n")
-    with (tmp_path / "out.txt").open("w") as file:
-        train_own("cut", resume=True, console=Console(file=file, soft_wrap=True))
-    said = (tmp_path / "out.txt").read_text()
-    assert re.search(
-        r"note: blocks.py changed since .*cut was started: from here on it is trained with the new code", said
-    )
+    said = said_by(train_own, "cut", resume=True)
+    words = "note: blocks.py changed since .*cut was started: from here on it is trained with the new code"
+    assert re.search(words, said)
     assert_same_weights(tmp_path / "runs" / "cut", tmp_path / "runs" / "whole")
     with pytest.raises(UsageError, match=r"other settings \(\[network\]: \{\}, asked for \{'channels': 9\}"):
         train_own("cut", resume=True, network="nets:small", network_settings={"channels": 9})
@@ -119,7 +115,7 @@ def test_several_devices_begin_with_the_same_weights(own_code, train_own, tiny_s
     assert kept == {name for name in after if not name.startswith("head")}
 
 
-def test_from_the_command_line_to_the_report(own_code, tiny_store, tmp_path, few_measured):
+def test_from_the_command_line_to_the_report(own_code, tiny_store, tmp_path):
     (own_code / "run.toml").write_text("epochs = 1\nbatch_size = 4\nframes = 4\nsize = 16\n[network]\nchannels = 3\n")
     runs = tmp_path / "runs"
     for words in (

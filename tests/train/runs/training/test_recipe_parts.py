@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from rich.console import Console
-from tests.train.runs.conftest import assert_same_weights, weights_of
+from tests.train.runs.conftest import assert_same_weights, said_by, weights_of
 from torch import nn
 from typer.testing import CliRunner
 
@@ -194,9 +194,8 @@ def test_a_parameter_that_is_never_used_does_not_keep_a_run_from_going_on(tmp_pa
 
 
 def test_mean_weights_are_kept_validated_and_named(train_tiny, tmp_path):
-    with (tmp_path / "out.txt").open("w") as file:
-        folder = RunFolder(train_tiny(epochs=1, ema=0.6, console=Console(file=file, soft_wrap=True)).run)
-    assert "validated and saved: the moving average of the weights (EMA 0.6)" in (tmp_path / "out.txt").read_text()
+    said, folder = said_by(train_tiny, epochs=1, ema=0.6), RunFolder(tmp_path / "runs" / "a")
+    assert "validated and saved: the moving average of the weights (EMA 0.6)" in said
     state, _ = read_tensors(folder.path / "last.ckpt")
     kept = weights_of(folder.path)
     assert all(torch.equal(tensor, state[f"average/{name}"]) for name, tensor in kept.items())

@@ -1,6 +1,5 @@
 """Batch norm over the clips of several processes: `--sync-batch-norm`."""
 
-import multiprocessing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from tests.train.runs.conftest import arguments, finish, start_ranks, weights_of
+from tests.train.runs.conftest import arguments, finish, finish_on_two_ranks, noted, start_ranks, weights_of
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -18,7 +17,6 @@ from resact.train.networks.synchronised_norm import SynchronisedNorm, synchronis
 from resact.train.runs.distributed import Ranks
 from resact.train.runs.files.config import RunConfig
 from resact.train.runs.files.folder import RunFolder
-from resact.train.runs.files.history import read_metrics
 from resact.train.runs.training import train as training
 from resact.train.runs.training.optimiser import build_optimiser
 from resact.train.runs.training.step import TrainStep
@@ -94,11 +92,7 @@ def run_as_rank(rank: int, folder: Path) -> None:
 def by_two(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
     """What each of two ranks found."""
     folder = tmp_path_factory.mktemp("ranks")
-    forks = multiprocessing.get_context("forkserver")
-    processes = [forks.Process(target=run_as_rank, args=(rank, folder)) for rank in (0, 1)]
-    for process in processes:
-        process.start()
-    finish(processes, 0)
+    finish_on_two_ranks(run_as_rank, folder)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 
@@ -135,10 +129,6 @@ def test_ranks_with_unequal_parts_accumulate_in_step(by_two: list[Any]) -> None:
         torch.testing.assert_close(by_two[1][2][name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def losses(folder: Path) -> list[float]:
-    return [line["loss"] for line in read_metrics(folder / "metrics.jsonl") if line["kind"] == "step"]
-
-
 def test_the_loss_curve_of_two_ranks_is_that_of_one_process_with_the_whole_batch(
     tiny_store: Path, tmp_path: Path, train_tiny: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,8 +141,8 @@ def test_the_loss_curve_of_two_ranks_is_that_of_one_process_with_the_whole_batch
     with console.capture() as said:
         whole = Path(train_tiny("whole", console=console, **SETTINGS).run)
     assert "--sync-batch-norm changes nothing on one device" in said.get()
-    assert losses(tmp_path / "a") == pytest.approx(losses(whole), rel=1e-3)
-    assert losses(tmp_path / "a")[:3] == pytest.approx(losses(whole)[:3], rel=1e-5)
+    assert noted(tmp_path / "a", "loss") == pytest.approx(noted(whole, "loss"), rel=1e-3)
+    assert noted(tmp_path / "a", "loss")[:3] == pytest.approx(noted(whole, "loss")[:3], rel=1e-5)
     weights = weights_of(tmp_path / "a")
     for name, tensor in weights_of(whole).items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-2, atol=1e-3, msg=name)

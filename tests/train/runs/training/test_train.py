@@ -1,12 +1,13 @@
 """A run from its beginning to its end."""
 
-import json
 import re
 from importlib import metadata
+from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, build_store
+from tests.train.runs.conftest import SMALL, arguments, assert_same_weights, build_store, noted, said_by
 from typer.testing import CliRunner
 
 from resact.cli import app
@@ -21,9 +22,9 @@ from resact.train.runs.training.optimiser import learning_rate
 EPOCH_STEPS = 3  # 12 training videos, in batches of 4
 
 
-def test_a_run_leaves_what_the_design_says(train_tiny, tmp_path, tiny_store):
-    result = train_tiny()
-    folder = RunFolder(tmp_path / "runs" / "a")
+def test_a_run_leaves_what_the_design_says(done):
+    result, _ = done
+    folder = RunFolder(result.run)
     assert (result.run, result.epochs, result.steps) == (str(folder.path), 3, 3 * EPOCH_STEPS)
     assert result.clips_per_second > 0
     assert 0 <= result.data_wait_share < 1
@@ -44,7 +45,7 @@ def test_a_run_leaves_what_the_design_says(train_tiny, tmp_path, tiny_store):
     _, best = folder.read_network("best")
     assert (best.epoch, best.val_video_top1) == (result.best_epoch, result.best_video_top1)
     lines = read_metrics(folder.metrics)
-    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, 10))
+    assert noted(folder.path) == list(range(1, 10))
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert [line["epoch"] for line in epochs] == [0, 1, 2]
     assert max(line["val_video_top1"] for line in epochs) == result.best_video_top1
@@ -52,9 +53,9 @@ def test_a_run_leaves_what_the_design_says(train_tiny, tmp_path, tiny_store):
     assert sum(line["loss"] * line["clips"] for line in first) / 12 == pytest.approx(epochs[0]["loss"], abs=1e-6)
 
 
-def test_the_same_settings_give_the_same_weights_and_another_seed_others(train_tiny, tmp_path):
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        train_tiny(name, seed=seed, epochs=1)
+def test_weights_depend_on_the_seed_and_not_on_activation_checkpointing(train_tiny, tmp_path):
+    for name, settings in (("a", {}), ("b", {"checkpoint_activations": True}), ("c", {"seed": 1})):
+        train_tiny(name, epochs=1, **settings)
     runs = tmp_path / "runs"
     assert_same_weights(runs / "a", runs / "b")
     with pytest.raises(AssertionError):
@@ -69,9 +70,7 @@ def test_repeated_frames_are_told_where_residuals_of_step_1_suffer(train_tiny, t
         ("b", False, {"step": 2}),
         ("c", False, {"modality": "rgb"}),
     ):
-        with (tmp_path / name).open("w") as said:
-            train_tiny(name, store=store, epochs=1, console=Console(file=said, width=400), **settings)
-        assert (note in (tmp_path / name).read_text()) == told
+        assert (note in said_by(train_tiny, name, store=store, epochs=1, **settings)) == told
 
 
 def test_it_learns(train_tiny):
@@ -103,19 +102,12 @@ def test_every_switch_trains(train_tiny, tmp_path, settings):
     assert {name: record.config.settings[name] for name in settings} == settings
 
 
-def test_activation_checkpointing_changes_nothing(train_tiny, tmp_path):
-    train_tiny("plain", epochs=1)
-    train_tiny("checkpointed", checkpoint_activations=True, epochs=1)
-    assert_same_weights(tmp_path / "runs" / "plain", tmp_path / "runs" / "checkpointed")
-
-
 def test_a_loss_that_is_no_number_stops_with_a_report(train_tiny, tmp_path):
     with pytest.raises(DivergedError, match=r"the loss is (nan|inf) at step \d+ \(epoch 1, learning rate") as caught:
         train_tiny(lr=1e30, warmup_epochs=0, val_groups=0, epochs=2, checkpoint_seconds=0.0)
     report = str(caught.value)
     step = int(report.split("at step ")[1].split(" ")[0])
-    lines = read_metrics(tmp_path / "runs" / "a" / "metrics.jsonl")
-    assert [line["step"] for line in lines] == list(range(1, step)), "the bad step stands among the good ones"
+    assert noted(tmp_path / "runs" / "a") == list(range(1, step)), "the bad step stands among the good ones"
     assert report.count("v_") == 4, "each clip of the step is named"
     recipe = RunFolder(tmp_path / "runs" / "a").read_record().config.recipe
     assert f"learning rate {learning_rate(recipe, step - 1, epoch_steps=5):.6g}" in report
@@ -177,17 +169,16 @@ def test_the_run_knows_its_store_from_any_folder(train_tiny, tmp_path, tiny_stor
     assert f"from {tiny_store}" in done.output
 
 
-def test_a_run_is_only_gone_on_with_as_it_was(train_tiny, tmp_path):
-    train_tiny(epochs=1)
-    before = {path: path.read_bytes() for path in (tmp_path / "runs" / "a").iterdir()}
+def test_a_run_is_only_gone_on_with_as_it_was(run, train_tiny, tmp_path):
+    before = {path: path.read_bytes() for path in run.path.iterdir()}
     assert "already exists: continue it with --resume" in _error(train_tiny)
     assert "other settings (--step: 1, asked for 2)" in _error(train_tiny, resume=True, step=2)
     assert "--lr: 0.02, asked for 0.03" in _error(train_tiny, resume=True, lr=0.03)
     other = build_store(tmp_path / "other.zarr", seed=1)
     assert "is not the store that" in _error(train_tiny, resume=True, store=other)
-    assert {path: path.read_bytes() for path in (tmp_path / "runs" / "a").iterdir()} == before
-    same = train_tiny(resume=True, step=1, epochs=1)
-    assert (same.epochs, same.clips_per_second) == (1, None)
+    assert {path: path.read_bytes() for path in run.path.iterdir()} == before
+    same = train_tiny(resume=True, step=1, epochs=3)
+    assert (same.epochs, same.clips_per_second) == (3, None)
     done = CliRunner().invoke(app, ["train", "--runs", str(tmp_path / "runs"), "--run", "a", "--resume"])
     assert "steps, all trained before (more --epochs extend the run)" in done.output
 
@@ -199,12 +190,10 @@ def test_resuming_finds_the_store_and_begins_what_is_not_there(train_tiny, tmp_p
     assert train_tiny("new", resume=True, store=None).epochs == 1
 
 
-def test_two_trainings_never_write_one_run(train_tiny, tmp_path):
-    train_tiny(epochs=1)
-    folder = RunFolder(tmp_path / "runs" / "a")
-    with folder.lock(), pytest.raises(RunLockedError, match="another training is writing to"):
+def test_two_trainings_never_write_one_run(run, train_tiny):
+    with run.lock(), pytest.raises(RunLockedError, match="another training is writing to"):
         train_tiny(resume=True)
-    assert train_tiny(resume=True).epochs == 1
+    assert train_tiny(resume=True).epochs == 3
 
 
 def test_a_folder_without_a_run_says_so(tmp_path):
@@ -212,44 +201,32 @@ def test_a_folder_without_a_run_says_so(tmp_path):
         RunFolder(tmp_path).read_record()
 
 
-def test_plain_lines_without_a_terminal(train_tiny, tmp_path):
-    with (tmp_path / "out.txt").open("w") as file:
-        train_tiny(epochs=2, console=Console(file=file, soft_wrap=True))
-    text = (tmp_path / "out.txt").read_text()
-    assert "12 training videos (0.0% shorter than a clip), 6 held out; epochs: 2, of 3 steps each, on cpu" in text
-    assert text.count("validation top-1") == 2
+def test_plain_lines_without_a_terminal(done):
+    _, text = done
+    assert "12 training videos (0.0% shorter than a clip), 6 held out; epochs: 3, of 3 steps each, on cpu" in text
+    assert text.count("validation top-1") == 3
     assert "\x1b" not in text
 
 
-def test_a_live_line_on_a_terminal(train_tiny, tmp_path):
-    with (tmp_path / "out.txt").open("w") as file:
-        train_tiny(epochs=2, console=Console(file=file, width=200, force_terminal=True))
-    text = (tmp_path / "out.txt").read_text()
-    assert "epoch 2/2 step 3/3 loss" in text
-    for word in ("top-1", "clips/s", "waiting", "0:00:00 left"):
-        assert word in text
+def test_a_live_line_on_a_terminal(train_tiny):
+    text = StringIO()
+    train_tiny(epochs=2, console=Console(file=text, width=200, force_terminal=True))
+    for words in ("epoch 2/2 step 3/3 loss", "top-1", "clips/s", "waiting", "0:00:00 left"):
+        assert words in text.getvalue()
 
 
-def test_metrics_are_json_lines(train_tiny, tmp_path):
-    train_tiny(epochs=1)
-    for line in (tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines():
-        assert set(json.loads(line)) >= {"kind", "epoch", "step"}
-
-
-def test_without_tensorboard_a_run_has_no_events_and_a_line_says_so(train_tiny, tmp_path, monkeypatch, capsys):
+def test_without_tensorboard_a_run_has_no_events_and_a_line_says_so(train_tiny, tmp_path, monkeypatch):
     for module in (history, training):
         monkeypatch.setattr(module, "has_tensorboard", lambda: False)
-    train_tiny("a", epochs=1, console=Console())
-    assert "`pip install tensorboard` adds them" in " ".join(capsys.readouterr().out.split())
+    assert "`pip install tensorboard` adds them" in said_by(train_tiny, epochs=1)
     assert not list((tmp_path / "runs" / "a").glob("events*"))
     assert len((tmp_path / "runs" / "a" / "metrics.jsonl").read_text().splitlines()) > 1
 
 
-def test_tensorboard_has_the_same_numbers(train_tiny, tmp_path):
+def test_tensorboard_has_the_same_numbers(done):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train_tiny(epochs=2)
-    events = EventAccumulator(str(tmp_path / "runs" / "a"))
+    folder = Path(done[0].run)
+    events = EventAccumulator(str(folder))
     events.Reload()
-    steps = [line for line in read_metrics(tmp_path / "runs" / "a" / "metrics.jsonl") if line["kind"] == "step"]
-    assert [event.value for event in events.Scalars("step/loss")] == pytest.approx([line["loss"] for line in steps])
+    assert [event.value for event in events.Scalars("step/loss")] == pytest.approx(noted(folder, "loss"))

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from hashlib import sha256
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.console import Console
-from tests.train.runs.conftest import build_store
+from tests.train.runs.conftest import build_store, said_by
 
 from resact.cache.index import Index
 from resact.cache.layout import Source, VideoRecord
@@ -190,19 +188,17 @@ def loose_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_run_on_few_single_videos_keeps_no_best_and_goes_on_so(
     train_tiny: Any, loose_store: Path, tmp_path: Path
 ) -> None:
-    text = StringIO()
-    result = train_tiny(store=loose_store, epochs=2, console=Console(file=text, width=1000))
-    assert (result.best_epoch, result.best_video_top1) == (None, None)
-    assert result.video_top1 is not None
-    folder = RunFolder(result.run)
+    said, folder = said_by(train_tiny, store=loose_store, epochs=2), RunFolder(tmp_path / "runs" / "a")
     assert not folder.weights("best").exists()
     with pytest.raises(CheckpointError, match="has no best weights, as too few videos were held out: use --wei"):
         folder.read_network("best")
     record = folder.read_record()
     assert (record.choose_best, record.config.val_share, record.val_videos) == (False, 0.1, 6)
-    assert "6 videos are held out, and each is 16.7 points of validation accuracy: no best weights" in text.getvalue()
-    assert "% of 6 videos" in text.getvalue()
-    assert train_tiny(resume=True, store=loose_store).best_epoch is None
+    assert "6 videos are held out, and each is 16.7 points of validation accuracy: no best weights" in said
+    assert "% of 6 videos" in said
+    result = train_tiny(resume=True, store=loose_store)
+    assert (result.best_epoch, result.best_video_top1) == (None, None)
+    assert result.video_top1 is not None
 
 
 def test_a_run_that_was_begun_by_the_older_rule_goes_on_by_it(train_tiny: Any, loose_store: Path) -> None:
@@ -226,14 +222,14 @@ def test_a_run_on_given_validation_videos_records_them_goes_on_so_and_can_be_tes
     train_tiny: Any, tmp_path: Path
 ) -> None:
     store = build_store(tmp_path / "val.zarr", sides=("val",))
-    text = StringIO()
-    result = train_tiny(store=store, epochs=1, console=Console(file=text, width=1000))
-    record = RunFolder(result.run).read_record()
+    assert "6 for validation" in said_by(train_tiny, store=store, epochs=1)
+    folder = RunFolder(tmp_path / "runs" / "a")
+    record = folder.read_record()
     assert (record.val_given, record.val_videos, record.train_videos, record.held_out) == (True, 6, 18, ())
-    assert (result.best_epoch, record.choose_best) == (1, True)
-    assert "6 for validation" in text.getvalue()
+    assert folder.weights("best").exists()
+    assert record.choose_best
     assert train_tiny(resume=True, store=store, epochs=2).epochs == 2
-    trained = load_trained(RunFolder(result.run))
+    trained = load_trained(folder)
     with pytest.raises(UsageError, match="no test video in split1: choose another --membership, one of train, "):
         evaluate_run(trained, open_store(store))
     predictions = evaluate_run(trained, open_store(store), views=1, membership="val")
