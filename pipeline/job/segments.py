@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
@@ -41,7 +40,11 @@ def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool, con
         for path, length in zip(paths, pool.map(lambda path: _length(path, binary), paths), strict=True):
             lengths[path] = length
             line.update(len(lengths))
-    problems = _problems(dataset, lengths)
+    problems = {}
+    for video in dataset.videos:
+        length = lengths.get(video.path)
+        if video.segment and length is not None and (problem := outside(video.segment, length)):
+            problems[video.video_id] = problem
     if problems and not allow_partial:
         named = [f"{line}: {v!a}: {problems[v]}" for v, line in dataset.lines.items() if v in problems]
         more = f"; and {len(named) - _SHOWN:,} more lines" if len(named) > _SHOWN else ""
@@ -50,15 +53,6 @@ def with_parts_inside(dataset: Dataset, *, binary: str, allow_partial: bool, con
         )
     videos = tuple(replace(video, problem=problems.get(video.video_id, video.problem)) for video in dataset.videos)
     return replace(dataset, videos=videos) if problems else dataset
-
-
-def _problems(dataset: Dataset, lengths: Mapping[Path, Fraction | None]) -> dict[str, str]:
-    problems = {}
-    for video in dataset.videos:
-        length = lengths.get(video.path)
-        if video.segment and length is not None and (problem := outside(video.segment, length)):
-            problems[video.video_id] = problem
-    return problems
 
 
 def _length(path: Path, binary: str) -> Fraction | None:
