@@ -42,7 +42,8 @@ def _do(function: Callable[[Item], Result], item: Item) -> _Done[Result]:
     return _Done(function(item))
 
 
-def _peak_bytes() -> int:
+def peak_bytes() -> int:
+    """Largest resident memory of this process so far."""
     import resource
 
     # What `getrusage` gives is no less than what the parent had when it started this process.
@@ -85,7 +86,7 @@ class SerialExecutor:
 
     def peak_bytes(self) -> int:
         """Largest resident memory of any worker so far, or of this process."""
-        return _peak_bytes()
+        return peak_bytes()
 
 
 class DaskExecutor:
@@ -189,7 +190,7 @@ class DaskExecutor:
 
     def peak_bytes(self) -> int:
         """Peak resident memory of the current workers."""
-        return int(max(self._client.run(_peak_bytes).values()))
+        return int(max(self._client.run(peak_bytes).values()))
 
 
 def _scheduler_lost(why: object) -> ToolError:

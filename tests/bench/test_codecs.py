@@ -13,6 +13,7 @@ from tests.commands import call, last_json
 from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 from tests.prepped import at_15_fps, prepped
 
+from resact.bench import codecs
 from resact.bench.codecs import Sample, bench_codecs, chosen, variants
 from resact.cache.codecs import JpegFrames
 from resact.cache.settings import DecodeSettings
@@ -20,7 +21,7 @@ from resact.errors import UsageError
 from resact.pipeline.datasets.dataset import SourceVideo
 from resact.pipeline.datasets.registry import load_dataset
 
-QUIET = Console(quiet=True)
+OPTIONS: dict[str, Any] = {"size": 32, "rounds": 1, "ffmpeg": None, "console": Console(quiet=True)}
 LOSSES = ("frames_db", "residual_step_1_db", "residual_step_2_db", "residual_step_4_db")
 
 
@@ -76,24 +77,18 @@ def test_each_variant_is_what_its_name_says(seed: int) -> None:
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "zstd", "lz4"])
-def test_frames_are_those_of_a_store(root: Path, settings: DecodeSettings, tmp_path: Path, codec: str) -> None:
+def test_frames_are_those_of_a_store(
+    root: Path, settings: DecodeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: str
+) -> None:
     """The rows of the default and of the lossless codecs have the same bytes and pixels as a store."""
     videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True)
     videos = replace(videos, videos=videos.videos[:1])
     store = prepped(videos, settings, codec, tmp_path / "s.zarr")
     compared = next(v for v in variants([95]) if v.codec == codec and (v.is_default or codec != "jpeg"))
     back: list[np.ndarray] = []
-    result = bench_codecs(
-        videos.videos,
-        settings,
-        compared=[compared],
-        loss_against=lambda _: lambda frames: back.append(frames.copy()) or {"none": 1.0},  # type: ignore[func-returns-value]
-        frames=1_000,
-        min_frames=1,
-        rounds=1,
-        ffmpeg=None,
-        console=QUIET,
-    )
+    noted = lambda *_, **__: lambda frames: back.append(frames.copy()) or {"none": 1.0}  # noqa: E731
+    monkeypatch.setattr(codecs, "losses_against", noted)
+    result = bench_codecs(videos.videos, settings, compared=[compared], frames=1_000, **OPTIONS)
     count = int(store.index.num_frames[0])
     np.testing.assert_array_equal(back[0], store.read_frames(0, 0, count))
     (row,) = result["rows"]
@@ -141,12 +136,12 @@ def test_videos_and_frames_are_as_many_as_asked(root: Path) -> None:
 
 def test_nothing_to_measure_is_told(root: Path, settings: DecodeSettings) -> None:
     videos = load_dataset("ucf101", root=root, classes=["Bikes"], allow_partial=True).videos
-    options = {"compared": variants([95]), "loss_against": lambda _: dict, "frames": 9, "rounds": 1}
+    options = OPTIONS | {"compared": variants([95]), "frames": 9}
     with pytest.raises(UsageError, match=r"got 1 videos, expected some with 5 frames or more, such as v_Bikes_g01_c04"):
-        bench_codecs(videos[3:], settings, **options, min_frames=5, ffmpeg=None, console=QUIET)
+        bench_codecs(videos[3:], settings, **options)
     known = replace(videos[0], problem="two videos of that name")
     with pytest.raises(UsageError, match="such as v_Bikes_g01_c01: two videos of that name"):
-        bench_codecs([known], settings, **options, min_frames=5, ffmpeg=None, console=QUIET)
+        bench_codecs([known], settings, **options)
 
 
 @pytest.mark.parametrize("qualities", ["0", "101", "95,", "high"])

@@ -70,18 +70,17 @@ def test_a_part_that_fails_is_named_and_the_next_one_runs(tmp_path, capsys):
             "good", f"open({str(tmp_path / 'good.json')!r}, 'w').write('1'); print('2 passed')", tmp_path / "good.json"
         ),
     ]
-    result = bench_gpu(parts, tmp_path, minutes=5, console=QUIET)
+    result = bench_gpu(parts, tmp_path, minutes=5, console=Console(width=100))
     states = {name: one["state"] for name, one in result["parts"].items()}
     assert states == {"bad": "failed", "silent": "failed", "good": "done"}, "silent left no result"
     assert (result["parts"]["bad"]["problem"], result["parts"]["bad"]["exit_code"]) == ("no such kernel", 3)
     assert result["parts"]["good"]["said"] == "2 passed"
-    gpu.print_gpu(result, Console(width=100))
     said = capsys.readouterr().out
     assert "bad failed:\nno such kernel" in said
     assert "left: bad, silent. The same command goes on with them" in said
 
 
-def test_what_is_done_is_not_done_again_unless_it_is_asked_for_otherwise(tmp_path):
+def test_what_is_done_is_not_done_again_unless_it_is_asked_for_otherwise(tmp_path, monkeypatch):
     ran: list[str] = []
 
     def run(command: Sequence[str], log: Path, seconds: float) -> int:
@@ -91,8 +90,9 @@ def test_what_is_done_is_not_done_again_unless_it_is_asked_for_otherwise(tmp_pat
 
     def again(*parts: Part, **options: Any) -> dict[str, Any]:
         ran.clear()
-        return bench_gpu(parts, tmp_path, minutes=1, run=run, console=QUIET, **options)["parts"]
+        return bench_gpu(parts, tmp_path, minutes=1, console=QUIET, **options)["parts"]
 
+    monkeypatch.setattr(gpu, "run_process", run)
     first, second = part("a", "1", lr=0.1), part("b", "2")
     assert {one["state"] for one in again(first, second, only=["b"]).values()} == {"not begun", "done"}
     assert ran == ["2"]
@@ -109,7 +109,7 @@ def test_what_is_done_is_not_done_again_unless_it_is_asked_for_otherwise(tmp_pat
         again(first)
 
 
-def test_when_the_time_is_over_the_part_is_interrupted_with_what_it_started(tmp_path):
+def test_when_the_time_is_over_the_part_is_interrupted_with_what_it_started(tmp_path, monkeypatch):
     mark = tmp_path / "mark"
     code = (
         "import pathlib, subprocess, sys, time\n"
@@ -125,8 +125,9 @@ def test_when_the_time_is_over_the_part_is_interrupted_with_what_it_started(tmp_
                 return code
         raise AssertionError
 
+    monkeypatch.setattr(gpu, "run_process", run)
     parts = [part("long", code), part("next", "print(1)")]
-    result = bench_gpu(parts, tmp_path, minutes=1 / 60, run=run, console=QUIET)["parts"]
+    result = bench_gpu(parts, tmp_path, minutes=1 / 60, console=QUIET)["parts"]
     assert (result["long"]["state"], result["next"]["state"]) == ("cut off", "not begun")
     assert "checkpoint written" in (tmp_path / "long.log").read_text()
     assert not Path(f"/proc/{mark.read_text()}").exists() or "Z" in Path(f"/proc/{mark.read_text()}/stat").read_text()
@@ -138,7 +139,7 @@ def test_trainings_leave_out_what_the_tables_vary(tmp_path):
         trainings({"lr": -1})
     parts = parts_of(
         {"modality": "both"}, "s.zarr", tmp_path, device="cuda", threads=[1], steps=1, rounds=1,
-        recipe={"lr": 0.1}, seeds="0,1", runs=tmp_path / "runs", tests=tmp_path,
+        recipe={"lr": 0.1}, seeds="0,1", runs=tmp_path / "runs",
     )  # fmt: skip
     assert [one.name for one in parts][-4:] == ["tests", "table-2", "table-3", "table-4"]
     assert (tmp_path / "recipe.toml").read_text() == "lr = 0.1\n"

@@ -17,9 +17,9 @@ from rich.console import Console
 from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 from tests.prepped import at_15_fps, prepped
 
-from resact.bench import competitors
+from resact.bench import competitors, processes
 from resact.bench import loader as bench
-from resact.bench.competitors import NORMALISATION, Task, Team, decord_frames, pyav_frames, scaled, zarr_frames
+from resact.bench.competitors import NORMALISATION, Task, decord_frames, open_team, pyav_frames, scaled, zarr_frames
 from resact.bench.loader import bench_loader
 from resact.cache.store import open_store
 from resact.cli import main
@@ -61,15 +61,7 @@ def sources(root: Path) -> dict[str, Path]:
 def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
     index = open_store(stores["lz4"]).index
     files = {row: str(sources[index.video_id[row]]) for row in range(4)}
-    return Task(
-        store=stores["lz4"],
-        sources=files,
-        video_indices=(0, 1, 2, 3),
-        geometry=GEOMETRY,
-        seed=3,
-        threads=1,
-        share=(0, 1),
-    )
+    return Task(store=stores["lz4"], sources=files, video_indices=(0, 1, 2, 3), geometry=GEOMETRY, seed=3)
 
 
 @cache
@@ -190,13 +182,13 @@ def test_a_competitor_that_cannot_be_loaded_says_why(
     (tmp_path / "decord.py").write_text("raise OSError('libavformat.so.58: cannot open shared object file')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ToolError, match=r"decord: OSError: libavformat.so.58: cannot open shared object file"):
-        Team("decord", task, [0])
+        open_team("decord", task, [0])
     assert not multiprocessing.active_children()
 
 
 def test_a_competitor_that_fails_in_a_round_ends_the_benchmark_and_its_processes(task: Task) -> None:
     missing = replace(task, sources=dict.fromkeys(task.sources, "nowhere.avi"))
-    team = Team("pyav", missing, [0])
+    team = open_team("pyav", missing, [0])
     with pytest.raises(ToolError, match=r"pyav: FileNotFoundError: .*nowhere.avi"):
         team.run(0)
     assert not multiprocessing.active_children()
@@ -213,7 +205,7 @@ def test_the_command_measures_all_and_prints_what_scripts_read(
     words += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
     words += ["--output", tmp_path / "loader.json"]
     # Whose processes have imported everything: two seconds less for each competitor.
-    monkeypatch.setattr(competitors, "get_context", lambda method: multiprocessing.get_context("forkserver"))
+    monkeypatch.setattr(processes, "get_context", lambda method: multiprocessing.get_context("forkserver"))
     monkeypatch.setattr(sys, "argv", ["resact", "bench", "loader", *map(str, words)])
     with pytest.raises(SystemExit) as ended:
         main()

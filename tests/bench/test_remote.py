@@ -18,10 +18,10 @@ from tests.train.runs.conftest import build_store
 from typer.testing import CliRunner
 
 from resact.bench import remote
-from resact.bench.competitors import NORMALISATION
+from resact.bench.competitors import NORMALISATION, Task
 from resact.bench.object_server import ObjectServer, serve_bucket
 from resact.bench.remote import bench_remote
-from resact.bench.remote_readers import READERS, Finish, RemoteTask, sample
+from resact.bench.remote_readers import READERS, Finish, sample
 from resact.cache.store import open_store
 from resact.cli import app
 from resact.errors import ToolError, UsageError
@@ -86,10 +86,9 @@ def test_the_environment_is_as_before(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_others_finish_the_same_clips(store: Path) -> None:
-    opened = open_store(store)
-    videos = tuple(range(0, len(opened.index), 2))
-    task = RemoteTask(store=str(store), video_indices=videos, geometry=GEOMETRY, seed=1, workers=1, cache="")
-    plan = task.plan(opened)
+    videos = tuple(range(0, len(open_store(store).index), 2))
+    task = Task(store=str(store), video_indices=videos, geometry=GEOMETRY, seed=1)
+    opened, plan = task.open()
     ours, finish = ClipDataset(opened, plan, normalisation=NORMALISATION), Finish(task)
     for ours.epoch in range(2):
         expected = {plan.clip(ours.epoch, position).video_index: ours[position] for position in range(len(plan))}

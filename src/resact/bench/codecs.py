@@ -20,9 +20,8 @@ import numpy.typing as npt
 import simplejpeg
 from rich.console import Console
 
-from resact.bench.results import result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
+from resact.bench.comparison import Row, print_rows, result_of, take_turns
+from resact.bench.loss import losses_against
 from resact.cache.codecs import FrameCodec, JpegFrames, build_codec
 from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError, UsageError
@@ -34,9 +33,9 @@ from resact.pipeline.decoding.filter_graph import Pixels
 from resact.pipeline.job.task import planes_of
 
 Frame = npt.NDArray[np.uint8]
-Loss = Callable[[Frame], dict[str, float | None]]
-"""Decoded frames -> distance to the reference frames, in dB by name."""
 
+_RESIDUAL_STEPS = (1, 2, 4)  # the paper's, table 3
+_MIN_FRAMES = max(_RESIDUAL_STEPS) + 1
 _TIMED_FRAMES = 400  # of all videos together: 100 MB of 342x256
 _WARM_UP = 20  # calls before timing starts
 _CLIP_FRAMES = 33
@@ -132,9 +131,8 @@ def bench_codecs(
     decode: DecodeSettings,
     *,
     compared: Sequence[Variant],
-    loss_against: Callable[[Frame], Loss],
+    size: int,
     frames: int,
-    min_frames: int,
     rounds: int,
     ffmpeg: str | None,
     console: Console,
@@ -145,9 +143,8 @@ def bench_codecs(
         videos: the videos to use.
         decode: decode settings.
         compared: the variants to measure, from `variants`.
-        loss_against: reference frames (T, H, W, 3) of a video -> a function that measures the loss of other frames.
-        frames: T, most frames per video.
-        min_frames: videos with fewer are skipped, and listed.
+        size: height and width of the residuals whose loss is measured.
+        frames: T, most frames per video; videos with too few for a residual are skipped, and listed.
         rounds: number of timing rounds.
         ffmpeg: as in `find_ffmpeg`.
         console: where to print.
@@ -172,20 +169,20 @@ def bench_codecs(
         except (DecodeError, FfmpegKilledError) as error:
             left_out.append({"video_id": video.video_id, "problem": str(error)})
             continue
-        if len(samples) < min_frames:
-            problem = f"{len(samples)} frames, expected {min_frames} or more"
+        if len(samples) < _MIN_FRAMES:
+            problem = f"{len(samples)} frames, expected {_MIN_FRAMES} or more"
             left_out.append({"video_id": video.video_id, "problem": problem})
             continue
-        _evaluate(samples, compared, found, loss_against)
+        _evaluate(samples, compared, found, size)
         total += len(samples)
         timed += samples[:: max(1, math.ceil(len(samples) * len(videos) / _TIMED_FRAMES))]
         if number % max(1, len(videos) // 10) == 0:
             console.print(f"{number:,} of {len(videos):,} videos compared")
     if not timed:
         problems = f", such as {left_out[0]['video_id']}: {left_out[0]['problem']}" if left_out else ""
-        raise UsageError(f"got {len(videos)} videos, expected some with {min_frames} frames or more{problems}")
+        raise UsageError(f"got {len(videos)} videos, expected some with {_MIN_FRAMES} frames or more{problems}")
     _time(timed, compared, found, rounds, console)
-    return result_of(
+    result = result_of(
         "codecs",
         videos=len(videos) - len(left_out),
         frames=total,
@@ -196,32 +193,32 @@ def bench_codecs(
         left_out=left_out,
         rows=[_row(variant, one, total) for variant, one in zip(compared, found, strict=True)],
     )
+    _print(result, console)
+    return result
 
 
-def print_codecs(result: dict[str, Any], console: Console) -> None:
-    """Print which videos were skipped, and a table."""
+def _print(result: Row, console: Console) -> None:
+    """Which videos were skipped, and a table."""
     for video in result["left_out"]:
         console.print(f"left out: {video['video_id']}: {video['problem']}")
     rows = result["rows"]
-    losses = {
-        name: f"{name.removesuffix('_db').removeprefix('residual_').replace('_', ' ')}\ndB"
-        for name in rows[0]
-        if name.endswith("_db")
+    columns: dict[str, str | Callable[[Row], str]] = {
+        "jpeg": lambda row: row["name"].removeprefix("jpeg ") + "*" * row["is_default"],
+        "KB": lambda row: f"{row['bytes_a_frame'] / 1e3:.1f}",
     }
-    headings = ["jpeg", "KB", *losses.values(), "encode\n/s", "decode\n/s"]
-    texts = [
-        (
-            row["name"].removeprefix("jpeg ") + "*" * row["is_default"],
-            f"{row['bytes_a_frame'] / 1e3:.1f}",
-            *("exact" if row["exact"] else f"{row[name]['median'] or math.inf:.1f}" for name in losses),
-            *(f"{row[f'{way}_frames_per_second']:,.0f}" for way in ("encode", "decode")),
-        )
-        for row in rows
-    ]
+    for name in [name for name in rows[0] if name.endswith("_db")]:
+        what = name.removesuffix("_db").removeprefix("residual_").replace("_", " ")
+        columns[f"{what}\ndB"] = partial(_decibels, name)
+    columns["encode\n/s"] = "{encode_frames_per_second:,.0f}"
+    columns["decode\n/s"] = "{decode_frames_per_second:,.0f}"
     caption = f"{result['videos']:,} videos, {result['frames']:,} frames; medians of videos and of rounds"
-    print_table(console, headings, texts, caption=caption)
+    print_rows(console, rows, columns, caption=caption)
     if any(row["is_default"] for row in rows):
         console.print("* what prep and reads do unless told otherwise")
+
+
+def _decibels(name: str, row: Row) -> str:
+    return "exact" if row["exact"] else f"{row[name]['median'] or math.inf:.1f}"
 
 
 def _samples(video: SourceVideo, decode: DecodeSettings, count: int, binary: str) -> list[Sample]:
@@ -256,14 +253,9 @@ def _decoded(
         return _decoded(video, decode, pixels, count, binary, other.treatment)
 
 
-def _evaluate(
-    samples: Sequence[Sample],
-    compared: Sequence[Variant],
-    found: Sequence[_Found],
-    loss_against: Callable[[Frame], Loss],
-) -> None:
+def _evaluate(samples: Sequence[Sample], compared: Sequence[Variant], found: Sequence[_Found], size: int) -> None:
     right_THWC = np.stack([sample.rgb for sample in samples])
-    loss = loss_against(right_THWC)
+    loss = losses_against(right_THWC, steps=_RESIDUAL_STEPS, size=size)
     back_THWC = np.empty_like(right_THWC)
     for variant, one in zip(compared, found, strict=True):
         for sample, out_HWC in zip(samples, back_THWC, strict=True):

@@ -7,15 +7,13 @@ of the epoch's clips. Shapes: N frames of a clip, H height, W width.
 import math
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module, util
 from itertools import pairwise
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from resact.bench.processes import Epoch, Team
 from resact.cache.layout import CRC_BYTES, SHARD, array_name, fps_value
 from resact.cache.store import ClipStore, open_store
-from resact.errors import ToolError
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.normalisation import Normalisation
 from resact.train.clips.plain_transform import transform_clip
 from resact.train.clips.sampling import Clip, TrainPlan
 from resact.train.clips.stream import ClipStream
 
-Epoch = Callable[[int], None]
 BATCH = 8
+THREADS_A_CORE = 4
+"""Of ours at a URL, since most of them wait for the bucket; others fetch ahead in threads of their own."""
 _MEAN, _STD = (100.0, 100.0, 100.0), (60.0, 60.0, 60.0)
 NORMALISATION = Normalisation(rgb_mean=_MEAN, rgb_std=_STD, residual_mean=_MEAN, residual_std=_STD)
 
@@ -44,20 +43,22 @@ class Task:
     """The work of all readers; it is sent to their processes."""
 
     store: str
-    sources: dict[int, str]
-    """Index of a video -> its file."""
     video_indices: tuple[int, ...]
     """Indices of the videos; each gives one clip per epoch."""
     geometry: ClipGeometry
     seed: int
-    threads: int
-    """Number of threads that this process may use."""
-    share: tuple[int, int]
+    threads: int = 1
+    """Number of threads, or of workers, that this process may use."""
+    share: tuple[int, int] = (0, 1)
     """Number of this process, and number of processes."""
+    sources: dict[int, str] = field(default_factory=dict)
+    """Index of a video -> its file, for those who read files."""
+    cache: str = ""
+    """An empty folder of this reader's own, for those who read from a bucket."""
 
-    def open(self) -> tuple[ClipStore, TrainPlan]:
-        """Open the store, and make the plan that every reader follows."""
-        store = open_store(self.store)
+    def open(self, url: str | None = None, cache: str | None = None) -> tuple[ClipStore, TrainPlan]:
+        """Open the store, or a copy of it at a URL, and make the plan that every reader follows."""
+        store = open_store(url or self.store, cache=cache)
         return store, TrainPlan(store.index, np.array(self.video_indices), self.geometry, seed=self.seed, flip=True)
 
     def positions(self, plan: TrainPlan) -> range:
@@ -68,17 +69,26 @@ class Task:
 # Ours -------------------------------------------------------------------------------------------------------
 
 
-def stream(task: Task) -> Epoch:
-    """`ClipStream`: finished clips, in batches."""
-    store, plan = task.open()
-    clips = ClipStream(store, plan, batch_size=BATCH, normalisation=NORMALISATION, threads=task.threads)
+def stream(task: Task, *, url: str | None = None, cached: bool = False) -> Epoch:
+    """`ClipStream`: finished clips, in batches, from the store's folder or from a bucket."""
+    store, plan = task.open(url, task.cache if cached else None)
+    threads = task.threads if url is None else THREADS_A_CORE * task.threads
+    clips = ClipStream(store, plan, batch_size=BATCH, normalisation=NORMALISATION, threads=threads)
 
-    def epoch(number: int) -> None:
+    def epoch(number: int) -> int:
         with clips.epoch(number) as reader:
-            for batch in reader:
-                del batch
+            return different_videos(reader)
 
     return epoch
+
+
+def different_videos(batches: Iterable[dict[str, Any]]) -> int:
+    """Go through an epoch; the number of different videos in it."""
+    found = set[str]()
+    for batch in batches:
+        found.update(batch["video_id"])
+        del batch  # not held while the next one is made
+    return len(found)
 
 
 def read(task: Task) -> Epoch:
@@ -291,80 +301,16 @@ PACKAGES = {"decord": "decord", "decord resized": "decord", "torchcodec": "torch
 _THREADED = ("ours", "ours uint8", "bare decode")
 
 
-class Team:
-    """A reader's processes on some cores: one with threads, or one per core."""
+def open_team(name: str, task: Task, cores: Sequence[int]) -> Team:
+    """A reader's processes on some cores: one with threads, or one per core.
 
-    def __init__(self, name: str, task: Task, cores: Sequence[int]) -> None:
-        """Start the processes, and wait until each is ready.
-
-        Raises:
-            ToolError: the reader cannot run here; says why.
-        """
-        self._pipes, self._processes = [], []
-        context = get_context("spawn")
-        places = [tuple(cores)] if name in _THREADED else [(core,) for core in cores]
-        with ffmpeg_of_pyav() if name == "torchcodec" else nullcontext():
-            for number, place in enumerate(places):
-                ours, theirs = context.Pipe()
-                own = replace(task, threads=len(place), share=(number, len(places)))
-                process = context.Process(target=_work, args=(name, own, place, theirs), daemon=True)
-                process.start()
-                theirs.close()
-                self._pipes.append(ours)
-                self._processes.append(process)
-            problems = [problem for problem in self._answers() if problem]
-        if problems:
-            self.close()
-            raise ToolError(f"{name}: {problems[0]}")
-
-    def run(self, epoch: int) -> tuple[float, float]:
-        """Make an epoch's clips; returns wall-clock seconds from the first start to the last end, and CPU seconds."""
-        for pipe in self._pipes:
-            pipe.send(epoch)
-        answers = self._answers()
-        starts, ends, busy = zip(*answers, strict=True)
-        return max(ends) - min(starts), sum(busy)
-
-    def close(self) -> None:
-        """End the processes."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.join()
-
-    def _answers(self) -> list[Any]:
-        try:
-            answers = [pipe.recv() for pipe in self._pipes]
-        except EOFError:
-            self.close()
-            raise ToolError("a process of the benchmark died") from None
-        for answer in answers:
-            if isinstance(answer, Exception):
-                self.close()
-                raise answer
-        return answers
-
-
-def _work(name: str, task: Task, cores: tuple[int, ...], pipe: Any) -> None:
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(1)
-    try:
-        epoch = READERS[name](task)
-    except Exception as error:  # noqa: BLE001 - an import of others' libraries may raise anything
-        pipe.send(f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
-        return
-    pipe.send(None)
-    while True:
-        try:
-            number = pipe.recv()
-        except EOFError:
-            return
-        try:
-            start, busy = time.perf_counter(), time.process_time()
-            epoch(number)
-            pipe.send((start, time.perf_counter(), time.process_time() - busy))
-        except Exception as error:  # noqa: BLE001 - raised again by the process that asked
-            pipe.send(ToolError(f"{name}: {type(error).__name__}: {error}"))
+    Raises:
+        ToolError: the reader cannot run here; says why.
+    """
+    places = [cores] if name in _THREADED else [[core] for core in cores]
+    tasks = [replace(task, threads=len(place), share=(number, len(places))) for number, place in enumerate(places)]
+    with ffmpeg_of_pyav() if name == "torchcodec" else nullcontext():
+        return Team(name, [(place, partial(READERS[name], own)) for place, own in zip(places, tasks, strict=True)])
 
 
 @contextmanager

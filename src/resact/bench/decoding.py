@@ -17,9 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 
-from resact.bench.results import result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
+from resact.bench.comparison import Row, print_rows, result_of, take_turns
 from resact.cache.codecs import FrameCodec
 from resact.cache.crop import Bounds, Crop
 from resact.cache.layout import CRC_BYTES, SHARD, array_name
@@ -61,20 +59,20 @@ def bench_decoding(stores: Sequence[str | Path], *, clips: int, rounds: int, con
     Raises:
         ToolError: no machine code decodes a store here, or its pixels differ from the library's.
     """
-    rows = []
+    rows: list[Row] = []
     for store in map(open_store, stores):
         rows += list(_measured(store.settings.frame_codec, _clips_of(store, clips), rounds))
         console.print(f"{store.files}: {rounds} rounds measured")
+    print_rows(
+        console,
+        rows,
+        {
+            "": "{codec}: {name}",
+            "us a frame": "{microseconds_a_frame:,.1f}",
+            "times the library's speed": lambda row: "{:.2f} ({:.2f} to {:.2f})".format(*row["times_the_library"]),
+        },
+    )
     return result_of("decoding", clips=clips, rounds=rounds, rows=rows)
-
-
-def print_decoding(result: dict[str, Any], console: Console) -> None:
-    """Print a table."""
-    rows = []
-    for row in result["rows"]:
-        ratio = "{:.2f} ({:.2f} to {:.2f})".format(*row["times_the_library"])
-        rows.append((f"{row['codec']}: {row['name']}", f"{row['microseconds_a_frame']:,.1f}", ratio))
-    print_table(console, ["", "us a frame", "times the library's speed"], rows)
 
 
 def _measured(codec: FrameCodec, clips: list[_Stored], rounds: int) -> Iterator[dict[str, Any]]:

@@ -10,15 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from resact.bench.results import result_of
-from resact.bench.tables import print_table
+from resact.bench.comparison import print_rows, result_of
 from resact.cache.remote_files import without_secrets
 from resact.errors import UsageError
 from resact.train.networks.variants import VARIED
@@ -30,9 +29,8 @@ _GRACE_SECONDS = 60.0  # for a training to write its checkpoint
 _TAIL = 2000  # characters of a failed part's output that are kept
 _STATES = "gpu.json"
 
-Run = Callable[[Sequence[str], Path, float], int | None]
-"""Runs a command with its output in a file and a time limit in seconds; returns its exit code, None if it was cut
-off."""
+_TESTS = Path(__file__).parents[3] / "tests"
+"""Of resact's source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +59,6 @@ def parts_of(
     recipe: Mapping[str, Any],
     seeds: str,
     runs: Path,
-    tests: Path | None,
 ) -> list[Part]:
     """The parts, the most important first.
 
@@ -76,7 +73,6 @@ def parts_of(
         recipe: settings of the trainings, as in `reproduce`.
         seeds: seeds of the trainings, such as `0,1,2`.
         runs: folder of the trainings' runs.
-        tests: folder of the tests; None without resact's source.
     """
     steps_file, recipe_file = folder / "settings.toml", folder / "recipe.toml"
     folder.mkdir(parents=True, exist_ok=True)
@@ -100,7 +96,8 @@ def parts_of(
         return Part(name=f"table-{number}", what=what, command=command, settings=recipe, result=None)
 
     counts = ",".join(map(str, threads))
-    of_tests = ("-m", "pytest", "-q", "-m", "gpu", str(tests))
+    pytest = ("-m", "pytest", "-q", "-m", "gpu", str(_TESTS))
+    tests = Part(name="tests", what="GPU tests", command=pytest, settings={}, result=None)
     return [
         rows("forms", "eager forms, fused kernels, CUDA graph", f"{_EAGER},fused,graph"),
         rows("compiled", "torch.compile beside the eager forms", f"{_EAGER},compiled"),
@@ -108,7 +105,7 @@ def parts_of(
         rows("stream-fed", "steps on clips from the store", "synthetic,store"),
         bench("roofline", "time over the roofline, by layer and kernel", "roofline", "--variants", f"{_EAGER},fused"),
         bench("stream", "the stream alone", "stream", store, "--threads", counts, "--rounds", str(rounds)),
-        *([Part(name="tests", what="GPU tests", command=of_tests, settings={}, result=None)] if tests else []),
+        *([tests] if _TESTS.is_dir() else []),
         *map(table, (2, 3, 4)),
     ]
 
@@ -119,7 +116,6 @@ def bench_gpu(
     *,
     minutes: float,
     only: Collection[str] | None = None,
-    run: Run | None = None,
     console: Console,
 ) -> dict[str, Any]:
     """Run the parts that are not done yet, one after another, until the time is up.
@@ -129,7 +125,6 @@ def bench_gpu(
         folder: folder for results; `gpu.json` has the state of each part, and is written after each part.
         minutes: time for all parts. A part that is running at the end is interrupted, and killed a minute later.
         only: names of the parts to run.
-        run: runs a command; default: in its own process.
         console: where to print.
 
     Returns:
@@ -160,21 +155,26 @@ def bench_gpu(
         if (only is not None and part.name not in only) or (left := deadline - time.monotonic()) <= 0:
             continue
         console.print(f"{part.name}: {part.what}, {left / 60:.1f} minutes left")
-        states[part.name] = _done(part, folder, left, run or run_process) | asked
+        states[part.name] = _done(part, folder, left) | asked
         console.print(f"{part.name}: {states[part.name]['state']} after {states[part.name]['seconds']:,.0f} s")
         _save(folder / _STATES, states, names)
-    _save(folder / _STATES, states, names)
-    return _result(states, names)
+    result = _save(folder / _STATES, states, names)
+    _print(result, console)
+    return result
 
 
-def print_gpu(result: dict[str, Any], console: Console) -> None:
-    """Print a table, and the messages of failed parts."""
+def _print(result: dict[str, Any], console: Console) -> None:
+    """A table, and the messages of failed parts."""
     parts = result["parts"]
-    rows = [
-        (name, part["state"], "" if part.get("seconds") is None else f"{part['seconds']:,.0f}")
-        for name, part in parts.items()
-    ]
-    print_table(console, ["part", "state", "seconds"], rows)
+    print_rows(
+        console,
+        [{"name": name, **part} for name, part in parts.items()],
+        {
+            "part": "{name}",
+            "state": "{state}",
+            "seconds": lambda row: "" if row.get("seconds") is None else f"{row['seconds']:,.0f}",
+        },
+    )
     for name, part in parts.items():
         if part["state"] == "failed":
             console.print(f"{name} failed:\n{part['problem']}", markup=False, highlight=False)
@@ -217,9 +217,9 @@ def trainings(recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in recipe.items() if name not in VARIED}
 
 
-def _done(part: Part, folder: Path, seconds: float, run: Run) -> dict[str, Any]:
+def _done(part: Part, folder: Path, seconds: float) -> dict[str, Any]:
     log, start = folder / f"{part.name}.log", time.monotonic()
-    code = run(part.command, log, seconds)
+    code = run_process(part.command, log, seconds)
     taken = time.monotonic() - start
     said = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
     files = {"log": log.name} | ({"result": part.result.name} if part.result is not None else {})
@@ -243,13 +243,11 @@ def _saved_states(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not a result of `resact bench gpu`: name another --folder") from None
 
 
-def _save(path: Path, states: Mapping[str, Any], names: Sequence[str]) -> None:
-    _write(path, json.dumps(_result(states, names), indent=1) + "\n")
+def _save(path: Path, states: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    result = result_of("gpu", parts={name: states.get(name, {"state": "not begun"}) for name in names})
+    _write(path, json.dumps(result, indent=1) + "\n")
+    return result
 
 
 def _write(path: Path, text: str) -> None:
     write_whole(path, text.encode(), what_next="and run the same command again")
-
-
-def _result(states: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return result_of("gpu", parts={name: states.get(name, {"state": "not begun"}) for name in names})

@@ -9,20 +9,19 @@ from typing import Any
 
 from rich.console import Console
 
-from resact.bench.results import result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
+from resact.bench.comparison import Row, print_rows, result_of, take_turns
 
 AIM_SECONDS = 0.3
 """Target time of a command's help, in seconds."""
 
 
-def bench_help(names: Sequence[str], *, rounds: int) -> dict[str, Any]:
+def bench_help(names: Sequence[str], *, rounds: int, console: Console) -> dict[str, Any]:
     """Measure `resact NAME --help`.
 
     Args:
         names: names of commands; an empty one for `resact --help`.
         rounds: number of measured rounds; one more warms the page cache.
+        console: where to print.
 
     Returns:
         `rows`, each `command, seconds` (median), `highest`; machine, versions, commit.
@@ -34,16 +33,11 @@ def bench_help(names: Sequence[str], *, rounds: int) -> dict[str, Any]:
         run(command, stdout=DEVNULL, check=True)
         if number:
             seconds[name].append(time.perf_counter() - start)
-    rows = [
+    rows: list[Row] = [
         {"command": f"resact {name}".strip(), "seconds": round(median(times), 4), "highest": round(max(times), 4)}
         for name, times in seconds.items()
     ]
-    return result_of("help", rounds=rounds, rows=rows)
-
-
-def print_help(result: dict[str, Any], console: Console) -> None:
-    """Print a table, and the commands that miss the target."""
-    rows = [(row["command"], f"{row['seconds']:.3f}", f"{row['highest']:.3f}") for row in result["rows"]]
-    print_table(console, ["--help of", "seconds", "longest"], rows)
-    slow = [row["command"] for row in result["rows"] if row["seconds"] > AIM_SECONDS]
+    print_rows(console, rows, {"--help of": "{command}", "seconds": "{seconds:.3f}", "longest": "{highest:.3f}"})
+    slow = [row["command"] for row in rows if row["seconds"] > AIM_SECONDS]
     console.print(f"over {AIM_SECONDS} s: {', '.join(slow) or 'none'}")
+    return result_of("help", rounds=rounds, rows=rows)

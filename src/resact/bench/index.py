@@ -4,10 +4,7 @@ Only the index is made, with the store's own writer and random numbers of frames
 Each store is opened in a new process, with a cold and with a warm page cache.
 """
 
-import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,8 +15,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from resact.bench.results import result_of
-from resact.bench.tables import print_table
+from resact.bench.comparison import print_rows, result_of
+from resact.bench.processes import in_new_process
 from resact.cache.codecs import build_codec
 from resact.cache.durable import create_store, store_lock
 from resact.cache.index import Index, TextColumn
@@ -27,6 +24,7 @@ from resact.cache.index_files import write_index
 from resact.cache.layout import array_name, crc32c
 from resact.cache.settings import DatasetSettings, DecodeSettings, StoreSettings
 from resact.cache.store import open_store
+from resact.pipeline.executor import peak_bytes
 
 _CLASSES = tuple(f"class{number:03d}" for number in range(400))
 _DRAWN, _REPEATS = 20_000, 5
@@ -50,27 +48,21 @@ def bench_index(videos: Sequence[int], *, console: Console) -> dict[str, Any]:
                 for file in path.rglob("*") if cache == "cold" else ():
                     if file.is_file():
                         drop_from_page_cache(file)
-                command = [sys.executable, "-m", "resact.bench.index", str(path)]
-                run = subprocess.run(command, check=True, capture_output=True, text=True)
-                rows.append({"videos": count, "frames": frames, "page_cache": cache, **json.loads(run.stdout)})
+                measured = in_new_process(_measure, str(path))
+                rows.append({"videos": count, "frames": frames, "page_cache": cache, **measured})
+    print_rows(
+        console,
+        rows,
+        {
+            "": "{videos:,} videos, page cache {page_cache}",
+            "million\nframes": lambda row: f"{row['frames'] / 1e6:,.1f}",
+            "opening\ns": "{open_seconds:.3f}",
+            "memory\nMB": lambda row: f"{row['open_peak_bytes'] / 1e6:.0f}",
+            "a clip\nus": "{microseconds_a_clip:.0f}",
+            "memory\nthen, MB": lambda row: f"{row['peak_bytes'] / 1e6:.0f}",
+        },
+    )
     return result_of("index", rows=rows)
-
-
-def print_index(result: dict[str, Any], console: Console) -> None:
-    """Print a table."""
-    rows = [
-        (
-            f"{row['videos']:,} videos, page cache {row['page_cache']}",
-            f"{row['frames'] / 1e6:,.1f}",
-            f"{row['open_seconds']:.3f}",
-            f"{row['open_peak_bytes'] / 1e6:.0f}",
-            f"{row['microseconds_a_clip']:.0f}",
-            f"{row['peak_bytes'] / 1e6:.0f}",
-        )
-        for row in result["rows"]
-    ]
-    headings = ["", "million\nframes", "opening\ns", "memory\nMB", "a clip\nus", "memory\nthen, MB"]
-    print_table(console, headings, rows)
 
 
 def _make_store(path: Path, videos: int) -> None:
@@ -115,18 +107,12 @@ def drop_from_page_cache(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _peak_bytes() -> int:
-    """VmHWM; not `ru_maxrss`, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def _measure(path: Path) -> dict[str, Any]:
+def _measure(path: str) -> dict[str, Any]:
     """Open the store, then draw clips and find their byte ranges. Runs in a process of its own."""
     start = time.perf_counter()
     index = open_store(path).index
     opened = time.perf_counter() - start
-    open_peak = _peak_bytes()
+    open_peak = peak_bytes()
 
     from resact.train.clips.geometry import ClipGeometry
     from resact.train.clips.sampling import TrainPlan
@@ -150,9 +136,5 @@ def _measure(path: Path) -> dict[str, Any]:
         "first_clip_milliseconds": first * 1e3,
         "microseconds_a_clip": median(rounds),
         "microseconds_a_clip_rounds": rounds,
-        "peak_bytes": _peak_bytes(),
+        "peak_bytes": peak_bytes(),
     }
-
-
-if __name__ == "__main__":  # in the new process
-    sys.stdout.write(json.dumps(_measure(Path(sys.argv[1]))))

@@ -5,10 +5,13 @@ of cores, pinned to them. The first round is a warm-up and does not count.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,11 +19,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from resact.bench.competitors import CALLS, PACKAGES, Task, Team
+from resact.bench.comparison import Row, print_rows, ratios, result_of, take_turns
+from resact.bench.competitors import CALLS, PACKAGES, Task, open_team
 from resact.bench.index import drop_from_page_cache
-from resact.bench.results import ratios, result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
+from resact.bench.processes import Team
 from resact.cache.address import local_path
 from resact.cache.layout import SHARD, array_name
 from resact.cache.remote_files import without_secrets
@@ -98,7 +100,7 @@ def bench_loader(
         with ExitStack() as stack:
             for one in taking_part:
                 try:
-                    one.team = Team(one.name, one.task, allowed[:count])
+                    one.team = open_team(one.name, one.task, allowed[:count])
                     stack.callback(one.team.close)
                 except ToolError as error:
                     one.problem = str(error)
@@ -106,7 +108,7 @@ def bench_loader(
             _run(taking_part, rounds, count, console)
         results += [_result(one, taking_part, count, cache) for cache in _CACHES for one in taking_part]
     videos = [opened[0].index.num_frames[row] for row in rows]
-    return result_of(
+    result = result_of(
         "loader",
         dataset=opened[0].settings.dataset.name,
         clips_a_round=len(rows),
@@ -116,6 +118,8 @@ def bench_loader(
         calls={one.name: CALLS[one.name] for one in taking_part},
         rows=results,
     )
+    _print(result, console)
+    return result
 
 
 def require_folders(stores: Sequence[str]) -> None:
@@ -173,8 +177,6 @@ def _competitors(
             video_indices=tuple(video_indices),
             geometry=geometry,
             seed=seed,
-            threads=1,
-            share=(0, 1),
         )
         shards = [Path(str(store.files)) / array_name(video_id) / SHARD for video_id in ids]
         codec = store.settings.codec
@@ -190,10 +192,10 @@ def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: C
         for cache in _CACHES if number else ("warm",):
             for file in one.files:
                 drop_from_page_cache(file) if cache == "cold" else file.read_bytes()
-            seconds, busy = one.team.run(number)  # type: ignore[union-attr]
+            turn = one.team.run(number)  # type: ignore[union-attr]
             if number:
-                one.rates[cache].append(len(one.task.video_indices) / seconds)
-                one.busy[cache].append(busy / len(one.task.video_indices) * 1e3)
+                one.rates[cache].append(len(one.task.video_indices) / turn.seconds)
+                one.busy[cache].append(turn.cpu_seconds / len(one.task.video_indices) * 1e3)
                 what = f"{one.name} {one.codec or ''}".strip()
                 console.print(
                     f"{cores} cores, round {number}, {cache}: {what}: {one.rates[cache][-1]:.1f} clips/s, "
@@ -226,24 +228,24 @@ def _result(one: _Competitor, competitors: Sequence[_Competitor], cores: int, ca
     }
 
 
-def print_loader(result: dict[str, Any], console: Console) -> None:
-    """Print every competitor's calls, and a table for each number of cores and each state of the page cache."""
+def _print(result: Row, console: Console) -> None:
+    """Every competitor's calls, and a table for each number of cores and each state of the page cache."""
     for name, calls in result["calls"].items():
         console.print(f"{name}: {calls}")
-    headings = ["clips/s", "CPU ms", *(rival.replace("_", "\n") for rival in _RIVALS)]
+    columns: dict[str, str | Callable[[Row], str]] = {
+        "": lambda row: f"{row['name']} {row['codec'] or ''}",
+        "clips/s": "{clips_per_second:.1f}",
+        "CPU ms": "{processor_milliseconds_a_clip:.1f}",
+        **{rival.replace("_", "\n"): partial(_ratio, rival) for rival in _RIVALS},
+    }
     able = [row for row in result["rows"] if not row["problem"]]
-    for cores, cache in dict.fromkeys((row["cores"], row["page_cache"]) for row in able):
-        rows = [
-            (
-                f"{row['name']} {row['codec'] or ''}",
-                f"{row['clips_per_second']:.1f}",
-                f"{row['processor_milliseconds_a_clip']:.1f}",
-                *("" if (ratio := row[f"ratio_to_{rival}"]) is None else f"{ratio:.2f}" for rival in _RIVALS),
-            )
-            for row in able
-            if (row["cores"], row["page_cache"]) == (cores, cache)
-        ]
+    for (cores, cache), rows in groupby(able, key=itemgetter("cores", "page_cache")):
         title = f"cores: {cores}, page cache {cache}"
-        print_table(console, ["", *headings], rows, title=title, caption="ratios of clips/s, round by round")
+        print_rows(console, rows, columns, title=title, caption="ratios of clips/s, round by round")
     for problem in sorted({row["problem"] for row in result["rows"] if row["problem"]}):
         console.print(f"could not run here: {problem}")
+
+
+def _ratio(rival: str, row: Row) -> str:
+    ratio = row[f"ratio_to_{rival}"]
+    return "" if ratio is None else f"{ratio:.2f}"

@@ -25,9 +25,7 @@ from typing import Any
 
 from rich.console import Console
 
-from resact.bench.results import ratios, result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
+from resact.bench.comparison import Row, print_rows, ratios, result_of, take_turns
 from resact.cache.codecs import build_codec
 from resact.cache.settings import DecodeSettings
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
@@ -45,8 +43,8 @@ class _Competitor:
     name: str
     same_graph: str
     """Name of the bare ffmpeg that runs the same graph."""
-    command: Callable[[str], list[str]] | None = None
-    """Bare ffmpeg's command for the path of a video."""
+    command: Callable[[str, str], list[str]] | None = None
+    """Bare ffmpeg's command, from its binary and the path of a video."""
     codec: str | None = None
     """Codec of prep."""
 
@@ -80,11 +78,8 @@ def bench_prep(
     binary, _ = find_ffmpeg(job.ffmpeg)
     decode = job.settings.decode
     competitors = [
-        _Competitor("ffmpeg", "ffmpeg", partial(_plain_command, binary, decode=decode)),
-        *(
-            _Competitor(name := f"ffmpeg {pixels}", name, partial(_graph_command, binary, decode, pixels))
-            for pixels in PIXELS
-        ),
+        _Competitor("ffmpeg", "ffmpeg", partial(_plain_command, decode)),
+        *(_Competitor(name := f"ffmpeg {kind}", name, partial(_graph_command, decode, kind)) for kind in PIXELS),
         *(_Competitor(f"prep {name}", f"ffmpeg {pixels_of(build_codec(name))}", codec=name) for name in codecs),
     ]
     for video in dataset.videos:
@@ -94,23 +89,19 @@ def bench_prep(
     for number, competitor in take_turns(competitors, rounds):
         part = replace(dataset, videos=dataset.videos[number::rounds])
         if competitor.command is not None:
-            seconds = _seconds_of_ffmpeg(part, competitor.command, workers)
+            seconds = _seconds_of_ffmpeg(part, partial(competitor.command, binary), workers)
         elif competitor.codec is not None:
             seconds = _seconds_of_prep(part, job, executor, competitor.codec)
             memory[competitor.name] = executor.peak_bytes()
         rates[competitor.name].append(len(part.videos) / seconds)
         console.print(f"round {number + 1}: {competitor.name}: {rates[competitor.name][-1]:.2f} videos/s")
-    shown = Path(binary).name
-    return result_of(
+    result = result_of(
         "prep",
         dataset=dataset.settings.name,
         videos=len(dataset.videos),
         workers=workers,
         rounds=rounds,
-        commands={
-            "ffmpeg": _plain_command(shown, "VIDEO", decode=decode),
-            **{f"ffmpeg {pixels}": _graph_command(shown, decode, pixels, "VIDEO") for pixels in PIXELS},
-        },
+        commands={one.name: one.command(Path(binary).name, "VIDEO") for one in competitors if one.command is not None},
         rows=[
             {
                 "name": one.name,
@@ -124,21 +115,28 @@ def bench_prep(
             for one in competitors
         ],
     )
+    _print(result, console)
+    return result
 
 
-def print_prep(result: dict[str, Any], console: Console) -> None:
-    """Print the ffmpeg commands, and a table."""
+def _print(result: Row, console: Console) -> None:
+    """The ffmpeg commands, and a table."""
     for name, command in result["commands"].items():
         console.print(f"{name}: {shlex.join(command)}")
-    rows = []
-    for row in result["rows"]:
-        spreads = [
-            f"{row[ratio]:.2f} ({row[ratio + '_min']:.2f} to {row[ratio + '_max']:.2f})"
-            for ratio in ("ratio_to_ffmpeg", "ratio_to_same_graph")
-        ]
-        memory = "" if row["peak_worker_bytes"] is None else f"{row['peak_worker_bytes'] / 1e6:.0f} MB"
-        rows.append((row["name"], f"{row['videos_per_second']:.2f}", *spreads, memory))
-    print_table(console, ["", "videos/s", "to ffmpeg", "to ffmpeg,\nsame graph", "peak worker\nmemory"], rows)
+    print_rows(
+        console,
+        result["rows"],
+        {
+            "": "{name}",
+            "videos/s": "{videos_per_second:.2f}",
+            "to ffmpeg": "{ratio_to_ffmpeg:.2f} ({ratio_to_ffmpeg_min:.2f} to {ratio_to_ffmpeg_max:.2f})",
+            "to ffmpeg,\nsame graph": "{ratio_to_same_graph:.2f} "
+            "({ratio_to_same_graph_min:.2f} to {ratio_to_same_graph_max:.2f})",
+            "peak worker\nmemory": lambda row: (
+                f"{row['peak_worker_bytes'] / 1e6:.0f} MB" if row["peak_worker_bytes"] else ""
+            ),
+        },
+    )
 
 
 def _seconds_of_ffmpeg(part: Dataset, command: Callable[[str], list[str]], workers: int) -> float:
@@ -163,7 +161,7 @@ def _seconds_of_prep(part: Dataset, job: PrepJob, executor: Executor, codec: str
     return seconds
 
 
-def _plain_command(binary: str, source: str, *, decode: DecodeSettings) -> list[str]:
+def _plain_command(decode: DecodeSettings, binary: str, source: str) -> list[str]:
     """What a user would type for prep's frame rate and size; raw RGB frames go to the null output.
 
     Like prep, it decodes and filters in one thread: that is fastest with one process per worker.
@@ -178,7 +176,7 @@ def _plain_command(binary: str, source: str, *, decode: DecodeSettings) -> list[
     ]  # fmt: skip
 
 
-def _graph_command(binary: str, decode: DecodeSettings, pixels: Pixels, source: str) -> list[str]:
+def _graph_command(decode: DecodeSettings, pixels: Pixels, binary: str, source: str) -> list[str]:
     """The same graph as in prep; raw frames go to the null output, and there is no log."""
     swapped = {"image2pipe": "rawvideo", "ppm": "rawvideo", "yuv4mpegpipe": "rawvideo", "pipe:1": "/dev/null"}
     swapped["repeat+level+verbose"] = "error"

@@ -6,38 +6,27 @@ competitor keeps them. In each round every reader starts with an empty cache, in
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 
+from resact.bench.comparison import Row, print_rows, result_of, spread, take_turns
+from resact.bench.competitors import Task
 from resact.bench.object_server import ObjectServer, serve_bucket
-from resact.bench.remote_readers import CALLS, READERS, RIVALS, Reader, RemoteTask
-from resact.bench.results import result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
+from resact.bench.remote_readers import CALLS, READERS, RIVALS, open_team
 from resact.cache.files import LocalFiles
 from resact.cache.store import ClipStore
 from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 
 COMPETITORS = tuple(RIVALS)
-
-
-@dataclass
-class _Epochs:
-    """The figures of one reader's epochs of one kind, first or later."""
-
-    clips_per_second: list[float] = field(default_factory=list)
-    requests: list[int] = field(default_factory=list)
-    fetched_bytes: list[int] = field(default_factory=list)
 
 
 def bench_remote(
@@ -88,13 +77,11 @@ def bench_remote(
             "1 clip or more, a bandwidth above 0, and a latency of 0 or more"
         )
     rows = np.random.default_rng(0).permutation(np.flatnonzero(store.index.num_frames))[:clips]
-    task = RemoteTask(
-        store=str(store.files), video_indices=tuple(rows.tolist()), geometry=geometry, seed=seed,
-        workers=workers, cache="",
-    )  # fmt: skip
+    videos = tuple(rows.tolist())
+    task = Task(store=str(store.files), video_indices=videos, geometry=geometry, seed=seed, threads=workers)
     names = [name for name in READERS if name not in RIVALS or name in competitors]
     problems: dict[str, str | None] = {name: _missing(name) for name in names}
-    figures = {name: (_Epochs(), _Epochs()) for name in names}
+    figures: dict[str, dict[str, list[Row]]] = {name: {"first": [], "later": []} for name in names}
     with TemporaryDirectory(prefix="resact-bench-") as temporary:
         folder = Path(temporary)
         (folder / "bucket").mkdir()
@@ -113,7 +100,7 @@ def bench_remote(
                     problems[name] = str(error)
                     console.print(f"cannot run here: {error}")
                 shutil.rmtree(folder / "cache", ignore_errors=True)
-    return result_of(
+    result = result_of(
         "remote",
         dataset=store.settings.dataset.name,
         codec=store.settings.codec,
@@ -128,39 +115,43 @@ def bench_remote(
         calls={name: CALLS[name] for name in names},
         competitors={RIVALS[name].distribution: _version(name) for name in names if name in RIVALS},
         rows=[
-            {"name": name, "problem": problems[name], "first": _plain(first), "later": _plain(later)}
-            for name, (first, later) in figures.items()
+            {"name": name, "problem": problems[name], **{kind: _medians(found) for kind, found in kinds.items()}}
+            for name, kinds in figures.items()
         ],
     )
+    _print(result, console)
+    return result
 
 
 def _run(
     name: str,
-    task: RemoteTask,
+    task: Task,
     bucket: ObjectServer,
     epochs: int,
-    figures: tuple[_Epochs, _Epochs],
+    figures: dict[str, list[Row]],
     console: Console,
     what: str,
 ) -> None:
-    reader = Reader(name, task)
+    team = open_team(name, task)
     try:
         for number in range(epochs):
-            before, start = (bucket.requests, bucket.sent_bytes), perf_counter()
-            videos = reader.run(number)
-            seconds = perf_counter() - start
+            requests, sent_bytes = bucket.requests, bucket.sent_bytes
+            turn = team.run(number)
+            (videos,) = turn.results
             if videos != len(task.video_indices):
                 raise ToolError(f"{name}: gave {videos} of {len(task.video_indices)} videos")
-            kind = figures[min(number, 1)]
-            kind.clips_per_second.append(videos / seconds)
-            kind.requests.append(bucket.requests - before[0])
-            kind.fetched_bytes.append(bucket.sent_bytes - before[1])
+            found = {
+                "clips_per_second": videos / turn.seconds,
+                "requests": bucket.requests - requests,
+                "fetched_bytes": bucket.sent_bytes - sent_bytes,
+            }
+            figures["later" if number else "first"].append(found)
             console.print(
-                f"{what}: {name}, epoch {number + 1}: {kind.clips_per_second[-1]:,.1f} clips/s, "
-                f"{kind.requests[-1]:,} requests, {kind.fetched_bytes[-1] / 1e6:,.1f} MB"
+                f"{what}: {name}, epoch {number + 1}: {found['clips_per_second']:,.1f} clips/s, "
+                f"{found['requests']:,} requests, {found['fetched_bytes'] / 1e6:,.1f} MB"
             )
     finally:
-        reader.close()
+        team.close()
 
 
 def _missing(name: str) -> str | None:
@@ -176,41 +167,33 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _plain(epochs: _Epochs) -> dict[str, Any] | None:
-    if not epochs.clips_per_second:
+def _medians(epochs: Sequence[Row]) -> Row | None:
+    if not epochs:
         return None
-    return {
-        "clips_per_second": median(epochs.clips_per_second),
-        "clips_per_second_min": min(epochs.clips_per_second),
-        "clips_per_second_max": max(epochs.clips_per_second),
-        "requests": median(epochs.requests),
-        "fetched_bytes": median(epochs.fetched_bytes),
-    }
+    requests, fetched_bytes = (median(epoch[name] for epoch in epochs) for name in ("requests", "fetched_bytes"))
+    rates = spread("clips_per_second", [epoch["clips_per_second"] for epoch in epochs])
+    return {**rates, "requests": requests, "fetched_bytes": fetched_bytes}
 
 
-def print_remote(result: dict[str, Any], console: Console) -> None:
-    """Print every reader's call, and a table of its first and of its later epochs."""
+def _print(result: Row, console: Console) -> None:
+    """Every reader's call, and a table of its first and of its later epochs."""
     for name, call in result["calls"].items():
         console.print(f"{name}: {call}")
-    rows = [
-        (row["name"], *(text for kind in ("first", "later") for text in _texts(row[kind])))
-        for row in result["rows"]
-        if not row["problem"]
-    ]
-    title = (
-        f"{result['clips_an_epoch']:,} clips an epoch, {result['bandwidth_megabytes_per_second']:g} MB/s, "
-        f"{result['latency_milliseconds']:g} ms a request"
+    print_rows(
+        console,
+        [row for row in result["rows"] if not row["problem"]],
+        {
+            "": "{name}",
+            "first:\nclips/s": "{first[clips_per_second]:,.1f}",
+            "first:\nrequests": "{first[requests]:,.0f}",
+            "first:\nMB": lambda row: f"{row['first']['fetched_bytes'] / 1e6:,.1f}",
+            "later:\nclips/s": "{later[clips_per_second]:,.1f}",
+            "later:\nrequests": "{later[requests]:,.0f}",
+            "later:\nMB": lambda row: f"{row['later']['fetched_bytes'] / 1e6:,.1f}",
+        },
+        title=f"{result['clips_an_epoch']:,} clips an epoch, {result['bandwidth_megabytes_per_second']:g} MB/s, "
+        f"{result['latency_milliseconds']:g} ms a request",
     )
-    headings = [f"{kind}\n{what}" for kind in ("first:", "later:") for what in ("clips/s", "requests", "MB")]
-    print_table(console, ["", *headings], rows, title=title)
     for row in result["rows"]:
         if row["problem"]:
             console.print(f"could not run here: {row['problem']}")
-
-
-def _texts(figures: dict[str, Any]) -> tuple[str, str, str]:
-    return (
-        f"{figures['clips_per_second']:,.1f}",
-        f"{figures['requests']:,.0f}",
-        f"{figures['fetched_bytes'] / 1e6:,.1f}",
-    )

@@ -37,16 +37,17 @@ at z's norm. All of it again in each direction:
 Shapes: B clips, C channels, T frames, H height, W width; positions = B * T * H * W.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 from rich.console import Console
 from torch import nn
 
+from resact.bench.comparison import Row, print_rows
 from resact.bench.rates import DeviceRates
-from resact.bench.tables import print_table
 from resact.errors import UsageError
 from resact.train.networks.architecture import NETWORKS
 from resact.train.networks.models import ActionNetwork
@@ -400,14 +401,14 @@ _FIGURES = {
 """Figure of a layer -> its heading, unit and format in a table."""
 
 
-def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[dict[str, Any]]:
+def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[Row]:
     """One row per layer, in the network's order.
 
     Each has `layer, forward_bytes, backward_bytes, forward_multiply_adds, backward_multiply_adds` of the whole batch,
     and `floor_milliseconds`, None without `rates`.
     """
     times = [None] * len(work) if rates is None else [1000 * seconds for seconds in roofline_seconds(work, rates)]
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Row] = {}
     for piece, milliseconds in zip(work, times, strict=True):
         row = rows.setdefault(piece.layer, {"layer": piece.layer, **dict.fromkeys(_FIGURES, 0)})
         row[f"{piece.direction}_bytes"] += piece.bytes
@@ -416,16 +417,13 @@ def roofline_rows(work: list[Work], rates: DeviceRates | None = None) -> list[di
     return list(rows.values())
 
 
-def print_roofline(console: Console, rows: list[dict[str, Any]], *, title: str) -> None:
+def print_roofline(console: Console, rows: list[Row], *, title: str) -> None:
     """Print `roofline_rows` with their totals."""
-    texts = [
-        (row["layer"], *(_text([row[key]], unit, style) for key, (_, unit, style) in _FIGURES.items())) for row in rows
-    ]
-    totals = [_text((row[key] for row in rows), unit, style) for key, (_, unit, style) in _FIGURES.items()]
-    headings = ["layer", *(heading for heading, _, _ in _FIGURES.values())]
-    print_table(console, headings, texts, title=title, footer=["all", *totals])
+    columns: dict[str, str | Callable[[Row], str]] = {"layer": "{layer}"}
+    columns |= {heading: partial(_text, key, unit, style) for key, (heading, unit, style) in _FIGURES.items()}
+    totals = {key: None if rows[0][key] is None else sum(row[key] for row in rows) for key in _FIGURES}
+    print_rows(console, rows, columns, title=title, footer={"layer": "all", **totals})
 
 
-def _text(values: Iterable[float | None], unit: float, style: str) -> str:
-    measured = [value for value in values if value is not None]
-    return format(sum(measured) / unit, style) if measured else "not measured"
+def _text(key: str, unit: float, style: str, row: Row) -> str:
+    return "not measured" if row[key] is None else format(row[key] / unit, style)

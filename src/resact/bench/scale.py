@@ -8,16 +8,14 @@ links to one file count as one video. Copies are not looked for, as in every sto
 Each step runs in a new process, which measures its own time and memory.
 """
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,8 +23,8 @@ from zlib import crc32
 
 from rich.console import Console
 
-from resact.bench.results import result_of
-from resact.bench.tables import print_table
+from resact.bench.comparison import Row, print_rows, result_of
+from resact.bench.processes import in_new_process
 from resact.cache.codecs import build_codec
 from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
 from resact.cache.files import LocalFiles
@@ -39,7 +37,7 @@ from resact.errors import Interrupted, ToolError
 from resact.pipeline.datasets.dataset import Dataset, SourceVideo
 from resact.pipeline.datasets.folder import FOLDER
 from resact.pipeline.decoding.binary import find_ffmpeg
-from resact.pipeline.executor import open_executor
+from resact.pipeline.executor import open_executor, peak_bytes
 from resact.pipeline.file_system import check_mount
 from resact.pipeline.job import prep as prep_module
 from resact.pipeline.job.plan import decode_settings, prep_job
@@ -79,24 +77,24 @@ def bench_scale(videos: Sequence[int], *, dask: Sequence[int], folder: Path, con
             made, rows[count] = count, {"videos": count}
             steps = [*(STEPS if count in videos else ()), *(["dask"] if count in dask else ())]
             for step in steps:
-                rows[count][step] = _in_new_process(base, count, step)
+                rows[count][step] = in_new_process(_step, str(base), count, step)
                 cpu = rows[count][step]["cpu_seconds"]
                 console.print(f"{count:,} videos, {step}: {cpu:.1f} s of CPU time in the driver")
             for store in base.glob(f"{count}*.zarr"):
                 shutil.rmtree(store)
         kind = check_mount(base).found
+    _print(list(rows.values()), console)
     return result_of("scale", file_system=kind, rows=list(rows.values()))
 
 
-def print_scale(result: dict[str, Any], console: Console) -> None:
-    """Print a table, one column per number of videos."""
-    rows = result["rows"]
-    lines: dict[str, Callable[[dict[str, Any]], str]] = {
+def _print(rows: list[Row], console: Console) -> None:
+    """A table with one column per number of videos."""
+    lines: dict[str, Callable[[Row], str]] = {
         "finding the videos, s": lambda row: f"{row['half']['search_seconds']:.2f}",
-        "driver, ms of CPU a video": lambda row: f"{_driver_milliseconds(row):.3f}",
+        "driver, ms of CPU a video": lambda row: f"{1e3 * _both(row, 'cpu_seconds') / row['videos']:.3f}",
         "driver, peak MB": lambda row: f"{max(row[step]['peak_bytes'] for step in ('half', 'rest')) / 1e6:.0f}",
-        "index merged or written, times": lambda row: f"{row['half']['index_writes'] + row['rest']['index_writes']}",
-        "merging and writing it, s": lambda row: f"{row['half']['index_seconds'] + row['rest']['index_seconds']:.2f}",
+        "index merged or written, times": lambda row: f"{_both(row, 'index_writes')}",
+        "merging and writing it, s": lambda row: f"{_both(row, 'index_seconds'):.2f}",
         "index at the end, MB": lambda row: f"{row['rest']['index_bytes'] / 1e6:.1f}",
         "journal when stopped, rows": lambda row: f"{row['half']['journal_rows']:,}",
         "journal when stopped, MB": lambda row: f"{row['half']['journal_bytes'] / 1e6:.1f}",
@@ -105,27 +103,25 @@ def print_scale(result: dict[str, Any], console: Console) -> None:
         "all done: the whole command, s": lambda row: f"{row['again']['seconds']:.2f}",
         "open_store, s": lambda row: f"{row['open']['seconds']:.3f}",
         "open_store, peak MB": lambda row: f"{row['open']['peak_bytes'] / 1e6:.0f}",
-        "with Dask: driver and scheduler, ms of CPU a video": lambda row: f"{_dask_milliseconds(row):.2f}",
+        "with Dask: driver and scheduler, ms of CPU a video": lambda row: (
+            f"{1e3 * row['dask']['cpu_seconds'] / row['videos']:.2f}"
+        ),
         "with Dask: driver and scheduler, peak MB": lambda row: f"{row['dask']['peak_bytes'] / 1e6:.0f}",
     }
-    table = []
-    for name, text in lines.items():
-        cells = []
-        for row in rows:
-            with suppress(KeyError):  # a step that was not asked for
-                cells.append(text(row))
-                continue
-            cells.append("")
-        table.append([name, *cells])
-    print_table(console, ["", *(f"{row['videos']:,}" for row in rows)], table)
+
+    def text(line: Callable[[Row], str], row: Row) -> str:
+        try:
+            return line(row)
+        except KeyError:  # a step that was not asked for
+            return ""
+
+    table = [{"": name, **{f"{row['videos']:,}": text(line, row) for row in rows}} for name, line in lines.items()]
+    print_rows(console, table, {heading: itemgetter(heading) for heading in table[0]})
 
 
-def _driver_milliseconds(row: dict[str, Any]) -> float:
-    return float(sum(row[step]["cpu_seconds"] for step in ("half", "rest")) / row["videos"] * 1e3)
-
-
-def _dask_milliseconds(row: dict[str, Any]) -> float:
-    return float(row["dask"]["cpu_seconds"] / row["videos"] * 1e3)
+def _both(row: Row, figure: str) -> Any:
+    """Of both halves of a prep."""
+    return row["half"][figure] + row["rest"][figure]
 
 
 def _make_ready(base: Path) -> None:
@@ -207,14 +203,6 @@ def _ready_made(ready: Path) -> list[tuple[Path, VideoRecord]]:
 # The steps, each in a process of its own ----------------------------------------------------------------------
 
 
-def _in_new_process(base: Path, count: int, step: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "resact.bench.scale", str(base), str(count), step]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    if run.returncode:
-        raise ToolError(f"the step {step} of {count:,} videos failed: {run.stderr.strip()}")
-    return dict(json.loads(run.stdout))
-
-
 @dataclass
 class _Worker:
     """The simulated worker in the driver's process, whose time does not count, and which stops the prep."""
@@ -237,12 +225,13 @@ class _Worker:
         return record
 
 
-def _step(base: Path, count: int, step: str) -> dict[str, Any]:
+def _step(folder: str, count: int, step: str) -> dict[str, Any]:
+    base = Path(folder)
     store = base / f"{count}{'-dask' if step == 'dask' else ''}.zarr"
     if step == "open":
         begun = time.perf_counter(), time.process_time()
         videos = len(open_store(store).index)
-        return {"videos": videos, **_spent(begun), "peak_bytes": _peak_bytes()}
+        return {"videos": videos, **_spent(begun), "peak_bytes": peak_bytes()}
     begun = time.perf_counter(), time.process_time()
     dataset = FOLDER.load(base / "source", name="scale")
     job = _job(dataset, store)
@@ -263,7 +252,7 @@ def _step(base: Path, count: int, step: str) -> dict[str, Any]:
         result = None
     spent = _spent(begun)
     spent["cpu_seconds"] -= worker.cpu_seconds
-    figures = {"search_seconds": search, **spent, "peak_bytes": _peak_bytes()}
+    figures = {"search_seconds": search, **spent, "peak_bytes": peak_bytes()}
     figures |= {"index_writes": len(writes), "index_seconds": sum(writes)}
     if result is not None and (result.videos, result.failed) != (count, 0):
         raise ToolError(f"{result.videos} videos and {result.failed} failures, expected {count} and 0")
@@ -306,13 +295,3 @@ def _timed_index() -> list[float]:
 
 def _spent(begun: tuple[float, float]) -> dict[str, float]:
     return {"seconds": time.perf_counter() - begun[0], "cpu_seconds": time.process_time() - begun[1]}
-
-
-def _peak_bytes() -> int:
-    """VmHWM; not `ru_maxrss`, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-if __name__ == "__main__":  # the new process
-    sys.stdout.write(json.dumps(_step(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3])))

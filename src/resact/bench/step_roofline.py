@@ -12,12 +12,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from resact.bench.kernel_times import kernel_times
-from resact.bench.layer_times import LayerTimes
+from resact.bench.comparison import Row, print_rows, result_of
 from resact.bench.rates import DeviceRates, measure_rates, require_device
-from resact.bench.results import result_of
 from resact.bench.roofline import list_work, print_roofline, refuse_own, roofline_rows
-from resact.bench.tables import print_table
+from resact.bench.step_times import LayerTimes, kernel_times
 from resact.errors import ResactError, UsageError
 from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.models import ActionNetwork
@@ -42,7 +40,7 @@ def bench_roofline(
     variants: Sequence[str],
     steps: int,
     console: Console,
-) -> dict[str, Any]:
+) -> Row:
     """List the minimum work of a step, and compare measured variants with it.
 
     Args:
@@ -101,13 +99,13 @@ def bench_roofline(
 
 
 def _measured_beside(
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     config: RunConfig,
     device: torch.device,
     names: Sequence[str],
     steps: int,
     console: Console,
-) -> dict[str, Any]:
+) -> Row:
     """Figures by variant; a variant that cannot run has its `problem`."""
     variants = eager_variants(config) | {"fused": fused_variant(config)}
     failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # out of memory is among them
@@ -124,7 +122,7 @@ def _measured_beside(
     return measured
 
 
-def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[str, Any]:
+def _time_step(variant: StepVariant, device: torch.device, steps: int) -> Row:
     """Medians over steps of the complete step and of each layer, and means of each kernel, in milliseconds."""
     network = variant.network(_NUM_CLASSES, device)
     assert isinstance(network, ActionNetwork)
@@ -147,7 +145,7 @@ def _time_step(variant: StepVariant, device: torch.device, steps: int) -> dict[s
     }
 
 
-def _beside_roofline(measured: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _beside_roofline(measured: Row, rows: list[Row]) -> Row:
     """Adds the roofline's time of each layer and of the step, and their ratios to it."""
     whole = sum(row["floor_milliseconds"] for row in rows)
     layers = []
@@ -156,21 +154,29 @@ def _beside_roofline(measured: dict[str, Any], rows: list[dict[str, Any]]) -> di
         least = sum(part["floor_milliseconds"] for part in parts)
         taken = row["forward_milliseconds"] + row["backward_milliseconds"]
         layers.append(row | {"floor_milliseconds": least, "over_floor": taken / least})
-    return {
-        "milliseconds": measured["milliseconds"],
+    return measured | {
         "floor_milliseconds": whole,
         "over_floor": measured["milliseconds"] / whole,
         "layers": layers,
-        "kernels": measured["kernels"],
     }
 
 
-def _print_measured(name: str, found: dict[str, Any], console: Console) -> None:
-    keys = ("forward_milliseconds", "backward_milliseconds", "floor_milliseconds", "over_floor")
-    rows = [(row["layer"], *(f"{row[key]:,.3f}" for key in keys)) for row in found["layers"]]
-    title = f"{name}: {found['milliseconds']:,.2f} ms a step, {found['over_floor']:.2f} times the roofline"
-    print_table(console, ["layer", "forward ms", "backward ms", "roofline ms", "times it"], rows, title=title)
-    slowest = [
-        (row["kernel"], f"{row['calls']:,.0f}", f"{row['milliseconds']:,.3f}") for row in found["kernels"][:_SHOWN]
-    ]
-    print_table(console, ["kernel", "calls", "ms a step"], slowest, title=f"{name}: its slowest kernels")
+def _print_measured(name: str, found: Row, console: Console) -> None:
+    print_rows(
+        console,
+        found["layers"],
+        {
+            "layer": "{layer}",
+            "forward ms": "{forward_milliseconds:,.3f}",
+            "backward ms": "{backward_milliseconds:,.3f}",
+            "roofline ms": "{floor_milliseconds:,.3f}",
+            "times it": "{over_floor:,.3f}",
+        },
+        title=f"{name}: {found['milliseconds']:,.2f} ms a step, {found['over_floor']:.2f} times the roofline",
+    )
+    print_rows(
+        console,
+        found["kernels"][:_SHOWN],
+        {"kernel": "{kernel}", "calls": "{calls:,.0f}", "ms a step": "{milliseconds:,.3f}"},
+        title=f"{name}: its slowest kernels",
+    )

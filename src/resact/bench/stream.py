@@ -3,18 +3,15 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
+from resact.bench.comparison import print_rows, result_of, spread, take_turns
 from resact.bench.competitors import NORMALISATION
 from resact.bench.rates import require_device
-from resact.bench.results import result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
 from resact.cache.store import ClipStore
 from resact.errors import UsageError
 from resact.train.clips.sampling import TrainPlan
@@ -84,35 +81,25 @@ def bench_stream(
         if number:
             rates[count].append(rate)
             console.print(f"round {number} of {rounds}: {count} threads, {rate:,.1f} clips/s")
+    rows = [{"threads": count, **spread("clips_per_second", found)} for count, found in rates.items()]
+    name = torch.cuda.get_device_name(target) if on_gpu else "cpu"
+    print_rows(
+        console,
+        rows,
+        {
+            "threads": "{threads}",
+            "clips/s": "{clips_per_second:,.1f}",
+            "lowest to highest": "{clips_per_second_min:,.1f} to {clips_per_second_max:,.1f}",
+        },
+        title=f"{store.settings.codec} clips to {name}, batches of {batch}",
+    )
     return result_of(
         "stream",
-        device=torch.cuda.get_device_name(target) if on_gpu else "cpu",
+        device=name,
         codec=store.settings.codec,
         geometry=asdict(config.geometry),
         batch=batch,
         clips=len(plan),
         rounds=rounds,
-        rows=[
-            {
-                "threads": count,
-                "clips_per_second": median(found),
-                "clips_per_second_min": min(found),
-                "clips_per_second_max": max(found),
-            }
-            for count, found in rates.items()
-        ],
+        rows=rows,
     )
-
-
-def print_stream(result: dict[str, Any], console: Console) -> None:
-    """Print a table."""
-    rows = [
-        (
-            str(row["threads"]),
-            f"{row['clips_per_second']:,.1f}",
-            f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}",
-        )
-        for row in result["rows"]
-    ]
-    title = f"{result['codec']} clips to {result['device']}, batches of {result['batch']}"
-    print_table(console, ["threads", "clips/s", "lowest to highest"], rows, title=title)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from resact.bench.rates import DeviceRates, measure_rates
-from resact.bench.results import result_of
+from resact.bench.comparison import Row, print_rows, result_of, spread, take_turns
+from resact.bench.rates import DeviceRates, measure_rates, require_device
 from resact.bench.roofline import list_work, refuse_own, roofline_seconds
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
 from resact.bench.train_rows import AS_TRAINED, NAMES, TorchvisionVariant, derived_variants
 from resact.cache.store import ClipStore
 from resact.errors import ResactError, ToolError, UsageError
+from resact.pipeline.executor import peak_bytes
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
@@ -105,20 +104,15 @@ def bench_train(
         none; settings; threads that compute, machine, versions, commit.
 
     Raises:
-        UsageError: settings are wrong, there is no such row or device, or `steps` or `rounds` is below 1.
+        UsageError: settings are wrong, or there is no such row or device.
     """
-    if steps < 1 or rounds < 1:
-        raise UsageError(f"got --steps {steps} and --rounds {rounds}, expected 1 or more")
     for name in rows or ():
         if name not in NAMES:
             raise UsageError(f"got --rows {name}, expected all, or some of {','.join(NAMES)}")
-    there = ("cuda", "cpu") if torch.cuda.is_available() else ("cpu",)
-    for name in devices or ():
-        if name not in there:
-            raise UsageError(f"got --device {name}, expected one of {', '.join(there)}")
-    asked, found, rates = RunConfig.of(settings), [], {}
+    kinds = [*dict.fromkeys([require_device(None), "cpu"])] if devices is None else [*map(require_device, devices)]
+    asked, found, rates = RunConfig.of(settings), list[Row](), {}
     refuse_own(asked)
-    for kind in there if devices is None else devices:
+    for kind in kinds:
         config = replace(asked, amp=kind == "cuda" if asked.amp is None else asked.amp)
         if "batch_size" not in settings:
             config = replace(config, recipe=replace(config.recipe, batch_size=_BATCH_SIZE[kind]))
@@ -126,6 +120,7 @@ def bench_train(
         bench = _Bench(config, store, torch.device(kind), wanted, steps, threads, console)
         found += bench.run(rounds)
         rates[kind] = None if bench.rates is None else asdict(bench.rates)
+    _print(found, console)
     return result_of(
         "train",
         rows=found,
@@ -137,25 +132,25 @@ def bench_train(
     )
 
 
-def print_train(result: dict[str, Any], console: Console) -> None:
-    """Print a table per device, and the rows that could not run there."""
-    headings = ["", "clips/s", "lowest to highest", "ms a step", "of roofline", "waiting", "peak GB"]
-    for device in dict.fromkeys(row["device"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["device"] == device]
-        able = [row for row in rows if row["problem"] is None]
-        texts = [
-            (
-                row["name"] + "*" * row["baseline"],
-                f"{row['clips_per_second']:,.1f}",
-                f"{row['clips_per_second_min']:,.1f} to {row['clips_per_second_max']:,.1f}",
-                f"{row['milliseconds']:,.1f}",
-                "" if row["floor_share"] is None else f"{row['floor_share']:.1%}",
-                f"{row['data_wait_share']:.1%}",
-                f"{row['peak_bytes'] / 1e9:.2f}",
-            )
-            for row in able
-        ]
-        print_table(console, headings, texts, title=f"{device}, {rows[0]['batch']} clips a step")
+def _print(rows: list[Row], console: Console) -> None:
+    """A table per device, and the rows that could not run there."""
+    for device in dict.fromkeys(row["device"] for row in rows):
+        there = [row for row in rows if row["device"] == device]
+        able = [row for row in there if row["problem"] is None]
+        print_rows(
+            console,
+            able,
+            {
+                "": lambda row: row["name"] + "*" * row["baseline"],
+                "clips/s": "{clips_per_second:,.1f}",
+                "lowest to highest": "{clips_per_second_min:,.1f} to {clips_per_second_max:,.1f}",
+                "ms a step": "{milliseconds:,.1f}",
+                "of roofline": lambda row: "" if row["floor_share"] is None else f"{row['floor_share']:.1%}",
+                "waiting": "{data_wait_share:.1%}",
+                "peak GB": lambda row: f"{row['peak_bytes'] / 1e9:.2f}",
+            },
+            title=f"{device}, {there[0]['batch']} clips a step",
+        )
         if any(row["baseline"] for row in able):
             console.print("* the fastest eager form")
         if all(row["floor_share"] is None for row in able):
@@ -163,7 +158,7 @@ def print_train(result: dict[str, Any], console: Console) -> None:
         for of in dict.fromkeys(row["of"] for row in able if row["of"] is not None):
             variants = ", ".join(row["name"] for row in able if row["of"] == of)
             console.print(f"{variants}: in the form and layout of {of}, the fastest in a first round")
-        for row in rows:
+        for row in there:
             if row["problem"] is not None:
                 console.print(f"{row['name']} could not run here: {row['problem']}")
 
@@ -258,10 +253,13 @@ class _Bench:
         yield step
 
     def _source(self, variant: StepVariant) -> Generator[dict[str, Any]]:
-        if variant.name == "store":
-            assert self.stream is not None
-            return _from_store(self.stream)
-        return _synthetic(variant.batch(self.num_classes, self.device))
+        """Epoch after epoch of the store, or one batch over and over, that nobody waits for."""
+        if variant.name != "store":
+            yield from repeat(variant.batch(self.num_classes, self.device))
+        assert self.stream is not None
+        for epoch in count():
+            with self.stream.epoch(epoch) as reader:
+                yield from reader
 
     def _name(self, variant: StepVariant) -> str:
         return f"store {self.store.settings.codec}" if variant.name == "store" else variant.name
@@ -269,12 +267,9 @@ class _Bench:
     def _result(self, row: _Row) -> dict[str, Any]:
         variant, measured, figures = row.variant, row.measured, dict.fromkeys(_FIGURES)
         if row.problem is None:
-            rates = measured.clips_per_second
-            milliseconds = 1000 * self.batch / median(rates)
+            milliseconds = 1000 * self.batch / median(measured.clips_per_second)
             figures |= {
-                "clips_per_second": median(rates),
-                "clips_per_second_min": min(rates),
-                "clips_per_second_max": max(rates),
+                **spread("clips_per_second", measured.clips_per_second),
                 "milliseconds": milliseconds,
                 "floor_share": self._roofline_share(variant, milliseconds),
                 "peak_bytes": measured.peak_bytes,
@@ -348,19 +343,6 @@ def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, thre
     )
 
 
-def _synthetic(batch: dict[str, Any]) -> Generator[dict[str, Any]]:
-    """One batch, over and over, that nobody waits for."""
-    while True:
-        yield batch
-
-
-def _from_store(stream: ClipStream) -> Generator[dict[str, Any]]:
-    """Epoch after epoch."""
-    for epoch in count():
-        with stream.epoch(epoch) as reader:
-            yield from reader
-
-
 def _measure(
     step: Step,
     source: Generator[dict[str, Any]],
@@ -415,7 +397,4 @@ def _reset_peak(device: torch.device) -> None:
 
 def _peak_bytes(device: torch.device) -> int:
     """Highest since the reset: memory that tensors held on a GPU, resident memory of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_bytes()

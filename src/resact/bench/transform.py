@@ -24,11 +24,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from resact.bench.comparison import Row, print_rows, result_of, take_turns
 from resact.bench.competitors import NORMALISATION
 from resact.bench.rates import measure_rates, require_device
-from resact.bench.results import result_of
-from resact.bench.rounds import take_turns
-from resact.bench.tables import print_table
 from resact.cache.store import ClipStore, open_store
 from resact.train.clips import stream as stream_module
 from resact.train.clips.geometry import SCALES, ClipGeometry
@@ -74,24 +72,26 @@ def bench_transform(
     require_device(device)
     opened = [open_store(store) for store in stores]
     figures = _on_gpu(opened, rounds, epochs, console) if device == "cuda" else _on_cpu(opened, rounds, epochs, console)
+    _print(figures["rows"], console)
     return result_of("transform", rounds=rounds, **figures)
 
 
-def print_transform(result: dict[str, Any], console: Console) -> None:
-    """Print a table."""
-    ways = [key for key in result["rows"][0] if key != "name"]
-    rows = [
-        (
-            row["name"],
-            *(f"{row[way]['median_ms']:.2f} ({row[way]['least_ms']:.2f})" for way in ways),
-            f"{row[ways[0]]['median_ms'] / row[ways[1]]['median_ms']:.2f}",
-            *[f"{share:.3f}" if (share := row[ways[1]].get("share_of_copying")) else ""] * ("device" in result),
+def _print(rows: list[Row], console: Console) -> None:
+    def milliseconds(way: str) -> Callable[[Row], str]:
+        return lambda row: f"{row[way]['median_ms']:.2f} ({row[way]['least_ms']:.2f})"
+
+    slow, fast = (key for key in rows[0] if key != "name")
+    columns: dict[str, str | Callable[[Row], str]] = {
+        "": "{name}",
+        f"{slow}\nms (least)": milliseconds(slow),
+        f"{fast}\nms (least)": milliseconds(fast),
+        "times as\nfast": lambda row: f"{row[slow]['median_ms'] / row[fast]['median_ms']:.2f}",
+    }
+    if "share_of_copying" in rows[0][fast]:  # on a GPU; a stream has none
+        columns["of copying's\nrate"] = lambda row: (
+            f"{share:.3f}" if (share := row[fast].get("share_of_copying")) else ""
         )
-        for row in result["rows"]
-    ]
-    headings = ["", *(f"{way}\nms (least)" for way in ways), "times as\nfast"]
-    headings += ["of copying's\nrate"] * ("device" in result)
-    print_table(console, headings, rows, caption="a clip of 33 frames; medians")
+    print_rows(console, rows, columns, caption="a clip of 33 frames; medians")
 
 
 def _on_cpu(stores: Sequence[ClipStore], rounds: int, epochs: int, console: Console) -> dict[str, Any]:
@@ -138,6 +138,11 @@ def _named(side: int | None, dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.") + (f", crop of {side}" if side else "")
 
 
+def _centre_clip(side: int) -> Clip:
+    count, top, left = _GEOMETRY.frames_read, (_HEIGHT - side) // 2, (_WIDTH - side) // 2
+    return Clip(video_index=0, start=0, stop=count, order=np.arange(count), top=top, left=left, side=side, flip=False)
+
+
 def _row(name: str, seconds: dict[str, list[float]]) -> dict[str, Any]:
     """Medians and minima without the first of each, which warms up."""
     row: dict[str, Any] = {"name": name}
@@ -152,8 +157,7 @@ def _transforms(side: int, dtype: torch.dtype, rounds: int) -> dict[str, list[fl
     rng = np.random.default_rng(0)
     sources = torch.from_numpy(rng.integers(0, 256, (5, read, _HEIGHT, _WIDTH, 3), dtype=np.uint8))
     batch = {stream: torch.zeros(16, 3, _GEOMETRY.frames, size, size, dtype=dtype) for stream in _GEOMETRY.streams}
-    top, left = (_HEIGHT - side) // 2, (_WIDTH - side) // 2
-    clip = Clip(video_index=0, start=0, stop=read, order=np.arange(read), top=top, left=left, side=side, flip=False)
+    clip = _centre_clip(side)
     seconds: dict[str, list[float]] = {way: [] for way in _WAYS}
     for turn, (_, way) in enumerate(take_turns(list(_WAYS), rounds + 1)):
         out = {stream: clips[turn % 16] for stream, clips in batch.items()}
@@ -187,15 +191,13 @@ def _transforms_on_gpu(
     side: int, dtype: torch.dtype, rounds: int, bytes_per_second: float
 ) -> tuple[float, dict[str, list[float]]]:
     """Seconds per clip: of copying its bytes, and of each way."""
-    top, left, count = (_HEIGHT - side) // 2, (_WIDTH - side) // 2, _GEOMETRY.frames_read
-    frame = _HEIGHT * _WIDTH * 3
-    clip = Clip(video_index=0, start=0, stop=count, order=np.arange(count), top=top, left=left, side=side, flip=False)
+    clip_bytes = _GEOMETRY.frames_read * _HEIGHT * _WIDTH * 3
     packed = PackedClips(
-        frames=torch.randint(0, 256, (_GPU_BATCH * count * frame,), dtype=torch.uint8, device=_GPU),
-        offsets=[place * count * frame for place in range(_GPU_BATCH)],
+        frames=torch.randint(0, 256, (_GPU_BATCH * clip_bytes,), dtype=torch.uint8, device=_GPU),
+        offsets=[place * clip_bytes for place in range(_GPU_BATCH)],
         heights=[_HEIGHT] * _GPU_BATCH,
         widths=[_WIDTH] * _GPU_BATCH,
-        clips=[clip] * _GPU_BATCH,
+        clips=[_centre_clip(side)] * _GPU_BATCH,
         largest_side=max(_SIDES),
     )
     seconds: dict[str, list[float]] = {way: [] for way in _GPU_WAYS}
@@ -206,5 +208,5 @@ def _transforms_on_gpu(
         end = mark(_GPU)
         synchronise(_GPU)
         seconds[way].append(seconds_between(begin, end) / _GPU_CALLS / _GPU_BATCH)
-    moved = _GPU_BATCH * count * side * side * 3 + sum(tensor.nbytes for tensor in batch.values())
+    moved = _GPU_BATCH * _GEOMETRY.frames_read * side * side * 3 + sum(tensor.nbytes for tensor in batch.values())
     return moved / bytes_per_second / _GPU_BATCH, seconds

@@ -1,7 +1,12 @@
 """`resact bench`: each command measures, prints and writes one result."""
 
+import inspect
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,10 +25,12 @@ from resact.cli.common import (
     ShortSideOption,
     StoreArgument,
     WorkersOption,
+    keyword,
     no_url,
     open_console,
     print_json,
     with_cache,
+    with_parameters,
     worker_count,
 )
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
@@ -34,120 +41,175 @@ from resact.errors import UsageError
 from resact.train.runs.files.config import TRAIN_ONLY
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from rich.console import Console
 
-_RESIDUAL_STEPS = (1, 2, 4)  # the paper's, table 3
+    from resact.cache.settings import DecodeSettings
+    from resact.cache.store import ClipStore
+    from resact.pipeline.datasets.dataset import Dataset
+    from resact.pipeline.executor import Executor
+    from resact.pipeline.job.task import PrepJob
 
 app = typer.Typer(no_args_is_help=True, help="Compare resact with its competitors on this machine.")
+
 OutputOption = Annotated[
     Path | None,
     typer.Option(
         help="Also write the result as JSON to this file, such as benchmarks/results/NAME.json.", callback=no_url
     ),
 ]
-StoresArgument = Annotated[
-    list[str], typer.Argument(metavar="STORE", help="Clip stores.", autocompletion=complete.stores)
-]
-RoundsOption = Annotated[int, typer.Option(min=1, help="Measured rounds.")]
+RoundsOption = Annotated[int, typer.Option(min=1, help="Measured rounds; the result is their median.")]
+StepsOption = Annotated[int, typer.Option(min=1, help="Steps of each row per round.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Random seed that chooses videos or clips.")]
+CodecsOption = Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")]
+SizeOption = Annotated[int, typer.Option(min=1, help="Height and width of clips and their residuals, in pixels.")]
+ReadersOption = Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cuda or cpu. Default: the GPU, if there is one.")]
+
+
+def _with_result(command: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Give a command `--output` and `--json`. It gets a `console`, and returns its result."""
+
+    @wraps(command)
+    def with_options(*, output: Path | None, json_output: bool, **given: Any) -> None:
+        if output is not None:  # before any work
+            output.parent.mkdir(parents=True, exist_ok=True)
+            require_writable(output)
+        result = command(console=open_console(json_output), **given)
+        if output is not None:
+            write_output(output, f"{json.dumps(result, indent=1)}\n".encode())
+        if json_output:
+            print_json(result)
+
+    own = [each for name, each in inspect.signature(command).parameters.items() if name != "console"]
+    added = keyword("output", OutputOption), keyword("json_output", JsonOption, default=False)
+    return with_parameters(with_options, [*own, *added])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Options of benchmarks that decode videos: which ones, and how."""
+
+    dataset: DatasetArgument = "sample"
+    root: RootOption = None
+    classes: ClassesOption = None
+    allow_partial: AllowPartialOption = False
+    fps: FpsOption = "15"
+    short_side: ShortSideOption = 256
+    workers: WorkersOption = None
+    ffmpeg: FfmpegOption = None
+
+    def videos(self, limit: int | None, console: "Console") -> "Dataset":
+        """The data set, generated first if it can be."""
+        from resact.pipeline.job.plan import load_videos
+
+        classes = names_in(self.classes)
+        return load_videos(self.dataset, self.root, classes, self.allow_partial, limit, console, self.executor)
+
+    def executor(self) -> "AbstractContextManager[Executor]":
+        """Workers of prep."""
+        from resact.pipeline.executor import open_executor
+
+        return open_executor(workers=worker_count(self.workers))
+
+    def decode(self) -> "DecodeSettings":
+        """Decode settings, as prep has them."""
+        from resact.pipeline.job.plan import decode_settings
+
+        return decode_settings(self.fps, self.short_side, None, self.ffmpeg)
+
+    def job(self, videos: "Dataset", codec: str, store: Path) -> "PrepJob":
+        """The prep of these videos into a store."""
+        from resact.cache.codecs import build_codec
+        from resact.pipeline.job.plan import prep_job
+
+        library = build_codec(codec).library()
+        return prep_job(videos, self.decode(), codec, library=library, store=store, ffmpeg=self.ffmpeg, timeout=600.0)
+
+
+def _with_source(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_Source`, which it gets as `source`."""
+    options = inspect.signature(_Source).parameters
+
+    @wraps(command)
+    def with_options(**given: Any) -> None:
+        command(source=_Source(**{name: given.pop(name) for name in options}), **given)
+
+    own = [each for name, each in inspect.signature(command).parameters.items() if name != "source"]
+    return with_parameters(with_options, [*options.values(), *own])
+
+
+def _opened(store: str | None) -> "ClipStore":
+    """That store, or the only one in the data folder."""
+    from resact.cache.default_paths import find_store
+    from resact.cache.store import open_store
+
+    return open_store(store or find_store())
 
 
 @app.command("prep")
+@_with_source
+@_with_result
 def bench_prep(
-    dataset: DatasetArgument = "sample",
-    root: RootOption = None,
-    classes: ClassesOption = None,
-    allow_partial: AllowPartialOption = False,
+    source: _Source,
     limit: LimitOption = None,
-    fps: FpsOption = "15",
-    short_side: ShortSideOption = 256,
-    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")] = "jpeg,zstd,lz4",
+    codecs: CodecsOption = "jpeg,zstd,lz4",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each uses an equal part of the videos.")] = 3,
-    workers: WorkersOption = None,
-    ffmpeg: FfmpegOption = None,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Compare prep with bare ffmpeg: videos per second and memory."""
-    from functools import partial
-    from tempfile import TemporaryDirectory
-
     from resact.bench.prep import bench_prep as run_bench
-    from resact.bench.prep import print_prep
-    from resact.cache.codecs import build_codec
-    from resact.pipeline.executor import open_executor
-    from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
 
-    console = _open(output, json_output)
-    names = codecs.split(",")
-    decode, library = decode_settings(fps, short_side, None, ffmpeg), build_codec(names[0]).library()
-    executor = partial(open_executor, workers=worker_count(workers))
-    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor)
-    with TemporaryDirectory(prefix="resact-bench-") as folder, executor() as running:
-        store = Path(folder) / "store"
-        job = prep_job(videos, decode, names[0], library=library, store=store, ffmpeg=ffmpeg, timeout=600.0)
-        processes = max(1, worker_count(workers))
-        result = run_bench(videos, job, running, codecs=names, workers=processes, rounds=rounds, console=console)
-    print_prep(result, console)
-    _finish(result, output, json_output)
+    names, workers = codecs.split(","), max(1, worker_count(source.workers))
+    videos = source.videos(limit, console)
+    with TemporaryDirectory(prefix="resact-bench-") as folder, source.executor() as running:
+        job = source.job(videos, names[0], Path(folder) / "store")
+        return run_bench(videos, job, running, codecs=names, workers=workers, rounds=rounds, console=console)
 
 
 @app.command("loader")
+@_with_source
+@_with_result
 def bench_loader(
-    dataset: DatasetArgument = "sample",
-    root: RootOption = None,
-    classes: ClassesOption = None,
-    allow_partial: AllowPartialOption = False,
+    source: _Source,
     limit: LimitOption = None,
     stores: Annotated[
         str | None, typer.Option(metavar="STORE,STORE", help="Stores to read. Default: one per codec, made first.")
     ] = None,
-    fps: FpsOption = "15",
-    short_side: ShortSideOption = 256,
-    codecs: Annotated[str, typer.Option(metavar="C,C", help="Codecs of the stores to make.")] = "jpeg,zstd,lz4",
+    codecs: CodecsOption = "jpeg,zstd,lz4",
     competitors: Annotated[
         str,
         typer.Option(metavar="NAME,NAME", help="Competitors besides zarr-python; install them with the extra `bench`."),
     ] = "decord,decord resized,torchcodec,pyav",
     frames: Annotated[int, typer.Option(min=2, help="Frames per clip.")] = 32,
     step: Annotated[int, typer.Option(min=1, help="Residual step, in frames.")] = 1,
-    size: Annotated[int, typer.Option(min=1, help="Height and width of the clips, in pixels.")] = 112,
+    size: SizeOption = 112,
     cores: Annotated[
         str | None, typer.Option(metavar="N,N", help="Core counts to measure. Default: 1 and all.")
     ] = None,
     clips: Annotated[int, typer.Option(min=1, help="Most clips per round, each from a different video.")] = 200,
-    rounds: Annotated[int, typer.Option(min=1, help="Measured rounds.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the clips.")] = 0,
-    workers: WorkersOption = None,
-    ffmpeg: FfmpegOption = None,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    rounds: RoundsOption = 5,
+    seed: SeedOption = 0,
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Compare clips read from stores with decord, torchcodec, PyAV and zarr-python: clips per second."""
-    from functools import partial
-    from tempfile import TemporaryDirectory
-
     from resact.bench.loader import bench_loader as run_bench
-    from resact.bench.loader import print_loader, require_folders
-    from resact.cache.codecs import build_codec
-    from resact.pipeline.executor import open_executor
-    from resact.pipeline.job.plan import decode_settings, load_videos, prep_job
+    from resact.bench.loader import require_folders
     from resact.pipeline.job.prep import prep as run_prep
     from resact.train.clips.geometry import ClipGeometry
 
     require_folders(stores.split(",") if stores else [])
-    console = _open(output, json_output)
     geometry = ClipGeometry(modality="both", frames=frames, step=step, size=size)
     numbers = sorted({1, worker_count(None)}) if cores is None else whole_numbers("--cores", cores)
-    executor = partial(open_executor, workers=worker_count(workers))
-    videos = load_videos(dataset, root, names_in(classes), allow_partial, limit, console, executor)
+    videos = source.videos(limit, console)
     with TemporaryDirectory(prefix="resact-bench-") as folder:
         paths = stores.split(",") if stores else [f"{folder}/{codec}.zarr" for codec in codecs.split(",")]
-        for path in () if stores else paths:
-            codec = Path(path).stem
-            decode, library = decode_settings(fps, short_side, None, ffmpeg), build_codec(codec).library()
-            job = prep_job(videos, decode, codec, library=library, store=Path(path), ffmpeg=ffmpeg, timeout=600.0)
-            run_prep(videos, job, open_executor=executor, console=console)
-        result = run_bench(
+        for path in () if stores else map(Path, paths):
+            run_prep(videos, source.job(videos, path.stem, path), open_executor=source.executor, console=console)
+        return run_bench(
             paths,
             {video.video_id: video.path for video in videos.videos},
             geometry=geometry,
@@ -158,64 +220,49 @@ def bench_loader(
             seed=seed,
             console=console,
         )
-    print_loader(result, console)
-    _finish(result, output, json_output)
 
 
 @app.command("codecs")
+@_with_source
+@_with_result
 def bench_codecs(
-    dataset: DatasetArgument = "sample",
-    root: RootOption = None,
-    classes: ClassesOption = None,
-    allow_partial: AllowPartialOption = False,
+    source: _Source,
     videos: Annotated[
         int, typer.Option(min=1, help="Number of videos, drawn at random from each class in turn.")
     ] = 100,
     frames: Annotated[int, typer.Option(min=5, help="Most frames per video, counted from the first.")] = 40,
-    fps: FpsOption = "15",
-    short_side: ShortSideOption = 256,
     qualities: Annotated[str, typer.Option(metavar="Q,Q", help="JPEG qualities, 1 to 100.")] = "80,90,95,98",
-    size: Annotated[int, typer.Option(min=1, help="Height and width of the residuals, in pixels.")] = 112,
-    rounds: Annotated[int, typer.Option(min=1, help="Timing rounds; the result is their median.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Seed that chooses the videos.")] = 0,
-    workers: WorkersOption = None,
-    ffmpeg: FfmpegOption = None,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    size: SizeOption = 112,
+    rounds: RoundsOption = 5,
+    seed: SeedOption = 0,
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Compare codecs on the same frames: size, noise on frames and residuals, speed."""
-    from functools import partial
-
     from resact.bench.codecs import bench_codecs as run_bench
-    from resact.bench.codecs import chosen, print_codecs, variants
-    from resact.bench.loss import losses_against
-    from resact.pipeline.executor import open_executor
-    from resact.pipeline.job.plan import decode_settings, load_videos
+    from resact.bench.codecs import chosen, variants
 
-    console = _open(output, json_output)
     asked = qualities.split(",")
     if not all(quality.isdecimal() and 1 <= int(quality) <= 100 for quality in asked):
         raise UsageError(f"got --qualities {qualities}, expected whole numbers from 1 to 100 such as 90,95")
-    executor = partial(open_executor, workers=worker_count(workers))
-    found = load_videos(dataset, root, names_in(classes), allow_partial, None, console, executor)
+    found = source.videos(None, console)
     result = run_bench(
         chosen(found.videos, videos, seed),
-        decode_settings(fps, short_side, None, ffmpeg),
+        source.decode(),
         compared=variants([int(quality) for quality in asked]),
-        loss_against=partial(losses_against, steps=_RESIDUAL_STEPS, size=size),
         frames=frames,
-        min_frames=max(_RESIDUAL_STEPS) + 1,
+        size=size,
         rounds=rounds,
-        ffmpeg=ffmpeg,
+        ffmpeg=source.ffmpeg,
         console=console,
     )
-    print_codecs(result, console)
-    _finish({**result, "dataset": found.settings.name, "seed": seed, "size": size}, output, json_output)
+    return {**result, "dataset": found.settings.name, "seed": seed, "size": size}
 
 
 @app.command("train")
 @with_cache
 @with_settings(without=TRAIN_ONLY, defaults={"batch_size": "32 on a GPU, 2 on a CPU"})
+@_with_result
 def bench_train(
     store: StoreOption = None,
     *,
@@ -231,23 +278,18 @@ def bench_train(
     device: Annotated[
         str | None, typer.Option(metavar="D,D", help="cuda, cpu or both. Default: every device present.")
     ] = None,
-    steps: Annotated[int, typer.Option(help="Steps of each row per round.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Rounds; the result is their median.")] = 3,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    steps: StepsOption = 10,
+    rounds: RoundsOption = 3,
+    console: "Console",
+) -> dict[str, Any]:
     """Measure training steps: all variants, other networks, and clips from the store. Clips per second and memory."""
-    console = _open(output, json_output)
     set_compute_threads(compute_threads, console)
     from resact.bench.train import bench_train as run_bench
-    from resact.bench.train import print_train
     from resact.bench.train_rows import NAMES
-    from resact.cache.default_paths import find_store
-    from resact.cache.store import open_store
 
-    result = run_bench(
+    return run_bench(
         settings,
-        open_store(store or find_store()),
+        _opened(store),
         rows=NAMES if rows == "all" else None if rows is None else rows.split(","),
         devices=None if device is None else device.split(","),
         steps=steps,
@@ -255,8 +297,6 @@ def bench_train(
         threads=threads,
         console=console,
     )
-    print_train(result, console)
-    _finish(result, output, json_output)
 
 
 @app.command("gpu")
@@ -275,8 +315,8 @@ def bench_gpu(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
-    threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")] = "1,2,4,8,16",
-    steps: Annotated[int, typer.Option(min=1, help="Steps of each row per round.")] = 10,
+    threads: ReadersOption = "1,2,4,8,16",
+    steps: StepsOption = 10,
     rounds: RoundsOption = 3,
     recipe: Annotated[
         Path | None,
@@ -294,9 +334,8 @@ def bench_gpu(
     json_output: JsonOption = False,
 ) -> None:
     """Run all GPU benchmarks, part by part, within a time limit. Run it again to continue where it stopped."""
-    console = _open(None, json_output)
     from resact.bench.gpu import bench_gpu as run_bench
-    from resact.bench.gpu import parts_of, print_gpu, trainings
+    from resact.bench.gpu import parts_of, trainings
     from resact.cache.default_paths import find_store
     from resact.train.runs.files.config import read_settings
 
@@ -311,16 +350,15 @@ def bench_gpu(
         recipe=trainings(settings if recipe is None else read_settings(recipe)),
         seeds=seeds,
         runs=runs,
-        tests=_tests(),
     )
     only = None if parts is None else parts.split(",")
-    result = run_bench(planned, folder, minutes=minutes, only=only, console=console)
-    print_gpu(result, console)
+    result = run_bench(planned, folder, minutes=minutes, only=only, console=open_console(json_output))
     if json_output:
         print_json(result)
 
 
 @app.command("remote")
+@_with_result
 def bench_remote(
     store: StoreArgument = None,
     competitors: Annotated[
@@ -334,20 +372,16 @@ def bench_remote(
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cores of each reader, and workers of a loader.")
     ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of the clips.")] = 0,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    seed: SeedOption = 0,
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Compare readers of videos in a bucket on this machine, with and without caches: clips/s, requests and bytes."""
     from resact.bench.remote import bench_remote as run_bench
-    from resact.bench.remote import print_remote
-    from resact.cache.default_paths import find_store
-    from resact.cache.store import open_store
     from resact.train.clips.geometry import ClipGeometry
 
-    console = _open(output, json_output)
-    result = run_bench(
-        open_store(store or find_store()),
+    return run_bench(
+        _opened(store),
         geometry=ClipGeometry(modality="both"),
         competitors=[name for name in competitors.split(",") if name],
         clips=clips,
@@ -359,52 +393,38 @@ def bench_remote(
         seed=seed,
         console=console,
     )
-    print_remote(result, console)
-    _finish(result, output, json_output)
 
 
 @app.command("stream")
 @with_cache
 @with_settings(without=TRAIN_ONLY)
+@_with_result
 def bench_stream(
     store: StoreArgument = None,
     *,
     settings: dict[str, Any],
-    threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")] = "1,2,4,8,16",
-    device: Annotated[str | None, typer.Option(help="cuda or cpu. Default: the GPU, if there is one.")] = None,
+    threads: ReadersOption = "1,2,4,8,16",
+    device: DeviceOption = None,
     clips: Annotated[int, typer.Option(min=2, help="Clips per round and number of threads.")] = 960,
     rounds: RoundsOption = 3,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    console: "Console",
+) -> dict[str, Any]:
     """Measure clips per second from a store's stream to a device, by the number of threads."""
     from resact.bench.stream import bench_stream as run_bench
-    from resact.bench.stream import print_stream
-    from resact.cache.default_paths import find_store
-    from resact.cache.store import open_store
 
-    console = _open(output, json_output)
-    result = run_bench(
-        settings,
-        open_store(store or find_store()),
-        threads=whole_numbers("--threads", threads),
-        device=device,
-        clips=clips,
-        rounds=rounds,
-        console=console,
+    numbers = whole_numbers("--threads", threads)
+    return run_bench(
+        settings, _opened(store), threads=numbers, device=device, clips=clips, rounds=rounds, console=console
     )
-    print_stream(result, console)
-    _finish(result, output, json_output)
 
 
 @app.command("roofline")
 @with_settings(without=TRAIN_ONLY)
+@_with_result
 def bench_roofline(
     *,
     settings: dict[str, Any],
-    device: Annotated[
-        str | None, typer.Option(help="Device to measure on, cuda or cpu. Default: the GPU, if there is one.")
-    ] = None,
+    device: DeviceOption = None,
     bandwidth: Annotated[
         float | None, typer.Option(metavar="GB/S", help="Copy bandwidth of the device. Default: measured.")
     ] = None,
@@ -416,46 +436,35 @@ def bench_roofline(
         typer.Option(metavar="NAME,NAME", help="Variants to measure: ncdhw, channels-last, folded, shifted, fused."),
     ] = "channels-last,fused",
     steps: Annotated[int, typer.Option(min=1, help="Steps of each variant, complete and layer by layer.")] = 10,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    console: "Console",
+) -> dict[str, Any]:
     """Compute the roofline of a training step, layer by layer, and measure how close its variants come."""
     from resact.bench.rates import DeviceRates
     from resact.bench.step_roofline import bench_roofline as run_bench
 
     if (bandwidth is None) != (rate is None):
         raise UsageError("got one of --bandwidth and --rate, expected both or neither")
-    console = _open(output, json_output)
-    result = run_bench(
-        settings,
-        device=device,
-        rates=None if bandwidth is None or rate is None else DeviceRates(bandwidth * 1e9, rate * 1e12),
-        variants=variants.split(","),
-        steps=steps,
-        console=console,
-    )
-    _finish(result, output, json_output)
+    rates = None if bandwidth is None or rate is None else DeviceRates(bandwidth * 1e9, rate * 1e12)
+    return run_bench(settings, device=device, rates=rates, variants=variants.split(","), steps=steps, console=console)
 
 
 @app.command("decoding")
+@_with_result
 def bench_decoding(
-    stores: StoresArgument,
+    stores: Annotated[list[str], typer.Argument(metavar="STORE", help="Clip stores.", autocompletion=complete.stores)],
     clips: Annotated[int, typer.Option(min=1, help="Most clips per store.")] = 100,
     rounds: RoundsOption = 5,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Compare the machine code that decodes clips with the codec's library: time per frame."""
     from resact.bench.decoding import bench_decoding as run_bench
-    from resact.bench.decoding import print_decoding
 
-    console = _open(output, json_output)
-    result = run_bench(stores, clips=clips, rounds=rounds, console=console)
-    print_decoding(result, console)
-    _finish(result, output, json_output)
+    return run_bench(stores, clips=clips, rounds=rounds, console=console)
 
 
 @app.command("transform")
+@_with_result
 def bench_transform(
     stores: Annotated[
         list[str] | None,
@@ -464,38 +473,32 @@ def bench_transform(
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rounds: RoundsOption = 60,
     stream_epochs: Annotated[int, typer.Option(min=1, help="Measured epochs of each stream.")] = 5,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Compare the machine code or GPU kernel that transforms clips with PyTorch's operators: time per clip."""
     from resact.bench.transform import bench_transform as run_bench
-    from resact.bench.transform import print_transform
 
-    console = _open(output, json_output)
-    result = run_bench(stores or [], device=device, rounds=rounds, epochs=stream_epochs, console=console)
-    print_transform(result, console)
-    _finish(result, output, json_output)
+    return run_bench(stores or [], device=device, rounds=rounds, epochs=stream_epochs, console=console)
 
 
 @app.command("index")
+@_with_result
 def bench_index(
     videos: Annotated[
         str, typer.Option(metavar="N,N", help="Index sizes to measure, in videos. A million takes 0.5 GB of disk.")
     ] = "1000,1000000",
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Measure the index of many videos: time and memory to open it and draw clips."""
     from resact.bench.index import bench_index as run_bench
-    from resact.bench.index import print_index
 
-    console = _open(output, json_output)
-    result = run_bench(whole_numbers("--videos", videos), console=console)
-    print_index(result, console)
-    _finish(result, output, json_output)
+    return run_bench(whole_numbers("--videos", videos), console=console)
 
 
 @app.command("scale")
+@_with_result
 def bench_scale(
     videos: Annotated[str, typer.Option(metavar="N,N", help="Numbers of videos.")] = "1000,10000",
     dask: Annotated[
@@ -507,57 +510,22 @@ def bench_scale(
             help="Folder for videos and stores, removed at the end. Default: the temporary folder.", callback=no_url
         ),
     ] = None,
-    output: OutputOption = None,
-    json_output: JsonOption = False,
-) -> None:
+    *,
+    console: "Console",
+) -> dict[str, Any]:
     """Measure how prep grows with the number of videos: driver, journal, index, resuming. Decoding is simulated."""
-    from tempfile import gettempdir
-
     from resact.bench.scale import bench_scale as run_bench
-    from resact.bench.scale import print_scale
 
-    console = _open(output, json_output)
-    result = run_bench(
-        whole_numbers("--videos", videos),
-        dask=[] if dask == "0" else whole_numbers("--dask", dask),
-        folder=folder or Path(gettempdir()),
-        console=console,
-    )
-    print_scale(result, console)
-    _finish(result, output, json_output)
+    with_dask = [] if dask == "0" else whole_numbers("--dask", dask)
+    folder = folder or Path(gettempdir())
+    return run_bench(whole_numbers("--videos", videos), dask=with_dask, folder=folder, console=console)
 
 
 @app.command("help")
-def bench_help(
-    context: typer.Context, rounds: RoundsOption = 11, output: OutputOption = None, json_output: JsonOption = False
-) -> None:
+@_with_result
+def bench_help(context: typer.Context, rounds: RoundsOption = 11, *, console: "Console") -> dict[str, Any]:
     """Measure how long the help of each command takes."""
     from resact.bench.help import bench_help as run_bench
-    from resact.bench.help import print_help
 
-    console = _open(output, json_output)
     commands = context.find_root().command.commands  # type: ignore[attr-defined]
-    result = run_bench(["", *commands], rounds=rounds)
-    print_help(result, console)
-    _finish(result, output, json_output)
-
-
-def _tests() -> Path | None:
-    """The tests' folder; None if resact does not run from its source."""
-    folder = Path(__file__).parents[3] / "tests"
-    return folder if folder.is_dir() else None
-
-
-def _open(output: Path | None, json_output: bool) -> "Console":
-    """The console for text; before any work, refuses an --output that cannot be written."""
-    if output is not None:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        require_writable(output)
-    return open_console(json_output)
-
-
-def _finish(result: dict[str, Any], output: Path | None, json_output: bool) -> None:
-    if output is not None:
-        write_output(output, f"{json.dumps(result, indent=1)}\n".encode())
-    if json_output:
-        print_json(result)
+    return run_bench(["", *commands], rounds=rounds, console=console)

@@ -116,9 +116,9 @@ def with_cache(command: Callable[..., None]) -> Callable[..., None]:
     return with_parameters(with_options, parameters)
 
 
-def keyword(name: str, annotation: Any) -> inspect.Parameter:
-    """A parameter for an option whose default is None."""
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def keyword(name: str, annotation: Any, *, default: Any = None) -> inspect.Parameter:
+    """A parameter for an option."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def with_parameters(command: Callable[..., None], parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:

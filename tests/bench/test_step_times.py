@@ -2,7 +2,7 @@ import pytest
 import torch
 from tests.train.networks.test_timing import Clock
 
-from resact.bench.layer_times import LayerTimes
+from resact.bench.step_times import LayerTimes
 from resact.train.networks import timing
 from resact.train.networks.models import ActionNetwork, build_model
 

@@ -1,4 +1,4 @@
-"""Measures the time of each layer of a network in training."""
+"""Measures where the time of a training step goes: by layer, and by kernel or, on a CPU, by PyTorch operator."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,10 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import Bottleneck, Stem
 from resact.train.networks.timing import mark, seconds_between, synchronise
+
+_LONGEST_NAME = 120
 
 
 class LayerTimes:
@@ -81,3 +84,30 @@ class LayerTimes:
             {"layer": name, **{f"{way}_milliseconds": times[name, way] for way in ("forward", "backward")}}
             for name in dict.fromkeys(name for name, _ in times)
         ]
+
+
+def kernel_times(step: Callable[[], object], device: torch.device, *, steps: int) -> list[dict[str, Any]]:
+    """Profile some steps; the step must be warmed up.
+
+    Args:
+        step: runs one step.
+        device: its device.
+        steps: number of steps to profile.
+
+    Returns:
+        `kernel, calls, milliseconds` per step, the longest first. Calls of one name count as one kernel.
+    """
+    on_gpu = device.type == "cuda"
+    activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]
+    synchronise(device)
+    with profile(activities=activities, acc_events=True) as profiled:
+        for _ in range(steps):
+            step()
+        synchronise(device)
+    rows = []
+    for event in profiled.key_averages():
+        if str(event.device_type).endswith("CUDA") == on_gpu:
+            milliseconds = (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1000 / steps
+            kernel = event.key[:_LONGEST_NAME]
+            rows.append({"kernel": kernel, "calls": event.count / steps, "milliseconds": milliseconds})
+    return sorted(rows, key=lambda row: -row["milliseconds"])
