@@ -1,27 +1,27 @@
 """Registers, spills and occupancy of the fused kernels, compiled for an H100 or H200; it needs no GPU.
 
 `python benchmarks/kernel_resources.py` prints them for a step of 32 clips of the paper's network. The step runs on the
-meta device, with kernels that only note how they are called; each is then compiled as it was called.
+meta device, where Triton compiles each kernel as it is launched, and none runs.
 """
 
 import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
 
-from resact.train.networks.fused import conv1, norm, residual_add, stencil
 from resact.train.networks.fused.bottleneck import bottleneck
+from resact.train.networks.fused.conv1 import conv1
 from resact.train.networks.models import build_model
 from resact.train.networks.modules import Bottleneck
 
@@ -29,88 +29,43 @@ H100 = GPUTarget("cuda", 90, 32)
 SHARED_BYTES = 227 * 1024
 """That a program may have there."""
 
-KERNELS = {
-    stencil: ("_stencil_forward", "_stencil_backward"),
-    residual_add: ("_residual_add_forward", "_residual_add_backward"),
-    norm: ("_norm_moments", "_norm_raw_gradient", "_norm_statistics", "_norm_gradients"),
-    conv1: ("_conv1_forward", "_conv1_backward"),
-}
-_OPTIONS = ("num_warps", "num_stages", "maxnreg")
-_TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}
 
+class _H100Driver:
+    """All that Triton asks of a driver before it launches a kernel."""
 
-@dataclass(frozen=True)
-class Launch:
-    """How a kernel is called, as far as its machine code depends on that."""
+    def get_current_target(self) -> GPUTarget:
+        return H100
 
-    module: str
-    kernel: str
-    types: tuple[tuple[str, str], ...]
-    aligned: tuple[str, ...]
-    """Arguments that 16 divides: the compiler makes other code for them, and more of it."""
-    constants: tuple[tuple[str, Any], ...]
-    options: tuple[tuple[str, int], ...]
+    def get_current_device(self) -> GPUTarget:
+        return H100  # under which Triton keeps what it has compiled
 
-    def compile(self) -> Any:
-        """The kernel that Triton compiles."""
-        module = next(module for module in KERNELS if module.__name__ == self.module)
-        function = getattr(module, self.kernel)
-        constants = {(function.arg_names.index(name),): value for name, value in self.constants}
-        aligned = {(function.arg_names.index(name),): [["tt.divisibility", 16]] for name in self.aligned}
-        source = ASTSource(function, dict(self.types), constants, aligned)
-        return triton.compile(source, target=H100, options=dict(self.options))
-
-
-class _Noted:
-    """Stands in for a kernel, and notes how it is launched instead of running."""
-
-    def __init__(self, module: ModuleType, name: str, launches: dict[Launch, set[tuple[int, ...]]]) -> None:
-        self.module, self.name, self.kernel, self.launches = module, name, getattr(module, name), launches
-
-    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
-        assert all(0 < extent < 2**31 for extent in grid)
-        assert all(extent < 2**16 for extent in grid[1:])  # CUDA's limit for all but the first
-
-        def launch(*args: Any, **keywords: Any) -> None:
-            values = dict(zip(self.kernel.arg_names, args, strict=False)) | keywords
-            options = tuple((name, values.pop(name)) for name in _OPTIONS if name in values)
-            assert values.keys() == set(self.kernel.arg_names)
-            types, aligned, constants = {}, [], {}
-            for name, value in values.items():
-                if isinstance(value, torch.Tensor):
-                    types[name] = _TYPES[value.dtype]
-                    aligned.append(name)
-                elif value is None or value == 1 or (name.isupper() and len(name) > 1):
-                    types[name], constants[name] = "constexpr", value
-                elif isinstance(value, float):
-                    types[name] = "fp32"
-                else:
-                    types[name] = "i32" if value < 2**31 else "i64"
-                    if value % 16 == 0:
-                        aligned.append(name)
-            key = Launch(
-                self.module.__name__,
-                self.name,
-                tuple(types.items()),
-                tuple(aligned),
-                tuple(constants.items()),
-                options,
-            )
-            self.launches.setdefault(key, set()).add(grid)
-
-        return launch
+    def get_current_stream(self, _: Any) -> int:
+        return 0
 
 
 @contextmanager
-def noted_launches() -> Iterator[dict[Launch, set[tuple[int, ...]]]]:
-    """No kernel runs inside, also on the meta device; the dictionary gets each launch, with its grids."""
-    found: dict[Launch, set[tuple[int, ...]]] = {}
-    with ExitStack() as patches:
-        patches.enter_context(patch.object(torch, "autocast", lambda *_, **__: nullcontext()))  # meta has none
-        for module, names in KERNELS.items():
-            for name in names:
-                patches.enter_context(patch.object(module, name, _Noted(module, name, found)))
-        yield found
+def launches_as(launch: Callable[..., Any]) -> Iterator[None]:
+    """Inside, no kernel runs, also on the meta device: `launch(kernel, *args, grid=..., **options)` is called."""
+    with (
+        patch.object(torch, "autocast", lambda *_, **__: nullcontext()),  # meta has none
+        patch.object(JITFunction, "run", launch),
+    ):
+        yield
+
+
+def compiled_kernels(dtype: torch.dtype) -> list[Any]:
+    """The kernels of a training step, as Triton compiles them for how they are launched."""
+    compile_as_launched, found = JITFunction.run, {}
+
+    def launch(kernel: JITFunction[Any], *args: Any, grid: tuple[int, ...], **options: Any) -> None:
+        assert all(0 < extent < 2**31 for extent in grid)
+        assert all(extent < 2**16 for extent in grid[1:])  # CUDA's limit for all but the first
+        compiled = compile_as_launched(kernel, *args, grid=grid, **options | {"warmup": True})
+        found[compiled.hash] = compiled
+
+    with patch.object(type(driver), "active", _H100Driver()), launches_as(launch):
+        step(dtype)
+    return list(found.values())
 
 
 def step(dtype: torch.dtype) -> None:
@@ -121,7 +76,7 @@ def step(dtype: torch.dtype) -> None:
     with torch.device("meta"):
         network = build_model("p3d-resnet50", modality="both")
         clips = {name: torch.empty(32, 3, 32, 112, 112) for name in ("rgb", "residual")}
-    conv1.conv1(network.conv1, clips, dtype).float().sum().backward()
+    conv1(network.conv1, clips, dtype).float().sum().backward()
     for module, shape in ((network.res2[1], (32, 64, 32, 56, 56)), (network.res5[0], (32, 256, 32, 14, 14))):
         assert isinstance(module, Bottleneck)
         x = torch.empty(shape, dtype=dtype, device="meta").to(memory_format=torch.channels_last_3d).requires_grad_()
@@ -166,13 +121,11 @@ def main() -> None:
     """Print the table."""
     titles = "kernel", "threads", "registers", "spilled bytes", "shared KiB", "programs per SM", "occupancy"
     print("{:26}{:>9}{:>11}{:>15}{:>12}{:>17}{:>11}".format(*titles))
-    with noted_launches() as launches:
-        step(torch.bfloat16)
-    for launch in launches:
-        need = Resources.of(launch.compile())
+    for kernel in compiled_kernels(torch.bfloat16):
+        need = Resources.of(kernel)
         occupancy = need.programs * need.threads / 2048
         print(
-            f"{launch.kernel.strip('_'):26}{need.threads:9}{need.registers:11}{need.spilled_bytes:15}"
+            f"{kernel.name.strip('_'):26}{need.threads:9}{need.registers:11}{need.spilled_bytes:15}"
             f"{need.shared_bytes / 1024:12.1f}{need.programs:17}{occupancy:11.0%}"
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tests.commands import call, last_json
 from tests.train.runs.conftest import SMALL
 from typer.testing import CliRunner
 
@@ -44,9 +45,7 @@ def test_every_part_runs_on_a_cpu_at_a_tiny_size(tiny_store, tmp_path, monkeypat
     words += ["--batch-size", 2, "--steps", 1, "--rounds", 1, "--threads", "1,2", "--folder", tmp_path / "results"]
     words += ["--runs", tmp_path / "runs", "--minutes", 30, "--json"]
     names = "forms,compiled,others,stream-fed,roofline,stream,table-2,table-3,table-4"
-    done = CliRunner().invoke(app, [*map(str, words), "--parts", names], catch_exceptions=False)
-    assert done.exit_code == 0, done.stderr
-    parts = json.loads(done.stdout.splitlines()[-1])["parts"]
+    parts = last_json(call(*words, "--parts", names))["parts"]
     assert {name: one["state"] for name, one in parts.items()} == dict.fromkeys(names.split(","), "done") | {
         "tests": "not begun"
     }, [one.get("problem") for one in parts.values()]

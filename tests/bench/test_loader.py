@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.commands import call, last_json
 from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 from tests.prepped import at_15_fps, prepped
 
@@ -22,7 +23,6 @@ from resact.bench import loader as bench
 from resact.bench.competitors import NORMALISATION, Task, decord_frames, open_team, pyav_frames, scaled, zarr_frames
 from resact.bench.loader import bench_loader
 from resact.cache.store import open_store
-from resact.cli import main
 from resact.errors import ToolError, UsageError
 from resact.pipeline.datasets.registry import load_dataset
 from resact.train.clips.geometry import ClipGeometry
@@ -195,25 +195,17 @@ def test_a_competitor_that_fails_in_a_round_ends_the_benchmark_and_its_processes
 
 
 def test_the_command_measures_all_and_prints_what_scripts_read(
-    root: Path,
-    stores: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    root: Path, stores: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
     words += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
     words += ["--output", tmp_path / "loader.json"]
     # Whose processes have imported everything: two seconds less for each competitor.
     monkeypatch.setattr(processes, "get_context", lambda method: multiprocessing.get_context("forkserver"))
-    monkeypatch.setattr(sys, "argv", ["resact", "bench", "loader", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    printed = capsys.readouterr()
-    assert ended.value.code == 0, printed.err
-    result = json.loads(printed.out.splitlines()[-1])
+    done = call("bench", "loader", *words)
+    result = last_json(done)
     assert json.loads((tmp_path / "loader.json").read_text()) == result
-    assert "VideoReader(path, num_threads=1)" in printed.err
+    assert "VideoReader(path, num_threads=1)" in done.stderr
     assert result["clips_a_round"] == 4
     rows = {(row["name"], row["page_cache"]): row for row in result["rows"]}
     names = {"ours", "ours uint8", "zarr", "zarr uint8", "bare decode", "decord"}

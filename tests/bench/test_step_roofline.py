@@ -1,17 +1,11 @@
 import json
 
 import pytest
-import torch
 from tests.bench.test_roofline import meta_model
 from tests.commands import call, last_json
 
 from resact.bench.roofline import list_work, roofline_rows
 from resact.errors import UsageError
-
-
-@pytest.fixture(autouse=True)
-def no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 def run(*words):

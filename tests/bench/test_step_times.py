@@ -1,17 +1,8 @@
 import pytest
 import torch
-from tests.train.networks.test_timing import Clock
 
 from resact.bench.step_times import LayerTimes
-from resact.train.networks import timing
 from resact.train.networks.models import ActionNetwork, build_model
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
-    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
-    return clock
 
 
 def slow(clock, seconds):

@@ -5,10 +5,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
+from weakref import WeakSet
 
 import pytest
 import torch
 from rich.console import Console
+from tests.commands import call, last_json
 from tests.train.runs.conftest import SMALL
 
 from resact.bench import train as bench
@@ -17,12 +19,12 @@ from resact.bench.roofline import list_work, roofline_seconds
 from resact.bench.train import bench_train
 from resact.bench.train_rows import NAMES
 from resact.cache.store import open_store
-from resact.cli import main
 from resact.errors import UsageError
 from resact.train.networks.models import ActionNetwork, build_model
 from resact.train.networks.modules import FactorisedConv3d
 from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 from resact.train.runs.training.step import TrainStep
+from resact.train.runs.training.step_variants import StepVariant
 
 
 def test_synthetic_clips_beside_the_stores(tiny_store):
@@ -132,6 +134,19 @@ class OneStream(torch.nn.Module):
     def forward(self, x):
         self.shapes |= {tuple(x.shape)}
         return self.linear(x.mean(dim=(2, 3, 4)))
+
+
+def test_a_step_is_gone_before_it_is_counted_what_a_row_keeps(tiny_store, monkeypatch):
+    steps, counted, make = WeakSet(), [], StepVariant.step
+
+    def make_noted(self, network, device):
+        steps.add(step := make(self, network, device))
+        return step
+
+    monkeypatch.setattr(StepVariant, "step", make_noted)
+    monkeypatch.setattr(bench, "_allocated_bytes", lambda _: counted.append(len(steps)) or 0)
+    bench_rows(tiny_store, "ncdhw", "folded", rounds=2)
+    assert counted == [0] * 8
 
 
 def test_torchvisions_networks_get_the_same_clips_in_rgb(tiny_store, monkeypatch):
@@ -279,39 +294,27 @@ def test_a_gpu_that_is_busy_waits_for_no_data():
         assert share > 0.6 if seconds == 0.5 else share < 0.2
 
 
-def run(capsys, monkeypatch, *words: object) -> dict[str, object]:
-    """The command line in this process; the object that it ends with."""
-    monkeypatch.setattr(sys, "argv", ["resact", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    return dict(json.loads(capsys.readouterr().out.splitlines()[-1]))
-
-
 SIZES = ("--width", 1 / 16, "--depths", "1,1,1,1", "--frames", 5, "--size", 16, "--batch-size", 4, "--threads", 1)
 
 
-def test_the_command_says_what_could_not_run(tiny_store, capsys, monkeypatch):
+def test_the_command_says_what_could_not_run(tiny_store):
     words = ("--store", tiny_store, *SIZES, "--steps", 1, "--rounds", 1, "--rows", "ncdhw,graph", "--device", "cpu")
-    monkeypatch.setattr(sys, "argv", ["resact", "bench", "train", *map(str, words)])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
-    text = capsys.readouterr().out
+    text = call("bench", "train", *words).stdout
     assert "cpu, 4 clips a step" in text
     assert "ncdhw*" in text
     assert "graph could not run here: CUDA graphs need a CUDA device, not cpu" in text
     assert "share of the roofline: not measured" in text
+    assert call("bench", "train", *words, "--steps", 0).exit_code == 2
 
 
-def test_commands_end_with_their_json(tiny_store, tmp_path, capsys, monkeypatch, few_measured):
+def test_commands_end_with_their_json(tiny_store, tmp_path, few_measured):
     common = ("--store", tiny_store, *SIZES, "--json")
     written = tmp_path / "out" / "train.json"
-    bench = run(capsys, monkeypatch, "bench", "train", *common, "--steps", 1, "--rounds", 1, "--output", written)
+    bench = last_json(call("bench", "train", *common, "--steps", 1, "--rounds", 1, "--output", written))
     assert json.loads(written.read_text()) == bench
-    trained = run(capsys, monkeypatch, "train", *common, "--runs", tmp_path, "--run", "a", "--epochs", 1, "--step", 2)
+    trained = last_json(call("train", *common, "--runs", tmp_path, "--run", "a", "--epochs", 1, "--step", 2))
     assert trained.keys() >= {"run", "epochs", "steps", "clips_per_second", "data_wait_share", "video_top1"}
     assert (trained["run"], trained["epochs"], trained["steps"]) == (str(tmp_path / "a"), 1, 3)
     options = ("--runs", tmp_path / "r", "--epochs", 1, "--tables", "3", "--seeds", "0,1", "--dry-run")
-    planned = run(capsys, monkeypatch, "reproduce", *common, *options)
+    planned = last_json(call("reproduce", *common, *options))
     assert (len(planned["runs"]), planned["clips"]) == (6, 6 * 78)

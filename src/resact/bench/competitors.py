@@ -36,6 +36,7 @@ THREADS_A_CORE = 4
 """Of ours at a URL, since most of them wait for the bucket; others fetch ahead in threads of their own."""
 _MEAN, _STD = (100.0, 100.0, 100.0), (60.0, 60.0, 60.0)
 NORMALISATION = Normalisation(rgb_mean=_MEAN, rgb_std=_STD, residual_mean=_MEAN, residual_std=_STD)
+"""Of all benchmarks: no figure depends on it."""
 
 
 @dataclass(frozen=True, kw_only=True)

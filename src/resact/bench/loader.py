@@ -30,7 +30,6 @@ from resact.cache.store import ClipStore, open_store
 from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
 
-COMPETITORS = tuple(PACKAGES)
 _CACHES = ("warm", "cold")
 
 
@@ -70,7 +69,7 @@ def bench_loader(
         stores: local stores of the same videos, one per codec.
         sources: the video file of each video.
         geometry: of the clips.
-        competitors: names in `COMPETITORS`.
+        competitors: names in `PACKAGES`.
         cores: numbers of cores to measure with, such as (1, 16).
         clips: most clips per round, each from a different video.
         rounds: number of measured rounds, each with a warm and with a cold page cache.
@@ -137,7 +136,7 @@ def require_folders(stores: Sequence[str]) -> None:
 def _require_installed(competitors: Sequence[str]) -> None:
     for name in competitors:
         if name not in PACKAGES:
-            raise UsageError(f"got competitor {name!r}, expected some of {', '.join(COMPETITORS)}")
+            raise UsageError(f"got competitor {name!r}, expected some of {', '.join(PACKAGES)}")
         if find_spec(PACKAGES[name]) is None:
             raise UsageError(
                 f'{name} is not installed: run `pip install -c constraints.txt ".[bench]"` in the folder of resact\'s '

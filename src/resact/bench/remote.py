@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -25,8 +24,6 @@ from resact.cache.files import LocalFiles
 from resact.cache.store import ClipStore
 from resact.errors import ToolError, UsageError
 from resact.train.clips.geometry import ClipGeometry
-
-COMPETITORS = tuple(RIVALS)
 
 
 def bench_remote(
@@ -48,7 +45,7 @@ def bench_remote(
     Args:
         store: a store in a folder.
         geometry: of the clips.
-        competitors: names in `COMPETITORS`; those that are not installed are skipped, and the result says why.
+        competitors: names in `RIVALS`; those that are not installed are skipped, and the result says why.
         clips: most clips per epoch, each from a different video.
         epochs: epochs per round, 2 or more.
         rounds: number of rounds; in each, every reader starts with an empty cache.
@@ -68,7 +65,7 @@ def bench_remote(
     """
     for name in competitors:
         if name not in RIVALS:
-            raise UsageError(f"got competitor {name!r}, expected some of {', '.join(COMPETITORS)}")
+            raise UsageError(f"got competitor {name!r}, expected some of {', '.join(RIVALS)}")
     if not isinstance(store.files, LocalFiles):
         raise UsageError(f"got {store.files}, expected a store in a folder: the benchmark puts it in a bucket itself")
     if epochs < 2 or clips < 1 or not bandwidth > 0 or not latency >= 0:
@@ -80,18 +77,24 @@ def bench_remote(
     videos = tuple(rows.tolist())
     task = Task(store=str(store.files), video_indices=videos, geometry=geometry, seed=seed, threads=workers)
     names = [name for name in READERS if name not in RIVALS or name in competitors]
-    problems: dict[str, str | None] = {name: _missing(name) for name in names}
+    rivals = {name: RIVALS[name] for name in names if name in RIVALS}
+    versions = {rival.distribution: _version(rival.distribution) for rival in rivals.values()}
+    problems = {
+        name: f"{name} is not installed: run `pip install {rival.distribution}`"
+        for name, rival in rivals.items()
+        if versions[rival.distribution] is None
+    }
     figures: dict[str, dict[str, list[Row]]] = {name: {"first": [], "later": []} for name in names}
     with TemporaryDirectory(prefix="resact-bench-") as temporary:
         folder = Path(temporary)
         (folder / "bucket").mkdir()
         (folder / "bucket" / "store.zarr").symlink_to(store.files.root.resolve())
-        for name in [name for name in names if name in RIVALS and not problems[name]]:
+        for name in [name for name in rivals if name not in problems]:
             console.print(f"writing the videos as {name} keeps them")
-            RIVALS[name].write(task, folder / "bucket" / RIVALS[name].folder)
+            rivals[name].write(task, folder / "bucket" / rivals[name].folder)
         with serve_bucket(folder / "bucket", bytes_per_second=bandwidth * 1e6, latency_seconds=latency / 1e3) as bucket:
             for number, name in take_turns(names, rounds):
-                if problems[name]:
+                if name in problems:
                     continue
                 try:
                     own = replace(task, cache=str(folder / "cache"))
@@ -113,9 +116,9 @@ def bench_remote(
         rounds=rounds,
         geometry=vars(geometry),
         calls={name: CALLS[name] for name in names},
-        competitors={RIVALS[name].distribution: _version(name) for name in names if name in RIVALS},
+        competitors=versions,
         rows=[
-            {"name": name, "problem": problems[name], **{kind: _medians(found) for kind, found in kinds.items()}}
+            {"name": name, "problem": problems.get(name), **{kind: _medians(found) for kind, found in kinds.items()}}
             for name, kinds in figures.items()
         ],
     )
@@ -154,15 +157,10 @@ def _run(
         team.close()
 
 
-def _missing(name: str) -> str | None:
-    if name not in RIVALS or find_spec(RIVALS[name].package) is not None:
-        return None
-    return f"{name} is not installed: run `pip install {RIVALS[name].distribution}`"
-
-
-def _version(name: str) -> str | None:
+def _version(distribution: str) -> str | None:
+    """None if it is not installed."""
     try:
-        return version(RIVALS[name].distribution)
+        return version(distribution)
     except PackageNotFoundError:
         return None
 

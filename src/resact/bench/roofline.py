@@ -43,6 +43,7 @@ from functools import partial
 from itertools import zip_longest
 from typing import Literal
 
+import torch
 from rich.console import Console
 from torch import nn
 
@@ -52,6 +53,7 @@ from resact.errors import UsageError
 from resact.train.networks.architecture import NETWORKS
 from resact.train.networks.models import ActionNetwork
 from resact.train.networks.modules import Bottleneck, ChannelAttention, ConvNorm, Dense3D, Pseudo3D, Stem
+from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import RunConfig
 
 Direction = Literal["forward", "backward"]
@@ -219,16 +221,23 @@ def list_work(network: ActionNetwork, *, batch: int = 32, frames: int = 32, size
     modules = {name: module for name, module in network.named_modules() if isinstance(module, Bottleneck)}
     for (name, module), following in zip_longest(modules.items(), [*modules.values()][1:]):
         next_side = side if following is None or following.bottom.conv.stride[1] == 1 else _halved(side)
-        sweeps = _Sweeps(name, module, output, following, images * side**2, images * next_side**2)
-        sweeps.add_forward(ledger)
-        sweeps.add_backward(ledger)
+        output = _add_module(ledger, name, module, output, following, images * side**2, images * next_side**2)
         if isinstance(module.body, Pseudo3D) and isinstance(module.body.attention, ChannelAttention):
             _add_attention(ledger, f"{name}.attention", module.body.attention, batch)
-        output, side = sweeps.output, next_side
+        side = next_side
     _add_head(ledger, network, output, batch, images * side**2)
     weights = sum(parameter.numel() for parameter in network.parameters())
     ledger.add("optimiser", "backward", "optimiser", numbers=_OPTIMISER * weights)
     return list(ledger)
+
+
+def work_of(config: RunConfig, num_classes: int) -> list[Work]:
+    """All work of a run's training step."""
+    with torch.device("meta"):
+        network = build_network(config, num_classes)
+    assert isinstance(network, ActionNetwork)
+    geometry = config.geometry
+    return list_work(network, batch=config.recipe.batch_size, frames=geometry.frames, size=geometry.size)
 
 
 def _sums_over_channels(part: ConvNorm) -> bool:
@@ -259,103 +268,85 @@ def _add_conv1(ledger: _Ledger, network: ActionNetwork, clip_positions: int, pos
     return _Output("conv1", channels, residual_adds, sums=frozenset().union(*residual_adds.values()), written=False)
 
 
-class _Sweeps:
-    """Sweeps of one module; the first and the last also do the residual add of the module before it."""
+def _add_module(
+    ledger: _Ledger,
+    name: str,
+    module: Bottleneck,
+    before: _Output,
+    following: Bottleneck | None,
+    positions: int,
+    next_positions: int,
+) -> _Output:
+    """The sweeps of one module; the first and the last also do the residual add of the module before it.
 
-    def __init__(
-        self,
-        name: str,
-        module: Bottleneck,
-        before: _Output,
-        following: Bottleneck | None,
-        positions: int,
-        next_positions: int,
-    ) -> None:
-        """Args:
+    Args:
+        ledger: collects them.
         name: of the module.
         module: it.
         before: what it reads.
         following: the next module; None: the pool.
         positions: of its own grid, at which it reads what is before, too.
         next_positions: at which its output is read.
+    """
 
-        """
-        self.name, self.module, self.before, self.positions = name, module, before, positions
-        self.projected = isinstance(module.shortcut, ConvNorm)
-        self.z, self.t, self.p, self.e, self.d = map(self._activation, ("z", "t", "p", "e", "d"))
-        self.stencils = [part for part in module.body.children() if isinstance(part, ConvNorm)]
-        written = any(map(_sums_over_channels, self.stencils))
-        self.features = {self._activation(f"f{i}") for i in range(len(self.stencils))} if written else {self.z}
-        fed = frozenset({self.t, self.p} if self.projected else {self.t})
-        self.output = _Output(
-            name,
-            self.t.channels,
-            residual_adds={f"{name}.add": fed if self.projected else fed | before.sources},
-            sums=fed,
-            written=not self.projected and following is not None and isinstance(following.shortcut, nn.Identity),
-        )
-        # The pool's gradient is the same number at all positions: with the output's mask it need not be written.
-        self.gradient: _Moved = (self.output.sources if following is None else {self.output.gradient}), next_positions
+    def activation(letter: str) -> _Activation:
+        return _Activation(f"{name} {letter}", module.bottom.conv.out_channels)
 
-    def _activation(self, letter: str) -> _Activation:
-        return _Activation(f"{self.name} {letter}", self.module.bottom.conv.out_channels)
-
-    def _add(
-        self,
-        ledger: _Ledger,
+    def add(
         layer: str,
         direction: Direction,
-        moved: Iterable[_Activation] = (),
+        moved: Iterable[_Activation],
         *more: _Moved,
-        sweep: str = "",
-        parts: Iterable[nn.Module] = (),
+        sweep: str | None = None,
+        parts: Iterable[nn.Module],
         products: int = 1,
     ) -> None:
         """`products`: number of matrix products, each as large as the forward pass of `parts`."""
-        ledger.add(
-            f"{self.name}.{layer}",
-            direction,
-            sweep or f"{self.name}.{layer}",
-            (moved, self.positions),
-            *more,
-            parts=parts,
-            multiply_adds=products * sum(_multiply_adds(part, self.positions) for part in parts),
-        )
+        arithmetic = products * sum(_multiply_adds(part, positions) for part in parts)
+        layer = f"{name}.{layer}"
+        ledger.add(layer, direction, sweep or layer, (moved, positions), *more, parts=parts, multiply_adds=arithmetic)
 
-    def add_forward(self, ledger: _Ledger) -> None:
-        module, into = self.module, f"into {self.name}"
-        ledger.residual_add(self.before, self.positions, into)
-        self._add(ledger, "bottom", "forward", {self.z}, sweep=into, parts=[module.bottom])
-        if self.projected:
-            self._add(ledger, "shortcut", "forward", {self.p}, sweep=into, parts=[module.shortcut])
-        self._add(ledger, "body", "forward", {self.z, *self.features}, parts=self.stencils)
-        self._add(ledger, "top", "forward", {self.t, *self.features}, parts=[module.top])
+    z, t, p, e, d = map(activation, "ztped")
+    projected = isinstance(module.shortcut, ConvNorm)
+    stencils = [part for part in module.body.children() if isinstance(part, ConvNorm)]
+    written = any(map(_sums_over_channels, stencils))
+    features = {activation(f"f{i}") for i in range(len(stencils))} if written else {z}
+    fed = frozenset({t, p} if projected else {t})
+    output = _Output(
+        name,
+        t.channels,
+        residual_adds={f"{name}.add": fed if projected else fed | before.sources},
+        sums=fed,
+        written=not projected and following is not None and isinstance(following.shortcut, nn.Identity),
+    )
+    # The pool's gradient is the same number at all positions: with the output's mask it need not be written.
+    gradient: _Moved = (output.sources if following is None else {output.gradient}), next_positions
 
-    def add_backward(self, ledger: _Ledger) -> None:
-        module, out_of = self.module, f"out of {self.name}"
-        if isinstance(module.body, Dense3D):
-            # The ReLU before the top hides the sums of its norm from the weights' gradient: `d`, its own gradient, is
-            # needed for them, and again once they are there.
-            top = {self.t, self.d, *self.features}
-            self._add(ledger, "top", "backward", top, self.gradient, parts=[module.top], products=2)
-            body = {self.d, self.z, self.e, *self.features}
-            self._add(ledger, "body", "backward", body, parts=self.stencils, products=2)
-        else:
-            top = {self.t, *self.features}
-            self._add(ledger, "top", "backward", top, self.gradient, parts=[module.top])
-            body = {self.t, self.z, self.e, *self.features}
-            self._add(ledger, "body", "backward", body, self.gradient, parts=self.stencils, products=2)
-            ledger.add(
-                f"{self.name}.top", "backward", f"{self.name}.body",
-                multiply_adds=_multiply_adds(module.top, self.positions),
-            )  # fmt: skip
-        bottom = {self.z, self.e, self.before.gradient, *self.before.sources}
-        skipped = [] if self.projected else [self.gradient]
-        self._add(ledger, "bottom", "backward", bottom, *skipped, sweep=out_of, parts=[module.bottom], products=2)
-        if self.projected:
-            shortcut = [module.shortcut]
-            self._add(ledger, "shortcut", "backward", {self.p}, self.gradient, sweep=out_of, parts=shortcut, products=2)
-        ledger.sum_gradients(self.before, self.positions, out_of)
+    into, out_of = f"into {name}", f"out of {name}"
+    ledger.residual_add(before, positions, into)
+    add("bottom", "forward", {z}, sweep=into, parts=[module.bottom])
+    if projected:
+        add("shortcut", "forward", {p}, sweep=into, parts=[module.shortcut])
+    add("body", "forward", {z, *features}, parts=stencils)
+    add("top", "forward", {t, *features}, parts=[module.top])
+
+    if isinstance(module.body, Dense3D):
+        # The ReLU before the top hides the sums of its norm from the weights' gradient: `d`, its own gradient, is
+        # needed for them, and again once they are there.
+        add("top", "backward", {t, d, *features}, gradient, parts=[module.top], products=2)
+        add("body", "backward", {d, z, e, *features}, parts=stencils, products=2)
+    else:
+        add("top", "backward", {t, *features}, gradient, parts=[module.top])
+        add("body", "backward", {t, z, e, *features}, gradient, parts=stencils, products=2)
+        second = _multiply_adds(module.top, positions)
+        ledger.add(f"{name}.top", "backward", f"{name}.body", multiply_adds=second)
+    skipped = [] if projected else [gradient]
+    bottom = {z, e, before.gradient, *before.sources}
+    add("bottom", "backward", bottom, *skipped, sweep=out_of, parts=[module.bottom], products=2)
+    if projected:
+        add("shortcut", "backward", {p}, gradient, sweep=out_of, parts=[module.shortcut], products=2)
+    ledger.sum_gradients(before, positions, out_of)
+    return output
 
 
 def _add_attention(ledger: _Ledger, layer: str, attention: ChannelAttention, batch: int) -> None:

@@ -6,7 +6,7 @@ the roofline's time, which is compared with each layer's time in each variant of
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
-from statistics import median
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,19 +14,17 @@ from rich.console import Console
 
 from resact.bench.comparison import Row, print_rows, result_of
 from resact.bench.rates import DeviceRates, measure_rates, require_device
-from resact.bench.roofline import list_work, print_roofline, refuse_own, roofline_rows
+from resact.bench.roofline import print_roofline, refuse_own, roofline_rows, work_of
 from resact.bench.step_times import LayerTimes, kernel_times
 from resact.errors import ResactError, UsageError
 from resact.train.networks.kernels import kernel_failures
 from resact.train.networks.models import ActionNetwork
-from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
-from resact.train.runs.execution import build_network
+from resact.train.networks.timing import median_seconds, tuned_cudnn
 from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 from resact.train.runs.training.step_variants import StepVariant, eager_variants, fused_variant
 
 VARIANTS = (*EAGER_FORMS, "fused")
 _NUM_CLASSES = 101
-_WARMUP = 3
 _PROFILED = 3  # steps: each adds thousands of events
 _SHOWN = 12  # kernels
 _OPTIONS: dict[str, Any] = {"lr": 1e-4, "seed": 0}
@@ -68,10 +66,7 @@ def bench_roofline(
     measured_on, given = None if kind is None else torch.device(kind), rates is not None
     if rates is None and measured_on is not None:
         rates = measure_rates(measured_on)
-    with torch.device("meta"):
-        network = build_network(config, _NUM_CLASSES)
-    assert isinstance(network, ActionNetwork)
-    work = list_work(network, batch=batch, frames=geometry.frames, size=geometry.size)
+    work = work_of(config, _NUM_CLASSES)
     rows = roofline_rows(work, rates)
     title = f"a step of {batch} clips, {geometry.frames}x{geometry.size}x{geometry.size}"
     print_roofline(console, rows, title=title)
@@ -126,22 +121,16 @@ def _time_step(variant: StepVariant, device: torch.device, steps: int) -> Row:
     """Medians over steps of the complete step and of each layer, and means of each kernel, in milliseconds."""
     network = variant.network(_NUM_CLASSES, device)
     assert isinstance(network, ActionNetwork)
-    step, batch = variant.step(network, device), variant.batch(_NUM_CLASSES, device)
-    clips, moments = variant.config.recipe.batch_size, []
-    for number in range(_WARMUP + steps):
-        begin = mark(device)
-        step(batch, clips=clips, **_OPTIONS)
-        if number >= _WARMUP:
-            moments.append((begin, mark(device)))
-    synchronise(device)
-    layers = LayerTimes(device)
+    batch, options = variant.batch(_NUM_CLASSES, device), {"clips": variant.config.recipe.batch_size, **_OPTIONS}
+    take_step = partial(variant.step(network, device), batch, **options)
+    seconds, layers = median_seconds(take_step, device, repeats=steps), LayerTimes(device)
     with layers.watching(network):
         for _ in range(steps):
-            step(batch, clips=clips, **_OPTIONS)
+            take_step()
     return {
-        "milliseconds": 1000 * median(seconds_between(*ends) for ends in moments),
+        "milliseconds": 1000 * seconds,
         "layers": layers.rows(),
-        "kernels": kernel_times(lambda: step(batch, clips=clips, **_OPTIONS), device, steps=min(steps, _PROFILED)),
+        "kernels": kernel_times(take_step, device, steps=min(steps, _PROFILED)),
     }
 
 

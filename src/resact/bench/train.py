@@ -7,8 +7,8 @@ on the device, with events, from the end of a step until the next clips are read
 
 import gc
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Generator, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from itertools import count, repeat
 from pathlib import Path
@@ -19,27 +19,24 @@ import torch
 from rich.console import Console
 
 from resact.bench.comparison import Row, print_rows, result_of, spread, take_turns
+from resact.bench.competitors import NORMALISATION
 from resact.bench.rates import DeviceRates, measure_rates, require_device
-from resact.bench.roofline import list_work, refuse_own, roofline_seconds
+from resact.bench.roofline import refuse_own, roofline_seconds, work_of
 from resact.bench.train_rows import AS_TRAINED, NAMES, TorchvisionVariant, derived_variants
 from resact.cache.store import ClipStore
 from resact.errors import ResactError, ToolError, UsageError
 from resact.pipeline.executor import peak_bytes
-from resact.train.clips.measurement import measure_normalisation
 from resact.train.clips.sampling import TrainPlan
 from resact.train.clips.stream import ClipStream
 from resact.train.networks.kernels import kernel_failures
-from resact.train.networks.models import ActionNetwork
 from resact.train.networks.timing import mark, seconds_between, synchronise, tuned_cudnn
 from resact.train.runs.distributed import Ranks
-from resact.train.runs.execution import build_network
 from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 from resact.train.runs.training.device_checks import kernels_obstacle
 from resact.train.runs.training.kernel_choice import with_kernels
 from resact.train.runs.training.step_variants import Step, StepVariant, eager_variants, fused_variant
 
 _BATCH_SIZE = {"cuda": 32, "cpu": 2}  # of the paper's network, 32 clips would take 80 GB
-_NORMALISATION_CLIPS = 16  # the figures do not depend on it
 _WARMUP_STEPS = 3
 _STEP_OPTIONS: dict[str, Any] = {"lr": 1e-4, "seed": 0}  # so low a rate that weights stay numbers in any case
 _MAX_PROBLEM = 300
@@ -223,14 +220,8 @@ class _Bench:
         before = _allocated_bytes(self.device) - row.kept_bytes
         failures: tuple[type[Exception], ...] = (ResactError, *kernel_failures())  # no compiler, no memory, no kernels
         try:
-            if row.variant.config.fused and self.kernels_obstacle:
-                raise ToolError(self.kernels_obstacle)
-            with (
-                tuned_cudnn(),
-                self._step(row, before) as step,
-                closing(self._source(row.variant)) as source,
-            ):
-                _measure(step, source, self.steps, self.device, row.measured, bytes_before=before)
+            with tuned_cudnn():
+                self._measure_row(row, before)  # in a frame of its own, which holds the step no longer than that
         except failures as error:  # the row says which
             row.problem = (str(error).strip() or type(error).__name__).splitlines()[0][:_MAX_PROBLEM]
             row.kept = None
@@ -238,10 +229,11 @@ class _Bench:
         _release(self.device)
         row.kept_bytes = _allocated_bytes(self.device) - before
 
-    @contextmanager
-    def _step(self, row: _Row, bytes_before: int) -> Iterator[Step]:
-        """Made anew for each turn, so that only one network is in memory; but what was compiled is kept."""
+    def _measure_row(self, row: _Row, bytes_before: int) -> None:
+        """Its step is made anew for each turn, so that only one network is in memory; but what was compiled is kept."""
         variant = row.variant
+        if variant.config.fused and self.kernels_obstacle:
+            raise ToolError(self.kernels_obstacle)
         step = row.kept or variant.step(variant.network(self.num_classes, self.device), self.device)
         if variant.config.compile:
             row.kept = step
@@ -250,7 +242,8 @@ class _Bench:
             _reset_peak(self.device)
             step(variant.batch(self.num_classes, self.device), clips=self.batch, **_STEP_OPTIONS)
             row.measured.peak_bytes = _peak_bytes(self.device) - bytes_before
-        yield step
+        with closing(self._source(variant)) as source:
+            _measure(step, source, self.steps, self.device, row.measured, bytes_before=bytes_before)
 
     def _source(self, variant: StepVariant) -> Generator[dict[str, Any]]:
         """Epoch after epoch of the store, or one batch over and over, that nobody waits for."""
@@ -289,12 +282,7 @@ class _Bench:
         """None where the device has no rates, or the roofline, which counts in bfloat16, is not the network's."""
         if self.rates is None or isinstance(variant, TorchvisionVariant) or not variant.config.amp:
             return None
-        geometry = variant.config.geometry
-        with torch.device("meta"):
-            network = build_network(variant.config, self.num_classes)
-            assert isinstance(network, ActionNetwork)
-        work = list_work(network, batch=self.batch, frames=geometry.frames, size=geometry.size)
-        return 1000 * sum(roofline_seconds(work, self.rates)) / milliseconds
+        return 1000 * sum(roofline_seconds(work_of(variant.config, self.num_classes), self.rates)) / milliseconds
 
 
 _FIGURES = (
@@ -328,15 +316,12 @@ def _videos(config: RunConfig, store: ClipStore) -> Any:
 
 
 def _open_stream(config: RunConfig, store: ClipStore, device: torch.device, threads: int | None) -> ClipStream:
-    dataset, geometry = store.settings.dataset, config.geometry
-    videos = _videos(config, store)
+    flip = store.settings.dataset.flip_safe
     return ClipStream(
         store,
-        TrainPlan(store.index, videos, geometry, seed=config.seed, flip=dataset.flip_safe),
+        TrainPlan(store.index, _videos(config, store), config.geometry, seed=config.seed, flip=flip),
         batch_size=config.recipe.batch_size,
-        normalisation=measure_normalisation(
-            store, videos, geometry, seed=config.seed, clips=_NORMALISATION_CLIPS, threads=threads
-        ),
+        normalisation=NORMALISATION,
         device=device,
         dtype=torch.bfloat16 if config.amp else torch.float32,
         threads=threads,
