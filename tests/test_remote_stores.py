@@ -13,10 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-import fsspec
 import numpy as np
 import pytest
-from rich.console import Console
 from tests.cache.conftest import build
 from tests.cache.web_server import WebServer, serve
 from tests.commands import call, last_json
@@ -25,13 +23,11 @@ from tests.train.runs.conftest import arguments, assert_same_weights, build_stor
 from tests.train.runs.untrained import untrained_run
 from typer.testing import CliRunner
 
-from resact.bench.loader import bench_loader
 from resact.cache.layout import SHARD
 from resact.cache.store import ClipStore, open_store
 from resact.cli import app, benchmarks
 from resact.cli.common import no_url
 from resact.errors import ResactError, StoreNotFoundError, UsageError
-from resact.train.clips.geometry import ClipGeometry
 from resact.train.clips.measurement import measure_normalisation
 from resact.train.runs.files.checkpoint import Checkpoints, Progress
 from resact.train.runs.files.folder import RunFolder
@@ -242,20 +238,6 @@ def test_what_cannot_be_done_with_a_url_is_one_line(words: str, line: str) -> No
     assert str(caught.value).startswith(line)
     assert "\n" not in str(caught.value)
     assert not list(Path().iterdir())
-
-
-def test_bench_loader_reads_folders_alone() -> None:
-    system = fsspec.filesystem("memory")
-    build(Path("a.zarr"), "zstd")
-    system.put("a.zarr/", "/b/a.zarr", recursive=True)
-    try:
-        with pytest.raises(UsageError, match=r"got memory://b/a.zarr, expected stores in folders"):
-            bench_loader(
-                ["memory://b/a.zarr"], {}, geometry=ClipGeometry(), competitors=[], cores=[1], clips=1, rounds=1,
-                seed=0, console=Console(quiet=True),
-            )  # fmt: skip
-    finally:
-        system.rm("/b", recursive=True)
 
 
 def test_a_data_folder_is_no_url(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import simplejpeg
 from rich.console import Console
+from tests.bench.conftest import make_bikes
 from tests.commands import call, last_json
-from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 from tests.prepped import at_15_fps, prepped
 
 from resact.bench import codecs
@@ -29,11 +29,7 @@ LOSSES = ("frames_db", "residual_step_1_db", "residual_step_2_db", "residual_ste
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """UCF101's layout with one class: two good videos, one of three frames, and a file that is not a video."""
     folder = tmp_path_factory.mktemp("ucf101")
-    write_ucf101_lists(folder, {"Bikes": 4})
-    paths = [folder / "UCF-101" / "Bikes" / f"v_Bikes_g01_c{number:02}.avi" for number in range(1, 5)]
-    for number, seconds in enumerate((1.0, 1.2, 0.2)):
-        encode(footage("bikes"), paths[number], start=number, seconds=seconds)
-    paths[3].write_bytes(b"no video at all")
+    make_bikes(folder, (1.0, 1.2, 0.2, 0.2))[3].write_bytes(b"no video at all")
     return folder
 
 
@@ -74,6 +70,7 @@ def test_each_variant_is_what_its_name_says(seed: int) -> None:
     fancy = simplejpeg.decode_jpeg(data := made["jpeg q95 4:2:0 of planes"].encode(one), fastdct=False)
     assert not np.array_equal(fancy, simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=True)), "it matters"
     assert [name for name, variant in made.items() if variant.is_default] == ["jpeg q95 4:2:0 of planes"]
+    assert JpegFrames().quality == 95
 
 
 @pytest.mark.parametrize("codec", ["jpeg", "zstd", "lz4"])
@@ -165,8 +162,3 @@ def test_videos_are_chosen_from_each_class_in_turn(seed: int) -> None:
     assert chosen(videos, 10, seed) == picked == chosen(videos, 20, seed)[:10]
     assert chosen(videos, 10, seed + 1) != picked
     assert len(chosen(videos, 99, seed)) == 20
-
-
-def test_quality_of_the_default_is_the_stores() -> None:
-    assert any(variant.is_default for variant in variants([JpegFrames().quality]))
-    assert not any(variant.is_default for variant in variants([80]))

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.bench.conftest import make_bikes
 from tests.commands import call, last_json
-from tests.pipeline.conftest import encode, footage, write_ucf101_lists
 from tests.prepped import at_15_fps, prepped
 
 from resact.bench import competitors, processes
@@ -37,10 +37,7 @@ QUIET = Console(quiet=True)
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """UCF101's layout with one class of four short videos of moving footage."""
     folder = tmp_path_factory.mktemp("ucf101")
-    write_ucf101_lists(folder, {"Bikes": 4})
-    for number in range(1, 5):
-        target = folder / "UCF-101" / "Bikes" / f"v_Bikes_g01_c{number:02}.avi"
-        encode(footage("bikes"), target, start=number, seconds=1.6 + 0.4 * number)
+    make_bikes(folder, (2.0, 2.4, 2.8, 3.2))
     return folder
 
 

@@ -8,7 +8,6 @@ import torch
 
 import resact
 from resact.bench.loss import decibels, losses_against
-from resact.errors import UsageError
 from resact.train.clips.plain_transform import resize_clip
 
 NAMES = ("frames_db", "residual_step_1_db", "residual_step_3_db")
@@ -53,11 +52,3 @@ def test_what_does_not_differ_is_infinite_and_what_has_no_signal_is_none(seed):
 def test_ten_times_the_noise_is_ten_decibels_less():
     assert decibels(1.0, 0.01) == pytest.approx(20)
     assert decibels(1.0, 0.1) == pytest.approx(10)
-
-
-def test_other_frames_are_refused(seed):
-    compare = losses_against(noise(seed, 5, 8, 8), steps=(1,), size=4)
-    with pytest.raises(UsageError, match=r"got uint8 \(4, 8, 8, 3\), expected uint8 \(5, 8, 8, 3\)"):
-        compare(noise(seed, 4, 8, 8))
-    with pytest.raises(UsageError, match=r"got float64"):
-        compare(np.zeros((5, 8, 8, 3)))

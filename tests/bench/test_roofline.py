@@ -9,7 +9,6 @@ from rich.console import Console
 
 from resact.bench.rates import DeviceRates
 from resact.bench.roofline import Work, list_work, print_roofline, roofline_rows, roofline_seconds
-from resact.errors import UsageError
 from resact.train.networks.cost import count_cost
 from resact.train.networks.models import build_model
 
@@ -195,9 +194,3 @@ def test_the_table_has_each_layer_and_the_totals_and_says_what_is_not_measured()
     assert "not measured" in text.splitlines()[-1]
     total = sum(piece.bytes for piece in work if piece.direction == "forward")
     assert f"{total / 1e6:,.1f}" in text.splitlines()[-1]
-
-
-@pytest.mark.parametrize("view", [{"batch": 0}, {"frames": -1}, {"size": 1.5}])
-def test_a_wrong_view_is_a_usage_error(view):
-    with pytest.raises(UsageError, match=r"(batch|frames|size) got .*, expected a whole number above 0"):
-        list_work(meta_model(**TINY), **view)

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from statistics import median
 from typing import Any
@@ -62,10 +62,6 @@ class Variant:
     """`planes` or `rgb`."""
     upsampling: str | None = None
     """Chroma upsampling in decoding: `plain`, as in a store, or `fancy`."""
-    is_default: bool = False
-    """Whether prep and reads use it by default."""
-    encode: Callable[[Sample], bytes] = field(repr=False)
-    decode: Callable[[bytes, Frame], Any] = field(repr=False)
 
     @property
     def name(self) -> str:
@@ -74,6 +70,30 @@ class Variant:
             return self.codec
         name = f"{self.codec} q{self.quality} {self.subsampling} of {self.made_from}"
         return name + (", fancy" if self.upsampling == "fancy" else "")
+
+    @property
+    def is_default(self) -> bool:
+        """Whether prep and reads use it by default."""
+        return (self.quality, self.made_from, self.upsampling) == (JpegFrames().quality, "planes", "plain")
+
+    @cached_property
+    def _frames(self) -> FrameCodec:
+        return build_codec(self.codec) if self.quality is None else JpegFrames(self.quality)
+
+    def encode(self, sample: Sample) -> bytes:
+        """One frame's bytes."""
+        if self.subsampling == "4:4:4":
+            return bytes(simplejpeg.encode_jpeg(sample.rgb, self.quality, "RGB", "444"))
+        if isinstance(self._frames, JpegFrames) and self.made_from == "planes":
+            return self._frames.encode_planes(*sample.planes)
+        return self._frames.encode(sample.rgb)
+
+    def decode(self, data: bytes, out_HWC: Frame) -> None:
+        """The frame again."""
+        if self.upsampling == "fancy":
+            simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
+        else:
+            self._frames.decode_into(data, out_HWC)
 
 
 @dataclass(kw_only=True)
@@ -94,36 +114,14 @@ def variants(qualities: Sequence[int]) -> list[Variant]:
     then the lossless codecs.
     """
     made = []
-    default = JpegFrames().quality
     for quality in qualities:
-        codec = JpegFrames(quality)
-        jpeg = partial(Variant, codec="jpeg", quality=quality, decode=codec.decode_into)
-        planes = partial(jpeg, subsampling="4:2:0", made_from="planes", encode=partial(_encode_planes, codec))
-        made.append(planes(upsampling="plain", is_default=quality == default))
-        if quality == default:
-            made.append(planes(upsampling="fancy", decode=_decode_fancy))
-        made.append(jpeg(subsampling="4:2:0", upsampling="plain", encode=partial(_encode_rgb, codec)))
-        made.append(jpeg(subsampling="4:4:4", encode=partial(_encode_444, quality)))
-    for name in ("zstd", "lz4"):
-        lossless = build_codec(name)
-        made.append(Variant(codec=name, encode=partial(_encode_rgb, lossless), decode=lossless.decode_into))
-    return made
-
-
-def _encode_planes(codec: JpegFrames, sample: Sample) -> bytes:
-    return codec.encode_planes(*sample.planes)
-
-
-def _encode_rgb(codec: FrameCodec, sample: Sample) -> bytes:
-    return codec.encode(sample.rgb)
-
-
-def _encode_444(quality: int, sample: Sample) -> bytes:
-    return bytes(simplejpeg.encode_jpeg(sample.rgb, quality, "RGB", "444"))
-
-
-def _decode_fancy(data: bytes, out_HWC: Frame) -> None:
-    simplejpeg.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, buffer=out_HWC)
+        jpeg = partial(Variant, codec="jpeg", quality=quality)
+        planes = partial(jpeg, subsampling="4:2:0", made_from="planes")
+        made.append(planes(upsampling="plain"))
+        if quality == JpegFrames().quality:
+            made.append(planes(upsampling="fancy"))
+        made += [jpeg(subsampling="4:2:0", upsampling="plain"), jpeg(subsampling="4:4:4")]
+    return [*made, Variant(codec="zstd"), Variant(codec="lz4")]
 
 
 def bench_codecs(
@@ -168,10 +166,6 @@ def bench_codecs(
             samples = _samples(video, decode, frames, binary)
         except (DecodeError, FfmpegKilledError) as error:
             left_out.append({"video_id": video.video_id, "problem": str(error)})
-            continue
-        if len(samples) < _MIN_FRAMES:
-            problem = f"{len(samples)} frames, expected {_MIN_FRAMES} or more"
-            left_out.append({"video_id": video.video_id, "problem": problem})
             continue
         _evaluate(samples, compared, found, size)
         total += len(samples)
@@ -230,6 +224,8 @@ def _samples(video: SourceVideo, decode: DecodeSettings, count: int, binary: str
     if len(planes) != len(rgb) or (planes and size != [height, width]):
         other = f"{len(planes)} of planes of {size[1]}x{size[0]}"
         raise DecodeError(f"ffmpeg gives {len(rgb)} RGB frames of {width}x{height}, but {other}")
+    if len(rgb) < _MIN_FRAMES:
+        raise DecodeError(f"{len(rgb)} frames, expected {_MIN_FRAMES} or more")
     return [Sample(one, planes_of(two, height, width)) for one, two in zip(rgb, planes, strict=True)]
 
 

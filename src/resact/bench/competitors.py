@@ -16,6 +16,7 @@ from importlib import import_module, util
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -324,15 +325,10 @@ def ffmpeg_of_pyav() -> Iterator[None]:
     if find_library("avcodec") or bundled is None or not bundled.is_dir():
         yield
         return
-    before = os.environ.get("LD_LIBRARY_PATH")
     with tempfile.TemporaryDirectory() as folder:
         for library in bundled.glob("lib[as][vw]*.so.*"):
             stem, _, version_number = library.name.partition(".so.")
             (Path(folder) / f"{stem.partition('-')[0]}.so.{version_number.partition('.')[0]}").symlink_to(library)
-        os.environ["LD_LIBRARY_PATH"] = ":".join(filter(None, [folder, str(bundled), before]))
-        try:
+        places = filter(None, [folder, str(bundled), os.environ.get("LD_LIBRARY_PATH")])
+        with patch.dict(os.environ, LD_LIBRARY_PATH=":".join(places)):
             yield
-        finally:
-            os.environ.pop("LD_LIBRARY_PATH")
-            if before is not None:
-                os.environ["LD_LIBRARY_PATH"] = before

@@ -22,9 +22,9 @@ from resact.cache.remote_files import without_secrets
 from resact.errors import UsageError
 from resact.train.networks.variants import VARIED
 from resact.train.runs.files.atomic_write import write_whole
-from resact.train.runs.files.config import RunConfig
+from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 
-_EAGER = "ncdhw,channels-last,folded,shifted"
+_EAGER = ",".join(EAGER_FORMS)
 _GRACE_SECONDS = 60.0  # for a training to write its checkpoint
 _TAIL = 2000  # characters of a failed part's output that are kept
 _STATES = "gpu.json"

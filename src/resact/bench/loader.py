@@ -85,7 +85,6 @@ def bench_loader(
         UsageError: unknown or missing competitors, or stores that do not hold the same videos.
     """
     _require_installed(competitors)
-    require_folders(stores)
     opened = [open_store(store) for store in stores]
     if len({store.settings.codec for store in opened}) < len(opened):
         raise UsageError("got two stores of one codec, expected one store a codec")
@@ -168,21 +167,19 @@ def _competitors(
     seed: int,
 ) -> Iterator[_Competitor]:
     for store in stores:
-        ids = [store.index.video_id[video] for video in video_indices]
-        videos = {video: str(sources[video_id]) for video, video_id in zip(video_indices, ids, strict=True)}
+        path, ids = Path(str(store.files)), {video: store.index.video_id[video] for video in video_indices}
         task = Task(
-            store=str(store.files),
-            sources=videos,
+            store=str(path),
+            sources={video: str(sources[video_id]) for video, video_id in ids.items()},
             video_indices=tuple(video_indices),
             geometry=geometry,
             seed=seed,
         )
-        shards = [Path(str(store.files)) / array_name(video_id) / SHARD for video_id in ids]
-        codec = store.settings.codec
+        shards, codec = [path / array_name(video_id) / SHARD for video_id in ids.values()], store.settings.codec
         names = ["ours", "zarr", "ours uint8", "zarr uint8"] + ["bare decode"] * (codec == "jpeg")
         yield from (_Competitor(name=name, codec=codec, task=task, files=shards) for name in names)
     for name in competitors:
-        yield _Competitor(name=name, codec=None, task=task, files=[Path(video) for video in videos.values()])
+        yield _Competitor(name=name, codec=None, task=task, files=[Path(video) for video in task.sources.values()])
 
 
 def _run(competitors: Sequence[_Competitor], rounds: int, cores: int, console: Console) -> None:

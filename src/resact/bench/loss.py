@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from resact.errors import UsageError
 from resact.train.clips.plain_transform import resize_clip
 from resact.train.clips.residual import residual_frames
 
@@ -31,15 +30,10 @@ def losses_against(
         A function of uint8 frames of the same shape. It gives, in dB, `frames_db`, peak signal to noise over all pixels
         of all frames, and for each step s `residual_step_s_db`, the power of the reference residuals divided by that of
         the difference; infinite if nothing differs, None if the reference residuals are zero and others are not.
-
-    Raises:
-        UsageError: frames of another shape or dtype, or too few for a step.
     """
     right = {step: residual.double() for step, residual in _residuals(lossless_NHWC, steps, size).items()}
 
     def compare(lossy_NHWC: Frames) -> dict[str, float | None]:
-        if lossy_NHWC.shape != lossless_NHWC.shape or lossy_NHWC.dtype != np.uint8:
-            raise UsageError(f"got {lossy_NHWC.dtype} {lossy_NHWC.shape}, expected uint8 {lossless_NHWC.shape}")
         pairs = zip(lossy_NHWC, lossless_NHWC, strict=True)
         error = sum(int(np.square(lossy.astype(np.int32) - lossless).sum()) for lossy, lossless in pairs)
         found = {"frames_db": decibels(255**2, error / lossless_NHWC.size)}

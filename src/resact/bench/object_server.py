@@ -11,6 +11,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -83,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         path = self.bucket.folder / key
         if bucket != BUCKET or ".." in path.parts or not path.is_file():
-            self._answer(404, "application/xml", f"{_XML}<Error><Code>NoSuchKey</Code></Error>".encode())
+            self.send_error(404)
             return
         self._object(path)
 
@@ -101,19 +102,22 @@ class _Handler(BaseHTTPRequestHandler):
             for key in keys
             if key.startswith(prefix)
         )
-        body = f"{_XML}<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>"
-        self._answer(200, "application/xml", body.encode())
+        body = f"{_XML}<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
+        self.send_response(200)
+        self._head("application/xml", len(body))
+        if self.command == "GET":
+            self.wfile.write(body)
 
     def _object(self, path: Path) -> None:
         size = path.stat().st_size
         span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", "bytes=0-"))
         if span is None or not (span[1] or span[2]):
-            self._answer(400, "application/xml", b"")
+            self.send_error(400)
             return
         start = int(span[1]) if span[1] else max(0, size - int(span[2]))
         stop = min(int(span[2]) + 1, size) if span[1] and span[2] else size
         if start >= size > 0:
-            self._answer(416, "application/xml", f"{_XML}<Error><Code>InvalidRange</Code></Error>".encode())
+            self.send_error(416)
             return
         self.send_response(206 if "Range" in self.headers else 200)
         if "Range" in self.headers:
@@ -127,12 +131,6 @@ class _Handler(BaseHTTPRequestHandler):
                     self.bucket.count_block(len(block))
                     self.wfile.write(block)
                     start += len(block)
-
-    def _answer(self, status: int, content_type: str, body: bytes) -> None:
-        self.send_response(status)
-        self._head(content_type, len(body))
-        if self.command == "GET":
-            self.wfile.write(body)
 
     def _head(self, content_type: str, length: int) -> None:
         for name, value in {
@@ -156,15 +154,10 @@ def serve_bucket(folder: Path, *, bytes_per_second: float, latency_seconds: floa
     server.handle_error = lambda *_: None  # type: ignore[method-assign]  # clients may leave in the middle
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
-    before = {name: os.environ.get(name) for name in bucket.environment}
-    os.environ |= bucket.environment
     try:
-        yield bucket
+        with patch.dict(os.environ, bucket.environment):
+            yield bucket
     finally:
-        for name, value in before.items():
-            os.environ.pop(name)
-            if value is not None:
-                os.environ[name] = value
         server.shutdown()
         thread.join()
         server.server_close()

@@ -68,21 +68,17 @@ class Finish:
         self._clips = ClipDataset(replace(store, files=cast(Files, self._given)), plan, normalisation=NORMALISATION)
         self._seen: Counter[int] = Counter()
         self._positions: dict[int, dict[int, int]] = {}
+        """Of each video, by epoch."""
 
     def __call__(self, video_index: int, shard: bytes) -> dict[str, Any]:
         """The clip of this video in the first epoch, then in the next one, and so on."""
-        self._clips.epoch = self._seen[video_index]
+        self._clips.epoch = epoch = self._seen[video_index]
         self._seen[video_index] += 1
         self._given.data = shard
-        return self._clips[self._position(self._clips.epoch, video_index)]
-
-    def _position(self, epoch: int, video_index: int) -> int:
-        """Where the video is in an epoch."""
         if epoch not in self._positions:
             plan = self._clips.plan
-            found = {plan.clip(epoch, position).video_index: position for position in range(len(plan))}
-            self._positions[epoch] = found
-        return self._positions[epoch][video_index]
+            self._positions[epoch] = {plan.clip(epoch, position).video_index: position for position in range(len(plan))}
+        return self._clips[self._positions[epoch][video_index]]
 
 
 def litdata(task: Task) -> Epoch:

@@ -208,14 +208,7 @@ def list_work(network: ActionNetwork, *, batch: int = 32, frames: int = 32, size
         batch: number of clips.
         frames: frames per clip.
         size: height and width of a clip.
-
-    Raises:
-        UsageError: `batch`, `frames` or `size` is no whole number above 0.
-
     """
-    for name, value in {"batch": batch, "frames": frames, "size": size}.items():
-        if not isinstance(value, int) or value < 1:
-            raise UsageError(f"{name} got {value!r}, expected a whole number above 0; pass another {name}=")
     ledger, images, side = _Ledger(), batch * frames, _halved(size)
     output = _add_conv1(ledger, network, images * size**2, images * side**2)
     modules = {name: module for name, module in network.named_modules() if isinstance(module, Bottleneck)}

@@ -26,11 +26,10 @@ from rich.console import Console
 from resact.bench.comparison import Row, print_rows, result_of
 from resact.bench.processes import in_new_process
 from resact.cache.codecs import build_codec
-from resact.cache.durable import ShardWriter, commit_video, create_store, store_lock
+from resact.cache.durable import ShardWriter, commit_video
 from resact.cache.files import LocalFiles
 from resact.cache.journal import read_journal
 from resact.cache.layout import INDEX, JOURNAL, SHARD, VideoRecord, array_name
-from resact.cache.settings import DatasetSettings
 from resact.cache.store import open_store
 from resact.cache.verify import read_record
 from resact.errors import Interrupted, ToolError
@@ -41,7 +40,7 @@ from resact.pipeline.executor import open_executor, peak_bytes
 from resact.pipeline.file_system import check_mount
 from resact.pipeline.job import prep as prep_module
 from resact.pipeline.job.plan import decode_settings, prep_job
-from resact.pipeline.job.task import PrepJob, Trouble, failed_record, look_at, prep_video
+from resact.pipeline.job.task import PrepJob, failed_record, look_at
 
 driver: Any = prep_module  # whose functions are timed here
 
@@ -129,32 +128,20 @@ def _make_ready(base: Path) -> None:
     binary, _ = find_ffmpeg(None)
     for number in range(_READY):
         for kind, frames in (("ready", 15 * _READY_SECONDS), ("tiny", _SOURCE_FRAMES)):
-            path = base / kind / f"{number}.avi"
-            path.parent.mkdir(exist_ok=True)
+            path = base / kind / f"class{number % 2}" / f"{number}.avi"
+            path.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run(
                 [binary, "-nostdin", "-v", "error", "-f", "lavfi", "-i", f"testsrc2=s={_SIDE}x{_SIDE}:r=15",
                  "-vf", f"hue=h={number * 40}", "-frames:v", str(frames), "-c:v", "mpeg4", "-threads", "1", path],
                 check=True,
             )  # fmt: skip
-    settings = DatasetSettings(
-        name="ready", videos=None, all_classes=None, classes=("ready",), splits=(), flip_safe=True
-    )
-    job = _job(Dataset(settings=settings, videos=(), missing=(), notes=()), base / "ready.zarr")
-    create_store(job.store, job.settings)
-    with store_lock(job.store):
-        for number in range(_READY):
-            video = SourceVideo(
-                video_id=str(number), class_name="ready", label=0, group=str(number), splits={},
-                path=base / "ready" / f"{number}.avi", name=f"{number}.avi",
-            )  # fmt: skip
-            made = prep_video(job, video)
-            if isinstance(made, Trouble):
-                raise ToolError(made.message)
+    videos, here = FOLDER.load(base / "ready"), partial(open_executor, workers=0)
+    driver.prep(videos, _job(videos, base / "ready.zarr"), open_executor=here, console=Console(quiet=True))
 
 
 def _add_sources(base: Path, made: int, count: int) -> None:
     """Copies of the tiny videos, as `source/train/CLASS/VIDEO`."""
-    tiny = [(base / "tiny" / f"{number}.avi").read_bytes() for number in range(_READY)]
+    tiny = [path.read_bytes() for path in sorted((base / "tiny").glob("*/*"))]
     for side in ("train", "val"):
         for class_number in range(_CLASSES):
             (base / "source" / side / f"class{class_number:03}").mkdir(parents=True, exist_ok=True)
@@ -194,10 +181,9 @@ def link_ready_made(ready: Path, job: PrepJob, video: SourceVideo) -> VideoRecor
 @lru_cache(maxsize=1)
 def _ready_made(ready: Path) -> list[tuple[Path, VideoRecord]]:
     """Shards and their records, read once per process."""
-    files = LocalFiles(ready)
-    settings = open_store(ready).settings
-    names = [array_name(str(number)) for number in range(_READY)]
-    return [(ready / name / SHARD, read_record(files, settings, name, failed=False)) for name in names]
+    store = open_store(ready)
+    names = map(array_name, store.index.video_id)
+    return [(ready / name / SHARD, read_record(store.files, store.settings, name, failed=False)) for name in names]
 
 
 # The steps, each in a process of its own ----------------------------------------------------------------------

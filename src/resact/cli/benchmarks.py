@@ -368,7 +368,7 @@ def bench_remote(
     epochs: Annotated[int, typer.Option(min=2, help="Epochs per round.")] = 3,
     rounds: RoundsOption = 2,
     bandwidth: Annotated[float, typer.Option(metavar="MB/S", help="Bandwidth of that bucket.")] = 50.0,
-    latency: Annotated[float, typer.Option(metavar="MS", help="Latency of each request to it.")] = 20.0,
+    latency: Annotated[float, typer.Option(min=0, metavar="MS", help="Latency of each request to it.")] = 20.0,
     workers: Annotated[
         int, typer.Option(min=1, metavar="N", help="Cores of each reader, and workers of a loader.")
     ] = 1,
