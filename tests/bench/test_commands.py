@@ -1,30 +1,20 @@
 """Benchmarks of single parts run from the command line, and end with the object that they write."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.commands import call, last_json
+from tests.bench.conftest import bench
+from tests.commands import call
 
 from resact.bench import decoding, scale, transform
 from resact.cache.codecs import JpegFrames
 from resact.errors import ToolError, UsageError
 
 
-def run(tmp_path: Path, *words: object) -> tuple[dict[str, object], str]:
-    output = tmp_path / "new" / "result.json"
-    done = call("bench", *words, "--output", output, "--json")
-    assert done.exit_code == 0, done.stderr
-    result = last_json(done)
-    assert json.loads(output.read_text()) == result
-    assert result.keys() >= {"benchmark", "rows", "machine", "versions", "commit"}
-    return result, done.stderr
-
-
 def test_decoding_compares_machine_code_with_the_library(tiny_store, tmp_path, monkeypatch):
     monkeypatch.setattr(decoding, "_GEOMETRY", decoding.ClipGeometry(frames=8, size=16))
-    result, said = run(tmp_path, "decoding", tiny_store, "--clips", 3, "--rounds", 2)
+    result, said = bench(tmp_path, "decoding", tiny_store, "--clips", 3, "--rounds", 2)
     rows = {row["name"]: row for row in result["rows"]}
     assert rows.keys() >= {"the library", "whole frames", "the clip's crop"}
     assert rows["the library"]["times_the_library"] == [1.0, 1.0, 1.0]
@@ -48,7 +38,7 @@ def test_transform_times_both_ways(tiny_store, tmp_path, monkeypatch):
     monkeypatch.setattr(transform, "_WIDTH", 48)
     monkeypatch.setattr(transform, "_GEOMETRY", transform.ClipGeometry(modality="both", frames=4, size=16))
     before = transform.stream_module.make_clip
-    result, said = run(tmp_path, "transform", tiny_store, "--rounds", 2, "--stream-epochs", 1)
+    result, said = bench(tmp_path, "transform", tiny_store, "--rounds", 2, "--stream-epochs", 1)
     names = ["float32, crop of 32", "bfloat16, crop of 32", f"stream, {Path(tiny_store).name}"]
     assert [row["name"] for row in result["rows"]] == names
     assert all(row[way]["median_ms"] >= row[way]["least_ms"] > 0 for row in result["rows"] for way in transform._WAYS)
@@ -62,7 +52,7 @@ def test_transform_wants_a_device_that_is_there():
 
 
 def test_index_is_opened_cold_and_warm(tmp_path):
-    result, said = run(tmp_path, "index", "--videos", "50")
+    result, said = bench(tmp_path, "index", "--videos", "50")
     assert [(row["videos"], row["page_cache"]) for row in result["rows"]] == [(50, "cold"), (50, "warm")]
     for row in result["rows"]:
         assert row["frames"] > 30 * 50
@@ -74,7 +64,7 @@ def test_index_is_opened_cold_and_warm(tmp_path):
 def test_help_is_timed_for_each_command(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr("resact.bench.help.run", lambda command, **_: asked.append(command[3:]))
-    result, said = run(tmp_path, "help", "--rounds", 2)
+    result, said = bench(tmp_path, "help", "--rounds", 2)
     names = [row["command"] for row in result["rows"]]
     assert names[0] == "resact"
     assert {"resact prep", "resact train", "resact bench"} < {*names}
@@ -89,7 +79,7 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(tmp_path):
 
 def test_scale_goes_through_every_step(tmp_path):
     """Half of the videos, the rest, nothing more to do, opened; and with Dask. All are stored, and nothing is left."""
-    result, said = run(tmp_path, "scale", "--videos", "40,80", "--dask", 40, "--folder", tmp_path)
+    result, said = bench(tmp_path, "scale", "--videos", "40,80", "--dask", 40, "--folder", tmp_path)
     small, large = result["rows"]
     assert [row["videos"] for row in result["rows"]] == [40, 80]
     for row in (small, large):

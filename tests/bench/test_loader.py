@@ -1,10 +1,7 @@
 """`bench loader`: every competitor shows the same clips, and the result says what was measured and what was not."""
 
-import json
 import multiprocessing
-import pickle
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,13 +11,22 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from tests.bench.conftest import bench as run_bench
 from tests.bench.conftest import make_bikes
-from tests.commands import call, last_json
 from tests.prepped import at_15_fps, prepped
 
 from resact.bench import competitors, processes
 from resact.bench import loader as bench
-from resact.bench.competitors import NORMALISATION, Task, decord_frames, open_team, pyav_frames, scaled, zarr_frames
+from resact.bench.competitors import (
+    NORMALISATION,
+    Task,
+    decord_frames,
+    open_team,
+    pyav_frames,
+    scaled,
+    torchcodec_frames,
+    zarr_frames,
+)
 from resact.bench.loader import bench_loader
 from resact.cache.store import open_store
 from resact.errors import ToolError, UsageError
@@ -61,6 +67,13 @@ def task(stores: dict[str, str], sources: dict[str, Path]) -> Task:
     return Task(store=stores["lz4"], sources=files, video_indices=(0, 1, 2, 3), geometry=GEOMETRY, seed=3)
 
 
+@pytest.fixture
+def clips(task: Task) -> list[Clip]:
+    """Of three epochs."""
+    _, plan = task.open()
+    return [plan.clip(epoch, position) for epoch in range(3) for position in range(len(plan))]
+
+
 @cache
 def decoded(path: str, **size: int) -> np.ndarray:
     """All frames of a video, decoded one by one, in its own size or in `width` and `height`."""
@@ -84,36 +97,29 @@ def assert_nearest_in_time(task: Task, clip: Clip, got: np.ndarray, **size: int)
     ("frames", "size"),
     [(decord_frames, {}), (partial(decord_frames, resized=True), {"width": 128, "height": 96}), (pyav_frames, {})],
 )
-def test_a_competitor_gives_the_frames_nearest_in_time(frames, size: dict[str, int], task: Task) -> None:
-    _, plan = task.open()
+def test_a_competitor_gives_the_frames_nearest_in_time(
+    frames, size: dict[str, int], task: Task, clips: list[Clip]
+) -> None:
     get = frames(task)
-    for epoch in range(3):
-        for position in range(len(plan)):
-            clip = plan.clip(epoch, position)
-            assert_nearest_in_time(task, clip, get(clip).numpy(), **size)
+    for clip in clips:
+        assert_nearest_in_time(task, clip, get(clip).numpy(), **size)
 
 
-def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, tmp_path: Path) -> None:
+def torchcodec_gives(task: Task, clips: list[Clip]) -> list[np.ndarray]:
+    return list(map(torch.Tensor.numpy, map(torchcodec_frames(task), clips)))
+
+
+def test_torchcodec_with_pyavs_ffmpeg_gives_them_too(task: Task, clips: list[Clip]) -> None:
     """In a process of its own: it looks for FFmpeg's libraries when it starts."""
-    _, plan = task.open()
-    clips = [plan.clip(epoch, position) for epoch in range(3) for position in range(4)]
-    (tmp_path / "asked").write_bytes(pickle.dumps((task, clips)))
-    code = (
-        "import pickle, sys; import numpy as np; from pathlib import Path\n"
-        "from resact.bench.competitors import torchcodec_frames\n"
-        "task, clips = pickle.loads(Path('asked').read_bytes()); frames = torchcodec_frames(task)\n"
-        "np.savez('got.npz', *[frames(clip).numpy() for clip in clips])"
-    )
-    with competitors.ffmpeg_of_pyav():
-        subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
-    got = np.load(tmp_path / "got.npz")
-    for number, clip in enumerate(clips):
-        assert_nearest_in_time(task, clip, got[f"arr_{number}"])
+    own = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+    with own, competitors.ffmpeg_of_pyav():
+        got = own.submit(torchcodec_gives, task, clips).result()
+    for clip, frames in zip(clips, got, strict=True):
+        assert_nearest_in_time(task, clip, frames)
 
 
-def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(task: Task) -> None:
-    _, plan = task.open()
-    clip = plan.clip(0, 0)
+def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(task: Task, clips: list[Clip]) -> None:
+    clip = clips[0]
     video = decoded(task.sources[clip.video_index])
     last = len(video) * 15 // 25
     got = pyav_frames(task)(replace(clip, start=last - 3, stop=last + 5)).numpy()
@@ -121,17 +127,15 @@ def test_pyav_shows_the_last_frame_for_those_that_the_container_has_too_many(tas
     assert np.array_equal(got[-1], video[-1])
 
 
-def test_zarr_gives_the_stored_frames(task: Task) -> None:
-    store, plan = task.open()
-    clip = plan.clip(0, 1)
-    expected = store.read_frames(clip.video_index, clip.start, clip.stop)
+def test_zarr_gives_the_stored_frames(task: Task, clips: list[Clip]) -> None:
+    clip = clips[1]
+    expected = open_store(task.store).read_frames(clip.video_index, clip.start, clip.stop)
     assert np.array_equal(zarr_frames(task)(clip).numpy(), expected)
 
 
-def test_a_competitors_finished_clip_is_the_same_picture_as_ours(task: Task) -> None:
-    store, plan = task.open()
-    for position in range(len(plan)):
-        clip = plan.clip(1, position)
+def test_a_competitors_finished_clip_is_the_same_picture_as_ours(task: Task, clips: list[Clip]) -> None:
+    store = open_store(task.store)
+    for clip in clips[4:8]:
         stored = torch.from_numpy(store.read_frames(clip.video_index, clip.start, clip.stop))
         ours = transform_clip(stored, clip, GEOMETRY, NORMALISATION)["rgb"]
         others = []
@@ -195,14 +199,11 @@ def test_the_command_measures_all_and_prints_what_scripts_read(
     root: Path, stores: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["ucf101", "--root", root, "--classes", "Bikes", "--allow-partial", "--stores", stores["jpeg"]]
-    words += ["--competitors", "decord", "--frames", "8", "--size", "32", "--cores", "1", "--rounds", "2", "--json"]
-    words += ["--output", tmp_path / "loader.json"]
+    words += ["--competitors", "decord", "--frames", 8, "--size", 32, "--cores", 1, "--rounds", 2]
     # Whose processes have imported everything: two seconds less for each competitor.
     monkeypatch.setattr(processes, "get_context", lambda method: multiprocessing.get_context("forkserver"))
-    done = call("bench", "loader", *words)
-    result = last_json(done)
-    assert json.loads((tmp_path / "loader.json").read_text()) == result
-    assert "VideoReader(path, num_threads=1)" in done.stderr
+    result, said = run_bench(tmp_path, "loader", *words)
+    assert "VideoReader(path, num_threads=1)" in said
     assert result["clips_a_round"] == 4
     rows = {(row["name"], row["page_cache"]): row for row in result["rows"]}
     names = {"ours", "ours uint8", "zarr", "zarr uint8", "bare decode", "decord"}

@@ -1,4 +1,3 @@
-import json
 import sys
 import time
 from dataclasses import replace
@@ -10,6 +9,7 @@ from weakref import WeakSet
 import pytest
 import torch
 from rich.console import Console
+from tests.bench.conftest import bench as run_bench
 from tests.commands import call, last_json
 from tests.train.runs.conftest import SMALL
 
@@ -309,9 +309,8 @@ def test_the_command_says_what_could_not_run(tiny_store):
 
 def test_commands_end_with_their_json(tiny_store, tmp_path, few_measured):
     common = ("--store", tiny_store, *SIZES, "--json")
-    written = tmp_path / "out" / "train.json"
-    bench = last_json(call("bench", "train", *common, "--steps", 1, "--rounds", 1, "--output", written))
-    assert json.loads(written.read_text()) == bench
+    result, _ = run_bench(tmp_path, "train", *common, "--steps", 1, "--rounds", 1)
+    assert [row["name"] for row in result["rows"]] == ["synthetic", "store lz4"]
     trained = last_json(call("train", *common, "--runs", tmp_path, "--run", "a", "--epochs", 1, "--step", 2))
     assert trained.keys() >= {"run", "epochs", "steps", "clips_per_second", "data_wait_share", "video_top1"}
     assert (trained["run"], trained["epochs"], trained["steps"]) == (str(tmp_path / "a"), 1, 3)

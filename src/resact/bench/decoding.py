@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,10 +78,10 @@ def bench_decoding(stores: Sequence[str | Path], *, clips: int, rounds: int, con
 def _measured(codec: FrameCodec, clips: list[_Stored], rounds: int) -> Iterator[dict[str, Any]]:
     """Rows, slowest first."""
     seconds: dict[str, list[float]] = defaultdict(list)
-    means: dict[str, list[float]] = defaultdict(list)
     for stored in clips:
         _require_equal(codec, stored)
     for number, way in take_turns((_LIBRARY, _WHOLE, _CROP), rounds + 1):
+        means: dict[str, list[float]] = defaultdict(list)
         for stored in clips:
             out = _empty(codec, stored, way)
             start = time.thread_time()
@@ -92,8 +92,7 @@ def _measured(codec: FrameCodec, clips: list[_Stored], rounds: int) -> Iterator[
                 means[f"a crop of {stored.crop.bottom - stored.crop.top}"].append(taken)
         for name, times in means.items():
             if number:
-                seconds[name].append(sum(times) / len(times))
-        means.clear()
+                seconds[name].append(fmean(times))
     for name, times in sorted(seconds.items(), key=lambda item: -median(item[1])):
         ratios = [library / one for library, one in zip(seconds[_LIBRARY], times, strict=True)]
         yield {

@@ -27,7 +27,7 @@ def in_new_process(function: Callable[..., dict[str, Any]], *arguments: str | in
     code = f"import json, sys; from {function.__module__} import {name}; print(json.dumps({name}(*{arguments!r})))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if run.returncode:
-        raise ToolError(f"{name}{arguments} failed in its process: {run.stderr.strip()}")
+        raise ToolError(f"measuring {', '.join(map(str, arguments))} failed: {run.stderr.strip()}")
     return dict(json.loads(run.stdout))
 
 

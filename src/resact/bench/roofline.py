@@ -37,6 +37,7 @@ at z's norm. All of it again in each direction:
 Shapes: B clips, C channels, T frames, H height, W width; positions = B * T * H * W.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -364,15 +365,18 @@ def _add_head(ledger: _Ledger, network: ActionNetwork, output: _Output, batch: i
 
 def roofline_seconds(work: list[Work], rates: DeviceRates) -> list[float]:
     """Seconds that each piece of work adds to the roofline: its share of the slower of its sweep's two times."""
-    sweeps: dict[str, list[Work]] = {}
+    moved, computed = Counter[str](), Counter[str]()
     for piece in work:
-        sweeps.setdefault(piece.sweep, []).append(piece)
-    seconds: dict[int, float] = {}
-    for pieces in sweeps.values():
-        moving = [piece.bytes / rates.bytes_per_second for piece in pieces]
-        computing = [2 * piece.multiply_adds / rates.flops_per_second for piece in pieces]
-        seconds |= dict(zip(map(id, pieces), max(moving, computing, key=sum), strict=True))
-    return [seconds[id(piece)] for piece in work]
+        moved[piece.sweep] += piece.bytes
+        computed[piece.sweep] += 2 * piece.multiply_adds
+
+    def seconds(piece: Work) -> float:
+        moving, computing = moved[piece.sweep] / rates.bytes_per_second, computed[piece.sweep] / rates.flops_per_second
+        if moving >= computing:
+            return piece.bytes / rates.bytes_per_second
+        return 2 * piece.multiply_adds / rates.flops_per_second
+
+    return [seconds(piece) for piece in work]
 
 
 _FIGURES = {

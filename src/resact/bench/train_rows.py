@@ -13,17 +13,7 @@ from resact.train.runs.training.step_variants import StepVariant
 AS_TRAINED = ("synthetic", "store")
 """Rows that do what `train` does with the same settings, on clips in memory and on clips from the store."""
 
-NAMES = (
-    *EAGER_FORMS,
-    "fused",
-    "compiled",
-    "graph",
-    "dense",
-    "3d-resnet50",
-    "r3d_18",
-    "r2plus1d_18",
-    *AS_TRAINED,
-)
+NAMES = (*EAGER_FORMS, "fused", "compiled", "graph", "dense", "3d-resnet50", "r3d_18", "r2plus1d_18", *AS_TRAINED)
 """All rows; docs/performance.md says what each is."""
 
 
