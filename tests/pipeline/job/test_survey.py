@@ -24,7 +24,7 @@ from resact.train.runs.testing.evaluate import evaluate_run
 from resact.train.runs.testing.notes import notes_on
 from resact.train.runs.testing.predictions import PREDICTIONS, write_predictions
 from resact.train.runs.testing.trained import load_trained
-from resact.train.runs.training import train as training
+from resact.train.runs.training import preparation
 
 SIDES = {
     "bike/one.avi": "train", "bike/two.avi": "train", "bike/copy of one.avi": "test", "bike/small two.mp4": "train",
@@ -194,7 +194,7 @@ def test_training_begins_with_the_leaks(
     def stop(*_: object) -> None:
         raise SystemExit("enough")
 
-    monkeypatch.setattr(training, "set_compute_threads", stop)
+    monkeypatch.setattr(preparation, "set_compute_threads", stop)
     result = call("train", "--store", after[0].store, "--runs", tmp_path)
     assert f"note: {leak_words(store_leaks(open_store(after[0].store)))}" in result.stdout
 
