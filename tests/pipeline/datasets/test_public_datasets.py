@@ -1,4 +1,4 @@
-"""Each recipe of docs/recipes.md, on a miniature of the layout that its data set is downloaded in."""
+"""Each recipe of docs/public-datasets.md, on a miniature of the layout that its data set is downloaded in."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from resact.cache.store import ClipStore, open_store
 from resact.cli import app
 
-PAGE = Path(__file__).parents[3] / "docs" / "recipes.md"
+PAGE = Path(__file__).parents[3] / "docs" / "public-datasets.md"
 
 
 @pytest.fixture
