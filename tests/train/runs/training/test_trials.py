@@ -7,7 +7,7 @@ import pytest
 import torch
 from tests.train.runs.conftest import SMALL
 
-from resact.train.networks.modules import FactorisedConv3d
+from resact.train.networks import modules
 from resact.train.runs.files.config import EAGER_FORMS, RunConfig
 from resact.train.runs.training import trials
 from resact.train.runs.training.step import TrainStep
@@ -50,13 +50,15 @@ def test_plain_pytorch_is_close_to_float64_and_no_module_is_left_out():
 @pytest.mark.parametrize("amp", [False, True])
 @pytest.mark.parametrize("wrong", ["channels in another order", "a channel lost"])
 def test_a_wrong_form_is_left_out(scripted_time, monkeypatch, amp, wrong):
-    shifted = FactorisedConv3d._shifted
+    convolve = modules.convolve
 
-    def wrongly(self, x):
-        y = shifted(self, x)
+    def wrongly(x, weight, *, form, **options):
+        y = convolve(x, weight, form=form, **options)
+        if form != "shifted" or options["groups"] == 1:
+            return y
         return y.roll(1, dims=1) if wrong == "channels in another order" else y.index_fill(1, torch.tensor([0]), 0)
 
-    monkeypatch.setattr(FactorisedConv3d, "_shifted", wrongly)
+    monkeypatch.setattr(modules, "convolve", wrongly)
     trial = tried("shifted", small(amp=amp))
     assert trial.seconds is None
     assert trial.left_out.startswith("its gradients are ")
