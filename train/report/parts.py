@@ -79,8 +79,9 @@ def _runs_part(section: Section, data_set: DataSet, runs: Path, *, wide: bool) -
     if data_set.comparisons:
         grids.append(comparisons_grid(data_set.comparisons))
     apart = [f"{one_line(entry.name)}: {one_line(entry.apart)}" for entry in data_set.entries if entry.apart]
+    settings = data_set.settings and f"Settings: {data_set.settings}"
     return Part(
-        words=one_line(". ".join(filter(None, (data_set.videos, data_set.settings)))),
+        words=one_line(". ".join(filter(None, (data_set.videos, settings)))),
         notes=[f"note: {one_line(note)}" for note in data_set.notes],
         grids=grids,
         lines=[
