@@ -69,11 +69,12 @@ def serve(files: Files) -> Iterator[Files]:
             if self.command == "HEAD":
                 return
             body = body[: int(number)] if number else body + b"more" if answer == "endless" else body
+            files.sent[-1] = len(body)  # before the last byte: the client may be done before this thread goes on
             try:
                 self.wfile.write(body)
                 self.wfile.flush()
-                files.sent[-1] = len(body)
             except OSError:
+                files.sent[-1] = 0
                 return
             if answer == "stall":
                 files.release.wait()
