@@ -200,20 +200,20 @@ class Index:
     @classmethod
     def _gathered(cls, indexes: "Sequence[Index]", rows: npt.NDArray[np.intp]) -> Self:
         """Rows of some indexes, counted from the first row of the first index to the last row of the last."""
+        places = [(index, row) for index in indexes for row in range(len(index))]
+        chosen = [places[row] for row in rows]
 
         def column(name: str) -> Any:
             columns = [getattr(index, name) for index in indexes]
             if not isinstance(columns[0], TextColumn):
                 return np.concatenate(columns)[rows]
-            texts = [text for column in columns for text in column]
-            return TextColumn.of(texts[row] for row in rows)
+            return TextColumn.of(getattr(index, name)[row] for index, row in chosen)
 
         columns = {f.name: column(f.name) for f in fields(cls) if f.name not in ("frame_bytes", "splits", "classes")}
         columns["first_frame"] = np.cumsum(columns["num_frames"], dtype=np.uint64) - columns["num_frames"]
-        parts = [index._part(row) for index in indexes for row in range(len(index))]
         return cls(
             **columns,
-            frame_bytes=np.concatenate([np.empty(0, np.uint32), *(parts[row] for row in rows)]),
+            frame_bytes=np.concatenate([np.empty(0, np.uint32), *(index._part(row) for index, row in chosen)]),
             splits={s: np.concatenate([index.splits[s] for index in indexes])[rows] for s in indexes[0].splits},
             classes=indexes[0].classes,
         )
