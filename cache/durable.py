@@ -256,7 +256,8 @@ def create_store(store: Path, settings: StoreSettings) -> None:
         return
     if store.exists():
         names = {entry.name for entry in store.iterdir()} if store.is_dir() else {"a file"}
-        if foreign := sorted(names - {INDEX, FAILED}):
+        foreign = sorted(names - {INDEX, FAILED})
+        if foreign and not (store / DOCUMENT).exists():  # asked again: another process may have made the store since
             raise UsageError(f"{store} is not a clip store (it holds {', '.join(foreign[:3])}): choose another --store")
     for folder in (store / FAILED, store / PARTIAL):
         folder.mkdir(parents=True, exist_ok=True)
@@ -304,7 +305,7 @@ def store_lock(store: Path, document: str = DOCUMENT) -> Iterator[None]:
                 "(the lock ends with the process that holds it)"
             ) from None
         _clear_partial(store)
-        (store / PARTIAL).mkdir()
+        (store / PARTIAL).mkdir(exist_ok=True)  # another process may be in `create_store` still, and make it
         try:
             yield
         finally:

@@ -6,8 +6,9 @@ import os
 import random
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,6 +231,41 @@ def test_four_creators_at_once_make_one_store(tmp_path: Path) -> None:
         with store_lock(store):
             pass
     assert snapshot(path) == snapshot(tmp_path / "alone.zarr")
+
+
+@pytest.mark.parametrize("moment", ["iterdir", "mkdir"])
+def test_a_store_that_another_process_makes_meanwhile_is_taken(moment: str, tmp_path: Path, monkeypatch) -> None:
+    path, settings = tmp_path / "x.zarr", make_settings()
+    path.mkdir()
+
+    def another_process() -> None:
+        create_store(path, settings)
+        with store_lock(path):
+            put_video(path, settings, make_record("wave_a"), make_frames(2, 16, 24, 0))
+
+    before(Path, moment, another_process, monkeypatch)
+    create_store(path, settings)
+    assert (path / array_name("wave_a") / DOCUMENT).exists()
+
+
+def test_the_lock_is_taken_while_another_process_is_still_creating(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "x.zarr"
+    create_store(path, make_settings())
+    before(Path, "mkdir", (path / PARTIAL).mkdir, monkeypatch)
+    with store_lock(path):
+        assert list((path / PARTIAL).iterdir()) == []
+
+
+def before(cls: type, method: str, act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do something just before the next call of a method."""
+    real = getattr(cls, method)
+
+    def then(self: Any, *args: Any, **options: Any) -> Any:
+        setattr(cls, method, real)
+        act()
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(cls, method, then)
 
 
 def test_only_one_process_writes(scratch) -> None:
