@@ -54,6 +54,7 @@ def features(
     json_output: JsonOption = False,
 ) -> None:
     """Write a run's features of each video (activations before the last layer), with ids, labels and memberships."""
+    from resact.cache.layout import printable
     from resact.train.runs.testing.feature_files import require_feature_file, write_features
 
     require_feature_file(output)
@@ -85,7 +86,8 @@ def features(
     for note in table.notes:
         console.print(f"note: {note}")
     if table.left_out:
-        console.print(f"note: {len(table.left_out):,} videos have no frames: {', '.join(table.left_out[:5])} ...")
+        names = ", ".join(table.left_out[:5]) + (" ..." if table.left_out[5:] else "")
+        console.print(printable(f"note: videos without frames are not in it: {len(table.left_out):,} ({names})"))
     rows, width = table.features.shape
     console.print(f"{output}: {rows:,} rows of {width:,} features, one per {per}, from {opened.files}")
     if json_output and ranks.leads:

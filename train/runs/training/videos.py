@@ -217,6 +217,7 @@ def _doubts(index: Index, chosen: RunVideos, *, single: bool, val_share: float |
             f"{kept} (from {FEWEST_TO_CHOOSE_BY} videos on they mean something; --val-share, --val-groups)"
         )
     if lacking:
-        names = ", ".join(index.classes[label] for label in sorted(lacking)[:5])
-        notes.append(f"no video of {names} is held out: their groups are in other classes as well")
+        names = [index.classes[label] for label in sorted(lacking)]
+        some = ", ".join(names[:5]) + (" ..." if names[5:] else "")
+        notes.append(f"no video of {some} is held out: their groups are in other classes as well")
     return notes
