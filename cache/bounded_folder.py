@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from resact.cache.durable import DISK_FULL
+from resact.cache.file_lock import is_at
 from resact.cache.files import read_open_file
 from resact.errors import DiskFullError, StoreError
 
@@ -86,7 +87,7 @@ class BoundedFolder:
                     return None
                 self._mark_current(descriptor, began)
                 with self._own_errors(), self._ledger():
-                    if _is_at(descriptor, part):  # unless a user has emptied the folder
+                    if is_at(descriptor, part):  # unless a user has emptied the folder
                         part.rename(path)
                 complete = True
                 return os.dup(descriptor)
@@ -162,7 +163,7 @@ class BoundedFolder:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     continue
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-                if _is_at(descriptor, path):
+                if is_at(descriptor, path):
                     break
                 os.close(descriptor)  # while this thread waited, it was renamed or removed
         try:
@@ -200,7 +201,7 @@ class BoundedFolder:
 
     def _remove(self, path: Path, descriptor: int | None = None) -> bool:
         with self._own_errors(), self._ledger() as ledger:
-            if descriptor is not None and not _is_at(descriptor, path):
+            if descriptor is not None and not is_at(descriptor, path):
                 return False
             try:
                 num_bytes = path.stat().st_size
@@ -234,13 +235,6 @@ class BoundedFolder:
                     for entry in os.scandir(folder):
                         with suppress(FileNotFoundError):
                             yield Path(entry.path), entry.stat()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _removed_if_abandoned(part: Path) -> bool:

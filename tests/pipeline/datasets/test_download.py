@@ -175,6 +175,23 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
         download(file, tmp_path, patience=QUICK)
 
 
+def test_a_download_that_another_process_completes_meanwhile(
+    tmp_path: Path, server: Files, file: RemoteFile, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fcntl.flock
+
+    def flock(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        (tmp_path / "a.rar.part").write_bytes(content)
+        (tmp_path / "a.rar.part").rename(tmp_path / "a.rar")
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert download(file, tmp_path).read_bytes() == content
+    assert left(tmp_path) == ["a.rar"]
+    assert server.sent == []
+
+
 def test_one_download_at_a_time(tmp_path: Path, file: RemoteFile) -> None:
     with (tmp_path / "a.rar.part").open("wb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)

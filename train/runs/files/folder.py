@@ -13,16 +13,16 @@ lock                               held by the training that writes here
 import fcntl
 import os
 import shlex
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 from torch import nn
 
 from resact.cache.durable import UNSUPPORTED
+from resact.cache.file_lock import open_locked
 from resact.errors import CheckpointError, RunLockedError, RunNotFoundError, UsageError
 from resact.train.networks.build import build
 from resact.train.runs.files.atomic_write import write_failure_as_error, write_whole
@@ -125,14 +125,12 @@ class RunFolder:
         lock = self.path / "lock"
         with write_failure_as_error(lock, what_next="or choose another --runs"):
             self.path.mkdir(parents=True, exist_ok=True)
-            file = lock.open("a")  # for writing, because NFS grants exclusive locks only then
+            file = open_locked(lock, wait_seconds=_GLANCE_SECONDS)
+        if file is None:
+            raise RunLockedError(
+                f"another training is writing to {self}: wait for it or stop it, or choose another --run"
+            )
         with file:
-            with write_failure_as_error(lock, what_next="or choose another --runs"):
-                taken = _taken(file, within_seconds=_GLANCE_SECONDS)
-            if not taken:
-                raise RunLockedError(
-                    f"another training is writing to {self}: wait for it or stop it, or choose another --run"
-                )
             yield
 
     @property
@@ -225,17 +223,3 @@ class RunFolder:
         except CheckpointError as error:
             other = f"`{self.resume_command()}` writes it again" if which == "last" else "use --weights last"
             raise CheckpointError(f"{error}; restore it, or {other}") from None
-
-
-def _taken(file: IO[str], *, within_seconds: float) -> bool:
-    """Whether the lock could be had alone."""
-    end = time.monotonic() + within_seconds
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > end:
-                return False
-            time.sleep(0.01)
-        else:
-            return True

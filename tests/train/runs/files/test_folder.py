@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from resact.errors import RunWriteError
+from resact.errors import RunLockedError, RunWriteError
 from resact.train.runs.files.folder import RunFolder
 
 
@@ -22,3 +22,21 @@ def test_without_locks_no_training_starts_and_none_is_held(tmp_path: Path, monke
     with pytest.raises(RunWriteError, match=r"No locks available.*`resact doctor .*/run` names it"), folder.lock():
         pass
     assert not folder.is_held
+
+
+def test_a_training_that_fails_at_once_leaves_the_folder_to_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = RunFolder(tmp_path / "run"), fcntl.flock
+
+    def flock(*arguments: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        (folder.path / "kept").touch()
+        folder.discard()  # by another training, after this one has opened the lock's file
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with folder.lock():
+        assert folder.is_held
+        with pytest.raises(RunLockedError, match="another training is writing to"), folder.lock():
+            pass
