@@ -18,7 +18,6 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from resact.cache.durable import sync_folder, write_synced
-from resact.cache.file_lock import open_locked
 from resact.errors import SourceError
 
 _CHUNK_BYTES = 1 << 20
@@ -102,7 +101,7 @@ def download(
 
     Args:
         file: the file and its URL.
-        folder: existing folder to write to.
+        folder: existing folder to write to; no other process may write there at the same time.
         progress: called with the bytes so far.
         patience: when to give up.
 
@@ -114,39 +113,30 @@ def download(
     """
     path = folder / file.name
     assert file.bytes is not None, "with_size first"
-    if not path.exists():
-        with _held(_part(path)) as part:
-            if path.exists():  # another process has completed it meanwhile
-                _part(path).unlink()
-            else:
-                _complete(file, path, part, progress, patience)
-                return path
-    _check(file, path)
-    progress(file.bytes)
+    if path.exists():
+        _check(file, path)
+        progress(file.bytes)
+        return path
+    with _part(path).open("r+b" if _part(path).exists() else "w+b") as part:
+        failures = 0
+        while _length(part) < file.bytes:
+            before = _length(part)
+            try:
+                _fetch_more(file, path, part, progress, patience)
+            except _BrokenOffError as error:
+                failures = 0 if _length(part) > before else failures + 1
+                if failures >= patience.tries:
+                    raise SourceError(
+                        f"{file.url} broke off {failures} times without a new byte ({error}); {before:,} of "
+                        f"{file.bytes:,} bytes are kept: run the same command again to continue"
+                    ) from None
+                time.sleep(patience.wait_seconds * 2 ** max(failures - 1, 0))
+        os.fsync(part.fileno())
+        _check(file, _part(path))
+        _part(path).replace(path)
+        _note(path).unlink(missing_ok=True)
+        sync_folder(folder)
     return path
-
-
-def _complete(file: RemoteFile, path: Path, part: IO[bytes], progress: Progress, patience: Patience) -> None:
-    """Download what is missing, check the file and give it its name."""
-    assert file.bytes is not None
-    failures = 0
-    while _length(part) < file.bytes:
-        before = _length(part)
-        try:
-            _fetch_more(file, path, part, progress, patience)
-        except _BrokenOffError as error:
-            failures = 0 if _length(part) > before else failures + 1
-            if failures >= patience.tries:
-                raise SourceError(
-                    f"{file.url} broke off {failures} times without a new byte ({error}); {before:,} of "
-                    f"{file.bytes:,} bytes are kept: run the same command again to continue"
-                ) from None
-            time.sleep(patience.wait_seconds * 2 ** max(failures - 1, 0))
-    os.fsync(part.fileno())
-    _check(file, _part(path))
-    _part(path).replace(path)
-    _note(path).unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def _fetch_more(file: RemoteFile, path: Path, part: IO[bytes], progress: Progress, patience: Patience) -> None:
@@ -262,16 +252,6 @@ def _read_note(path: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return validator if isinstance(validator, str) else None
-
-
-@contextmanager
-def _held(part: Path) -> Iterator[IO[bytes]]:
-    """Open the file for writing; only one process can do so at a time."""
-    file = open_locked(part)
-    if file is None:
-        raise SourceError(f"another download is writing to {part}: wait for it or stop it")
-    with file:
-        yield file
 
 
 def _length(file: IO[bytes]) -> int:

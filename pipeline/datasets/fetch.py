@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from resact.cache.durable import disk_failure_as_error, sync_folder
+from resact.cache.file_lock import open_locked
 from resact.cache.layout import fps_value
 from resact.cache.settings import DecodeSettings
-from resact.errors import DiskFullError, Interrupted
+from resact.errors import DiskFullError, Interrupted, SourceError
 from resact.pipeline.datasets.download import PATIENCE, Patience, RemoteFile, bytes_there, download, with_size
 from resact.pipeline.datasets.unpack import require_rar, unpack, unpack_nested
 from resact.progress import PlainLines, ProgressLine
@@ -103,15 +104,18 @@ class Fetch:
         Raises:
             DiskFullError: not enough space for archives, videos and store.
             ToolError: RAR files cannot be read here.
-            SourceError: the server has another file, or does not answer, or an archive is damaged.
+            SourceError: the server has another file, or does not answer, or an archive is damaged, or another process
+                downloads to the same folder.
             Interrupted: ctrl-C.
         """
         self.home.mkdir(parents=True, exist_ok=True)
         require_rar()
         try:
-            parts = tuple(replace(part, file=with_size(part.file, self.home, patience)) for part in self.parts)
-            replace(self, parts=parts)._require_room(store, planned_bytes, console)
-            with disk_failure_as_error(self.home):
+            with disk_failure_as_error(self.home), _alone_in(self.home):
+                for part in self.parts:
+                    _require_place(part, self.home / part.folder)
+                parts = tuple(replace(part, file=with_size(part.file, self.home, patience)) for part in self.parts)
+                replace(self, parts=parts)._require_room(store, planned_bytes, console)
                 for part in parts:
                     self._obtain(part, console, patience)
         except KeyboardInterrupt:
@@ -158,6 +162,33 @@ class Fetch:
                     f"{folder} needs {words}, {round(needed):,} bytes at most, and {free:,} are free: make room, "
                     "choose another --root or --store, or a smaller --codec, --short-side or --fps"
                 )
+
+
+def _require_place(part: Part, target: Path) -> None:
+    """Raises SourceError if the folder of an archive is there already, with something in it."""
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise SourceError(
+            f"{target} is where {part.file.name} belongs: if another download has just put it there, run the same "
+            "command again; otherwise move it away"
+        )
+
+
+@contextmanager
+def _alone_in(home: Path) -> Iterator[None]:
+    """Only one process at a time downloads to a folder and unpacks there.
+
+    Raises:
+        SourceError: another one does.
+    """
+    path = home / "download.lock"
+    lock = open_locked(path)
+    if lock is None:
+        raise SourceError(f"another download is writing to {home}: wait for it or stop it, then run this again")
+    with lock:
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

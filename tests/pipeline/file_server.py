@@ -16,14 +16,16 @@ class Files:
     modified: str | None = None
     answers: list[str] = field(default_factory=list)
     """What to do with the next requests, one each; then `well`. `break N`: close after N bytes; `stall N`: fall silent
-    after N bytes; `ignore`: send the whole file whatever was asked for; `short`, `long`: a Content-Length 10 bytes
-    off; `endless`: no Content-Length, and more bytes than the file has; `wrong`: another range;
-    a number: that status."""
+    after N bytes; `hold N`: wait for `release` after N bytes; `ignore`: send the whole file whatever was asked for;
+    `short`, `long`: a Content-Length 10 bytes off; `endless`: no Content-Length, and more bytes than the file has;
+    `wrong`: another range; a number: that status."""
     address: str = ""
     sent: list[int] = field(default_factory=list)
     """Bytes of the file, for each request."""
     ranges: list[str | None] = field(default_factory=list)
     """What was asked for."""
+    held: threading.Event = field(default_factory=threading.Event)
+    """Set when `hold` waits."""
     release: threading.Event = field(default_factory=threading.Event)
 
 
@@ -68,6 +70,7 @@ def serve(files: Files) -> Iterator[Files]:
             self.end_headers()
             if self.command == "HEAD":
                 return
+            rest = body[int(number) :] if answer == "hold" else b""
             body = body[: int(number)] if number else body + b"more" if answer == "endless" else body
             files.sent[-1] = len(body)  # before the last byte: the client may be done before this thread goes on
             try:
@@ -78,6 +81,11 @@ def serve(files: Files) -> Iterator[Files]:
                 return
             if answer == "stall":
                 files.release.wait()
+            if answer == "hold":
+                files.held.set()
+                files.release.wait()
+                files.sent[-1] += len(rest)
+                self.wfile.write(rest)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,6 +1,5 @@
 """Downloads that break off, lie, change and stall: the file that comes out is the right one, or none."""
 
-import fcntl
 import random
 from collections.abc import Iterator
 from hashlib import sha256
@@ -173,27 +172,3 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
     file = RemoteFile(url="http://127.0.0.1:9/a.rar", bytes=SIZE)
     with pytest.raises(SourceError, match=r"broke off 3 times without a new byte .*refused"):
         download(file, tmp_path, patience=QUICK)
-
-
-def test_a_download_that_another_process_completes_meanwhile(
-    tmp_path: Path, server: Files, file: RemoteFile, content: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real = fcntl.flock
-
-    def flock(*arguments: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", real)
-        (tmp_path / "a.rar.part").write_bytes(content)
-        (tmp_path / "a.rar.part").rename(tmp_path / "a.rar")
-        real(*arguments)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
-    assert download(file, tmp_path).read_bytes() == content
-    assert left(tmp_path) == ["a.rar"]
-    assert server.sent == []
-
-
-def test_one_download_at_a_time(tmp_path: Path, file: RemoteFile) -> None:
-    with (tmp_path / "a.rar.part").open("wb") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(SourceError, match=r"another download is writing to .*a\.rar\.part"):
-            download(file, tmp_path)

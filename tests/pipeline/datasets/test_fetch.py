@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections import namedtuple
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -130,6 +131,36 @@ def test_a_stopped_one_keeps_what_came(
     again.run(**STORE, console=console)
     assert tree(root) == LISTS | VIDEOS
     assert len(server.sent) == 2
+
+
+def test_one_download_at_a_time(tmp_path: Path, server: Files, console: Console) -> None:
+    root = tmp_path / "data"
+    first, second, late = (planned("ucf101", root) for _ in range(3))
+    server.answers = ["well", "hold 100000"]
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(first.run, **STORE, console=console)
+        assert server.held.wait(PATIENCE_SECONDS)
+        with pytest.raises(SourceError, match=r"another download is writing to .*data: wait for it or stop it"):
+            second.run(**STORE, console=console)
+        assert not running.done()
+        server.release.set()
+        running.result(PATIENCE_SECONDS)
+    assert tree(root) == LISTS | VIDEOS
+    with pytest.raises(SourceError, match=r"lists\.zip belongs: if another download has just put it there, run"):
+        late.run(**STORE, console=console)
+    assert len(server.sent) == 2
+    assert tree(root) == LISTS | VIDEOS
+    assert dataset_kind("ucf101").plan_fetch(root) is None
+
+
+def test_something_in_the_way_is_named_before_the_first_byte(tmp_path: Path, server: Files, console: Console) -> None:
+    (tmp_path / "data" / "ucfTrainTestlist").mkdir(parents=True)
+    (tmp_path / "data" / "UCF-101").mkdir()
+    (tmp_path / "data" / "ucfTrainTestlist" / "README").write_text("mine")
+    with pytest.raises(SourceError, match=r"ucfTrainTestlist is where lists\.zip belongs: .* move it away"):
+        planned("ucf101", tmp_path / "data").run(**STORE, console=console)
+    assert server.sent == []
+    assert tree(tmp_path / "data") == {"ucfTrainTestlist/README": b"mine"}
 
 
 def test_room_for_archives_videos_and_store_is_looked_at_before_the_first_byte(
