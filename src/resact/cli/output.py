@@ -34,6 +34,8 @@ def write_output(path: Path, data: bytes) -> None:
     Raises:
         DiskFullError: the disk is full.
     """
+    from uuid import uuid4
+
     from resact.cache.durable import disk_failure_as_error, write_replacing
 
     if _is_special(path):
@@ -41,7 +43,8 @@ def write_output(path: Path, data: bytes) -> None:
         return
     target = path.resolve()
     with disk_failure_as_error(target.parent):
-        write_replacing(target, data, attempt=target.with_name(f".{target.name[:200]}.partial"))
+        # A name of its own: two commands may write the same file.
+        write_replacing(target, data, attempt=target.with_name(f".{target.name[:200]}.{uuid4().hex}"))
 
 
 def _is_special(path: Path) -> bool:
