@@ -1,5 +1,6 @@
 """What several test folders share."""
 
+import gc
 import multiprocessing
 import os
 import random
@@ -49,6 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "seed" in getattr(item, "fixturenames", ()) or is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("drawn")
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()  # all that was imported: leak checks collect hundreds of times, and each would look at it again
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -43,8 +43,8 @@ def write_output(path: Path, data: bytes) -> None:
         return
     target = path.resolve()
     with disk_failure_as_error(target.parent):
-        # A name of its own: two commands may write the same file.
-        write_replacing(target, data, attempt=target.with_name(f".{target.name[:200]}.{uuid4().hex}"))
+        # Of its own, as two commands may write the same file; and short, as the file's name may be as long as can be.
+        write_replacing(target, data, attempt=target.with_name(f".{uuid4().hex}.partial"))
 
 
 def _is_special(path: Path) -> bool:

@@ -148,7 +148,7 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
     buffer = io.BytesIO()
     provenance = json.dumps(asdict(predictions.provenance), sort_keys=True)
     np.savez(buffer, **{name: getattr(predictions, name) for name in _ARRAYS}, provenance=np.array(provenance))
-    attempt = path.with_name(f".{path.name}.{uuid4().hex}")  # evaluations may run side by side
+    attempt = path.with_name(f".{uuid4().hex}.partial")  # evaluations may run side by side
     elsewhere = "or write it elsewhere with `resact evaluate ... --output FILE`"
     write_whole(path, buffer.getvalue(), attempt=attempt, what_next=elsewhere)
 
