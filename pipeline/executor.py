@@ -235,6 +235,25 @@ def _kept_up(cluster: Any, workers: int) -> Iterator[None]:
 
 
 @contextmanager
+def _closed_at_last(cluster: Any) -> Iterator[None]:
+    """A context that closes the cluster, also if Dask's first try fails because a worker died just before.
+
+    Dask may then wait for a process that it could not start ("can only join a started process"). It has given up that
+    worker by then, so that a second try gets further.
+    """
+    from distributed.core import Status
+
+    try:
+        yield
+    finally:
+        try:
+            cluster.close()
+        except AssertionError:
+            cluster.status = Status.failed  # not `closing`: the next try would wait for this one
+            cluster.close()
+
+
+@contextmanager
 def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Executor]:
     """Start an executor, and stop it afterwards, including running tasks.
 
@@ -296,7 +315,7 @@ def open_executor(*, workers: int, scheduler: str | None = None) -> Iterator[Exe
             raise ToolError(
                 f"worker processes cannot be started here ({words}): --workers 0 does all the work in this process"
             ) from error
-        with cluster, _kept_up(cluster, workers), Client(cluster, set_as_default=False) as client:
+        with _closed_at_last(cluster), _kept_up(cluster, workers), Client(cluster, set_as_default=False) as client:
             yield DaskExecutor(client)
 
 

@@ -1,6 +1,7 @@
 """Both executors give the same; results are bounded in flight; a task that kills its workers is found out."""
 
 import errno
+import multiprocessing
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dask
 import pytest
@@ -129,6 +131,24 @@ def test_a_worker_that_dask_takes_for_lost_is_replaced(tmp_path: Path, monkeypat
     monkeypatch.setattr("resact.pipeline.executor._REPLACE_SECONDS", 0.1)
     with open_executor(workers=1) as executor:
         assert_all_done_although_a_worker_dies(executor, tmp_path)
+
+
+def test_a_worker_that_dask_fails_to_close_is_closed_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does now and then if a worker has just died."""
+    kill, failures = WorkerProcess.kill, []
+
+    async def fail_once(process: WorkerProcess, **options: Any) -> None:
+        await kill(process, **options)
+        if not failures:
+            failures.append(process)
+            raise AssertionError("can only join a started process")
+
+    monkeypatch.setattr(WorkerProcess, "kill", fail_once)
+    before = set(multiprocessing.active_children())
+    with open_executor(workers=2) as executor:
+        assert dict(executor.map_unordered(abs, [-1, -2])) == {-1: 1, -2: 2}
+    assert failures
+    assert set(multiprocessing.active_children()) <= before
 
 
 def fail_to_start_workers(monkeypatch: pytest.MonkeyPatch, *, times: int) -> None:
