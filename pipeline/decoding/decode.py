@@ -32,16 +32,16 @@ from resact.pipeline.decoding.filter_graph import Pixels, decode_arguments
 from resact.pipeline.decoding.frame_pipe import FramePipe
 from resact.pipeline.decoding.frame_times import GridWatch, Sampling, choose, find_stamps, fits
 from resact.pipeline.decoding.limits import (
-    ENVIRONMENT,
     RESTRICTIONS,
     endless_log,
+    ffmpeg_environment,
     limit_process,
     most_frames,
     too_many_frames,
 )
 
 _PIPE_BYTES = 1 << 20  # room for a frame, so that ffmpeg need not wait in the middle of one
-_MAX_LOG_BYTES = 8 << 20  # that are read; a video with errors in all blocks logs tens of megabytes
+_MAX_LOG_BYTES = 16 << 20  # that are read; a video with errors in all blocks logs tens of megabytes
 _FIRST_LOOK = 32  # frames before the first check of their times; the next check is at twice as many
 
 _CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS}
@@ -119,7 +119,7 @@ class VideoDecoder:
             stdout=subprocess.PIPE,
             stderr=self._log,
             bufsize=0,
-            env=os.environ | ENVIRONMENT,
+            env=ffmpeg_environment(),
             start_new_session=True,  # ctrl-C on a terminal must reach us only
         )
         assert self._process.stdout is not None

@@ -21,8 +21,8 @@ _GRAPH_INPUT = re.compile(
     r"fr:(-?\d+)/(-?\d+) sar:(-?\d+)/(-?\d+)",
     re.M,
 )
-_SCALED = re.compile(r"^\[Parsed_scale_\d+ @ \S+\] \[verbose\] .*-> w:(\d+) h:(\d+)", re.M)
-_RESAMPLED = re.compile(r"^\[Parsed_fps_\d+ @ \S+\] \[verbose\] ([1-9]\d*) frames in, (\d+) frames out", re.M)
+_SCALED = re.compile(r"^(?:\[Parsed_scale_\d+ @ \S+\] )?\[verbose\] w:.*-> w:(\d+) h:(\d+)", re.M)
+_RESAMPLED = re.compile(r"^(?:\[Parsed_fps_\d+ @ \S+\] )?\[verbose\] ([1-9]\d*) frames in, (\d+) frames out", re.M)
 _SIGNALLED = re.compile(r"^\[info\] Exiting normally, received signal (\d+)\.", re.M)
 DURATION = re.compile(r"^\[info\]   Duration: (\d+):(\d+):(\d+\.\d+)", re.M)
 _COMPLAINT = re.compile(r"(?:\[[^]]* @ [^]]*\] )*\[(?:error|fatal|panic)\] (.*)")
@@ -36,6 +36,8 @@ _PICTURES_TOO = {"gif", "apng"}  # a file of these formats may be a single pictu
 _UNCONVERTED = re.compile(r"\((?:tv, |pc, )?(ycgco[-\w]*|bt2020c|smpte2085|chroma-derived-n?c|ictcp|ipt-c2)[/,)]")
 _PICTURE_SIZE = re.compile(r"Picture size (\d+)x(\d+) ")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
+_COLOUR = re.compile(r"\x1b\[([\d;]*)m")  # texts have none: ffmpeg replaces control characters in them
+_LEVELS = {"": "info", "0": "info", "0;32": "verbose", "0;33": "warning", "1;31": "error", "4;31": "fatal"}
 _UNPRINTABLE = re.compile(r"[\x01-\x07\x0e-\x1f]")  # ffmpeg writes each of them as a question mark
 _LINE_BREAKS = re.compile(r"[\n\v\f\r\x85\u2028\u2029]")
 
@@ -84,11 +86,34 @@ class Treatment:
         return self.cut if self.cut is not None and self.cut.start is not None else None
 
 
+def by_message(log: str) -> str:
+    """The coloured log without its colours, with each message on a line of its own and with its level.
+
+    ffmpeg writes some lines in several pieces. If another of its threads logs in between, its message continues that
+    line, without the level and without saying who logs: an error in the middle of a stream's description. Then only the
+    colour shows the level.
+    """
+    parts = _COLOUR.split(log)
+    pieces, unfinished = [], None
+    for colour, text in zip(["", *parts[1::2]], parts[::2], strict=True):
+        level = _LEVELS.get(colour)
+        if not text:
+            continue
+        if level is None or text == f"[{level}] ":  # the part of ffmpeg that logs, or the level: a line begins
+            begin = "\n" if unfinished else ""
+            unfinished = None
+        else:
+            begin = f"\n[{level}] " if unfinished not in (None, level) else ""
+            unfinished = None if text.endswith(("\n", "\r")) else level
+        pieces.append(begin + text)
+    return "".join(pieces)
+
+
 class FfmpegLog:
     """The log of one run.
 
     Args:
-        text: the log, at loglevel `repeat+level+verbose`.
+        text: the log, at loglevel `repeat+level+verbose`, coloured or not.
         source: the path given to ffmpeg, without `file:`.
         rule: as in `DecodeSettings`; with the first rule, the first video track is always used.
     """
@@ -99,7 +124,7 @@ class FfmpegLog:
         written, name = (
             _UNPRINTABLE.sub("?", os.fsencode(path).decode("utf-8", "replace")) for path in (source, source.name)
         )
-        text = text.replace(f"file:{written}", _LINE_BREAKS.sub("?", name))
+        text = by_message(text).replace(f"file:{written}", _LINE_BREAKS.sub("?", name))
         self._text = text.replace("\r", "\n")  # ffmpeg ends progress lines with it
 
     @cached_property

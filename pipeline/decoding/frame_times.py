@@ -16,8 +16,12 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
-STAMP_LINE = re.compile(rb"(?:(?<=[\r\n])|\A)(?:\[Eval @ [^]\n]*\] )?\[verbose\] (-?\d+\.\d{6}|-?nan)\n")
-"""The graph's log line for each frame: its time stamp in microseconds."""
+STAMP = re.compile(
+    rb"(?:\x1b\[[\d;]+m\[Eval @ [^]\n]*\] \x1b\[0m)?(?:\x1b\[0;32m\[verbose\] \x1b\[0m)?"
+    rb"\x1b\[0;32m(-?\d+\.\d{6}|-?nan)\n(?:\x1b\[0m)?"
+)
+"""The graph's message for each frame in the coloured log: its time stamp in microseconds. It may stand in the middle of
+a line of another thread, and then without its level."""
 
 _TICKS = 1_000_000  # a second, of the stamps in the graph
 _VERBOSE = 40  # AV_LOG_VERBOSE
@@ -292,5 +296,5 @@ def find_stamps(log: bytes, into: "array[float]") -> bytes:
     Returns:
         The rest of the log.
     """
-    into.extend(float(stamp) for stamp in STAMP_LINE.findall(log))
-    return STAMP_LINE.sub(b"", log)
+    into.extend(float(stamp) for stamp in STAMP.findall(log))
+    return STAMP.sub(b"", log)

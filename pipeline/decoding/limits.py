@@ -27,9 +27,20 @@ _FORMATS = (
 )
 RESTRICTIONS = ("-format_whitelist", _FORMATS, "-max_pixels", str(MAX_PIXELS))
 
-# The wheel's ffmpeg is statically linked, and crashes if it loads the host's modules for character sets. It does so for
-# service names in MPEG transport streams. Without modules, it uses these names unconverted.
-ENVIRONMENT = {"GCONV_PATH": os.devnull}
+_ENVIRONMENT = {
+    # The wheel's ffmpeg is statically linked, and crashes if it loads the host's modules for character sets. It does so
+    # for service names in MPEG transport streams. Without modules, it uses these names unconverted.
+    "GCONV_PATH": os.devnull,
+    # Colours tell the messages of its threads apart, see `ffmpeg_log.by_message`.
+    "AV_LOG_FORCE_COLOR": "1",
+    "TERM": "dumb",
+}
+_OTHER_COLOURS = {"AV_LOG_FORCE_NOCOLOR", "AV_LOG_FORCE_256COLOR"}
+
+
+def ffmpeg_environment() -> dict[str, str]:
+    """The environment for ffmpeg: the user's, with what keeps it from crashing and makes its log readable."""
+    return {name: value for name, value in os.environ.items() if name not in _OTHER_COLOURS} | _ENVIRONMENT
 
 
 def limit_process(pid: int) -> None:
@@ -54,7 +65,7 @@ def run_limited(
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        env=os.environ | ENVIRONMENT,
+        env=ffmpeg_environment(),
         start_new_session=True,
     ) as process:
         limit_process(process.pid)

@@ -12,7 +12,7 @@ from rich.console import Console
 from resact.errors import SourceError
 from resact.pipeline.datasets.dataset import Dataset
 from resact.pipeline.decoding.cut import outside
-from resact.pipeline.decoding.ffmpeg_log import DURATION, seconds_of
+from resact.pipeline.decoding.ffmpeg_log import DURATION, by_message, seconds_of
 from resact.pipeline.decoding.limits import RESTRICTIONS, run_limited
 from resact.progress import ProgressLine
 
@@ -62,5 +62,5 @@ def _length(path: Path, binary: str) -> Fraction | None:
         "-protocol_whitelist", "file,pipe", "-i", f"file:{os.fspath(path)}",
     ]  # fmt: skip
     done = run_limited(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout_seconds=_PATIENCE_SECONDS)
-    match = done and DURATION.search(done.stderr.decode("utf-8", "replace"))
+    match = done and DURATION.search(by_message(done.stderr.decode("utf-8", "replace")))
     return seconds_of(match) if match else None

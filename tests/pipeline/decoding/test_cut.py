@@ -1,7 +1,6 @@
 """Parts of videos: the frames of a decode of the whole, and little more than these is decoded."""
 
 import math
-import os
 import random
 import re
 import subprocess
@@ -20,7 +19,7 @@ from resact.cache.settings import DecodeSettings
 from resact.errors import DecodeError
 from resact.pipeline.decoding.ffmpeg_log import Treatment
 from resact.pipeline.decoding.filter_graph import decode_arguments
-from resact.pipeline.decoding.limits import ENVIRONMENT
+from resact.pipeline.decoding.limits import ffmpeg_environment
 from resact.pipeline.decoding.timeline import cut_treatment
 
 NUM_FRAMES = 240
@@ -90,7 +89,7 @@ def part_of(path: Path, segment: Segment, decode: DecodeSettings, binary: str = 
 def frames_decoded(path: Path, decode: DecodeSettings, treatment: Treatment) -> int:
     """Number of frames that ffmpeg decodes with the arguments that a store records."""
     arguments = decode_arguments(str(path), decode, "rgb24", strict=True, treatment=treatment)
-    log = subprocess.run([FFMPEG, *arguments], capture_output=True, check=True, env=os.environ | ENVIRONMENT).stderr
+    log = subprocess.run([FFMPEG, *arguments], capture_output=True, check=True, env=ffmpeg_environment()).stderr
     return int(re.findall(rb"(\d+) frames decoded", log)[0])
 
 
