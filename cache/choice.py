@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resact.cache.names import as_option
+from resact.cache.names import as_option, first_of
 from resact.cache.store import ClipStore
 from resact.errors import UsageError
 
@@ -34,11 +34,8 @@ def find_video(store: ClipStore, video: str) -> int:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        shown = ", ".join(index.video_id[video_index] for video_index in fitting[:_SHOWN])
-        more = f" and {len(fitting) - _SHOWN:,} more" if len(fitting) > _SHOWN else ""
-        raise UsageError(
-            f"got video {video!r}, which is a part of {len(fitting):,} ids: {shown}{more}. Name one of them"
-        )
+        shown = first_of([index.video_id[video_index] for video_index in fitting], _SHOWN)
+        raise UsageError(f"got video {video!r}, which is a part of {len(fitting):,} ids: {shown}. Name one of them")
     raise UsageError(
         f"got video {video!r}, expected one of the {len(index):,} in {store.files}{_such_as(video, index.video_id)}"
     )

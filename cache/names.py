@@ -1,4 +1,4 @@
-"""Options with several names: separated by commas, or in double quotes."""
+"""Several names: in an option, separated by commas or in double quotes, and in a message, the first few."""
 
 import re
 from collections.abc import Sequence
@@ -22,3 +22,9 @@ def as_option(name: str) -> str:
     """A name, quoted so that `names_in` reads it."""
     plain = "," not in name and '"' not in name and name == name.strip()
     return name if plain else '"' + name.replace('"', '""') + '"'
+
+
+def first_of(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list for a message, and how many more there are: `a, b, c and 4 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")

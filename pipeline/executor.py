@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from resact.cache.names import first_of
 from resact.errors import ToolError
 
 Item = TypeVar("Item")
@@ -148,7 +149,7 @@ class DaskExecutor:
         room = until_asked = self._room()
         finished = as_completed(list(submit(room)), loop=self._client.loop, with_results=True, raise_errors=False)
         while running:
-            self._wait(finished, lambda: _some(map(name, running.values())), tell)
+            self._wait(finished, lambda: first_of([name(item) for item in running.values()], _NAMES_SHOWN), tell)
             future, result = next(finished)
             item = running.pop(future.key)
             # Not the future's status: a worker that dies after handing over a result makes that `lost`.
@@ -197,12 +198,6 @@ def _scheduler_lost(why: object) -> ToolError:
     return ToolError(
         f"the Dask scheduler no longer answers ({why}): start it again if it has ended, and run the same command again"
     )
-
-
-def _some(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = f" and {len(shown) - _NAMES_SHOWN:,} more" if len(shown) > _NAMES_SHOWN else ""
-    return ", ".join(shown[:_NAMES_SHOWN]) + more
 
 
 def _has_news(finished: Any, seconds: float) -> bool:

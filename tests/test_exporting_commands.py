@@ -55,12 +55,13 @@ def test_features_of_another_store_clip_by_clip(tmp_path: Path) -> None:
     assert f"{tmp_path}/f.zarr: 2 rows of 256 features, one per clip, from other.zarr" in result.stdout
 
 
-@pytest.mark.parametrize(("lengths", "named"), [([10, 0, 12, 0], "1 3"), ([10, *[0] * 6], "1 2 3 4 5 ...")])
-def test_videos_without_frames_are_named(lengths: list[int], named: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("lengths", "named", "more"), [([10, 0, 12, 0], [1, 3], ""), ([10, *[0] * 6], [1, 2, 3, 4, 5], " and 1 more")]
+)
+def test_videos_without_frames_are_named(lengths: list[int], named: list[int], more: str, tmp_path: Path) -> None:
     index = make_clip_store(tmp_path / "gaps.zarr", lengths).index
     result = call("features", "a", tmp_path / "gaps.zarr", "-o", tmp_path / "f.npz", "--views", 1)
-    names = ", ".join(index.video_id[int(video)] for video in named.split() if video != "...")
-    more = " ..." if "..." in named else ""
+    names = ", ".join(index.video_id[video] for video in named)
     assert f"note: videos without frames are not in it: {lengths.count(0)} ({names}{more})\n" in result.stdout
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from resact.cache.index import Index
 from resact.cache.layout import Segment, array_name
+from resact.cache.names import first_of
 from resact.cache.settings import DatasetSettings
 from resact.errors import UsageError
 from resact.pipeline.datasets.division import SPLIT, Division
@@ -128,8 +129,8 @@ def in_turn(videos: Iterable[SourceVideo], *, key: Callable[[SourceVideo], Hasha
 
 
 def some(names: Sequence[str]) -> str:
-    """The first three names for a message; line breaks, undecodable bytes and non-ASCII letters are escaped."""
-    return ", ".join(n if n.isascii() and n.isprintable() else ascii(n) for n in names[:3]) + ", ..." * (len(names) > 3)
+    """As `first_of`, for names of files: line breaks, undecodable bytes and non-ASCII letters are escaped."""
+    return first_of([name if name.isascii() and name.isprintable() else ascii(name) for name in names], 3)
 
 
 def path_as_id(name: str) -> str:

@@ -19,6 +19,7 @@ from resact.cache.index import Index
 from resact.cache.index_files import read_index
 from resact.cache.layout import DOCUMENT, MEMBERSHIPS, Segment, printable
 from resact.cache.leaks import Alike, Leak, leaks_of
+from resact.cache.names import first_of
 from resact.cache.settings import DecodeSettings
 from resact.cache.store import read_settings
 from resact.cache.verify import Problem
@@ -166,8 +167,8 @@ def print_survey(found: Survey, console: Console) -> None:
     gone = f", {found.missing:,} more are listed and not there" if found.missing else ""
     say(f"{found.dataset}: {found.videos:,} videos in {len(found.classes):,} classes{there}{gone}")
     if found.untrained:
-        names = ", ".join(found.untrained[:_FEW]) + (" ..." if len(found.untrained) > _FEW else "")
-        say(printable(f"without training videos: {_counted(len(found.untrained), 'class', 'classes')} ({names})"))
+        classes = f"{_counted(len(found.untrained), 'class', 'classes')} ({first_of(found.untrained, _FEW)})"
+        say(printable(f"without training videos: {classes}"))
     if found.imbalance is not None:
         say(f"imbalance: the largest class has {found.imbalance:.1f} times as many training videos as the smallest")
     say(f"{found.hours:.2f} hours, {found.source_bytes / 1e9:.3f} GB of source files")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from resact.cache.names import first_of
 from resact.cli import complete
 from resact.cli.common import JsonOption, no_url, open_console, print_json, with_cache
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
@@ -86,8 +87,8 @@ def features(
     for note in table.notes:
         console.print(f"note: {note}")
     if table.left_out:
-        names = ", ".join(table.left_out[:5]) + (" ..." if table.left_out[5:] else "")
-        console.print(printable(f"note: videos without frames are not in it: {len(table.left_out):,} ({names})"))
+        left_out = f"{len(table.left_out):,} ({first_of(table.left_out)})"
+        console.print(printable(f"note: videos without frames are not in it: {left_out}"))
     rows, width = table.features.shape
     console.print(f"{output}: {rows:,} rows of {width:,} features, one per {per}, from {opened.files}")
     if json_output and ranks.leads:

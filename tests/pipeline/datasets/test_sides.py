@@ -170,7 +170,7 @@ def test_what_may_be_meant_otherwise_is_said(tmp_path: Path) -> None:
     vehicles = touch(tmp_path / "vehicles", *(f"{name}/{i}.mp4" for name in ("bus", "train") for i in range(3)))
     assert "folders named like a side are used as classes: train" in notes_of(vehicles)
     sessions = touch(tmp_path / "sessions", *numbered("Run", "Walk"))
-    assert "are used as groups: Run/test1, Run/test2, Walk/test1, ..." in notes_of(sessions)
+    assert "are used as groups: Run/test1, Run/test2, Walk/test1 and 1 more" in notes_of(sessions)
     assert set(groups_of(sessions).values()) == {"test1", "test2"}
     files = touch(tmp_path / "files", "Walk/train_1.mp4", "Walk/test-2.mp4", "Walk/other.mp4")
     assert "names of 2 files begin with a side (Walk/test-2.mp4, Walk/train_1.mp4), which has no" in notes_of(files)

@@ -3,13 +3,13 @@
 import numpy as np
 
 from resact.cache.grouping import note_on_tests
+from resact.cache.names import first_of
 from resact.cache.settings import DatasetSettings, setting_words
 from resact.train.clips.geometry import ClipGeometry
 from resact.train.runs.testing.metrics import TOP
 from resact.train.runs.testing.predictions import Predictions
 
 _FEW = 5  # videos of a class: each is 20 points of its accuracy, or more
-_NAMES_SHOWN = 5
 
 
 _EXTENDED = {"mirror": "it is mirrored in time", "loop": "it is repeated", "hold": "its last frame is held"}
@@ -54,8 +54,8 @@ def _few_videos(predictions: Predictions) -> str | None:
     if not few:
         return None
     membership = predictions.provenance.membership
-    named = ", ".join(f"{predictions.classes[label]} {videos_C[label]}" for label in few[:_NAMES_SHOWN])
+    named = first_of([f"{predictions.classes[label]} {videos_C[label]}" for label in few])
     return (
-        f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} {membership} videos ({named}"
-        f"{' ...' if len(few) > _NAMES_SHOWN else ''}): their accuracy, and so mean class accuracy, says little"
+        f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} {membership} videos ({named}): their "
+        "accuracy, and so mean class accuracy, says little"
     )

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.index import Index
+from resact.cache.names import first_of
 from resact.errors import UsageError
 from resact.train.runs.files.config import BALANCED, Recipe
 
 _COLUMNS = ("class", "weight")
-_NAMES_SHOWN = 5
 _UNEVEN = 5  # from so many times the videos on, a large class drowns a small one
 
 
@@ -96,10 +96,6 @@ def _require_classes(path: str, weights: Mapping[str, float], classes: tuple[str
     unknown = [name for name in weights if name not in classes]
     missing = [name for name in classes if name not in weights]
     if unknown:
-        raise UsageError(f"{path}: the store has no class {_listed(unknown)}, expected {_listed(classes)}")
+        raise UsageError(f"{path}: the store has no class {first_of(unknown)}, expected {first_of(classes)}")
     if missing:
-        raise UsageError(f"{path}: got no weight for {_listed(missing)}: write a line for each of the store's classes")
-
-
-def _listed(names: list[str] | tuple[str, ...]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + (" ..." if len(names) > _NAMES_SHOWN else "")
+        raise UsageError(f"{path}: got no weight for {first_of(missing)}: write a line for each of the store's classes")

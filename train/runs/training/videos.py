@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resact.cache.index import Index
+from resact.cache.names import first_of
 from resact.errors import UsageError
 
 FEWEST_TO_CHOOSE_BY = 30
@@ -62,8 +63,8 @@ def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float
     count = Counter(label for classes in groups.values() for label in classes)
     if empty := [name for label, name in enumerate(index.classes) if not count[label]]:
         raise UsageError(
-            f"{split} has no training video of {', '.join(empty[:5])}{' ...' if empty[5:] else ''} in this "
-            "store: choose another --split, or make a store of other --classes"
+            f"{split} has no training video of {first_of(empty)} in this store: choose another --split, or make a "
+            "store of other --classes"
         )
     if val_groups and has_validation(index, split):
         if val_share is not None:
@@ -75,7 +76,7 @@ def choose_videos(index: Index, split: str, *, val_groups: int, val_share: float
     if small := [name for label, name in enumerate(index.classes) if count[label] <= val_groups]:
         raise UsageError(
             f"got --val-groups {val_groups}, but {split} has no more training groups than that of "
-            f"{', '.join(small[:5])}{' ...' if small[5:] else ''}: hold out fewer; 0 holds out none"
+            f"{first_of(small)}: hold out fewer; 0 holds out none"
         )
     held = _held_out(index, groups, val_groups=val_groups, val_share=val_share, seed=seed) if val_groups else set()
     pairs = [(label, group) for group in held for label in groups[group]]
@@ -218,6 +219,5 @@ def _doubts(index: Index, chosen: RunVideos, *, single: bool, val_share: float |
         )
     if lacking:
         names = [index.classes[label] for label in sorted(lacking)]
-        some = ", ".join(names[:5]) + (" ..." if names[5:] else "")
-        notes.append(f"no video of {some} is held out: their groups are in other classes as well")
+        notes.append(f"no video of {first_of(names)} is held out: their groups are in other classes as well")
     return notes
