@@ -165,8 +165,9 @@ class Fetch:
 
 
 def _require_place(part: Part, target: Path) -> None:
-    """Raises SourceError if the folder of an archive is there already, with something in it."""
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+    """Raises SourceError if a file or a folder with something in it is where an archive's folder belongs."""
+    taken = any(target.iterdir()) if target.is_dir() else target.exists()
+    if taken:
         raise SourceError(
             f"{target} is where {part.file.name} belongs: if another download has just put it there, run the same "
             "command again; otherwise move it away"

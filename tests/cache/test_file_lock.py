@@ -1,25 +1,13 @@
 """Locks on files that come and go: whoever has one, nobody else has it."""
 
 import fcntl
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from tests.file_locks import before_the_next_lock
 
 from resact.cache.file_lock import open_locked
-
-
-def before_the_next_lock(act: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do what another process could do between opening a file and locking it."""
-    real = fcntl.flock
-
-    def flock(*arguments: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", real)
-        act()
-        real(*arguments)
-
-    monkeypatch.setattr(fcntl, "flock", flock)
 
 
 def test_a_file_is_created_or_keeps_its_content(tmp_path: Path) -> None:

@@ -1,143 +1,46 @@
 """`resact bench`: each command measures, prints and writes one result."""
 
-import inspect
-import json
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resact.cache.names import names_in
 from resact.cli import complete
+from resact.cli.bench_options import (
+    CodecsOption,
+    DeviceOption,
+    ReadersOption,
+    RoundsOption,
+    SeedOption,
+    SizeOption,
+    StepsOption,
+    VideoOptions,
+    with_result,
+    with_videos,
+)
 from resact.cli.common import (
-    AllowPartialOption,
-    ClassesOption,
-    DatasetArgument,
-    FfmpegOption,
-    FpsOption,
     JsonOption,
     LimitOption,
-    RootOption,
-    ShortSideOption,
     StoreArgument,
-    WorkersOption,
-    keyword,
     no_url,
     open_console,
     print_json,
     with_cache,
-    with_parameters,
     worker_count,
 )
 from resact.cli.compute_threads import ComputeThreadsOption, set_compute_threads
-from resact.cli.output import require_writable, write_output
 from resact.cli.settings import whole_numbers, with_settings
 from resact.cli.training import RunsOption, StoreOption, ThreadsOption
 from resact.errors import UsageError
 from resact.train.runs.files.config import TRAIN_ONLY
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from rich.console import Console
 
-    from resact.cache.settings import DecodeSettings
     from resact.cache.store import ClipStore
-    from resact.pipeline.datasets.dataset import Dataset
-    from resact.pipeline.executor import Executor
-    from resact.pipeline.job.task import PrepJob
 
 app = typer.Typer(no_args_is_help=True, help="Compare resact with its competitors on this machine.")
-
-OutputOption = Annotated[
-    Path | None,
-    typer.Option(
-        help="Also write the result as JSON to this file, such as benchmarks/results/NAME.json.", callback=no_url
-    ),
-]
-RoundsOption = Annotated[int, typer.Option(min=1, help="Measured rounds; the result is their median.")]
-StepsOption = Annotated[int, typer.Option(min=1, help="Steps of each row per round.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Random seed that chooses videos or clips.")]
-CodecsOption = Annotated[str, typer.Option(metavar="C,C", help="Codecs to measure.")]
-SizeOption = Annotated[int, typer.Option(min=1, help="Height and width of clips and their residuals, in pixels.")]
-ReadersOption = Annotated[str, typer.Option(metavar="N,N", help="Numbers of reading threads to compare.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cuda or cpu. Default: the GPU, if there is one.")]
-
-
-def _with_result(command: Callable[..., dict[str, Any]]) -> Callable[..., None]:
-    """Give a command `--output` and `--json`. It gets a `console`, and returns its result."""
-
-    @wraps(command)
-    def with_options(*, output: Path | None, json_output: bool, **given: Any) -> None:
-        if output is not None:  # before any work
-            output.parent.mkdir(parents=True, exist_ok=True)
-            require_writable(output)
-        result = command(console=open_console(json_output), **given)
-        if output is not None:
-            write_output(output, f"{json.dumps(result, indent=1)}\n".encode())
-        if json_output:
-            print_json(result)
-
-    own = [each for name, each in inspect.signature(command).parameters.items() if name != "console"]
-    added = keyword("output", OutputOption), keyword("json_output", JsonOption, default=False)
-    return with_parameters(with_options, [*own, *added])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Source:
-    """Options of benchmarks that decode videos: which ones, and how."""
-
-    dataset: DatasetArgument = "sample"
-    root: RootOption = None
-    classes: ClassesOption = None
-    allow_partial: AllowPartialOption = False
-    fps: FpsOption = "15"
-    short_side: ShortSideOption = 256
-    workers: WorkersOption = None
-    ffmpeg: FfmpegOption = None
-
-    def videos(self, limit: int | None, console: "Console") -> "Dataset":
-        """The data set, generated first if it can be."""
-        from resact.pipeline.job.plan import load_videos
-
-        classes = names_in(self.classes)
-        return load_videos(self.dataset, self.root, classes, self.allow_partial, limit, console, self.executor)
-
-    def executor(self) -> "AbstractContextManager[Executor]":
-        """Workers of prep."""
-        from resact.pipeline.executor import open_executor
-
-        return open_executor(workers=worker_count(self.workers))
-
-    def decode(self) -> "DecodeSettings":
-        """Decode settings, as prep has them."""
-        from resact.pipeline.job.plan import decode_settings
-
-        return decode_settings(self.fps, self.short_side, None, self.ffmpeg)
-
-    def job(self, videos: "Dataset", codec: str, store: Path) -> "PrepJob":
-        """The prep of these videos into a store."""
-        from resact.cache.codecs import build_codec
-        from resact.pipeline.job.plan import prep_job
-
-        library = build_codec(codec).library()
-        return prep_job(videos, self.decode(), codec, library=library, store=store, ffmpeg=self.ffmpeg, timeout=600.0)
-
-
-def _with_source(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `_Source`, which it gets as `source`."""
-    options = inspect.signature(_Source).parameters
-
-    @wraps(command)
-    def with_options(**given: Any) -> None:
-        command(source=_Source(**{name: given.pop(name) for name in options}), **given)
-
-    own = [each for name, each in inspect.signature(command).parameters.items() if name != "source"]
-    return with_parameters(with_options, [*options.values(), *own])
 
 
 def _opened(store: str | None) -> "ClipStore":
@@ -149,10 +52,10 @@ def _opened(store: str | None) -> "ClipStore":
 
 
 @app.command("prep")
-@_with_source
-@_with_result
+@with_videos
+@with_result
 def bench_prep(
-    source: _Source,
+    source: VideoOptions,
     limit: LimitOption = None,
     codecs: CodecsOption = "jpeg,zstd,lz4",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds; each uses an equal part of the videos.")] = 3,
@@ -170,10 +73,10 @@ def bench_prep(
 
 
 @app.command("loader")
-@_with_source
-@_with_result
+@with_videos
+@with_result
 def bench_loader(
-    source: _Source,
+    source: VideoOptions,
     limit: LimitOption = None,
     stores: Annotated[
         str | None, typer.Option(metavar="STORE,STORE", help="Stores to read. Default: one per codec, made first.")
@@ -223,10 +126,10 @@ def bench_loader(
 
 
 @app.command("codecs")
-@_with_source
-@_with_result
+@with_videos
+@with_result
 def bench_codecs(
-    source: _Source,
+    source: VideoOptions,
     videos: Annotated[
         int, typer.Option(min=1, help="Number of videos, drawn at random from each class in turn.")
     ] = 100,
@@ -262,7 +165,7 @@ def bench_codecs(
 @app.command("train")
 @with_cache
 @with_settings(without=TRAIN_ONLY, defaults={"batch_size": "32 on a GPU, 2 on a CPU"})
-@_with_result
+@with_result
 def bench_train(
     store: StoreOption = None,
     *,
@@ -358,7 +261,7 @@ def bench_gpu(
 
 
 @app.command("remote")
-@_with_result
+@with_result
 def bench_remote(
     store: StoreArgument = None,
     competitors: Annotated[
@@ -398,7 +301,7 @@ def bench_remote(
 @app.command("stream")
 @with_cache
 @with_settings(without=TRAIN_ONLY)
-@_with_result
+@with_result
 def bench_stream(
     store: StoreArgument = None,
     *,
@@ -420,7 +323,7 @@ def bench_stream(
 
 @app.command("roofline")
 @with_settings(without=TRAIN_ONLY)
-@_with_result
+@with_result
 def bench_roofline(
     *,
     settings: dict[str, Any],
@@ -449,7 +352,7 @@ def bench_roofline(
 
 
 @app.command("decoding")
-@_with_result
+@with_result
 def bench_decoding(
     stores: Annotated[list[str], typer.Argument(metavar="STORE", help="Clip stores.", autocompletion=complete.stores)],
     clips: Annotated[int, typer.Option(min=1, help="Most clips per store.")] = 100,
@@ -464,7 +367,7 @@ def bench_decoding(
 
 
 @app.command("transform")
-@_with_result
+@with_result
 def bench_transform(
     stores: Annotated[
         list[str] | None,
@@ -483,7 +386,7 @@ def bench_transform(
 
 
 @app.command("index")
-@_with_result
+@with_result
 def bench_index(
     videos: Annotated[
         str, typer.Option(metavar="N,N", help="Index sizes to measure, in videos. A million takes 0.5 GB of disk.")
@@ -498,7 +401,7 @@ def bench_index(
 
 
 @app.command("scale")
-@_with_result
+@with_result
 def bench_scale(
     videos: Annotated[str, typer.Option(metavar="N,N", help="Numbers of videos.")] = "1000,10000",
     dask: Annotated[
@@ -522,7 +425,7 @@ def bench_scale(
 
 
 @app.command("help")
-@_with_result
+@with_result
 def bench_help(context: typer.Context, rounds: RoundsOption = 11, *, console: "Console") -> dict[str, Any]:
     """Measure how long the help of each command takes."""
     from resact.bench.help import bench_help as run_bench

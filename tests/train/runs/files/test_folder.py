@@ -5,6 +5,7 @@ import fcntl
 from pathlib import Path
 
 import pytest
+from tests.file_locks import before_the_next_lock
 
 from resact.errors import RunLockedError, RunWriteError
 from resact.train.runs.files.folder import RunFolder
@@ -27,15 +28,13 @@ def test_without_locks_no_training_starts_and_none_is_held(tmp_path: Path, monke
 def test_a_training_that_fails_at_once_leaves_the_folder_to_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, real = RunFolder(tmp_path / "run"), fcntl.flock
+    folder = RunFolder(tmp_path / "run")
 
-    def flock(*arguments: int) -> None:
-        monkeypatch.setattr(fcntl, "flock", real)
+    def discard() -> None:
         (folder.path / "kept").touch()
         folder.discard()  # by another training, after this one has opened the lock's file
-        real(*arguments)
 
-    monkeypatch.setattr(fcntl, "flock", flock)
+    before_the_next_lock(discard, monkeypatch)
     with folder.lock():
         assert folder.is_held
         with pytest.raises(RunLockedError, match="another training is writing to"), folder.lock():
