@@ -8,11 +8,17 @@ from types import FrameType
 
 
 class StopWish:
-    """A request to stop the training."""
+    """A request to stop the training.
 
-    def __init__(self) -> None:
+    Args:
+        can_wait: the initial value.
+    """
+
+    def __init__(self, *, can_wait: bool) -> None:
         self.signal: signal.Signals | None = None
         """The signal received; None if none."""
+        self.can_wait = can_wait
+        """Whether the loop will obey it soon; otherwise a signal raises KeyboardInterrupt."""
 
     @property
     def asked(self) -> bool:
@@ -21,21 +27,21 @@ class StopWish:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopWish]:
-    """A context in which the first ctrl-C or SIGTERM is a request to stop, and a second one raises KeyboardInterrupt at
-    once.
+def stop_on_signals(*, can_wait: bool) -> Iterator[StopWish]:
+    """A context in which the first ctrl-C or SIGTERM is a request to stop, if it can wait; a second one, or one that
+    cannot wait, raises KeyboardInterrupt at once.
 
-    The handler only sets a flag, because it may run in the middle of a line being printed.
+    The handler of a request only sets a flag, because it may run in the middle of a line being printed.
 
     In threads other than the main thread, signal handling does not change.
     """
-    wish = StopWish()
+    wish = StopWish(can_wait=can_wait)
     if threading.current_thread() is not threading.main_thread():
         yield wish
         return
 
     def note(number: int, _frame: FrameType | None) -> None:
-        if wish.asked:
+        if wish.asked or not wish.can_wait:
             raise KeyboardInterrupt
         wish.signal = signal.Signals(number)
 

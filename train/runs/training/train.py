@@ -147,10 +147,13 @@ def _trained(
     checkpoint_seconds: float,
 ) -> TrainResult:
     config, console, saved = prepared.config, display.console, prepared.saved
-    with ExitStack() as held, stop_on_signals() as wish:
+    together = ranks.world_size > 1  # a signal to one of them stops all, after a step
+    with ExitStack() as held, stop_on_signals(can_wait=together) as wish:
         ranks.from_first(lambda: held.enter_context(folder.lock()))
-        record = prepared.record or ranks.from_first(lambda: _begin(prepared, folder, ranks, threads, display))
+        if prepared.record is None:
+            ranks.from_first(lambda: _require_new(folder))
         held.enter_context(_false_start_undone(folder, new=saved is None and ranks.leads))
+        record = prepared.record or ranks.from_first(lambda: _begin(prepared, folder, ranks, threads, display))
         display.prepare("building the network")
         network, optimiser, average, progress = _restored(record, folder, ranks, console)
         training, validation = _streams(record, prepared, ranks, threads)
@@ -206,12 +209,12 @@ def _trained(
 
 @contextmanager
 def _false_start_undone(folder: RunFolder, *, new: bool) -> Iterator[None]:
-    """A new run that fails before its first step leaves nothing: the next try would be told that it is there."""
+    """A new run that fails or is stopped before its first step leaves nothing: the next try would be told of it."""
     try:
         yield
     except Interrupted:
         raise
-    except Exception:
+    except (Exception, KeyboardInterrupt):
         if new and not folder.has_steps:
             folder.discard()
         raise
@@ -223,14 +226,17 @@ def _checked_name(name: str) -> str:
     return name
 
 
+def _require_new(folder: RunFolder) -> None:
+    saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
+    if Checkpoints(folder.path).exist:
+        raise UsageError(f"{folder} has checkpoints, but no {folder.config.name}: restore it, or choose another --run")
+
+
 def _begin(
     prepared: Preparation, folder: RunFolder, ranks: Ranks, threads: int | None, display: TrainDisplay
 ) -> RunRecord:
     """Measure what has to be measured, and write `config.json`."""
     config, store, videos, initial = prepared.config, prepared.store, prepared.videos, prepared.initial
-    saved_record(folder, resume=False)  # another process may have begun it before this one held the lock
-    if Checkpoints(folder.path).exist:
-        raise UsageError(f"{folder} has checkpoints, but no {folder.config.name}: restore it, or choose another --run")
     plan = _train_plan(prepared)
     display.say(f"{folder}: measuring mean and standard deviation of the training clips")
     tell = display.prepare("measuring the training clips")

@@ -1,10 +1,13 @@
-"""A training that fails before its first step is over leaves no run behind that the next try would stumble over."""
+"""A training that fails or is stopped before its first step leaves no run that the next try would stumble over."""
+
+import signal
 
 import pytest
 import torch
 import torch._inductor.config
 
-from resact.errors import ToolError
+from resact.errors import Interrupted, ToolError
+from resact.train.runs.training import train
 from resact.train.runs.training.step import TrainStep
 
 
@@ -68,3 +71,37 @@ def test_a_run_that_fails_when_it_goes_on_stays(train_tiny, tmp_path, monkeypatc
     with pytest.raises(RuntimeError, match="no memory left"):
         train_tiny(resume=True)
     assert (tmp_path / "runs" / "a" / "config.json").exists()
+
+
+def strike_in(monkeypatch: pytest.MonkeyPatch, function: str, number: signal.Signals) -> list[str]:
+    """A signal comes while the training is in this function; the functions that were struck."""
+    struck = []
+
+    def during(*_, **__):
+        struck.append(function)
+        signal.raise_signal(number)
+        pytest.fail("the signal waits")
+
+    monkeypatch.setattr(train, function, during)
+    return struck
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("function", ["measure_normalisation", "_restored", "_streams"])
+def test_stopped_before_the_first_step_it_ends_at_once(train_tiny, tmp_path, monkeypatch, function, number):
+    with monkeypatch.context() as patched:
+        struck = strike_in(patched, function, number)
+        with pytest.raises(Interrupted, match=r"^stopped before the first step: the same command starts again$"):
+            train_tiny(epochs=1)
+    assert struck == [function]
+    assert not (tmp_path / "runs" / "a").exists()
+    assert train_tiny(epochs=1).steps == 3
+
+
+def test_stopped_before_the_first_step_of_a_run_that_goes_on_it_stays(train_tiny, tmp_path, monkeypatch):
+    train_tiny(epochs=1)
+    with monkeypatch.context() as patched:
+        strike_in(patched, "_restored", signal.SIGINT)
+        with pytest.raises(Interrupted, match=r"^stopped at once; continue from the last checkpoint with `"):
+            train_tiny(resume=True, epochs=2)
+    assert train_tiny(resume=True, epochs=2).steps == 6
