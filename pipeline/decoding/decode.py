@@ -246,6 +246,8 @@ class VideoDecoder:
     def _choose(self, log: FfmpegLog, stamps: "array[float]") -> Sampling | None:
         properties = log.properties
         assert properties is not None
+        if len(stamps) < (log.frames_in or 0):
+            raise _unknown_log()
         declared = None if properties.fps is None else Fraction(properties.fps)
         return choose(stamps[: log.frames_in], declared, properties.time_base)
 
@@ -288,7 +290,7 @@ class VideoDecoder:
         if log.properties is None and self.width:
             if os.fstat(self._log.fileno()).st_size > _MAX_LOG_BYTES:
                 raise DecodeError("ffmpeg logs too much about it to find what matters: re-encode it")
-            raise ToolError("this ffmpeg does not log what it decodes in a form known to resact: use ffmpeg 5.1 to 7")
+            raise _unknown_log()
         ended = [f"ffmpeg ended with exit code {code}"] if code > 0 else []
         complaints, properties = sorted([*log.complaints, *ended]), log.properties
         if properties is not None and self._samples and not (complaints and self._strict):
@@ -327,6 +329,10 @@ class VideoDecoder:
             rest = begun if len(begun) < _PIPE_BYTES else b""
         kept += rest[: _MAX_LOG_BYTES - len(kept)]
         return stamps, kept
+
+
+def _unknown_log() -> ToolError:
+    return ToolError("this ffmpeg does not log what it decodes in a form known to resact: use ffmpeg 5.1 to 7")
 
 
 def _temporary_file() -> IO[bytes]:

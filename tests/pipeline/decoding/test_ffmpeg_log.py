@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.pipeline.conftest import fake_ffmpeg
 from tests.pipeline.videos import DECODE, EACH_FFMPEG, H264, quadrants, write_video
 
-from resact.errors import DecodeError
+from resact.errors import DecodeError, ToolError
 from resact.pipeline.decoding.decode import OtherSamplingError, VideoDecoder
 from resact.pipeline.decoding.ffmpeg_log import SourceProperties, Treatment, by_message
 
@@ -106,6 +107,14 @@ def test_the_users_colours_do_not_matter(tmp_path: Path, binary: str, monkeypatc
         monkeypatch.setenv(name, "1")
         assert outcome(video, binary, strict=False) == expected
         monkeypatch.delenv(name)
+
+
+def test_a_log_without_colours_is_an_error(tmp_path: Path, binary: str) -> None:
+    """Its time stamps cannot be found, and without them frames may be sampled wrongly."""
+    plain = fake_ffmpeg(tmp_path / "ffmpeg", f'exec env -u AV_LOG_FORCE_COLOR {binary} "$@"')
+    video = write_video(tmp_path / "v.mp4", quadrants(40), *H264)
+    with pytest.raises(ToolError, match=r"does not log what it decodes .*: use ffmpeg 5\.1 to 7"):
+        outcome(video, str(plain), strict=True)
 
 
 ERROR, VERBOSE, WHO, END = "\x1b[1;31m", "\x1b[0;32m", "\x1b[0;36m", "\x1b[0m"
