@@ -34,7 +34,7 @@ def find_video(store: ClipStore, video: str) -> int:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        shown = first_of([index.video_id[video_index] for video_index in fitting], _SHOWN)
+        shown = first_of(fitting, _SHOWN, show=index.video_id.__getitem__)
         raise UsageError(f"got video {video!r}, which is a part of {len(fitting):,} ids: {shown}. Name one of them")
     raise UsageError(
         f"got video {video!r}, expected one of the {len(index):,} in {store.files}{_such_as(video, index.video_id)}"

@@ -1,7 +1,10 @@
 """Several names: in an option, separated by commas or in double quotes, and in a message, the first few."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 _NAME = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^,]*?))\s*(?:,|\Z)')
 
@@ -24,7 +27,13 @@ def as_option(name: str) -> str:
     return name if plain else '"' + name.replace('"', '""') + '"'
 
 
-def first_of(names: Sequence[str], most: int = 5) -> str:
-    """The first names of a list for a message, and how many more there are: `a, b, c and 4 more`."""
-    more = len(names) - most
-    return ", ".join(names[:most]) + (f" and {more:,} more" if more > 0 else "")
+def first_of(items: Sequence[Item], most: int = 5, *, show: Callable[[Item], str] = str) -> str:
+    """The first items of a list for a message, and how many more there are: `a, b, c and 4 more`.
+
+    Args:
+        items: names, or what `show` makes names of.
+        most: number of items to show.
+        show: called for these alone.
+    """
+    more = len(items) - most
+    return ", ".join(map(show, items[:most])) + (f" and {more:,} more" if more > 0 else "")

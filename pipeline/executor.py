@@ -149,7 +149,7 @@ class DaskExecutor:
         room = until_asked = self._room()
         finished = as_completed(list(submit(room)), loop=self._client.loop, with_results=True, raise_errors=False)
         while running:
-            self._wait(finished, lambda: first_of([name(item) for item in running.values()], _NAMES_SHOWN), tell)
+            self._wait(finished, lambda: first_of([*running.values()], _NAMES_SHOWN, show=name), tell)
             future, result = next(finished)
             item = running.pop(future.key)
             # Not the future's status: a worker that dies after handing over a result makes that `lost`.

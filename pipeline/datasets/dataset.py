@@ -130,7 +130,7 @@ def in_turn(videos: Iterable[SourceVideo], *, key: Callable[[SourceVideo], Hasha
 
 def some(names: Sequence[str]) -> str:
     """As `first_of`, for names of files: line breaks, undecodable bytes and non-ASCII letters are escaped."""
-    return first_of([name if name.isascii() and name.isprintable() else ascii(name) for name in names], 3)
+    return first_of(names, 3, show=lambda name: name if name.isascii() and name.isprintable() else ascii(name))
 
 
 def path_as_id(name: str) -> str:

@@ -54,7 +54,7 @@ def _few_videos(predictions: Predictions) -> str | None:
     if not few:
         return None
     membership = predictions.provenance.membership
-    named = first_of([f"{predictions.classes[label]} {videos_C[label]}" for label in few])
+    named = first_of(few, show=lambda label: f"{predictions.classes[label]} {videos_C[label]}")
     return (
         f"{len(few):,} of {len(videos_C):,} classes have fewer than {_FEW} {membership} videos ({named}): their "
         "accuracy, and so mean class accuracy, says little"

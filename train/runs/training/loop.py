@@ -98,7 +98,8 @@ class Loop:
             Interrupted: stopped on request, after a checkpoint.
             DivergedError: a step's loss is not finite; checkpoints are from before it.
         """
-        progress, self.wish.can_wait = self.progress, True
+        self.wish.can_wait = True
+        progress = self.progress
         while progress.epoch < self._recipe.epochs:
             if progress.position < len(self.stream.plan):
                 self._train_epoch()
